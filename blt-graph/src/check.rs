@@ -467,11 +467,12 @@ fn check_params(
 fn param_diagnostic(schema: &Value, places: &Places, path: &[&str], what: &str, error: &ParamError) -> Diagnostic {
     let full: Vec<&str> = path.iter().copied().chain(error.path.iter().map(String::as_str)).collect();
     let owner = if error.path.is_empty() { what.to_string() } else { format!("`{}` of {what}", error.path.join(".")) };
-    let mut diagnostic = Diagnostic::error(format!("{owner}: {}", error.message)).at(places.value(&full));
-    if let [name] = error.path.as_slice() {
-        if let Some(param) = schema::params(schema).iter().find(|param| param.name == *name) {
-            diagnostic = diagnostic.note(format!("`{name}` is {}", param.kind));
-        }
+    let message = in_words(&error.message);
+    let mut diagnostic = Diagnostic::error(format!("{owner}: {message}")).at(places.value(&full));
+    if let [name] = error.path.as_slice()
+        && let Some(param) = schema::params(schema).iter().find(|param| param.name == *name)
+    {
+        diagnostic = diagnostic.note(format!("`{name}` is {}", param.kind));
     }
     if let Some(rest) = error.message.strip_prefix("unknown variant `") {
         let mut quoted = rest.split('`');
@@ -481,6 +482,20 @@ fn param_diagnostic(schema: &Value, places: &Places, path: &[&str], what: &str, 
     }
     diagnostic.path = full.join(".");
     diagnostic
+}
+
+/// serde's message with Rust's number types in words.
+fn in_words(message: &str) -> String {
+    let Some((head, kind)) = message.rsplit_once("expected ") else { return message.to_string() };
+    let kind = match kind {
+        "f64" | "f32" => "a number",
+        "usize" | "u64" | "u32" | "u16" | "u8" => "an integer >= 0",
+        "isize" | "i64" | "i32" | "i16" | "i8" => "an integer",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        other => other,
+    };
+    format!("{head}expected {kind}")
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -702,12 +717,14 @@ impl Checker<'_> {
                     );
                 }
             }
+            let mut complete = true;
             for (port, wire, path) in wires {
                 let place = places.value(&path);
                 match find_port(wire, nodes) {
                     Err(missing) => {
                         let name = wire.split('.').next().unwrap_or(wire);
                         if some_unknown && self.spec.graph.node(name).is_some() {
+                            complete = false;
                             continue;
                         }
                         let mut diagnostic = Diagnostic::error(missing.message).at(place).suggest(missing.suggestion);
@@ -761,7 +778,7 @@ impl Checker<'_> {
                     diagnostic.path = format!("graph.{}.in", nodes[index].name);
                 }
             }
-            nodes[index].wired = self.found.len() == before;
+            nodes[index].wired = complete && self.found.len() == before;
         }
     }
 
@@ -785,8 +802,7 @@ impl Checker<'_> {
         let mut trail = vec![start];
         let cycle = loop {
             let last = trail[trail.len() - 1];
-            let upstream = nodes[last].inputs.iter().flatten().map(|id| id.node).find(|node| !order.contains(node));
-            let Some(upstream) = upstream else { return None };
+            let upstream = nodes[last].inputs.iter().flatten().map(|id| id.node).find(|node| !order.contains(node))?;
             if let Some(at) = trail.iter().position(|node| *node == upstream) {
                 break trail[at..].to_vec();
             }
@@ -798,9 +814,12 @@ impl Checker<'_> {
         names.rotate_left(first);
         names.push(names[0]);
         let text = names.iter().map(|node| nodes[*node].name.as_str()).collect::<Vec<_>>().join(" -> ");
-        let name = &nodes[names[0]].name;
+        let (first, before) = (&nodes[names[0]], names[names.len() - 2]);
+        let name = &first.name;
+        let port = first.inputs.iter().position(|id| id.is_some_and(|id| id.node == before));
+        let port = port.map_or("", |port| first.entry.inputs[port]);
         let mut diagnostic = Diagnostic::error(format!("the graph has a cycle: {text}"))
-            .at(self.spec.places.value(&["graph", name, "in"]))
+            .at(self.spec.places.value(&["graph", name, "in", port]))
             .label("this wire comes back to its own node")
             .help(Some("data flows one way; let one of these nodes read from another source"));
         diagnostic.path = format!("graph.{name}.in");

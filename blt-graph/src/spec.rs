@@ -210,7 +210,7 @@ impl PipelineSpec {
     /// # Errors
     /// A path that names nothing, or a value that does not fit there.
     pub fn variants(&self) -> Result<Vec<Variant>, Diagnostics> {
-        let mut all: Vec<(String, Vec<(Vec<String>, String, Value)>)> = Vec::new();
+        let mut all: Vec<(String, Vec<Edit>)> = Vec::new();
         for (name, edits) in &self.ablate.named {
             let edits = edits.iter().map(|(path, value)| {
                 (vec!["ablate".to_string(), name.clone(), path.clone()], path.clone(), value.clone())
@@ -236,7 +236,14 @@ impl PipelineSpec {
             for (written, path, value) in edits {
                 match spec.edit(&path, value, &self.places, &written) {
                     Ok(edited) => spec = edited,
-                    Err(diagnostics) => found.extend(diagnostics.0),
+                    Err(Diagnostics(new)) => {
+                        for diagnostic in new {
+                            // The variants of a grid share their paths.
+                            if !found.contains(&diagnostic) {
+                                found.push(diagnostic);
+                            }
+                        }
+                    }
                 }
             }
             variants.push(Variant { name, spec });
@@ -244,7 +251,7 @@ impl PipelineSpec {
         if found.is_empty() { Ok(variants) } else { Err(Diagnostics(found)) }
     }
 
-    fn grid_variants(&self) -> Vec<(String, Vec<(Vec<String>, String, Value)>)> {
+    fn grid_variants(&self) -> Vec<(String, Vec<Edit>)> {
         let grid = &self.ablate.grid;
         if grid.is_empty() {
             return Vec::new();
@@ -269,7 +276,7 @@ impl PipelineSpec {
                 for (index, value) in values.iter().enumerate() {
                     let comma = if name.is_empty() { "" } else { "," };
                     let name = format!("{name}{comma}{ending}={}", value_name(value, index, values));
-                    let mut edits: Vec<(Vec<String>, String, Value)> = edits.clone();
+                    let mut edits: Vec<Edit> = edits.clone();
                     let written = ["ablate", "grid", path, &index.to_string()].map(String::from).to_vec();
                     edits.push((written, path.clone(), value.clone()));
                     next.push((name, edits));
@@ -280,6 +287,9 @@ impl PipelineSpec {
         all
     }
 }
+
+/// Where a path and its value were written, the path, and the value.
+type Edit = (Vec<String>, String, Value);
 
 /// How a value of a grid reads in its variant's name.
 fn value_name(value: &Value, index: usize, values: &[Value]) -> String {
@@ -397,7 +407,8 @@ impl Reader<'_> {
     fn seed(&mut self, path: &[&str], value: &Value) -> Option<u64> {
         let seed = value.as_u64();
         if seed.is_none() {
-            self.say(path, format!("a seed is an integer from 0 to 2^64 - 1, and this is {value}"));
+            let given = if value.is_null() { "nothing".to_string() } else { value.to_string() };
+            self.say(path, format!("a seed is an integer from 0 to 2^64 - 1, and this is {given}"));
         }
         seed
     }
@@ -477,7 +488,10 @@ impl Reader<'_> {
         }
         if !map.contains_key("graph") {
             let said = self.say(&[], "the pipeline has no `graph`".to_string());
-            said.place = None;
+            if let Some(place) = &mut said.place {
+                // Not the whole document.
+                place.span.end = place.span.start;
+            }
             said.help = Some("give its nodes: `graph: {docs: {node: ...}, ...}`".into());
         }
         if spec.name.is_empty() || spec.name.starts_with('.') || spec.name.contains(['/', '\\', '\0']) {
@@ -540,7 +554,7 @@ impl Reader<'_> {
                         node.inputs = Inputs::Map(all);
                     }
                     other => {
-                        self.expected(&path, "a wire, or a map from ports to wires,", other);
+                        self.expected(&path, "a wire or a map from ports to wires", other);
                     }
                 },
                 _ => {
