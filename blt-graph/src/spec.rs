@@ -425,6 +425,7 @@ impl Reader<'_> {
             let path = [key.as_str()];
             match key.as_str() {
                 "name" => spec.name = self.text(&path, value).unwrap_or_default(),
+                "doc" | "device" | "path" if value.is_null() => {}
                 "doc" => spec.doc = self.text(&path, value),
                 "seed" | "seeds" if seeds.is_some() => {
                     self.say(&path, "give `seed` or `seeds`, not both".to_string());

@@ -1,6 +1,7 @@
 //! Every diagnostic, as users read it: `diagnostics/NAME.yaml` is checked, and what is said stands in `NAME.txt`.
 //! `UPDATE=1 cargo test --test diagnostics` writes the texts anew.
 
+#[allow(dead_code)]
 mod nodes;
 
 use std::fs;
