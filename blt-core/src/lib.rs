@@ -5,4 +5,8 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod checkpoint;
+pub mod model;
+pub mod optim;
+pub mod params;
 pub mod patches;
