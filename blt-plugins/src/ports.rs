@@ -5,20 +5,16 @@ use blt_core::backend::Tensor;
 use blt_core::bytes::Batch;
 use blt_core::model::Head;
 use blt_graph::Port;
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Packed spans of byte ids.
 pub enum Bytes {}
 
-/// What is known of bytes: where they come from, and which list columns must be read beside them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BytesInfo {
     /// The source node.
     pub source: String,
-    /// List columns that nodes downstream ask for; `ColumnEntropies` and `ColumnPatch` add to it when they are checked.
-    pub lists: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl Port for Bytes {

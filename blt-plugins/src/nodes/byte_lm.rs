@@ -3,7 +3,7 @@ use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossV
 use blt_core::backend::BlockConfig;
 use blt_core::bytes::Batch;
 use blt_core::model::{self, next_byte_targets};
-use blt_core::patching::LineReset;
+use blt_core::patching::newline_reset;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,8 +88,7 @@ impl Node for ByteLm {
 
     fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
         self.block()?;
-        // With a reset, logits lie on the axis of lines and not on that of the documents, so they are not handed out.
-        Ok((Some(()), Some(()), (self.context_reset == ContextReset::None).then_some(())))
+        Ok((Some(()), Some(()), Some(())))
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteLm, NodeError> {
@@ -104,32 +103,20 @@ impl Node for ByteLm {
         cx: &RunCx,
     ) -> Result<(Option<Rc<Vec<f32>>>, Option<LossValue>, Option<LogitsValue>), NodeError> {
         let session = session(cx);
-        let lines = match self.context_reset {
-            ContextReset::None => None,
-            ContextReset::Newline => Some(LineReset::new(&batch)),
-        };
-        let seen: &Batch = lines.as_ref().map_or(&batch, |l| &l.lines);
-        let back = |values: Vec<f32>| match &lines {
-            None => values,
-            Some(l) => l.map_back(&values),
-        };
+        // A fresh context replaces the newline by BOS at the same place: positions stay, and targets are the document's own.
+        let lines = (self.context_reset == ContextReset::Newline).then(|| newline_reset(&batch));
+        let seen: &Batch = lines.as_ref().unwrap_or(&batch);
         // Borders have no gradient: a graph that wants entropies alone records nothing here.
         let trains = cx.wanted("loss") || cx.wanted("logits");
-        let recording = session.backend.recording();
-        if recording && !trains {
-            return session.backend.without_recording(|| {
-                let head = part.forward(&session, seen);
-                Ok((Some(Rc::new(back(head.entropies(&session)))), None, None))
-            });
-        }
+        session.backend.pause(!trains);
         let head = part.forward(&session, seen);
-        let entropies = cx.wanted("entropies").then(|| Rc::new(back(head.entropies(&session))));
+        let entropies = cx.wanted("entropies").then(|| Rc::new(head.entropies(&session)));
         let loss = cx.wanted("loss").then(|| {
-            let targets = next_byte_targets(seen, false);
-            let loss = head.loss(&session, &targets);
-            LossValue { loss: loss.loss, nats: Rc::new(back(loss.nats)), batch: batch.clone() }
+            let loss = head.loss(&session, &next_byte_targets(&batch, false));
+            LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() }
         });
         let logits = cx.wanted("logits").then(|| LogitsValue { head, batch: batch.clone() });
+        session.backend.pause(false);
         Ok((entropies, loss, logits))
     }
 }
