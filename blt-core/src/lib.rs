@@ -5,4 +5,7 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod calibrate;
+pub mod flops;
 pub mod patches;
+pub mod patching;
