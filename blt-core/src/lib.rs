@@ -5,8 +5,11 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod calibrate;
 pub mod checkpoint;
+pub mod flops;
 pub mod model;
 pub mod optim;
 pub mod params;
 pub mod patches;
+pub mod patching;
