@@ -5,4 +5,6 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod hash;
 pub mod patches;
+pub mod reference;
