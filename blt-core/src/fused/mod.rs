@@ -19,6 +19,7 @@ mod adamw;
 mod block;
 mod cross;
 mod embed;
+mod gemm;
 mod head;
 mod linear;
 mod pool;
