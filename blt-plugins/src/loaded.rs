@@ -11,7 +11,7 @@ use blt_core::fused::Fused;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::reference::Reference;
-use blt_graph::{ComputePath, Live, Plan, Port, StepCx, StepError, World, write_atomic};
+use blt_graph::{ComputePath, Live, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,12 +118,16 @@ pub struct Loaded {
 }
 
 /// The nodes of `goals`' sub-graph that read byte corpora.
-fn source_nodes(plan: &Plan, goals: &[&str]) -> Vec<String> {
-    plan.subgraph(goals)
-        .into_iter()
-        .filter(|node| plan.inputs(node).is_empty() && plan.info::<Bytes>(node).is_some())
-        .map(str::to_owned)
-        .collect()
+fn source_nodes<'a>(plan: &'a Plan, goals: &[&str]) -> Result<Vec<&'a str>, StepError> {
+    let is_source = |node: &&PlannedNode| node.entry.inputs.is_empty() && outputs_of::<Bytes>(node).next().is_some();
+    Ok(plan.needs(goals)?.into_iter().filter(is_source).map(|node| node.name.as_str()).collect())
+}
+
+/// Wires of port `P` that leave `node`, with what is known of them.
+fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::Info)> {
+    node.entry.outputs.iter().zip(&node.infos).filter_map(|(port, info)| {
+        Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?))
+    })
 }
 
 /// The backend that a run's options name.
@@ -138,9 +142,9 @@ pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
 /// Digests of the data that `goals` read.
 pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepError> {
     let mut prints = Vec::new();
-    for node in source_nodes(cx.plan(), goals) {
-        let live = Live::build(cx.plan(), &[&node], World::new())?;
-        if let Some(handle) = live.facility::<SourceHandle>(&node) {
+    for node in source_nodes(cx.plan(), goals)? {
+        let live = Live::build(cx.plan(), &[node], World::new())?;
+        if let Some(handle) = live.facility::<SourceHandle>(node) {
             prints.push(format!("{node} {}", handle.source.fingerprint()?));
         }
     }
@@ -150,7 +154,7 @@ pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepErro
 impl Loaded {
     /// Builds `goals`' sub-graph, and reads parameters and what was learned from earlier steps.
     pub fn build(cx: &StepCx, goals: &[&str]) -> Result<Self, StepError> {
-        let sources = source_nodes(cx.plan(), goals);
+        let sources = source_nodes(cx.plan(), goals)?;
         let [source_node] = sources.as_slice() else {
             let what = format!("`{}` reads from {} sources; a step reads from one", goals.join("`, `"), sources.len());
             return Err(StepError::other(what));
@@ -315,32 +319,32 @@ fn node_params(live: &Live) -> Vec<NodeParam> {
     named
 }
 
-/// The first wire of port `P` in `goals`' sub-graph, in graph order.
-pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Option<String> {
-    let wires = plan.subgraph(goals).into_iter().flat_map(|node| {
-        plan.outputs(node).iter().map(move |port| format!("{node}.{port}"))
-    });
-    wires.into_iter().find(|wire| plan.info::<P>(wire).is_some())
+/// The first wire of port `P` in `goals`' sub-graph.
+pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, StepError> {
+    Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
 }
 
-/// The nodes of `goal`'s sub-graph that only patch borders depend on: the patcher, and the entropy model behind it.
-pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> BTreeSet<String> {
-    let mut model: BTreeSet<String> = BTreeSet::new();
-    let node_of = |wire: &str| wire.split('.').next().unwrap_or_default().to_owned();
-    let mut open: Vec<String> = goals.iter().map(|g| node_of(g)).collect();
+/// The nodes of `goals`' sub-graph that only patch borders depend on: the patcher, and the entropy model behind it.
+pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
+    let mut model: BTreeSet<&str> = BTreeSet::new();
+    let mut open: Vec<&PlannedNode> = goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;
     while let Some(node) = open.pop() {
-        if model.insert(node.clone()) {
-            let wires = plan.inputs(&node).into_iter().map(|(_, wire)| wire);
-            open.extend(wires.filter(|wire| plan.info::<Patches>(wire).is_none()).map(|wire| node_of(&wire)));
+        if model.insert(&node.name) {
+            for wire in plan.wires(node).into_iter().filter_map(|(_, wire)| wire) {
+                let from = plan.goal(&wire)?;
+                if !from.is::<Patches>() {
+                    open.push(from.node);
+                }
+            }
         }
     }
-    plan.subgraph(goals).into_iter().filter(|n| !model.contains(*n)).map(str::to_owned).collect()
+    Ok(plan.needs(goals)?.into_iter().filter(|n| !model.contains(n.name.as_str())).map(|n| n.name.clone()).collect())
 }
 
 /// Some border in `goals`' sub-graph depends on bytes after it.
-pub fn boundary_lookahead(plan: &Plan, goals: &[&str]) -> bool {
-    let patchers = plan.subgraph(goals).into_iter().filter_map(|node| plan.info::<Patches>(node));
-    patchers.into_iter().any(|info| info.boundary_lookahead)
+pub fn boundary_lookahead(plan: &Plan, goals: &[&str]) -> Result<bool, StepError> {
+    let looks_ahead = |node: &PlannedNode| outputs_of::<Patches>(node).any(|(_, info)| info.boundary_lookahead);
+    Ok(plan.needs(goals)?.into_iter().any(looks_ahead))
 }
 
 /// `threshold 1.3354, bytes_per_patch 6.01` of an object of numbers.

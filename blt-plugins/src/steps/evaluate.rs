@@ -147,11 +147,11 @@ impl Step for Evaluate {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        if !plan.wire_is::<Loss>(&self.goal) {
+        if !plan.goal(&self.goal)?.is::<Loss>() {
             return Err(NodeError::param("goal", format!("`{}` is not a Loss, and bits per byte are one", self.goal)));
         }
         for metric in &self.metrics {
-            if !plan.wire_is::<Metric>(metric) {
+            if !plan.goal(metric)?.is::<Metric>() {
                 return Err(NodeError::param("metrics", format!("`{metric}` is not a Metric")));
             }
         }
@@ -182,8 +182,8 @@ impl Step for Evaluate {
         let mut reader = BatchReader::new(loaded.source.source.clone(), request, packer)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
-            patches_wire: first_wire::<Patches>(cx.plan(), &refs),
-            entropies_wire: first_wire::<Entropies>(cx.plan(), &refs),
+            patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
+            entropies_wire: first_wire::<Entropies>(cx.plan(), &refs)?,
             step: self,
             loaded,
             profile,
@@ -310,7 +310,7 @@ impl Measuring<'_> {
         let flops_by_node: BTreeMap<String, f64> =
             self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.
-        let behind = nodes_behind_borders(plan, &refs);
+        let behind = nodes_behind_borders(plan, &refs)?;
         let entropy_flops: f64 = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| f).sum();
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
         for p in &self.loaded.params {
@@ -338,7 +338,7 @@ impl Measuring<'_> {
             "closed_form_flops_per_byte": crate::closed_form::per_byte(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
             "parameters": self.loaded.n_parameters(),
             "parameters_by_node": parameters_by_node,
-            "boundary_lookahead": boundary_lookahead(plan, &refs),
+            "boundary_lookahead": boundary_lookahead(plan, &refs)?,
             "metrics": self.metrics.sums.iter().map(|(name, (sum, count))| (name.clone(), sum / count)).collect::<BTreeMap<_, _>>(),
             "prepared": self.loaded.prepared_summary(),
         });

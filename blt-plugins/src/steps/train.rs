@@ -142,7 +142,7 @@ impl Step for Train {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        if !plan.wire_is::<Loss>(&self.goal) {
+        if !plan.goal(&self.goal)?.is::<Loss>() {
             return Err(NodeError::param("goal", format!("`{}` is not a Loss, and training minimises one", self.goal)));
         }
         for (name, value) in [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)] {
