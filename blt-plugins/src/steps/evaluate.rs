@@ -235,15 +235,13 @@ impl Measuring<'_> {
         goals.extend(self.step.metrics.iter().map(String::as_str));
         goals.extend(self.patches_wire.as_deref());
         goals.extend(self.entropies_wire.as_deref());
-        let values = self.loaded.live.run(&goals)?;
-        let mut values = values.into_iter();
-        let mut next = || values.next().expect("a value for each goal");
-        let loss = next().take::<Loss>().expect("checked");
-        for _ in &self.step.metrics {
-            self.metrics.merge(&next().take::<Metric>().expect("checked"));
+        let mut values = self.loaded.live.run(&goals)?;
+        let loss = values.take::<Loss>(&self.step.goal)?;
+        for metric in &self.step.metrics {
+            self.metrics.merge(&values.take::<Metric>(metric)?);
         }
-        let patches = self.patches_wire.as_ref().map(|_| next().take::<Patches>().expect("checked"));
-        let entropies = self.entropies_wire.as_ref().map(|_| next().take::<Entropies>().expect("checked"));
+        let patches = self.patches_wire.as_ref().map(|wire| values.take::<Patches>(wire)).transpose()?;
+        let entropies = self.entropies_wire.as_ref().map(|wire| values.take::<Entropies>(wire)).transpose()?;
         if let Some(patches) = &patches {
             self.patch_stats.add(&batch, patches);
         }
