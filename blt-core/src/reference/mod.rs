@@ -66,6 +66,8 @@ pub struct Reference<E: Element, D: Device<E>> {
     params: RefCell<Vec<Param<E, D>>>,
     nodes: RefCell<Vec<Node<E, D>>>,
     recording: Cell<bool>,
+    /// Recording goes on when the pause ends.
+    paused: Cell<bool>,
     /// Counts the tapes, so that a value of a tape that is gone is a constant.
     tape_number: Cell<u64>,
     /// By theta's bits and head_dim.
@@ -189,6 +191,7 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
             params: Default::default(),
             nodes: Default::default(),
             recording: Cell::new(false),
+            paused: Cell::new(false),
             tape_number: Cell::new(0),
             rotations: Default::default(),
         }
@@ -352,6 +355,14 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
 
     fn recording(&self) -> bool {
         self.recording.get()
+    }
+
+    fn pause(&self, on: bool) {
+        if on && self.recording.replace(false) {
+            self.paused.set(true);
+        } else if !on && self.paused.replace(false) {
+            self.recording.set(true);
+        }
     }
 
     fn backward(&self, loss: &Tensor) {
