@@ -181,6 +181,32 @@ fn a_value_may_be_read_many_times_and_only_what_the_loss_reads_gets_a_gradient()
 }
 
 #[test]
+fn a_pause_records_nothing_and_keeps_the_tape() {
+    let backend = Reference::<f64, Cpu>::cpu();
+    let x = backend.add_param([1, 2], vec![3.0, -5.0], true);
+    let frozen = backend.add_param([2, 2], vec![1.0, 2.0, 3.0, 4.0], false);
+    let w = backend.add_param([1, 2], vec![7.0, 11.0], false);
+    backend.pause(true);
+    backend.pause(false);
+    assert!(!backend.recording(), "what does not record is not paused");
+    backend.record(true);
+    let h = backend.embed(&[0], &[0, 1], x, None);
+    backend.pause(true);
+    let aside = backend.linear(&h, frozen);
+    backend.pause(false);
+    let loss = backend.linear(&backend.add(&h, &aside), w);
+    backend.backward(&loss);
+    assert_eq!(backend.grad(x).unwrap(), [7.0, 11.0], "not through the paused part");
+    assert_eq!(backend.grad(frozen), None);
+    assert_eq!(backend.grad(w).unwrap(), [3.0 - 7.0, -5.0 - 11.0]);
+
+    backend.pause(true);
+    backend.record(false);
+    backend.pause(false);
+    assert!(!backend.recording(), "the end of a pause does not bring back a tape that was dropped");
+}
+
+#[test]
 fn gradients_of_one_value_read_through_a_view_and_directly_are_added_once() {
     let backend = Reference::<f64, Cpu>::cpu();
     let x = backend.add_param([2, 1], vec![2.0, 3.0], false);

@@ -351,6 +351,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
             self.drop_tape();
         }
         self.recording.set(on);
+        self.paused.set(false);
     }
 
     fn recording(&self) -> bool {
