@@ -3,7 +3,7 @@
 //! This is the only crate that knows both the graph and the model. A node of your own does what a file in [`nodes`] does, in your own
 //! crate, on the port types of [`ports`].
 
-mod bpe;
+pub mod bpe;
 mod closed_form;
 pub mod data;
 mod loaded;
@@ -14,5 +14,5 @@ mod profile;
 pub mod results;
 pub mod steps;
 
-pub use loaded::{Prepare, Prepared, SourceHandle, WantsList};
+pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList};
 pub use model::{ParamSet, session, with_params};
