@@ -5,4 +5,5 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod fused;
 pub mod patches;
