@@ -30,7 +30,8 @@ impl Patches {
     pub fn from_flags(batch: &Batch, starts: &[bool], next_starts: Vec<bool>) -> Self {
         assert_eq!(starts.len(), batch.len());
         assert_eq!(next_starts.len(), batch.n_spans());
-        let mut patches = Patches { starts: Vec::new(), span_offsets: vec![0], next_starts, n_ids: batch.len() };
+        let mut patches =
+            Patches { starts: Vec::new(), span_offsets: vec![0], next_starts, n_ids: batch.len() };
         for s in 0..batch.n_spans() {
             let (a, b) = (batch.offsets[s], batch.offsets[s + 1]);
             patches.starts.extend((a..b).filter(|&i| i < a + 2 || starts[i]));

@@ -23,10 +23,10 @@ pub mod embed;
 mod gemm;
 mod head;
 mod linear;
-mod rms_norm;
+mod loops;
 mod pool;
 mod ragged;
-mod loops;
+mod rms_norm;
 #[cfg(test)]
 mod testing;
 
