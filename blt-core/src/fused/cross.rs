@@ -5,8 +5,8 @@
 //! patch's k keys; so the gradients of keys and values are sums over one segment, in order, and tasks share nothing.
 
 use super::gemm::{Mat, MatMut, Write, parallel};
-use super::ragged::{split_by_groups, task_groups};
 use super::loops::{axpy, dot, exp, max, multiversion, sum_lanes};
+use super::ragged::{split_by_groups, task_groups};
 use super::{Fused, Grads, rms_norm};
 use crate::backend::{Backend, CrossConfig, CrossParams, Tensor};
 use crate::patches::Patches;

@@ -5,8 +5,8 @@
 //! kept is `[n, dim]` and the weights' own shapes.
 
 use super::gemm::{Mat, MatMut, Write, parallel, serial};
-use super::rms_norm::{norm_rows, norm_rows_backward};
 use super::loops::{exp, max, multiversion};
+use super::rms_norm::{norm_rows, norm_rows_backward};
 use super::{Fused, Value};
 use crate::backend::{Backend, HeadLoss, ParamId, Tensor};
 use rayon::prelude::*;
