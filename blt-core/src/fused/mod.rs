@@ -108,6 +108,8 @@ type BackwardOp = Box<dyn FnOnce(&mut Grads)>;
 pub struct Fused {
     params: RefCell<Vec<Param>>,
     tape: RefCell<Option<Vec<BackwardOp>>>,
+    /// The tape during a pause.
+    paused: RefCell<Option<Vec<BackwardOp>>>,
     next_id: Cell<usize>,
 }
 
@@ -180,6 +182,13 @@ impl Backend for Fused {
 
     fn recording(&self) -> bool {
         self.tape.borrow().is_some()
+    }
+
+    fn pause(&self, on: bool) {
+        let (from, to) = if on { (&self.tape, &self.paused) } else { (&self.paused, &self.tape) };
+        if let Some(tape) = from.borrow_mut().take() {
+            *to.borrow_mut() = Some(tape);
+        }
     }
 
     fn backward(&self, loss: &Tensor) {
