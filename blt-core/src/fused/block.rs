@@ -1,2 +1,0 @@
-use super::*;
-pub(super) fn block(_: &Fused, _: &Tensor, _: &[usize], _: &BlockParams, _: &BlockConfig) -> Tensor { unimplemented!() }
