@@ -39,8 +39,7 @@ impl FlooredModulo {
     }
 }
 
-/// The rows that hash n-gram embedding reads: for id i and table t, row `t * vocab + hash`, at `[i * tables + t]` of
-/// `[n, tables]`; tables are function-major as in [`HashConfig`]. Spans are `offsets[s]..offsets[s + 1]` of `ids`.
+/// The rows that hash n-gram embedding reads, `[n, tables]`: the numbers of [`crate::hash::hash_ids`], fast.
 ///
 /// `h_(m+1)(i) = prime * h_m(i) + id[i - m]`, so every size costs one multiplication more than the one before it, and
 /// no window is ever copied.
@@ -220,28 +219,8 @@ pub(super) fn merge_rows(rows_a: Vec<u32>, a: Vec<f32>, rows_b: Vec<u32>, b: Vec
 mod tests {
     use super::super::testing::{Matrix, bits, check, matrix};
     use super::*;
+    use crate::hash::hash_ids;
     use proptest::prelude::*;
-
-    /// The definition, window by window.
-    fn naive_hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32> {
-        let tables = config.functions * config.sizes.len();
-        let mut rows = vec![0; ids.len() * tables];
-        for span in offsets.windows(2) {
-            for i in span[0]..span[1] {
-                for t in 0..tables {
-                    let (function, size) = (t / config.sizes.len(), config.sizes[t % config.sizes.len()]);
-                    let (mut hash, mut power) = (0i64, 1i64);
-                    for j in (i + 1) as i64 - size as i64..=i as i64 {
-                        let id = if j < span[0] as i64 { 0 } else { ids[j as usize] as i64 };
-                        hash = hash.wrapping_add(id.wrapping_mul(power));
-                        power = power.wrapping_mul(HASH_PRIMES[function]);
-                    }
-                    rows[i * tables + t] = (t * config.vocab) as u32 + hash.rem_euclid(config.vocab as i64) as u32;
-                }
-            }
-        }
-        rows
-    }
 
     /// Span lengths, and ids to fill them.
     fn spans() -> impl Strategy<Value = (Vec<usize>, Vec<u16>)> {
@@ -262,7 +241,7 @@ mod tests {
             vocab in prop_oneof![Just(1usize), Just(2), Just(1 << 16), 1usize..1000, 1usize..10_000_000],
         ) {
             let config = HashConfig { sizes, functions, vocab };
-            prop_assert_eq!(rolling_hash_ids(&ids, &offsets, &config), naive_hash_ids(&ids, &offsets, &config));
+            prop_assert_eq!(rolling_hash_ids(&ids, &offsets, &config), hash_ids(&ids, &offsets, &config));
         }
 
         #[test]
@@ -293,7 +272,7 @@ mod tests {
     }
 
     fn meaning(ids: &[u16], offsets: &[usize], config: &HashConfig, dim: usize, at: &[Vec<f64>]) -> Vec<f64> {
-        let rows = naive_hash_ids(ids, offsets, config);
+        let rows = hash_ids(ids, offsets, config);
         let tables = config.functions * config.sizes.len();
         let mut y = vec![0.0; ids.len() * dim];
         for i in 0..ids.len() {
