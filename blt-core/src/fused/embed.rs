@@ -1,5 +1,6 @@
 //! Byte and hash n-gram embeddings: rolling hashes, a gather-sum forward, sorted segment sums backward.
 
+use super::loops::multiversion;
 use super::{Fused, Grads, Param, ParamGrad, adamw};
 use crate::backend::{Backend, HASH_PRIMES, HashConfig, ParamId, Tensor};
 use rayon::prelude::*;
@@ -124,14 +125,10 @@ pub(super) fn embed(
     let token_table = &params[tokens.0].data[..];
     let hash_table = hash.map_or(&[][..], |(table, _)| &params[table.0].data[..]);
     let mut y = vec![0.0; n * dim];
-    y.par_chunks_mut((TASK_ROWS * dim).max(1)).enumerate().for_each(|(task, y)| {
-        for (r, y) in y.chunks_exact_mut(dim).enumerate() {
-            let i = task * TASK_ROWS + r;
-            y.copy_from_slice(&token_table[token_rows[i] as usize * dim..][..dim]);
-            for &row in &hash_rows[i * tables..][..tables] {
-                add_into(y, &hash_table[row as usize * dim..][..dim]);
-            }
-        }
+    let token_rows_of = token_rows.par_chunks(TASK_ROWS);
+    y.par_chunks_mut((TASK_ROWS * dim).max(1)).zip(token_rows_of).enumerate().for_each(|(task, (y, token_rows))| {
+        let hash_rows = &hash_rows[task * TASK_ROWS * tables..][..token_rows.len() * tables];
+        gather_sum(token_table, token_rows, hash_table, hash_rows, dim, y);
     });
     drop(params);
 
@@ -149,9 +146,25 @@ pub(super) fn embed(
     y
 }
 
+multiversion! {
+    /// `y` `[n, dim]`: each id's token row, and its hash rows in the tables' order.
+    fn gather_sum(token_table: &[f32], token_rows: &[u32], hash_table: &[f32], hash_rows: &[u32], dim: usize, y: &mut [f32]) {
+        let tables = hash_rows.len() / token_rows.len();
+        for i in 0..token_rows.len() {
+            let y = &mut y[i * dim..][..dim];
+            y.copy_from_slice(&token_table[token_rows[i] as usize * dim..][..dim]);
+            for &row in &hash_rows[i * tables..][..tables] {
+                add_into(y, &hash_table[row as usize * dim..][..dim]);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn add_into(sum: &mut [f32], x: &[f32]) {
-    sum.iter_mut().zip(x).for_each(|(s, x)| *s += x);
+    for (s, x) in sum.iter_mut().zip(x) {
+        *s += x;
+    }
 }
 
 /// Adds `dy[i]` to the gradient of row `rows[i * tables + t]` for all i and t.
@@ -179,19 +192,30 @@ fn segment_sums(rows: &[u32], tables: usize, dy: &[f32], dim: usize) -> (Vec<u32
     let touched = segments.iter().map(|segment| row_of(segment[0])).collect();
     let mut sums = vec![0.0; segments.len() * dim];
     sums.par_chunks_mut(dim.max(1)).zip(&segments).with_min_len(16).for_each(|(sum, segment)| {
-        let row = |&pair: &u64| &dy[pair as u32 as usize * dim..][..dim];
-        let mut parts = segment.chunks(PARTIAL);
-        let first = parts.next().unwrap_or_default();
-        first.iter().for_each(|pair| add_into(sum, row(pair)));
-        let mut partial = Vec::new();
-        for part in parts {
-            partial.clear();
-            partial.resize(dim, 0.0);
-            part.iter().for_each(|pair| add_into(&mut partial, row(pair)));
-            add_into(sum, &partial);
-        }
+        sum_rows(segment, dy, sum);
     });
     (touched, sums)
+}
+
+multiversion! {
+    /// Adds the rows of `dy` that `pairs` name into `sum`, zeros so far.
+    fn sum_rows(pairs: &[u64], dy: &[f32], sum: &mut [f32]) {
+        let dim = sum.len();
+        if pairs.len() <= PARTIAL {
+            for &pair in pairs {
+                add_into(sum, &dy[pair as u32 as usize * dim..][..dim]);
+            }
+            return;
+        }
+        let mut partial = vec![0.0; dim];
+        for part in pairs.chunks(PARTIAL) {
+            partial.fill(0.0);
+            for &pair in part {
+                add_into(&mut partial, &dy[pair as u32 as usize * dim..][..dim]);
+            }
+            add_into(sum, &partial);
+        }
+    }
 }
 
 /// The sum of two gradients by rows, each ascending and without repeats; so is the result.
