@@ -1,74 +1,34 @@
-//! The graph of pipelines/ablation_patching.yaml in the Rust DSL, as YAML: `cargo run --release --example dsl`.
+//! The graph of pipelines/ablation_patching.yaml in the Rust DSL, printed as YAML: `cargo run --release --example dsl`.
 //!
 //! A wire of the wrong type does not compile: give `LocalDecoder` `&patches` in place of `&latents`, and see.
 
 use blt::prelude::*;
-use blt_core::backend::Pooling;
-use blt_core::model::CrossLayers;
 
-fn main() {
+/// The same graph as in YAML; `tests/dsl.rs` holds the two against each other.
+pub fn graph() -> GraphSpec {
     let mut g = Graph::new();
-    let docs = g.add(
-        "docs",
-        ParquetBytes {
-            path: Paths::One("corpus/sample.parquet".into()),
-            column: "text".into(),
-            split: Some(DataSplit::new(0.1, "id")),
-            span_bytes: 8192,
-            shuffle_buffer: 256,
-        },
-        (),
-    );
-    let byte_lm = ByteLm {
-        dim: 64,
-        layers: 2,
-        heads: 4,
-        kv_heads: None,
-        ffn: None,
-        window: Some(128),
-        context_reset: ContextReset::None,
-        rope_theta: 1e4,
-        eps: 1e-5,
-    };
-    let (entropies, _entropy_loss, _) = g.add("entropy", byte_lm, &docs);
-    let entropy_patch = EntropyPatch {
-        rule: Rule::Global,
-        threshold: None,
-        relative_threshold: None,
-        bytes_per_patch: Some(6.0),
-        max_patch_length: None,
-        calibration_bytes: 1 << 20,
-    };
-    let patches = g.add("patches", entropy_patch, (&docs, &entropies));
-    let embed = g.add("embed", ByteEmbed { dim: 64, ngrams: (3..=8).collect(), table: 4096, functions: 1 }, &docs);
-    let local_encoder = LocalEncoder {
-        layers: 1,
-        heads: 4,
-        kv_heads: None,
-        ffn: None,
-        window: Some(128),
-        k: 2,
-        cross: CrossLayers::Last,
-        pooling: Pooling::Max,
-        rope_theta: 5e5,
-        eps: 1e-5,
-    };
-    let (bytes, patch_states) = g.add("encoder", local_encoder, (&embed, &patches));
-    let latent = Latent { dim: 128, layers: 4, heads: 4, kv_heads: None, ffn: None, rope_theta: 5e5, eps: 1e-5 };
-    let latents = g.add("latent", latent, &patch_states);
-    let local_decoder = LocalDecoder {
-        layers: 2,
-        heads: 4,
-        kv_heads: None,
-        ffn: None,
-        window: Some(128),
-        cross: DecoderCross::All,
-        rope_theta: 5e5,
-        eps: 1e-5,
-    };
-    let logits = g.add("decoder", local_decoder, (&bytes, &latents));
+    let corpus = ParquetBytes { split: Some(DataSplit::of(0.1, "id")), ..ParquetBytes::new("corpus/sample.parquet") };
+    let docs = g.add("docs", corpus, ());
+    let (entropies, _, _) = g.add("entropy", ByteLm { window: Some(128), ..ByteLm::new(64, 2, 4) }, &docs);
+    let patches = g.add("patches", EntropyPatch::bytes_per_patch(6.0), (&docs, &entropies));
+    let embed = g.add("embed", ByteEmbed::new(64), &docs);
+    let encoder = LocalEncoder { window: Some(128), ..LocalEncoder::new(4) };
+    let (bytes, patch_states) = g.add("encoder", encoder, (&embed, &patches));
+    let latents = g.add("latent", Latent::new(128, 4, 4), &patch_states);
+    let logits = g.add("decoder", LocalDecoder { window: Some(128), ..LocalDecoder::new(2, 4) }, (&bytes, &latents));
     g.add("loss", NextByteLoss { eos: false }, (&logits, &docs));
+    g.finish()
+}
 
-    let pipeline = PipelineSpec::new("ablation_patching", g.finish());
+// The test that includes this file has a main of its own.
+#[allow(dead_code)]
+fn main() {
+    let train = |goal: &str, steps| Train::new(goal, steps, 16384, 4e-3);
+    let pipeline = PipelineSpec::new("from_rust", graph())
+        .step(train("entropy.loss", 200))
+        .step(train("loss", 300))
+        .step(Evaluate { by: Some("domain".into()), ..Evaluate::new("loss") })
+        .variant("stride-6", [("graph.patches", json!({"node": "StridePatch", "in": "docs", "stride": 6}))])
+        .variant("entropy", []);
     print!("{}", pipeline.to_yaml());
 }

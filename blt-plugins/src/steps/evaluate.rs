@@ -134,6 +134,21 @@ struct Measuring<'a> {
     spans: u64,
 }
 
+impl Evaluate {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        Evaluate {
+            goal: goal.into(),
+            split: valid(),
+            by: None,
+            batch_bytes: batch_bytes(),
+            metrics: Vec::new(),
+            limit: None,
+            sample_bytes: sample_bytes(),
+        }
+    }
+}
+
 impl Step for Evaluate {
     const NAME: &'static str = "evaluate";
     const EXAMPLE: &'static str = "evaluate: {goal: loss, split: valid, by: domain}";
