@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod bytes;
 pub mod checkpoint;
+pub mod hf;
 pub mod model;
 pub mod optim;
 pub mod params;
