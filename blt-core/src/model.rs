@@ -80,7 +80,7 @@ impl Stack {
     }
 
     fn run(&self, cx: &Session, layer: usize, x: &Tensor, offsets: &[usize]) -> Tensor {
-        cx.count(flops::block(offsets, &self.config));
+        cx.count(flops::block(&self.config, offsets));
         cx.backend.block(x, offsets, &self.layers[layer], &self.config)
     }
 }
@@ -179,7 +179,7 @@ impl LocalEncoder {
                 }
             };
             let params = &self.cross[if self.cross.len() == 1 { 0 } else { layer }];
-            cx.count(flops::encoder_cross(patches, c.k, &c.cross));
+            cx.count(flops::encoder_cross(&c.cross, batch.len(), patches.n_patches(), c.k));
             queries = Some(cx.backend.encoder_cross(&q, &h, patches, c.k, params, &c.cross));
         }
         let queries = queries.expect("an encoder has at least one layer");
@@ -256,7 +256,7 @@ impl Head {
     }
 
     fn count(&self, cx: &Session) {
-        cx.count(flops::linear(self.states.rows, self.states.cols, VOCAB));
+        cx.count(flops::head(self.states.rows, self.states.cols, VOCAB));
     }
 }
 
@@ -322,7 +322,7 @@ impl LocalDecoder {
         let mut x = bytes.clone();
         for layer in 0..c.layers {
             if let Some(params) = self.cross.get(layer) {
-                cx.count(flops::decoder_cross(x.rows, patches.n_patches(), c.k, &c.cross));
+                cx.count(flops::decoder_cross(&c.cross, x.rows, patches.n_patches(), c.k));
                 x = cx.backend.decoder_cross(&x, &kv, &reads, c.k, params, &c.cross);
             }
             x = self.stack.run(cx, layer, &x, &batch.offsets);

@@ -47,8 +47,9 @@ impl AdamWConfig {
     }
 
     /// Clips, updates those of `ids` that have a gradient, and clears all gradients. Returns the gradient's norm before
-    /// clipping.
-    pub fn step(&self, backend: &dyn Backend, ids: &[ParamId], t: u64) -> f64 {
+    /// clipping. `step` places the learning rate, `t` the bias correction (they differ after continuing from a
+    /// checkpoint); both count from 1.
+    pub fn step(&self, backend: &dyn Backend, ids: &[ParamId], step: u64, t: u64) -> f64 {
         let norm = backend.grad_norm_squared(ids).sqrt();
         let grad_scale = match self.clip {
             Some(clip) if norm > clip => clip / norm,
@@ -56,7 +57,7 @@ impl AdamWConfig {
         };
         let (beta1, beta2) = self.betas;
         let step = AdamWStep {
-            lr: self.lr_at(t),
+            lr: self.lr_at(step),
             beta1,
             beta2,
             eps: self.eps,

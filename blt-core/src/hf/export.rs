@@ -3,6 +3,7 @@
 use super::{CONFIG_FILE, HfConfig, HfError, HfPatcher, HfPatching, INDEX_FILE, WEIGHTS_FILE};
 use crate::backend::{BlockConfig, CrossConfig, HashConfig, Pooling};
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
+use crate::patching::EntropyRule;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -37,14 +38,6 @@ pub struct ByteLmShape {
     pub reset_at_newline: bool,
 }
 
-/// Where patches start; thresholds in nats.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum EntropyRule {
-    Global { threshold: f64 },
-    /// Alone, or together with the global rule.
-    Relative,
-}
-
 /// One thing that the layout cannot say.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Unsupported {
@@ -56,8 +49,8 @@ pub enum Unsupported {
     LocalWindows { encoder: Option<usize>, decoder: Option<usize> },
     #[error("a latent window of {0} patches: the layout's latent attends to all earlier patches")]
     LatentWindow(usize),
-    #[error("the relative entropy rule: the layout has the global rule alone")]
-    RelativeRule,
+    #[error("{0:?}: the layout has the global entropy rule alone, not the relative one")]
+    RelativeRule(EntropyRule),
     #[error("an entropy model whose context resets at newlines: the layout's does not")]
     NewlineReset,
     #[error("k = {encoder} (encoder) and {decoder} (decoder): the layout has one for both")]
@@ -107,8 +100,8 @@ impl HfConfig {
         let mut blocks = vec![("encoder", &e.block), ("latent", &g.block), ("decoder", &d.block)];
         if let PatchingShape::Entropy { model, rule, .. } = &model.patching {
             blocks.push(("entropy model", &model.block));
-            if *rule == EntropyRule::Relative {
-                refused.push(Unsupported::RelativeRule);
+            if !matches!(rule, EntropyRule::Global { .. }) {
+                refused.push(Unsupported::RelativeRule(*rule));
             }
             if model.reset_at_newline {
                 refused.push(Unsupported::NewlineReset);

@@ -10,7 +10,7 @@ mod fields;
 mod weights;
 
 pub use config::{HfConfig, HfPatcher, HfPatching, TensorSpec};
-pub use export::{ByteLmShape, EntropyRule, ModelShape, PatchingShape, Unsupported, write_directory};
+pub use export::{ByteLmShape, ModelShape, PatchingShape, Unsupported, write_directory};
 pub use weights::{MappedTensor, WeightType, Weights};
 
 use std::path::PathBuf;

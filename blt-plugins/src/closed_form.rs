@@ -1,0 +1,40 @@
+//! The paper's closed formula for FLOPs per byte, for graphs of BLT's shape.
+
+use crate::nodes::{DecoderCross, Latent, LocalDecoder, LocalEncoder};
+use crate::ports::{ByteStates, PatchStates};
+use blt_core::bytes::VOCAB;
+use blt_core::flops::{Shape, closed_form};
+use blt_core::model::CrossLayers;
+use blt_graph::Plan;
+
+/// Forward FLOPs per byte at a mean patch size; None where the goals' sub-graph has not one encoder, one latent transformer and one
+/// decoder. `context_bytes`: the mean length of a span.
+pub fn per_byte(plan: &Plan, goals: &[&str], patch_size: Option<f64>, context_bytes: f64) -> Option<f64> {
+    let nodes = plan.subgraph(goals);
+    let one = |kind: &str| {
+        let mut of_kind = nodes.iter().filter(|n| plan.kind(n) == Some(kind));
+        of_kind.next().filter(|_| of_kind.next().is_none())
+    };
+    let (encoder, latent, decoder) = (one("LocalEncoder")?, one("Latent")?, one("LocalDecoder")?);
+    let dim = plan.info::<ByteStates>(&format!("{encoder}.bytes"))?.dim;
+    let k = plan.info::<PatchStates>(&format!("{encoder}.patches"))?.k;
+    let e: LocalEncoder = plan.params(encoder)?;
+    let l: Latent = plan.params(latent)?;
+    let d: LocalDecoder = plan.params(decoder)?;
+    Some(closed_form(&Shape {
+        patch_size: patch_size?,
+        context_bytes,
+        k,
+        encoder_dim: dim,
+        encoder_layers: e.layers,
+        encoder_window: e.window.map_or(context_bytes as usize, |w| w.min(context_bytes as usize)),
+        encoder_cross_layers: if e.cross == CrossLayers::Last { 1 } else { e.layers },
+        latent_dim: l.dim,
+        latent_layers: l.layers,
+        decoder_dim: dim,
+        decoder_layers: d.layers,
+        decoder_window: d.window.map_or(context_bytes as usize, |w| w.min(context_bytes as usize)),
+        decoder_cross_layers: if d.cross == DecoderCross::All { d.layers } else { 1 },
+        vocab: VOCAB,
+    }))
+}
