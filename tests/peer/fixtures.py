@@ -146,8 +146,7 @@ def random_config(rng):
         patcher_config=patcher,
         local_attention_window_len=rng.choice([None, 1, 2, 5, 16, 40, 512]),
         encoder_hash_byte_group_size=rng.choice([[3, 4, 5, 6, 7, 8], [3], [2, 5], [1, 3], [4, 3, 20], [3, 4, 5]]),
-        # Past the eleventh the multipliers begin again.
-        encoder_hash_byte_group_nb_functions=rng.choice([1, 1, 1, 2, 3, 5, 12]),
+        encoder_hash_byte_group_nb_functions=rng.choice([0, 1, 1, 1, 1, 2, 3, 5, 11]),
         encoder_hash_byte_group_vocab=rng.choice([7, 50, 101, 211]),
         max_patch_length=rng.choice([None, None, None, 1, 2, 3, 4, 7]),
         patch_in_forward=rng.random() < 0.92,
@@ -307,7 +306,7 @@ def make_setting(path, seed):
         "max_patch_length": resolved.max_patch_length is not None and resolved.patch_in_forward,
         "patches from outside": not resolved.patch_in_forward,
         "several hash functions": resolved.encoder_hash_byte_group_nb_functions > 1,
-        "more hash functions than multipliers": resolved.encoder_hash_byte_group_nb_functions > 11,
+        "no hash tables": resolved.encoder_hash_byte_group_nb_functions == 0,
         "one-layer stack": any(s.num_hidden_layers == 1 for s in stacks),
         "encoder cross-attention in all layers": resolved.encoder_config.cross_attn_all_layers,
         "decoder cross-attention in the first layer": not resolved.decoder_config.cross_attn_all_layers,

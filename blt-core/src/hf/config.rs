@@ -5,7 +5,7 @@
 
 use super::fields::Fields;
 use super::{CONFIG_FILE, HfError};
-use crate::backend::{BlockConfig, CrossConfig, HashConfig, Pooling};
+use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
 use crate::bytes::VOCAB;
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use serde_json::{Map, Value, json};
@@ -14,8 +14,8 @@ use std::path::Path;
 /// What a directory's `config.json` describes, every field resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HfConfig {
-    /// The layout always has the n-gram table; with `functions: 0` it has no rows.
-    pub hash: HashConfig,
+    /// None where there are no hash functions: the layout's table is there and has no rows.
+    pub hash: Option<HashConfig>,
     /// Pools by maximum; the cross-attention of all layers pools anew in each (`CrossLayers::AllRepool`).
     pub encoder: LocalEncoderConfig,
     pub latent: LatentConfig,
@@ -328,9 +328,19 @@ impl HfConfig {
             functions: f.count("encoder_hash_byte_group_nb_functions", 1)?,
             vocab: f.positive("encoder_hash_byte_group_vocab", 500_002)?,
         };
+        if hash.functions > HASH_PRIMES.len() {
+            // The library begins again with the first multiplier: the same hashes into tables of their own.
+            let expected = format!("at most {}, the number of multipliers", HASH_PRIMES.len());
+            return Err(f.unsupported("encoder_hash_byte_group_nb_functions", expected, hash.functions));
+        }
+        if hash.functions as u128 * hash.sizes.len() as u128 * hash.vocab as u128 > u32::MAX as u128 {
+            let expected = format!("tables of at most {} rows in all", u32::MAX);
+            return Err(f.wrong_number("encoder_hash_byte_group_vocab", expected, hash.vocab));
+        }
         let encoder = Self::encoder(&f, k, local_window)?;
         let latent = Self::latent(&f, k * encoder.block.dim)?;
         let decoder = Self::decoder(&f, k, local_window)?;
+        let hash = (hash.functions > 0).then_some(hash);
         let config = HfConfig { hash, encoder, latent, decoder, patching: Self::patching(&f)? };
         f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_TOP])?;
         // The parts meet in these widths.
@@ -395,7 +405,8 @@ impl HfConfig {
             _ => top.float("patching_threshold", DEFAULT_THRESHOLD)?,
         };
         // An on/off switch in the library: null means patches of one byte, any number means the entropy rule.
-        if in_forward && top.get("patch_size").is_some_and(Value::is_null) {
+        let switched_off = top.get("patch_size").is_some_and(Value::is_null);
+        if in_forward && switched_off {
             return Err(top.unsupported("patch_size", "a number (patches by entropy)", "null"));
         }
         let f = top.object("patcher_config")?;
@@ -407,12 +418,12 @@ impl HfConfig {
     }
 
     /// Every parameter of the model, in the order in which the parts register them: embeddings, encoder, latent,
-    /// decoder, entropy model.
+    /// decoder, entropy model. Without hash functions their table is listed with no rows; no part registers that one.
     pub fn parameters(&self) -> Vec<TensorSpec> {
         let mut out = Vec::new();
         let mut add = |name: String, shape: &[usize]| out.push(TensorSpec { name, shape: shape.to_vec() });
         let dim = self.encoder.block.dim;
-        let rows = self.hash.functions * self.hash.sizes.len() * self.hash.vocab;
+        let rows = self.hash.as_ref().map_or(0, |h| h.functions * h.sizes.len() * h.vocab);
         add("model.local_encoder.embed_tokens.weight".into(), &[VOCAB, dim]);
         add("model.encoder_hash_tok_embedding.weight".into(), &[rows, dim]);
 
@@ -460,6 +471,8 @@ impl HfConfig {
         decoder.insert("hidden_size_global".into(), json!(d.latent_dim));
         decoder.insert("vocab_size".into(), json!(VOCAB));
         let latent = part(LATENT.model_type, g.layers, &g.block);
+        let none = HashConfig { sizes: vec![3], functions: 0, vocab: 1 };
+        let hash = self.hash.as_ref().unwrap_or(&none);
         let mut top = json!({
             "architectures": ["BltForCausalLM"],
             "model_type": "blt",
@@ -469,9 +482,9 @@ impl HfConfig {
             "use_cache": false,
             "cross_attn_k": e.k,
             "local_attention_window_len": e.block.window,
-            "encoder_hash_byte_group_nb_functions": self.hash.functions,
-            "encoder_hash_byte_group_size": self.hash.sizes,
-            "encoder_hash_byte_group_vocab": self.hash.vocab,
+            "encoder_hash_byte_group_nb_functions": hash.functions,
+            "encoder_hash_byte_group_size": hash.sizes,
+            "encoder_hash_byte_group_vocab": hash.vocab,
             "patch_in_forward": self.patching.is_some(),
             "patch_size": 4,
             "patching_mode": "entropy",

@@ -1,7 +1,7 @@
 //! From a model here to the layout: what can be said, and what is refused by name.
 
 use super::{CONFIG_FILE, HfConfig, HfError, HfPatcher, HfPatching, INDEX_FILE, WEIGHTS_FILE};
-use crate::backend::{BlockConfig, CrossConfig, HashConfig, Pooling};
+use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use crate::patching::EntropyRule;
 use safetensors::{Dtype, View};
@@ -61,6 +61,8 @@ pub enum Unsupported {
     HeadDim { part: &'static str, head_dim: usize, dim: usize, heads: usize },
     #[error("{part}: cross-attention {cross:?} differs from the self-attention's heads or eps: the layout has one set for both")]
     Cross { part: &'static str, cross: Box<CrossConfig> },
+    #[error("{functions} hash functions: the layout has {} multipliers", HASH_PRIMES.len())]
+    HashFunctions { functions: usize },
     #[error("{part}: the layout computes `{field}` from what it has, {expected} here, found {found}")]
     Width { part: &'static str, field: &'static str, expected: usize, found: usize },
 }
@@ -76,6 +78,9 @@ impl HfConfig {
         // With one layer there is nothing to refine: all three spellings are one model.
         if e.cross_layers == CrossLayers::All && e.layers > 1 {
             refused.push(Unsupported::RefiningCross { layers: e.layers });
+        }
+        if let Some(hash) = model.hash.as_ref().filter(|h| h.functions > HASH_PRIMES.len()) {
+            refused.push(Unsupported::HashFunctions { functions: hash.functions });
         }
         if e.block.window != d.block.window {
             refused.push(Unsupported::LocalWindows { encoder: e.block.window, decoder: d.block.window });
@@ -132,9 +137,7 @@ impl HfConfig {
         if encoder.cross_layers == CrossLayers::All {
             encoder.cross_layers = CrossLayers::Last;
         }
-        // No tables at all are a table of no rows.
-        let none = || HashConfig { sizes: vec![3], functions: 0, vocab: 1 };
-        let hash = model.hash.clone().filter(|h| !h.sizes.is_empty()).unwrap_or_else(none);
+        let hash = model.hash.clone().filter(|h| h.functions > 0 && !h.sizes.is_empty());
         Ok(HfConfig { hash, encoder, latent: g.clone(), decoder: d.clone(), patching })
     }
 }
@@ -156,6 +159,9 @@ impl<F: Fn(&str) -> Vec<f32>> View for Pending<'_, F> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        if self.data_len() == 0 {
+            return Cow::Borrowed(&[]);
+        }
         let data = (self.fetch)(self.name);
         assert_eq!(data.len() * 4, self.data_len(), "{}: shape {:?}", self.name, self.shape);
         Cow::Owned(bytemuck::cast_slice(&data).to_vec())
@@ -167,7 +173,7 @@ impl<F: Fn(&str) -> Vec<f32>> View for Pending<'_, F> {
 }
 
 /// Writes `dir` whole or not at all: `config.json`, and `model.safetensors` with `config.parameters()`, each of whose
-/// numbers `fetch` returns by name (row-major, of the shape that `config.parameters()` states).
+/// numbers `fetch` returns by name (row-major, of the shape that `config.parameters()` states; not asked of an empty table).
 ///
 /// A directory that stands there is replaced if it holds nothing but such files.
 ///
