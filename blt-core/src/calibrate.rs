@@ -114,7 +114,7 @@ pub struct Calibrated {
 }
 
 /// The entropies to calibrate on: those of documents that the entropy model did not train on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Calibration {
     entropies: Vec<f32>,
     /// `[spans + 1]`
@@ -126,10 +126,23 @@ pub struct Calibration {
     cap_bytes: Option<u64>,
 }
 
+impl Default for Calibration {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Calibration {
     /// Takes everything it is given: four bytes of memory for each id.
     pub fn new() -> Self {
-        Calibration { offsets: vec![0], ..Default::default() }
+        Calibration {
+            entropies: Vec::new(),
+            offsets: vec![0],
+            contexts: Vec::new(),
+            documents: 0,
+            bytes: 0,
+            cap_bytes: None,
+        }
     }
 
     /// Takes whole spans until `cap_bytes` bytes are reached, and ignores what comes after.

@@ -98,7 +98,7 @@ impl TensorFile {
                 expected: shape.to_vec(),
             });
         }
-        let data: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let data: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         match data.iter().all(|x| x.is_finite()) {
             true => Ok(data),
             false => Err(CheckpointError::NotFinite { path: self.path.clone(), name: name.to_owned() }),

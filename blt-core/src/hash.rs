@@ -64,21 +64,21 @@ mod tests {
 
     #[test]
     fn powers_wrap_and_the_modulo_is_floored() {
-        let config = HashConfig { sizes: vec![4], functions: 2, vocab: 1009 };
+        let config = HashConfig { sizes: vec![4], functions: 11, vocab: 1009 };
         // sum of id * prime^j reduced to 64 bits two's complement, in 128-bit arithmetic here.
         let ids = [200u16, 259, 31, 7];
         let mut negative = 0;
-        for function in 0..2 {
+        for (function, &prime) in HASH_PRIMES.iter().enumerate() {
             let modulus = 1i128 << 64;
             let (mut h, mut power) = (0i128, 1i128);
             for &id in &ids {
                 h = (h + id as i128 * power).rem_euclid(modulus);
-                power = (power * HASH_PRIMES[function] as i128).rem_euclid(modulus);
+                power = (power * prime as i128).rem_euclid(modulus);
             }
             let signed = if h >= 1i128 << 63 { h - modulus } else { h };
             negative += (signed < 0) as usize;
             let expected = function as i128 * 1009 + signed.rem_euclid(1009);
-            assert_eq!(hash_ids(&ids, &[0, 4], &config)[3 * 2 + function] as i128, expected);
+            assert_eq!(hash_ids(&ids, &[0, 4], &config)[3 * 11 + function] as i128, expected);
         }
         assert!(negative > 0, "the sample must reach a negative hash");
     }

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod fused;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod flops;

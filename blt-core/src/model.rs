@@ -3,7 +3,9 @@
 //! Each part is a configuration as resolved, a `new` that registers its parameters under their canonical names, and a
 //! `forward` over packed states. Arithmetic and names are those of the Hugging Face `BltForCausalLM` layout.
 
-use crate::backend::{Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor};
+use crate::backend::{
+    Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor,
+};
 use crate::bytes::{Batch, VOCAB};
 use crate::flops;
 use crate::params::ParamMaker;

@@ -6,7 +6,8 @@
 //! numbers do not depend on what it is batched with.
 
 use crate::backend::{
-    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss, ParamId, Pooling, Tensor,
+    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss, ParamId, Pooling,
+    Tensor,
 };
 use crate::patches::Patches;
 use std::any::Any;
@@ -18,11 +19,16 @@ use std::sync::Arc;
 mod adamw;
 mod block;
 mod cross;
-mod embed;
+pub mod embed;
 mod gemm;
 mod head;
 mod linear;
+mod loops;
 mod pool;
+mod ragged;
+mod rms_norm;
+#[cfg(test)]
+mod testing;
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
 pub(crate) struct Value {
@@ -47,6 +53,8 @@ pub(crate) struct Param {
     pub grad: Option<ParamGrad>,
     /// First and second moments, allocated by the first update.
     pub moments: Option<(Vec<f32>, Vec<f32>)>,
+    /// Steps that rows of a table have yet to see; data and moments are read through [`adamw::catch_up`].
+    lag: adamw::Lag,
 }
 
 /// What a backward closure reads and adds into.
@@ -100,6 +108,8 @@ type BackwardOp = Box<dyn FnOnce(&mut Grads)>;
 pub struct Fused {
     params: RefCell<Vec<Param>>,
     tape: RefCell<Option<Vec<BackwardOp>>>,
+    /// The tape during a pause.
+    paused: RefCell<Option<Vec<BackwardOp>>>,
     next_id: Cell<usize>,
 }
 
@@ -114,7 +124,9 @@ impl Fused {
     }
 
     pub(crate) fn weight(&self, id: ParamId) -> Arc<Vec<f32>> {
-        self.params.borrow()[id.0].data.clone()
+        let param = &mut self.params.borrow_mut()[id.0];
+        adamw::catch_up(param);
+        param.data.clone()
     }
 
     /// Makes an output value.
@@ -145,7 +157,7 @@ impl Backend for Fused {
     fn add_param(&self, shape: [usize; 2], data: Vec<f32>, by_rows: bool) -> ParamId {
         assert_eq!(data.len(), shape[0] * shape[1], "a parameter's data must fill its shape");
         let mut params = self.params.borrow_mut();
-        params.push(Param { shape, data: Arc::new(data), by_rows, grad: None, moments: None });
+        params.push(Param { shape, data: Arc::new(data), by_rows, grad: None, moments: None, lag: Default::default() });
         ParamId(params.len() - 1)
     }
 
@@ -154,12 +166,13 @@ impl Backend for Fused {
     }
 
     fn read_param(&self, id: ParamId) -> Vec<f32> {
-        self.params.borrow()[id.0].data.to_vec()
+        self.weight(id).to_vec()
     }
 
     fn write_param(&self, id: ParamId, data: &[f32]) {
         let param = &mut self.params.borrow_mut()[id.0];
         assert_eq!(data.len(), param.data.len(), "a parameter's data must fill its shape");
+        adamw::catch_up(param);
         param.data = Arc::new(data.to_vec());
     }
 
@@ -169,6 +182,13 @@ impl Backend for Fused {
 
     fn recording(&self) -> bool {
         self.tape.borrow().is_some()
+    }
+
+    fn pause(&self, on: bool) {
+        let (from, to) = if on { (&self.tape, &self.paused) } else { (&self.paused, &self.tape) };
+        if let Some(tape) = from.borrow_mut().take() {
+            *to.borrow_mut() = Some(tape);
+        }
     }
 
     fn backward(&self, loss: &Tensor) {
@@ -214,13 +234,16 @@ impl Backend for Fused {
     }
 
     fn moments(&self, id: ParamId) -> (Vec<f32>, Vec<f32>) {
-        let params = self.params.borrow();
-        let param = &params[id.0];
+        let param = &mut self.params.borrow_mut()[id.0];
+        adamw::catch_up(param);
         param.moments.clone().unwrap_or_else(|| (vec![0.0; param.data.len()], vec![0.0; param.data.len()]))
     }
 
     fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]) {
-        self.params.borrow_mut()[id.0].moments = Some((m.to_vec(), v.to_vec()));
+        let param = &mut self.params.borrow_mut()[id.0];
+        assert!(m.len() == param.data.len() && v.len() == param.data.len(), "moments fill the parameter's shape");
+        adamw::catch_up(param);
+        param.moments = Some((m.to_vec(), v.to_vec()));
     }
 
     fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Tensor {
@@ -279,15 +302,39 @@ impl Backend for Fused {
         pool::pool(self, h, patches, pooling)
     }
 
-    fn encoder_cross(&self, q: &Tensor, h: &Tensor, patches: &Patches, k: usize, params: &CrossParams, config: &CrossConfig) -> Tensor {
+    fn encoder_cross(
+        &self,
+        q: &Tensor,
+        h: &Tensor,
+        patches: &Patches,
+        k: usize,
+        params: &CrossParams,
+        config: &CrossConfig,
+    ) -> Tensor {
         cross::encoder(self, q, h, patches, k, params, config)
     }
 
-    fn decoder_cross(&self, x: &Tensor, kv: &Tensor, reads: &[u32], k: usize, params: &CrossParams, config: &CrossConfig) -> Tensor {
+    fn decoder_cross(
+        &self,
+        x: &Tensor,
+        kv: &Tensor,
+        reads: &[u32],
+        k: usize,
+        params: &CrossParams,
+        config: &CrossConfig,
+    ) -> Tensor {
         cross::decoder(self, x, kv, reads, k, params, config)
     }
 
-    fn head_loss(&self, x: &Tensor, norm: ParamId, head: ParamId, eps: f64, targets: &[Option<u16>], scale: f64) -> HeadLoss {
+    fn head_loss(
+        &self,
+        x: &Tensor,
+        norm: ParamId,
+        head: ParamId,
+        eps: f64,
+        targets: &[Option<u16>],
+        scale: f64,
+    ) -> HeadLoss {
         head::loss(self, x, norm, head, eps, targets, scale)
     }
 

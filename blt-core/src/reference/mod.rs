@@ -66,6 +66,8 @@ pub struct Reference<E: Element, D: Device<E>> {
     params: RefCell<Vec<Param<E, D>>>,
     nodes: RefCell<Vec<Node<E, D>>>,
     recording: Cell<bool>,
+    /// Recording goes on when the pause ends.
+    paused: Cell<bool>,
     /// Counts the tapes, so that a value of a tape that is gone is a constant.
     tape_number: Cell<u64>,
     /// By theta's bits and head_dim.
@@ -189,6 +191,7 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
             params: Default::default(),
             nodes: Default::default(),
             recording: Cell::new(false),
+            paused: Cell::new(false),
             tape_number: Cell::new(0),
             rotations: Default::default(),
         }
@@ -218,6 +221,9 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
 
     /// [`Backend::to_host`] without rounding to f32.
     pub fn to_host_elements(&self, x: &Tensor) -> Vec<E> {
+        if x.rows * x.cols == 0 {
+            return Vec::new();
+        }
         host(&self.value_of(x).data)
     }
 
@@ -250,13 +256,11 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         Op { backend: self, tape, recorded, inputs: Vec::new(), params: Vec::new() }
     }
 
-    fn zeros(&self, rows: usize, cols: usize) -> Tensor {
-        self.constant(rows, cols, vec![0.0; rows * cols])
-    }
-
-    fn constant_elements(&self, rows: usize, cols: usize, data: Vec<E>) -> Tensor {
-        assert_eq!(data.len(), rows * cols, "a constant of shape [{rows}, {cols}]");
-        tensor(Value { data: self.device.tensor_from_vec(data, (rows, cols)), node: None })
+    /// A matrix without elements. Devices do not allocate nothing, so its data is one number that no operation reads.
+    fn empty(&self, rows: usize, cols: usize) -> Tensor {
+        assert_eq!(rows * cols, 0, "[{rows}, {cols}] has elements");
+        let data = self.device.zeros_like(&(1usize, 1usize));
+        Tensor { rows, cols, inner: Rc::new(Value::<E, D> { data, node: None }) }
     }
 
     /// RoPE for positions that restart at each span.
@@ -347,10 +351,19 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
             self.drop_tape();
         }
         self.recording.set(on);
+        self.paused.set(false);
     }
 
     fn recording(&self) -> bool {
         self.recording.get()
+    }
+
+    fn pause(&self, on: bool) {
+        if on && self.recording.replace(false) {
+            self.paused.set(true);
+        } else if !on && self.paused.replace(false) {
+            self.recording.set(true);
+        }
     }
 
     fn backward(&self, loss: &Tensor) {
@@ -428,7 +441,11 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
     }
 
     fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Tensor {
-        self.constant_elements(rows, cols, from_f32(&data))
+        assert_eq!(data.len(), rows * cols, "a constant of shape [{rows}, {cols}]");
+        if data.is_empty() {
+            return self.empty(rows, cols);
+        }
+        tensor(Value { data: self.device.tensor_from_vec(from_f32::<E>(&data), (rows, cols)), node: None })
     }
 
     fn to_host(&self, x: &Tensor) -> Vec<f32> {
@@ -437,6 +454,9 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
 
     fn reshape(&self, x: &Tensor, rows: usize, cols: usize) -> Tensor {
         assert_eq!(x.rows * x.cols, rows * cols, "[{}, {}] as [{rows}, {cols}]", x.rows, x.cols);
+        if rows * cols == 0 {
+            return self.empty(rows, cols);
+        }
         let mut op = self.op_of(&[x]);
         let out = op.input(x).reshape_like(&(rows, cols));
         op.finish(out)
@@ -446,7 +466,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
         let n = ids.len();
         let dim = self.param_shape(tokens)[1];
         if n == 0 {
-            return self.zeros(0, dim);
+            return self.empty(0, dim);
         }
         let mut op = self.op();
         let mut out = op.param_rows(tokens, ids.iter().map(|&id| id as usize).collect());
@@ -466,7 +486,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
         let n = x.rows;
         assert_eq!(offsets.last().copied().unwrap_or(0), n, "offsets end at the rows of x");
         if n == 0 {
-            return self.zeros(0, x.cols);
+            return self.empty(0, x.cols);
         }
         let mut op = self.op();
         let x = op.input(x);
@@ -493,7 +513,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
 
     fn linear(&self, x: &Tensor, weight: ParamId) -> Tensor {
         if x.rows == 0 {
-            return self.zeros(0, self.param_shape(weight)[0]);
+            return self.empty(0, self.param_shape(weight)[0]);
         }
         let mut op = self.op();
         let out = linear(op.input(x), op.param(weight));
@@ -503,7 +523,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
     fn pool(&self, h: &Tensor, patches: &Patches, pooling: Pooling) -> Tensor {
         assert_eq!(patches.n_ids, h.rows, "patches of these rows");
         if patches.n_patches() == 0 {
-            return self.zeros(0, h.cols);
+            return self.empty(0, h.cols);
         }
         let mut op = self.op_of(&[h]);
         let dim = h.cols;
@@ -538,7 +558,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
             "k queries a patch, patches of h's rows"
         );
         if q.rows == 0 {
-            return self.zeros(0, q.cols);
+            return self.empty(0, q.cols);
         }
         let offsets = patches.offsets();
         let pairs = offsets.windows(2).enumerate().map(|(p, o)| Pair { queries: p * k..(p + 1) * k, keys: o[0]..o[1] });
@@ -556,7 +576,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
     ) -> Tensor {
         assert_eq!(x.rows, reads.len(), "one patch to read for each row");
         if x.rows == 0 {
-            return self.zeros(0, x.cols);
+            return self.empty(0, x.cols);
         }
         let pairs = reads.iter().enumerate().map(|(i, &p)| {
             let p = p as usize;
@@ -579,7 +599,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
             targets.iter().enumerate().filter_map(|(i, t)| t.map(|t| (i, t as usize))).unzip();
         let mut nats = vec![0.0; targets.len()];
         if rows.is_empty() {
-            return HeadLoss { loss: self.zeros(1, 1), nats };
+            return HeadLoss { loss: self.constant(1, 1, vec![0.0]), nats };
         }
         let mut op = self.op();
         let x = gather(op.input(x), index(&self.device, rows.clone()));
@@ -623,6 +643,9 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
         assert_eq!((a.rows, a.cols), (b.rows, b.cols), "a sum of one shape");
+        if a.rows * a.cols == 0 {
+            return self.empty(a.rows, a.cols);
+        }
         let mut op = self.op_of(&[a, b]);
         let same = id_of(&self.value_of(a).data) == id_of(&self.value_of(b).data);
         let (a, b) = (op.input(a), op.input(b));

@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 type BackwardOp<E, D> = Box<dyn FnOnce(&mut Gradients<E, D>) -> Result<(), <D as HasErr>::Err>>;
+type BackwardOps<E, D> = Rc<RefCell<Vec<BackwardOp<E, D>>>>;
 
 /// Backward operations in the order of execution, shared by all values computed on it; or, by default, nothing: then
 /// operations are not recorded and intermediates are freed as they are consumed.
-pub struct SharedTape<E, D: Storage<E>>(Option<Rc<RefCell<Vec<BackwardOp<E, D>>>>>);
+pub struct SharedTape<E, D: Storage<E>>(Option<BackwardOps<E, D>>);
 
 impl<E, D: Storage<E>> SharedTape<E, D> {
     pub fn recording() -> Self {

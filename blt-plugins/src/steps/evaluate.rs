@@ -1,9 +1,8 @@
-use crate::data::{Document, Order, Packer, Part, Request, Row};
-use crate::loaded::{Feed, Loaded, fingerprints};
+use crate::data::{BatchReader, Counts, Packer, Part, Request};
+use crate::loaded::{Feed, Loaded, boundary_lookahead, fingerprints, first_wire, nodes_behind_borders};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, OFFSET};
-use blt_core::flops;
 use blt_core::patches::PatchStats;
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
@@ -98,8 +97,8 @@ impl Sums {
 }
 
 /// A document while its spans are being measured.
+#[derive(Default)]
 struct Open {
-    row: u64,
     group: Option<String>,
     bytes: u64,
     nats: f64,
@@ -132,6 +131,7 @@ struct Measuring<'a> {
     samples: BTreeMap<Option<String>, Sample>,
     documents: JsonLines,
     ids: u64,
+    spans: u64,
 }
 
 impl Step for Evaluate {
@@ -147,11 +147,11 @@ impl Step for Evaluate {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        if !plan.wire_is::<Loss>(&self.goal) {
+        if !plan.goal(&self.goal)?.is::<Loss>() {
             return Err(NodeError::param("goal", format!("`{}` is not a Loss, and bits per byte are one", self.goal)));
         }
         for metric in &self.metrics {
-            if !plan.wire_is::<Metric>(metric) {
+            if !plan.goal(metric)?.is::<Metric>() {
                 return Err(NodeError::param("metrics", format!("`{metric}` is not a Metric")));
             }
         }
@@ -162,7 +162,8 @@ impl Step for Evaluate {
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
-        fingerprints(cx, &self.goals())
+        let goals = self.goals();
+        fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
@@ -173,19 +174,16 @@ impl Step for Evaluate {
         let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
         loaded.live.world().observe(profile.clone());
         let request = Request {
-            part: self.split.part(),
-            exclude_calibration: false,
-            order: Order::Sequential,
-            epochs: Some(1),
             scalars: self.by.iter().cloned().collect(),
-            lists: loaded.source.lists(),
+            lists: loaded.lists(),
+            ..Request::part(self.split.part())
         };
-        let mut reader = loaded.source.source.open(&request)?;
-        let mut packer = Packer::new(loaded.source.span_bytes, self.batch_bytes);
-        let documents = JsonLines::open(&cx.dir().join("documents.jsonl"), 0)?;
+        let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
+        let mut reader = BatchReader::new(loaded.source.source.clone(), request, packer)?.read_ahead(2);
+        let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
-            patches_wire: loaded.first_wire::<Patches>(cx.plan(), &refs),
-            entropies_wire: loaded.first_wire::<Entropies>(cx.plan(), &refs),
+            patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
+            entropies_wire: first_wire::<Entropies>(cx.plan(), &refs)?,
             step: self,
             loaded,
             profile,
@@ -197,29 +195,21 @@ impl Step for Evaluate {
             samples: BTreeMap::new(),
             documents,
             ids: 0,
+            spans: 0,
         };
         cx.progress().start(&format!("evaluate {}", self.goal), None);
         let started = Instant::now();
-        let mut read = 0;
-        while self.limit.is_none_or(|limit| read < limit) {
-            let Some(row) = reader.next()? else { break };
-            if let Row::Document(document) = row {
-                read += 1;
-                measuring.admit(&document);
-                packer.push(&document)?;
+        while self.limit.is_none_or(|limit| measuring.total.documents < limit) {
+            let Some(batch) = reader.next_batch()? else { break };
+            if cx.interrupted() {
+                return Err(StepError::Interrupted);
             }
-            while let Some(batch) = packer.full() {
-                if cx.interrupted() {
-                    return Err(StepError::Interrupted);
-                }
-                measuring.measure(batch)?;
-                let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
-                let bpb = measuring.total.bpb().unwrap_or(f64::NAN);
-                cx.progress().update(measuring.ids, &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))]);
-            }
-        }
-        while let Some(batch) = packer.rest() {
-            measuring.measure(batch)?;
+            let groups = reader.scalars().iter().map(|of_span| self.by.as_ref().and_then(|by| of_span.get(by).cloned().flatten()));
+            let groups: Vec<Option<String>> = groups.collect();
+            measuring.measure(batch, &groups)?;
+            let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
+            let bpb = measuring.total.bpb().unwrap_or(f64::NAN);
+            cx.progress().update(measuring.ids, &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))]);
         }
         let counts = reader.counts();
         if measuring.total.bytes == 0 {
@@ -236,35 +226,29 @@ impl Step for Evaluate {
 }
 
 impl Measuring<'_> {
-    fn admit(&mut self, document: &Document) {
-        let group = self.step.by.as_ref().and_then(|by| document.scalars.get(by).cloned().flatten());
-        let bytes = document.bytes.len() as u64;
-        self.open.insert(document.row, Open { row: document.row, group, bytes, nats: 0.0, patches: 0 });
-    }
-
-    fn measure(&mut self, batch: Batch) -> Result<(), StepError> {
+    fn measure(&mut self, batch: Batch, groups: &[Option<String>]) -> Result<(), StepError> {
         let batch = Rc::new(batch);
         self.ids += batch.len() as u64;
+        self.spans += batch.n_spans() as u64;
         self.loaded.live.world().insert(Feed(batch.clone()));
         let mut goals: Vec<&str> = vec![&self.step.goal];
         goals.extend(self.step.metrics.iter().map(String::as_str));
         goals.extend(self.patches_wire.as_deref());
         goals.extend(self.entropies_wire.as_deref());
-        let values = self.loaded.live.run(&goals)?;
-        let mut values = values.into_iter();
-        let mut next = || values.next().expect("a value for each goal");
-        let loss = next().take::<Loss>().expect("checked");
-        for _ in &self.step.metrics {
-            self.metrics.merge(&next().take::<Metric>().expect("checked"));
+        let mut values = self.loaded.live.run(&goals)?;
+        let loss = values.take::<Loss>(&self.step.goal)?;
+        for metric in &self.step.metrics {
+            self.metrics.merge(&values.take::<Metric>(metric)?);
         }
-        let patches = self.patches_wire.as_ref().map(|_| next().take::<Patches>().expect("checked"));
-        let entropies = self.entropies_wire.as_ref().map(|_| next().take::<Entropies>().expect("checked"));
+        let patches = self.patches_wire.as_ref().map(|wire| values.take::<Patches>(wire)).transpose()?;
+        let entropies = self.entropies_wire.as_ref().map(|wire| values.take::<Entropies>(wire)).transpose()?;
         if let Some(patches) = &patches {
             self.patch_stats.add(&batch, patches);
         }
         for (s, span) in batch.spans.iter().enumerate() {
-            let open = self.open.get_mut(&span.row).expect("a span's document was admitted");
+            let open = self.open.entry(span.row).or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
             open.nats += loss.span_nats(s);
+            open.bytes += (span.range.len() - span.context) as u64;
             if let Some(patches) = &patches {
                 open.patches += patches.n_counted(&batch, s) as u64;
             }
@@ -274,16 +258,16 @@ impl Measuring<'_> {
                 self.samples.insert(group.clone(), Sample { group, ..sample });
             }
             if span.last {
-                let done = self.open.remove(&span.row).expect("still open");
+                let done = self.open.remove(&span.row).unwrap_or_default();
                 if !done.nats.is_finite() {
-                    return Err(StepError::other(format!("the loss of the document in row {} is not finite", done.row)));
+                    return Err(StepError::other(format!("the loss of the document in row {} is not finite", span.row)));
                 }
                 self.total.add(done.nats, done.bytes);
                 if let Some(group) = &done.group {
                     self.groups.entry(group.clone()).or_default().add(done.nats, done.bytes);
                 }
-                self.documents.write(&json!({
-                    "row": done.row, "group": done.group, "bytes": done.bytes, "nats": done.nats, "patches": done.patches,
+                self.documents.push(&json!({
+                    "row": span.row, "group": done.group, "bytes": done.bytes, "nats": done.nats, "patches": done.patches,
                 }))?;
             }
         }
@@ -314,7 +298,7 @@ impl Measuring<'_> {
         Sample { group: None, row: batch.spans[s].row, bytes: bytes[..len].to_vec(), starts, entropies }
     }
 
-    fn finish(mut self, cx: &StepCx, counts: &crate::data::Counts, seconds: f64) -> Result<(), StepError> {
+    fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
         let dir = cx.dir();
         self.documents.sync()?;
         let bytes = self.total.bytes as f64;
@@ -324,14 +308,13 @@ impl Measuring<'_> {
         let flops_by_node: BTreeMap<String, f64> =
             self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.
-        let model_nodes = self.loaded.nodes_behind_borders(plan, &self.step.goal);
-        let entropy_flops: f64 =
-            flops_by_node.iter().filter(|(node, _)| model_nodes.contains(*node)).map(|(_, f)| f).sum();
+        let behind = nodes_behind_borders(plan, &refs)?;
+        let entropy_flops: f64 = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| f).sum();
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
-        for (node, p, _) in &self.loaded.params {
-            *parameters_by_node.entry(node.clone()).or_default() += p.n_elements();
+        for p in &self.loaded.params {
+            *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
         }
-        let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.count());
+        let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
         let result = json!({
             "kind": "evaluate",
             "goal": self.step.goal,
@@ -346,25 +329,25 @@ impl Measuring<'_> {
             "empty": counts.empty,
             "patches": patches,
             "bytes_per_patch": patches.map(|p| bytes / p as f64),
-            "patch_lengths": self.patches_wire.as_ref().map(|_| self.patch_stats.histogram()),
+            "patch_lengths": self.patches_wire.as_ref().map(|_| &self.patch_stats.histogram),
             "flops_per_byte": flops_by_node.values().sum::<f64>(),
             "entropy_flops_per_byte": entropy_flops,
             "flops_by_node": flops_by_node,
-            "closed_form_flops_per_byte": crate::closed_form::per_byte(plan, &refs, patches.map(|p| bytes / p as f64)),
+            "closed_form_flops_per_byte": crate::closed_form::per_byte(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
             "parameters": self.loaded.n_parameters(),
             "parameters_by_node": parameters_by_node,
-            "boundary_lookahead": self.loaded.boundary_lookahead(plan, &refs),
+            "boundary_lookahead": boundary_lookahead(plan, &refs)?,
             "metrics": self.metrics.sums.iter().map(|(name, (sum, count))| (name.clone(), sum / count)).collect::<BTreeMap<_, _>>(),
             "prepared": self.loaded.prepared_summary(),
         });
-        write_atomic(&dir.join("result.json"), serde_json::to_string_pretty(&result)?.as_bytes())?;
+        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
         let samples: Vec<&Sample> = self.samples.values().collect();
-        write_atomic(&dir.join("samples.json"), serde_json::to_string(&samples)?.as_bytes())?;
+        write_atomic(dir.join("samples.json"), serde_json::to_string(&samples)?)?;
         let timing = json!({
             "evaluate_bytes_per_second": bytes / seconds,
             "seconds_by_node": self.profile.seconds(),
         });
-        write_atomic(&dir.join("timing.json"), timing.to_string().as_bytes())?;
+        write_atomic(dir.join("timing.json"), timing.to_string())?;
         let bpb = self.total.bpb().unwrap_or(f64::NAN);
         cx.progress().finish(&format!("{bpb:.4} bits per byte over {} bytes in {} documents", self.total.bytes, self.total.documents));
         Ok(())

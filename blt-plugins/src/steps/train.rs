@@ -1,4 +1,4 @@
-use crate::data::{BatchReader, Order, Part, Request};
+use crate::data::{BatchReader, BatchState, Packer, Request};
 use crate::loaded::{CHECKPOINT_DIR, Feed, Loaded, fingerprints};
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
@@ -100,14 +100,14 @@ fn clip() -> Option<f64> {
 struct Progress {
     step: u64,
     /// Where the reader stands.
-    data: serde_json::Value,
+    data: BatchState,
     /// Bytes trained on.
     bytes: u64,
     /// Sums since the last line of metrics.
     window: Window,
-    /// Lengths of metrics.jsonl and timings.jsonl that belong to this state.
-    metrics_len: u64,
-    timings_len: u64,
+    /// Lines of metrics.jsonl and timings.jsonl that belong to this state.
+    metrics_lines: u64,
+    timings_lines: u64,
 }
 
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ impl Step for Train {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        if !plan.wire_is::<Loss>(&self.goal) {
+        if !plan.goal(&self.goal)?.is::<Loss>() {
             return Err(NodeError::param("goal", format!("`{}` is not a Loss, and training minimises one", self.goal)));
         }
         for (name, value) in [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)] {
@@ -174,7 +174,7 @@ impl Step for Train {
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
-        let mut on = fingerprints(cx, &self.goals())?;
+        let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
             let path = cx.base_dir().join(from).join(blt_core::checkpoint::MODEL_FILE);
             let bytes = std::fs::read(&path)
@@ -207,23 +207,22 @@ impl Step for Train {
         };
 
         let request = Request {
-            part: Part::Train,
             exclude_calibration: true,
-            order: Order::Shuffled { seed: cx.seed(), buffer: loaded.source.shuffle_buffer },
-            epochs: None,
-            scalars: Vec::new(),
-            lists: loaded.source.lists(),
+            lists: loaded.lists(),
+            ..Request::training(cx.seed(), loaded.source.shuffle_buffer)
         };
-        let mut reader = match &state {
-            None => BatchReader::open(&*loaded.source.source, &request, loaded.source.span_bytes, self.batch_bytes)?,
-            Some(s) => {
-                let at = serde_json::from_value(s.data.clone())?;
-                BatchReader::resume(&*loaded.source.source, &request, loaded.source.span_bytes, self.batch_bytes, &at)?
-            }
+        let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
+        let source = loaded.source.source.clone();
+        let reader = match &state {
+            None => BatchReader::new(source, request, packer)?,
+            Some(s) => BatchReader::restore(source, request, packer, &s.data)?,
         };
-        let mut metrics = JsonLines::open(&dir.join("metrics.jsonl"), state.as_ref().map_or(0, |s| s.metrics_len))?;
-        let mut timings = JsonLines::open(&dir.join("timings.jsonl"), state.as_ref().map_or(0, |s| s.timings_len))?;
-        let (mut step, mut bytes, mut window) = state.as_ref().map_or((0, 0, Window::default()), |s| (s.step, s.bytes, s.window));
+        let mut reader = reader.read_ahead(2 * self.accumulate);
+        let (mut metrics_lines, mut timings_lines) = state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
+        let mut metrics = JsonLines::open(dir.join("metrics.jsonl"), metrics_lines)?;
+        let mut timings = JsonLines::open(dir.join("timings.jsonl"), timings_lines)?;
+        let (mut step, mut bytes, mut window) =
+            state.as_ref().map_or((0, 0, Window::default()), |s| (s.step, s.bytes, s.window));
 
         let optimiser = self.optimiser();
         let ids: Vec<ParamId> = loaded.ids();
@@ -265,26 +264,24 @@ impl Step for Train {
             if step % self.log_every == 0 || step == self.steps {
                 let bpb = window.nats / std::f64::consts::LN_2 / window.bytes.max(1) as f64;
                 let lr = optimiser.lr_at(step);
-                metrics.write(&json!({
+                metrics.push(&json!({
                     "run_step": cx.index(), "goal": self.goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
                 }))?;
                 let rate = (bytes - clock_bytes) as f64 / clock.elapsed().as_secs_f64();
-                timings.write(&json!({
+                timings.push(&json!({
                     "run_step": cx.index(), "goal": self.goal, "step": step, "seconds": clock.elapsed().as_secs_f64(), "bytes_per_second": rate,
                 }))?;
+                metrics_lines += 1;
+                timings_lines += 1;
                 (clock, clock_bytes, window) = (Instant::now(), bytes, Window::default());
                 cx.progress().update(step, &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))]);
             }
             let stop = cx.interrupted();
             if step < self.steps && (step % self.checkpoint_every == 0 || stop) {
-                let progress = Progress {
-                    step,
-                    data: serde_json::to_value(reader.state())?,
-                    bytes,
-                    window,
-                    metrics_len: metrics.sync()?,
-                    timings_len: timings.sync()?,
-                };
+                metrics.sync()?;
+                timings.sync()?;
+                let progress =
+                    Progress { step, data: reader.state().clone(), bytes, window, metrics_lines, timings_lines };
                 let path = dir.join(RESUME_DIR).join(format!("{step:08}"));
                 loaded.save(&path, t0 + step, Some(serde_json::to_value(progress)?))?;
                 drop_older(&dir, step)?;
@@ -301,9 +298,9 @@ impl Step for Train {
             "kind": "train", "goal": self.goal, "steps": step, "bytes": bytes, "parameters": loaded.n_parameters(),
             "prepared": loaded.prepared_summary(),
         });
-        write_atomic(&dir.join("result.json"), serde_json::to_string_pretty(&result)?.as_bytes())?;
+        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
         let timing = json!({ "train_bytes_per_second": (bytes - first_bytes) as f64 / seconds });
-        write_atomic(&dir.join("timing.json"), timing.to_string().as_bytes())?;
+        write_atomic(dir.join("timing.json"), timing.to_string())?;
         let resume = dir.join(RESUME_DIR);
         if resume.exists() {
             std::fs::remove_dir_all(resume)?;

@@ -1,0 +1,162 @@
+//! Runtime multiversioning, and the vectorisable functions that several operations share.
+
+/// The widest instruction set that the kernels may use on this machine.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Scalar,
+    Avx2,
+    Avx512,
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn level() -> Level {
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+    {
+        Level::Avx512
+    } else if is_x86_feature_detected!("avx2") {
+        Level::Avx2
+    } else {
+        Level::Scalar
+    }
+}
+
+/// Compiles a function's body for AVX-512, for AVX2 and for the build's own target, and calls the widest that the
+/// machine has. The bodies are plain loops without fused multiply-add, so all versions yield the same bits.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                match $crate::fused::loops::level() {
+                    // SAFETY: the machine has these instructions.
+                    $crate::fused::loops::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: the machine has these instructions.
+                    $crate::fused::loops::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::fused::loops::Level::Scalar => {}
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(super) use multiversion;
+
+/// `e^x`, at most 2 units in the last place off; exactly 1 at 0, 0 below -87.3 (where results would be subnormal), infinity
+/// above 88.4 (a hair early). Inlines into loops and vectorises.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to the nearest integer, in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < -88.0 { -88.0 } else { x };
+    let clamped = if clamped > 89.0 { 89.0 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first exact in products with small integers.
+    let r = clamped - n * 0.693_359_4;
+    let r = r - n * -2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let e = p * (r * r) + r + 1.0;
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let scale = f32::from_bits((exponent.wrapping_add(127).clamp(1, 254) as u32) << 23);
+    let y = e * scale;
+    let y = if x < -87.3 { 0.0 } else { y };
+    if x > 88.37 { f32::INFINITY } else { y }
+}
+
+/// Largest element; negative infinity of nothing. A NaN may be passed over: it reaches the result by other ways.
+#[inline(always)]
+pub(super) fn max(x: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(m, &x)| *m = if x > *m { x } else { *m });
+    }
+    lanes.iter_mut().zip(rest).for_each(|(m, &x)| *m = if x > *m { x } else { *m });
+    lanes.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+/// Inner product, in an order that depends on the length alone.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0f32; LANES];
+    let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (ra, rb) = (ca.remainder(), cb.remainder());
+    for (a, b) in ca.zip(cb) {
+        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a * b);
+    }
+    lanes.iter_mut().zip(ra.iter().zip(rb)).for_each(|(s, (a, b))| *s += a * b);
+    sum_lanes(lanes)
+}
+
+/// The sum of 16 lanes, as a tree.
+#[inline(always)]
+pub(super) fn sum_lanes(mut lanes: [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// `y += a * x`
+#[inline(always)]
+pub(super) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for i in -880_000..883_000i32 {
+            let x = i as f32 * 1e-4;
+            let (got, want) = (exp(x), (x as f64).exp());
+            let unit = 2f64.powi(want.log2().floor() as i32 - 23);
+            assert!(x < -87.3 && got == 0.0 || (got as f64 - want).abs() <= 2.0 * unit, "exp({x}) = {got}, not {want}");
+        }
+        assert_eq!((exp(0.0), exp(-0.0)), (1.0, 1.0));
+        assert_eq!(
+            (exp(f32::NEG_INFINITY), exp(-1e30), exp(f32::INFINITY), exp(90.0)),
+            (0.0, 0.0, f32::INFINITY, f32::INFINITY)
+        );
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn reductions_take_every_element() {
+        for len in 0..70 {
+            let x: Vec<f32> = (0..len).map(|i| (i * 7 % 13) as f32 - 20.0).collect();
+            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(dot(&x, &x), x.iter().map(|x| x * x).sum::<f32>());
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What this crate reads from a parameter struct's JSON Schema: names, docs, defaults, and which keys it knows.
+
+use serde_json::{Map, Value};
+
+/// One parameter of a node or step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Param {
+    /// Its key in YAML.
+    pub name: String,
+    /// Its type in words: `integer >= 0`, `list of integer`, `"global" or "relative"`.
+    pub kind: String,
+    /// Its doc comment.
+    pub doc: String,
+    /// Whether it must be given.
+    pub required: bool,
+    /// What it is if it is not given.
+    pub default: Option<Value>,
+}
+
+/// The doc comment of the struct.
+pub(crate) fn doc(schema: &Value) -> String {
+    schema.get("description").and_then(Value::as_str).unwrap_or_default().to_string()
+}
+
+/// The parameters, in the order of the struct's fields.
+pub(crate) fn params(root: &Value) -> Vec<Param> {
+    let required: Vec<&str> =
+        root.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some(properties) = root.get("properties").and_then(Value::as_object) else { return Vec::new() };
+    properties
+        .iter()
+        .map(|(name, schema)| Param {
+            name: name.clone(),
+            kind: kind(root, schema, 0),
+            doc: doc(schema),
+            required: required.contains(&name.as_str()),
+            default: schema.get("default").cloned(),
+        })
+        .collect()
+}
+
+fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    schema
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|target| root.pointer(target.strip_prefix('#')?))
+        .unwrap_or(schema)
+}
+
+fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
+    let schema = resolve(root, schema);
+    for key in ["anyOf", "oneOf", "allOf"] {
+        if let Some(list) = schema.get(key).and_then(Value::as_array) {
+            return list.iter().flat_map(|one| alternatives(root, one)).collect();
+        }
+    }
+    vec![schema]
+}
+
+fn kind(root: &Value, schema: &Value, depth: usize) -> String {
+    // Types may contain themselves; help need not.
+    if depth > 4 {
+        return "...".to_string();
+    }
+    let kinds: Vec<String> =
+        alternatives(root, schema).into_iter().flat_map(|one| plain_kinds(root, one, depth)).collect();
+    let mut distinct: Vec<String> = Vec::new();
+    for kind in kinds {
+        if kind != "null" && !distinct.contains(&kind) {
+            distinct.push(kind);
+        }
+    }
+    if distinct.is_empty() { "any value".to_string() } else { distinct.join(" or ") }
+}
+
+fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
+    if let Some(value) = schema.get("const") {
+        return vec![value.to_string()];
+    }
+    if let Some(values) = schema.get("enum").and_then(Value::as_array) {
+        return values.iter().map(Value::to_string).collect();
+    }
+    let types: Vec<&str> = match schema.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        _ => return Vec::new(),
+    };
+    types
+        .into_iter()
+        .map(|name| match name {
+            "array" => match (schema.get("items"), schema.get("prefixItems").and_then(Value::as_array)) {
+                (_, Some(items)) => {
+                    let items: Vec<String> = items.iter().map(|item| kind(root, item, depth + 1)).collect();
+                    format!("[{}]", items.join(", "))
+                }
+                (Some(items), None) => format!("list of {}", kind(root, items, depth + 1)),
+                (None, None) => "list".to_string(),
+            },
+            "object" => match schema.get("properties").and_then(Value::as_object) {
+                Some(properties) => {
+                    let fields: Vec<String> = properties
+                        .iter()
+                        .map(|(name, field)| format!("{name}: {}", kind(root, field, depth + 1)))
+                        .collect();
+                    format!("{{{}}}", fields.join(", "))
+                }
+                None => match schema.get("additionalProperties") {
+                    Some(values @ Value::Object(_)) => format!("map to {}", kind(root, values, depth + 1)),
+                    _ => "map".to_string(),
+                },
+            },
+            "integer" => match schema.get("minimum").and_then(Value::as_i64) {
+                Some(minimum) => format!("integer >= {minimum}"),
+                None => "integer".to_string(),
+            },
+            other => other.to_string(),
+        })
+        .collect()
+}
+
+/// The properties that an object value may have; `None` if any key is allowed.
+fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Value)>> {
+    let mut properties = Vec::new();
+    let mut closed = false;
+    for one in alternatives(root, schema) {
+        match one.get("additionalProperties") {
+            None | Some(Value::Bool(false)) => {}
+            Some(_) => return None,
+        }
+        if let Some(Value::Object(own)) = one.get("properties") {
+            closed = true;
+            properties.extend(own.iter().map(|(name, schema)| (name.as_str(), schema)));
+        } else if one.get("type").is_none() && one.get("const").is_none() && one.get("enum").is_none() {
+            // An unconstrained schema takes everything.
+            return None;
+        } else if one
+            .get("type")
+            .is_some_and(|t| t == "object" || t.as_array().is_some_and(|t| t.contains(&"object".into())))
+        {
+            // A struct without fields.
+            closed = true;
+        }
+    }
+    closed.then_some(properties)
+}
+
+/// Keys in `value`, at any depth, that the schema does not know: the path to each, and its siblings' valid names.
+/// serde ignores such keys, so that a misspelt parameter would silently keep its default.
+pub(crate) fn unknown_keys(root: &Value, value: &Map<String, Value>) -> Vec<(Vec<String>, Vec<String>)> {
+    let mut found = Vec::new();
+    walk(root, root, &Value::Object(value.clone()), &mut Vec::new(), &mut found);
+    found
+}
+
+fn walk(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    path: &mut Vec<String>,
+    found: &mut Vec<(Vec<String>, Vec<String>)>,
+) {
+    match value {
+        Value::Object(map) => {
+            let known = known(root, schema);
+            for (key, child) in map {
+                path.push(key.clone());
+                match &known {
+                    None => {
+                        for one in alternatives(root, schema) {
+                            if let Some(values @ Value::Object(_)) = one.get("additionalProperties") {
+                                walk(root, values, child, path, found);
+                            }
+                        }
+                    }
+                    Some(known) => match known.iter().find(|(name, _)| name == key) {
+                        Some((_, schema)) => walk(root, schema, child, path, found),
+                        None => found.push((path.clone(), known.iter().map(|(name, _)| name.to_string()).collect())),
+                    },
+                }
+                path.pop();
+            }
+        }
+        Value::Array(items) => {
+            let schemas = alternatives(root, schema);
+            let Some(item) = schemas.iter().find_map(|one| one.get("items")) else { return };
+            for (index, child) in items.iter().enumerate() {
+                path.push(index.to_string());
+                walk(root, item, child, path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
