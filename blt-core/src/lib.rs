@@ -17,3 +17,4 @@ pub mod params;
 pub mod patches;
 pub mod patching;
 pub mod reference;
+pub mod rope;

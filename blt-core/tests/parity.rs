@@ -3,7 +3,7 @@
 
 use blt_core::backend::Backend;
 use blt_core::bytes::{Batch, OFFSET, VOCAB};
-use blt_core::hf::{HfConfig, TensorSpec, Weights};
+use blt_core::hf::{HfConfig, TensorSpec, Weights, write_directory};
 use blt_core::model::{ByteEmbed, ByteLm, Latent, LocalDecoder, LocalEncoder, Session, next_byte_targets};
 use blt_core::params::{NamedParam, ParamMaker};
 use blt_core::patches::Patches;
@@ -79,6 +79,15 @@ impl Model {
         let config = HfConfig::read(dir).unwrap();
         let weights = Weights::open(dir).unwrap();
         weights.check(&config.parameters()).unwrap();
+        let model = Model::new(config, backend);
+        for p in &model.params {
+            model.cx.backend.write_param(p.id, &weights.get(&p.name, &p.stored_shape()).unwrap());
+        }
+        model
+    }
+
+    /// With parameters as initialised.
+    fn new(config: HfConfig, backend: Rc<dyn Backend>) -> Model {
         let mut maker = ParamMaker::new(&*backend, 0);
         let embed = ByteEmbed::new(&mut maker, config.encoder.block.dim, config.hash.clone());
         let encoder = LocalEncoder::new(&mut maker, &config.encoder);
@@ -86,9 +95,6 @@ impl Model {
         let decoder = LocalDecoder::new(&mut maker, &config.decoder);
         let byte_lm = config.patching.as_ref().map(|p| ByteLm::new(&mut maker, p.patcher.layers, &p.patcher.block));
         let params = maker.finish();
-        for p in &params {
-            backend.write_param(p.id, &weights.get(&p.name, &p.stored_shape()).unwrap());
-        }
         let described = config.parameters().into_iter().filter(|p| !p.shape.contains(&0));
         let registered = params.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.stored_shape() });
         assert!(registered.eq(described), "the model and the configuration differ in parameters");
@@ -296,7 +302,8 @@ fn paths() -> Vec<Rc<dyn Backend>> {
 
 fn directories(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut found: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()).collect();
+    let mut found: Vec<PathBuf> =
+        entries.map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()).collect();
     found.sort();
     assert!(!found.is_empty(), "{} holds no settings", folder.display());
     found
@@ -320,7 +327,7 @@ fn compare_all(dirs: &[PathBuf]) {
 }
 
 #[test]
-fn fixtures_agree_on_both_paths() {
+fn fixtures_agree_on_every_path() {
     let dirs = directories(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity"));
     assert_eq!(dirs.len(), 3);
     compare_all(&dirs);
@@ -330,7 +337,7 @@ fn fixtures_agree_on_both_paths() {
 /// `tests/peer/fixtures.py fuzz --out DIR` made.
 #[test]
 #[ignore = "needs BLT_FUZZ_DIR, a folder of random settings made by tests/peer/fixtures.py"]
-fn random_settings_agree_on_both_paths() {
+fn random_settings_agree_on_every_path() {
     let folder = std::env::var_os("BLT_FUZZ_DIR").expect("BLT_FUZZ_DIR names a folder of settings");
     let dirs = directories(Path::new(&folder));
     let mut covered: BTreeMap<String, usize> = BTreeMap::new();
@@ -345,4 +352,52 @@ fn random_settings_agree_on_both_paths() {
         println!("{name:44} {n}");
     }
     compare_all(&dirs);
+}
+
+/// `BLT_EXPORT_DIR=DIR cargo test ... --test parity -- --ignored exports`: writes models as this project initialises them
+/// under DIR, each with its logits beside it, for `tests/peer/check_export.py DIR/NAME DIR/NAME.safetensors`.
+#[test]
+#[ignore = "needs BLT_EXPORT_DIR; the check itself is tests/peer/check_export.py"]
+fn exports_for_the_library() {
+    let folder = PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity");
+    let texts = ["Bytes to patches.\n".repeat(30).into_bytes(), "한국어 🙂".into(), b"x".to_vec(), Vec::new()];
+    for fixture in ["k1_proj_gqa_win", "k2_base", "k4_all_fullattn"] {
+        for variant in ["whole", "outside", "untabled", "split"] {
+            let mut config = HfConfig::read(&fixtures.join(fixture)).unwrap();
+            match variant {
+                "outside" => config.patching = None,
+                "untabled" => config.hash = None,
+                "split" => config.patching.as_mut().unwrap().max_patch_length = Some(3),
+                _ => {}
+            }
+            // Median entropy of an untrained model, so that both sides of the threshold occur.
+            if let Some(p) = &mut config.patching {
+                p.threshold = 5.05;
+            }
+            let model = Model::new(config, Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu()));
+            let backend = &model.cx.backend;
+            let of = |name: &str| backend.read_param(model.params.iter().find(|p| p.name == name).unwrap().id);
+            let dir = folder.join(format!("{fixture}-{variant}"));
+            write_directory(&dir, &model.config, of).unwrap();
+            let mut numbers: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+            for (i, text) in texts.iter().enumerate() {
+                let batch = Batch::from_documents([text.as_slice()]);
+                let entropies = model.entropies(&batch);
+                let lengths = std::iter::once(1).chain((1..batch.len()).step_by(4).map(|at| 4.min(batch.len() - at)));
+                let mut lengths: Vec<f32> = lengths.map(|l| l as f32).collect();
+                lengths.push(1.0); // The unseen next byte starts a patch.
+                let patches = model.patches(&batch, entropies.as_deref(), &[lengths.clone()]);
+                let logits = model.head(&batch, &patches).logits(&model.cx);
+                let ids: Vec<f32> = batch.ids.iter().map(|&id| id as f32).collect();
+                numbers.push((format!("text{i}.input_ids"), vec![ids.len()], ids));
+                numbers.push((format!("text{i}.patch_lengths"), vec![lengths.len()], lengths));
+                numbers.push((format!("text{i}.logits"), vec![batch.len(), VOCAB], logits));
+            }
+            let path = folder.join(format!("{fixture}-{variant}.safetensors"));
+            blt_core::checkpoint::write_tensors(&path, &numbers).unwrap();
+            println!("{}", dir.display());
+        }
+    }
 }

@@ -60,6 +60,7 @@ const INERT: &[&str] = &[
     "_attn_implementation_autoset",
     "_commit_hash",
     "_name_or_path",
+    "architectures",
     "attn_implementation",
     "bos_token_id",
     // Splits the feed-forward layer over rows; BLT never does.

@@ -43,7 +43,9 @@ pub struct ByteLmShape {
 pub enum Unsupported {
     #[error("{0:?} pooling: the layout pools by maximum")]
     Pooling(Pooling),
-    #[error("`cross: all` over {layers} encoder layers refines patch states from layer to layer; the layout has `last` and `all_repool`")]
+    #[error(
+        "`cross: all` over {layers} encoder layers refines patch states from layer to layer; the layout has `last` and `all_repool`"
+    )]
     RefiningCross { layers: usize },
     #[error("local windows {encoder:?} (encoder) and {decoder:?} (decoder): the layout has one for both")]
     LocalWindows { encoder: Option<usize>, decoder: Option<usize> },
@@ -59,7 +61,9 @@ pub enum Unsupported {
     LocalWidths { encoder: usize, decoder: usize },
     #[error("{part}: heads of width {head_dim}: the layout divides the width {dim} by {heads} heads")]
     HeadDim { part: &'static str, head_dim: usize, dim: usize, heads: usize },
-    #[error("{part}: cross-attention {cross:?} differs from the self-attention's heads or eps: the layout has one set for both")]
+    #[error(
+        "{part}: cross-attention {cross:?} differs from the self-attention's heads or eps: the layout has one set for both"
+    )]
     Cross { part: &'static str, cross: Box<CrossConfig> },
     #[error("{functions} hash functions: the layout has {} multipliers", HASH_PRIMES.len())]
     HashFunctions { functions: usize },
@@ -118,7 +122,8 @@ impl HfConfig {
             }
         }
         for (part, b, c) in [("encoder", &e.block, &e.cross), ("decoder", &d.block, &d.cross)] {
-            let same = CrossConfig { dim: b.dim, heads: b.heads, kv_heads: b.kv_heads, head_dim: b.head_dim, eps: b.eps };
+            let same =
+                CrossConfig { dim: b.dim, heads: b.heads, kv_heads: b.kv_heads, head_dim: b.head_dim, eps: b.eps };
             if *c != same {
                 refused.push(Unsupported::Cross { part, cross: Box::new(c.clone()) });
             }

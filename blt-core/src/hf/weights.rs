@@ -76,8 +76,11 @@ impl Weights {
     fn open_sharded(dir: &Path, index: PathBuf, text: &[u8]) -> Result<Self, HfError> {
         let value: Value =
             serde_json::from_slice(text).map_err(|source| HfError::Json { path: index.clone(), source })?;
-        let wrong =
-            |key: &str, found: &Value| HfError::Index { index: index.clone(), key: key.into(), found: found.to_string() };
+        let wrong = |key: &str, found: &Value| HfError::Index {
+            index: index.clone(),
+            key: key.into(),
+            found: found.to_string(),
+        };
         let map = value["weight_map"].as_object().ok_or_else(|| wrong("weight_map", &value["weight_map"]))?;
         let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (key, file) in map {
