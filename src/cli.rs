@@ -195,7 +195,9 @@ fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
     match action {
         StoreAction::List => {
             for entry in store.list().map_err(plain)? {
-                println!("{entry}");
+                let state = if entry.partial { "interrupted" } else { "finished" };
+                let mib = entry.bytes as f64 / (1 << 20) as f64;
+                println!("{}  {:11}  {}  {:8.1} MiB  {} {}", entry.key, state, entry.created, mib, entry.step, entry.goals.join(", "));
             }
         }
         StoreAction::Clean { partial } => {
@@ -225,15 +227,10 @@ fn run(args: &Run) -> ExitCode {
             };
         }
     }
-    if !args.variants.is_empty() {
-        spec = match spec.only(&args.variants) {
-            Ok(spec) => spec,
-            Err(diagnostics) => return fail(&rendered(diagnostics)),
-        };
-    }
     let mut options = RunOptions::new(build_id());
     options.runs_dir = args.runs.clone();
     options.store_dir = args.store.clone();
+    options.variants = args.variants.clone();
     options.resume = match (args.resume, args.fresh) {
         (true, _) => Resume::Run,
         (_, true) => Resume::Fresh,
@@ -242,8 +239,8 @@ fn run(args: &Run) -> ExitCode {
     if let Some(threads) = args.threads {
         options.threads = threads.max(1);
     }
-    // Only the first pool counts; in a process that already has one (a test), results are the same.
-    let _ = blt_core::fused::set_threads(options.threads);
+    // Fails where the process already has a pool (in a test); results do not depend on it.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
 
     let interrupt = Arc::new(AtomicBool::new(false));
     let flag = interrupt.clone();

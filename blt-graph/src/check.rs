@@ -468,10 +468,10 @@ fn param_diagnostic(schema: &Value, places: &Places, path: &[&str], what: &str, 
     let full: Vec<&str> = path.iter().copied().chain(error.path.iter().map(String::as_str)).collect();
     let owner = if error.path.is_empty() { what.to_string() } else { format!("`{}` of {what}", error.path.join(".")) };
     let mut diagnostic = Diagnostic::error(format!("{owner}: {}", error.message)).at(places.value(&full));
-    if let [name] = error.path.as_slice() {
-        if let Some(param) = schema::params(schema).iter().find(|param| param.name == *name) {
-            diagnostic = diagnostic.note(format!("`{name}` is {}", param.kind));
-        }
+    if let [name] = error.path.as_slice()
+        && let Some(param) = schema::params(schema).iter().find(|param| param.name == *name)
+    {
+        diagnostic = diagnostic.note(format!("`{name}` is {}", param.kind));
     }
     if let Some(rest) = error.message.strip_prefix("unknown variant `") {
         let mut quoted = rest.split('`');
@@ -702,12 +702,14 @@ impl Checker<'_> {
                     );
                 }
             }
+            let mut complete = true;
             for (port, wire, path) in wires {
                 let place = places.value(&path);
                 match find_port(wire, nodes) {
                     Err(missing) => {
                         let name = wire.split('.').next().unwrap_or(wire);
                         if some_unknown && self.spec.graph.node(name).is_some() {
+                            complete = false;
                             continue;
                         }
                         let mut diagnostic = Diagnostic::error(missing.message).at(place).suggest(missing.suggestion);
@@ -761,7 +763,7 @@ impl Checker<'_> {
                     diagnostic.path = format!("graph.{}.in", nodes[index].name);
                 }
             }
-            nodes[index].wired = self.found.len() == before;
+            nodes[index].wired = complete && self.found.len() == before;
         }
     }
 
@@ -785,8 +787,7 @@ impl Checker<'_> {
         let mut trail = vec![start];
         let cycle = loop {
             let last = trail[trail.len() - 1];
-            let upstream = nodes[last].inputs.iter().flatten().map(|id| id.node).find(|node| !order.contains(node));
-            let Some(upstream) = upstream else { return None };
+            let upstream = nodes[last].inputs.iter().flatten().map(|id| id.node).find(|node| !order.contains(node))?;
             if let Some(at) = trail.iter().position(|node| *node == upstream) {
                 break trail[at..].to_vec();
             }

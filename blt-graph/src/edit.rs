@@ -78,14 +78,14 @@ impl PipelineSpec {
             Diagnostics::from(*diagnostic)
         })?;
         // `seed` and `seeds` are two spellings of one thing.
-        if let [only] = target.as_slice() {
-            if let Some(map) = document.as_object_mut() {
-                match only.as_str() {
-                    "seed" => map.shift_remove("seeds"),
-                    "seeds" => map.shift_remove("seed"),
-                    _ => None,
-                };
-            }
+        if let [only] = target.as_slice()
+            && let Some(map) = document.as_object_mut()
+        {
+            match only.as_str() {
+                "seed" => map.shift_remove("seeds"),
+                "seeds" => map.shift_remove("seed"),
+                _ => None,
+            };
         }
         put(&mut document, &target, value, path).map_err(|diagnostic| {
             let mut diagnostic = diagnostic.at(key);
@@ -198,7 +198,7 @@ fn default_at(document: &Value, target: &[String], depth: usize) -> Option<Value
     schema::params(&schema).into_iter().find(|param| param.name == *name)?.default
 }
 
-fn put(document: &mut Value, target: &[String], value: Value, path: &str) -> Result<(), Diagnostic> {
+fn put(document: &mut Value, target: &[String], value: Value, path: &str) -> Result<(), Box<Diagnostic>> {
     // Defaults are looked up before the tree is borrowed for the descent.
     let defaults: Vec<Option<Value>> = (0..=target.len()).map(|depth| default_at(document, target, depth)).collect();
     let node = target.get(1).and_then(|name| document.get("graph")?.get(name)?.get("node")?.as_str());
@@ -212,7 +212,7 @@ fn put(document: &mut Value, target: &[String], value: Value, path: &str) -> Res
         if at.is_null() {
             *at = default();
         }
-        if let (3, "in", Value::String(wire), Some(port)) = (depth, target[2].as_str(), &*at, &bare_port) {
+        if let (3, "in", Value::String(wire), Some(port)) = (depth, target.get(2).map_or("", String::as_str), &*at, &bare_port) {
             // `in: wire` in its long form, so that another port can stand beside it.
             *at = json!({ *port: wire });
         }
@@ -223,17 +223,17 @@ fn put(document: &mut Value, target: &[String], value: Value, path: &str) -> Res
                 match segment.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
                     Some(item) => item,
                     None => {
-                        return Err(Diagnostic::error(format!(
+                        return Err(Box::new(Diagnostic::error(format!(
                             "`{path}` names nothing: the list has {length} items, counted from 0, and no `{segment}`"
-                        )));
+                        ))));
                     }
                 }
             }
             _ => {
-                return Err(Diagnostic::error(format!(
+                return Err(Box::new(Diagnostic::error(format!(
                     "`{path}` names nothing: `{}` is a single value",
                     target[..depth].join(".")
-                )));
+                ))));
             }
         };
     }

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostic, list, nearest};
+use crate::diagnostic::{Diagnostic, Diagnostics, list, nearest};
 use crate::node::{AnyNode, Node};
 use crate::port::{Ports, SlotType};
 use crate::schema::{self, Param};
@@ -270,7 +269,7 @@ pub(crate) fn unknown(kind: &str, name: &str) -> Diagnostic {
 ///
 /// # Errors
 /// If neither a node nor a step has that name; the nearest is named.
-pub fn help(name: &str) -> Result<String, Diagnostic> {
+pub fn help(name: &str) -> Result<String, Diagnostics> {
     if let Some(entry) = find(name) {
         let mut text = format!("{name} (node, {} {})\n\n{}\n", entry.origin.krate, entry.origin.version, entry.doc());
         let ports = |text: &mut String, title: &str, names: &[&str], slots: &[SlotType], notes: &[String]| {
@@ -315,10 +314,7 @@ pub fn help(name: &str) -> Result<String, Diagnostic> {
     }
     let steps = steps();
     let near = nearest(name, steps.iter().map(|e| e.name));
-    Err(match near {
-        Some(near) => unknown("node", name).suggest(Some(near)),
-        None => unknown("node", name),
-    })
+    Err(unknown("node", name).suggest(near).into())
 }
 
 fn push_params(text: &mut String, params: &[Param]) {
@@ -407,9 +403,4 @@ fn check_texts(schema: &Value, say: &mut impl FnMut(String)) {
 /// Whether `name` can stand in wires and document paths: letters, digits, `_` and `-`, not empty.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')
-}
-
-/// The folder that examples are checked in: nothing is opened there.
-pub(crate) fn nowhere() -> &'static Path {
-    Path::new(".")
 }

@@ -210,7 +210,7 @@ impl PipelineSpec {
     /// # Errors
     /// A path that names nothing, or a value that does not fit there.
     pub fn variants(&self) -> Result<Vec<Variant>, Diagnostics> {
-        let mut all: Vec<(String, Vec<(Vec<String>, String, Value)>)> = Vec::new();
+        let mut all: Vec<(String, Vec<Edit>)> = Vec::new();
         for (name, edits) in &self.ablate.named {
             let edits = edits.iter().map(|(path, value)| {
                 (vec!["ablate".to_string(), name.clone(), path.clone()], path.clone(), value.clone())
@@ -244,7 +244,7 @@ impl PipelineSpec {
         if found.is_empty() { Ok(variants) } else { Err(Diagnostics(found)) }
     }
 
-    fn grid_variants(&self) -> Vec<(String, Vec<(Vec<String>, String, Value)>)> {
+    fn grid_variants(&self) -> Vec<(String, Vec<Edit>)> {
         let grid = &self.ablate.grid;
         if grid.is_empty() {
             return Vec::new();
@@ -269,7 +269,7 @@ impl PipelineSpec {
                 for (index, value) in values.iter().enumerate() {
                     let comma = if name.is_empty() { "" } else { "," };
                     let name = format!("{name}{comma}{ending}={}", value_name(value, index, values));
-                    let mut edits: Vec<(Vec<String>, String, Value)> = edits.clone();
+                    let mut edits: Vec<Edit> = edits.clone();
                     let written = ["ablate", "grid", path, &index.to_string()].map(String::from).to_vec();
                     edits.push((written, path.clone(), value.clone()));
                     next.push((name, edits));
@@ -280,6 +280,9 @@ impl PipelineSpec {
         all
     }
 }
+
+/// Where a path and its value were written, the path, and the value.
+type Edit = (Vec<String>, String, Value);
 
 /// How a value of a grid reads in its variant's name.
 fn value_name(value: &Value, index: usize, values: &[Value]) -> String {

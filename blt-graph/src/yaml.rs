@@ -93,8 +93,11 @@ struct Tree {
 enum Kind {
     Scalar(Value),
     List(Vec<Tree>),
-    Map(Vec<(String, Range<usize>, Tree)>),
+    Map(Vec<Entry>),
 }
+
+/// A key of a map, its place, and its value.
+type Entry = (String, Range<usize>, Tree);
 
 impl Tree {
     fn value(
@@ -137,8 +140,15 @@ struct Open {
     start: usize,
     anchor: usize,
     items: Vec<Tree>,
-    /// For a map: finished entries, and the key that waits for its value.
-    map: Option<(Vec<(String, Range<usize>, Tree)>, Option<(String, Range<usize>)>)>,
+    /// `None` for a list.
+    map: Option<OpenMap>,
+}
+
+#[derive(Default)]
+struct OpenMap {
+    entries: Vec<Entry>,
+    /// The key that waits for its value, and its place.
+    waiting: Option<(String, Range<usize>)>,
 }
 
 struct Builder<'a> {
@@ -202,7 +212,7 @@ impl<'a> Builder<'a> {
                 }
                 Event::MappingStart(anchor, tag) => {
                     self.no_tag(tag.as_deref(), "map", &range)?;
-                    let map = Some((Vec::new(), None));
+                    let map = Some(OpenMap::default());
                     self.push(Open { start: range.start, anchor, items: Vec::new(), map }, &range)?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
@@ -210,7 +220,7 @@ impl<'a> Builder<'a> {
                     let end = range.end.max(open.start);
                     let length = self.source.text[open.start..end].trim_end().len();
                     let kind = match open.map {
-                        Some((entries, _)) => Kind::Map(entries),
+                        Some(map) => Kind::Map(map.entries),
                         None => Kind::List(open.items),
                     };
                     self.complete(Tree { span: open.start..open.start + length, kind }, open.anchor)?;
@@ -248,7 +258,7 @@ impl<'a> Builder<'a> {
     }
 
     fn awaits_key(&self) -> bool {
-        matches!(self.open.last(), Some(Open { map: Some((_, None)), .. }))
+        matches!(self.open.last(), Some(Open { map: Some(OpenMap { waiting: None, .. }), .. }))
     }
 
     fn no_tag(&self, tag: Option<&Tag>, core: &str, range: &Range<usize>) -> Result<(), Diagnostics> {
@@ -279,7 +289,9 @@ impl<'a> Builder<'a> {
             if text.is_empty() {
                 return Err(self.error(range, "a key is missing before this `:`").into());
             }
-            let Some(Open { map: Some((entries, waiting)), .. }) = self.open.last_mut() else { return Ok(()) };
+            let Some(Open { map: Some(OpenMap { entries, waiting }), .. }) = self.open.last_mut() else {
+                return Ok(());
+            };
             if let Some((_, first, _)) = entries.iter().find(|(key, ..)| *key == text) {
                 let first = Place { source: self.source.clone(), span: first.clone() };
                 return Err(self
@@ -319,7 +331,7 @@ impl<'a> Builder<'a> {
     fn complete_at(&mut self, tree: Tree, range: &Range<usize>) -> Result<(), Diagnostics> {
         match self.open.last_mut() {
             None => self.root = Some(tree),
-            Some(Open { map: Some((entries, waiting)), .. }) => match waiting.take() {
+            Some(Open { map: Some(OpenMap { entries, waiting }), .. }) => match waiting.take() {
                 Some((key, span)) => entries.push((key, span, tree)),
                 None => return Err(self.error(range.clone(), "a key must be a plain word").into()),
             },
@@ -378,10 +390,10 @@ fn resolve(text: &str) -> Result<Value, String> {
         }
     }
     // Rust parses `inf`, `nan` and `infinity` as floats; YAML does not.
-    if starts_with_digit(digits) || digits.strip_prefix('.').is_some_and(starts_with_digit) {
-        if let Ok(number) = text.parse::<f64>() {
-            return Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("`{text}` is too large"));
-        }
+    if (starts_with_digit(digits) || digits.strip_prefix('.').is_some_and(starts_with_digit))
+        && let Ok(number) = text.parse::<f64>()
+    {
+        return Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("`{text}` is too large"));
     }
     Ok(Value::from(text))
 }

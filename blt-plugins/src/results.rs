@@ -3,7 +3,7 @@
 //! A variant's numbers are those of its evaluation; over several seeds their means, with each seed's own under `seeds`. Differences to the
 //! baseline are paired by document: both models read the same documents, so what makes a document hard cancels.
 
-use blt_graph::StepError;
+use blt_graph::{StepError, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -175,6 +175,18 @@ pub fn build(
     Ok(json!({
         "schema": SCHEMA, "pipeline": pipeline, "id": id, "seed": seeds[0], "seeds": seeds, "baseline": baseline, "variants": variants,
     }))
+}
+
+/// Writes samples.json into the run directory: each variant's texts with their borders, of its first seed.
+pub fn write_samples(run: &Path, runs: &[VariantRun]) -> Result<(), StepError> {
+    let mut samples = Map::new();
+    for run in runs {
+        let path = run.entries.iter().rev().map(|e| e.dir.join("samples.json")).find(|p| p.exists());
+        if let Some(path) = path.filter(|_| !samples.contains_key(&run.variant)) {
+            samples.insert(run.variant.clone(), read_json(&path)?);
+        }
+    }
+    Ok(write_atomic(run.join("samples.json"), Value::Object(samples).to_string())?)
 }
 
 /// One variant and seed: its last evaluation, with what training measured.

@@ -38,8 +38,8 @@ impl Format for ArrowIpc {
         Ok(Some(blake3::hash(format!("{:?} {:?} {:?}", scan.schema, scan.units, scan.dictionaries).as_bytes())))
     }
 
-    fn reader(&self, projection: &[usize]) -> Box<dyn UnitReader> {
-        Box::new(IpcReader { projection: projection.to_vec(), open: None })
+    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+        Box::new(IpcReader { columns: columns.to_vec(), open: None })
     }
 }
 
@@ -227,7 +227,7 @@ struct Decoder {
 }
 
 struct IpcReader {
-    projection: Vec<usize>,
+    columns: Vec<String>,
     open: Option<(IpcFile, Option<Decoder>)>,
 }
 
@@ -248,7 +248,8 @@ impl UnitReader for IpcReader {
             *decoder = None;
         }
         let mut current = decoder.take().unwrap_or_else(|| Decoder {
-            decoder: FileDecoder::new(file.scan.schema.clone(), version).with_projection(self.projection.clone()),
+            decoder: FileDecoder::new(file.scan.schema.clone(), version)
+                .with_projection(file.projection(&self.columns)),
             n_dictionaries: 0,
         });
         while current.n_dictionaries < n_dictionaries {

@@ -80,8 +80,8 @@ pub(super) struct Wanted {
     filter: Filter,
     scalars: Vec<String>,
     lists: Vec<ListColumn>,
-    /// Positions in the schema, ascending, each once.
-    pub projection: Vec<usize>,
+    /// All of these, each once.
+    pub columns: Vec<String>,
 }
 
 impl Wanted {
@@ -92,15 +92,15 @@ impl Wanted {
         filter: Filter,
         request: &Request,
     ) -> Result<Self, DataError> {
-        let mut projection = Vec::new();
+        let mut columns = Vec::new();
         let mut need = |column: &str, serves: &dyn Fn(&DataType) -> bool, expected: &'static str| {
             let at = position(schema, column, path)?;
-            let found = schema.field(at).data_type();
+            let (column, found) = (column.to_string(), schema.field(at).data_type());
             if !serves(found) {
-                let (column, path) = (column.to_string(), path.to_path_buf());
+                let path = path.to_path_buf();
                 return Err(DataError::ColumnType { column, path, found: found.to_string(), expected });
             }
-            projection.push(at);
+            columns.push(column);
             Ok(())
         };
         need(column, &is_text, TEXT)?;
@@ -115,14 +115,14 @@ impl Wanted {
                 }
             }
         }
-        projection.sort();
-        projection.dedup();
+        columns.sort();
+        columns.dedup();
         Ok(Wanted {
             text: column.to_string(),
             filter,
             scalars: request.scalars.clone(),
             lists: request.lists.clone(),
-            projection,
+            columns,
         })
     }
 }

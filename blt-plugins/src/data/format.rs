@@ -1,8 +1,10 @@
 //! What a file format gives: its schema, its units (what is read and shuffled as one), and record batches from them.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -68,8 +70,16 @@ pub(super) trait Format: Send + Sync {
     /// A digest of the file's own table of contents (Parquet or IPC footer), where it has one.
     fn contents(&self, file: &Found) -> Result<Option<blake3::Hash>, DataError>;
 
-    /// A reader of the columns at these positions of the schema.
-    fn reader(&self, projection: &[usize]) -> Box<dyn UnitReader>;
+    /// A reader of these columns.
+    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader>;
+}
+
+impl DataFile {
+    /// Where the columns stand in this file (files of a corpus may order them differently), ascending.
+    pub fn projection(&self, columns: &[String]) -> Vec<usize> {
+        let fields = self.scan.schema.fields().iter().enumerate();
+        fields.filter(|(_, field)| columns.contains(field.name())).map(|(at, _)| at).collect()
+    }
 }
 
 /// Reads units, keeping the last file open.
@@ -78,13 +88,32 @@ pub(super) trait UnitReader: Send {
     fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError>;
 }
 
+thread_local! {
+    /// A panic of this thread is caught, and told as an error.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs a decoder over bytes that may be damaged; some checks in the decoding crates panic instead of returning.
+///
+/// What the panic would print is left out, for its text is in the error.
 pub(super) fn guard<T>(
     path: &Path,
     place: &dyn Fn() -> String,
     decode: impl FnOnce() -> Result<T, String>,
 ) -> Result<T, DataError> {
-    let cause = match catch_unwind(AssertUnwindSafe(decode)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+    let nested = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(decode));
+    GUARDED.set(nested);
+    let cause = match result {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(cause)) => cause,
         Err(panic) => {
@@ -94,4 +123,19 @@ pub(super) fn guard<T>(
         }
     };
     Err(DataError::Corrupt { path: path.to_path_buf(), place: place(), cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicking_decoder_is_an_error() {
+        let place = || "footer".to_string();
+        let fails =
+            |decode: fn() -> Result<(), String>| guard(Path::new("a.parquet"), &place, decode).unwrap_err().to_string();
+        assert!(fails(|| panic!("offset {} out of range", 3)).contains("a.parquet is damaged in its footer: offset 3"));
+        assert!(fails(|| Err("short".into())).contains("footer: short"));
+        assert!(!GUARDED.get());
+    }
 }

@@ -297,7 +297,10 @@ impl Corpus {
 
     /// The schema that all files share, and the file it was read from.
     fn schema(&self) -> Result<(SchemaRef, PathBuf), DataError> {
-        if let Some(schema) = self.format.fixed_schema() {
+        let known = self.index.lock().unwrap_or_else(|e| e.into_inner()).is_some();
+        if let Some(schema) = self.format.fixed_schema()
+            && !known
+        {
             let first = self.find()?.swap_remove(0);
             return Ok((schema, first.path));
         }

@@ -54,8 +54,8 @@ impl Format for Parquet {
         Ok(Some(blake3::hash(&read().map_err(|e| DataError::read(&found.path, e))?)))
     }
 
-    fn reader(&self, projection: &[usize]) -> Box<dyn UnitReader> {
-        Box::new(ParquetReader { projection: projection.to_vec(), open: None })
+    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+        Box::new(ParquetReader { columns: columns.to_vec(), open: None })
     }
 }
 
@@ -95,7 +95,7 @@ fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), DataError> {
 }
 
 struct ParquetReader {
-    projection: Vec<usize>,
+    columns: Vec<String>,
     open: Option<(PathBuf, File, ArrowReaderMetadata)>,
 }
 
@@ -115,7 +115,7 @@ impl UnitReader for ParquetReader {
         if group_metadata.num_rows() as u64 != rows || metadata.schema() != &file.scan.schema {
             return Err(changed());
         }
-        let mask = ProjectionMask::roots(metadata.parquet_schema(), self.projection.iter().copied());
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), file.projection(&self.columns));
         let columns = group_metadata.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
         let bytes: u64 = columns.map(|(_, column)| column.uncompressed_size().max(0) as u64).sum();
         let batch_rows = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
@@ -137,7 +137,7 @@ impl UnitReader for ParquetReader {
                 .with_row_groups(vec![group])
                 .with_projection(mask)
                 .with_batch_size(batch_rows as usize);
-            if ranges != [0..rows] {
+            if !matches!(ranges, [all] if *all == (0..rows)) {
                 let ranges = ranges.iter().map(|r| r.start as usize..r.end as usize);
                 builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, rows as usize));
             }

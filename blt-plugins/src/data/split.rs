@@ -17,13 +17,25 @@ pub struct Split {
     /// a null in the column goes by its content.
     #[serde(default = "by_content")]
     pub by: String,
-    /// The fraction of *training* documents that is set aside to calibrate thresholds on.
-    #[serde(default)]
+    /// The fraction of *training* documents that is set aside from all training, to calibrate thresholds on.
+    #[serde(default = "calibration")]
     pub calibration: f64,
 }
 
 fn by_content() -> String {
     BY_CONTENT.to_string()
+}
+
+/// What [`Split::calibration`] is where it is left out.
+fn calibration() -> f64 {
+    0.05
+}
+
+/// What a source without a `split` does: nothing is held out, and documents to calibrate on are set aside.
+impl Default for Split {
+    fn default() -> Self {
+        Split { valid: 0.0, by: by_content(), calibration: calibration() }
+    }
 }
 
 impl Split {

@@ -35,8 +35,8 @@ impl Format for Text {
         Ok(None)
     }
 
-    fn reader(&self, projection: &[usize]) -> Box<dyn UnitReader> {
-        Box::new(TextReader { lines: self.lines, projection: projection.to_vec() })
+    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+        Box::new(TextReader { lines: self.lines, columns: columns.to_vec() })
     }
 }
 
@@ -73,7 +73,7 @@ fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
 
 struct TextReader {
     lines: bool,
-    projection: Vec<usize>,
+    columns: Vec<String>,
 }
 
 impl UnitReader for TextReader {
@@ -102,7 +102,8 @@ impl UnitReader for TextReader {
         wanted.iter().for_each(|line| text.append_value(line));
         let path = StringArray::from_iter_values(wanted.iter().map(|_| &found.name));
         let columns: Vec<ArrayRef> = vec![Arc::new(text.finish()), Arc::new(path)];
-        let batch = RecordBatch::try_new(file.scan.schema.clone(), columns).and_then(|b| b.project(&self.projection));
+        let batch = RecordBatch::try_new(file.scan.schema.clone(), columns)
+            .and_then(|b| b.project(&file.projection(&self.columns)));
         let batch = batch.map_err(|e| DataError::read(&found.path, e))?;
         Ok(Box::new(std::iter::once(Ok(batch))))
     }

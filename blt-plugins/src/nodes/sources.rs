@@ -80,7 +80,7 @@ impl Common<'_> {
             paths: self.paths.list(),
             base_dir: cx.base_dir.to_owned(),
             column: self.column.to_owned(),
-            split: self.split.clone(),
+            split: Some(self.split.clone().unwrap_or_default()),
             extensions: None,
         };
         let source = Arc::new(Corpus::new(config)?);
@@ -101,12 +101,20 @@ fn batch(cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
 }
 
 macro_rules! source_node {
-    ($name:ident, $kind:expr, $column:expr, $example:literal) => {
+    ($name:ident, |$this:ident| $kind:expr, $column:expr, $example:literal) => {
         impl $name {
+            fn kind(&self) -> SourceKind {
+                #[allow(unused_variables)]
+                let $this = self;
+                $kind
+            }
+
             fn common(&self) -> Common<'_> {
+                #[allow(unused_variables)]
+                let $this = self;
                 Common {
                     paths: &self.path,
-                    column: $column(self),
+                    column: $column,
                     split: &self.split,
                     span_bytes: self.span_bytes,
                     shuffle_buffer: self.shuffle_buffer,
@@ -128,7 +136,7 @@ macro_rules! source_node {
             }
 
             fn build(&self, _: (), cx: &mut BuildCx) -> Result<(), NodeError> {
-                self.common().build($kind(self), cx)
+                self.common().build(self.kind(), cx)
             }
 
             fn run(&self, _: &(), _: (), cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
@@ -165,8 +173,8 @@ pub struct ParquetBytes {
 
 source_node!(
     ParquetBytes,
-    |_: &ParquetBytes| SourceKind::Parquet,
-    |s: &'_ ParquetBytes| -> &'_ str { &s.column },
+    |this| SourceKind::Parquet,
+    &this.column,
     "{node: ParquetBytes, path: corpus/sample.parquet, column: text, split: {valid: 0.1, by: id}}"
 );
 
@@ -194,8 +202,8 @@ pub struct ArrowBytes {
 
 source_node!(
     ArrowBytes,
-    |_: &ArrowBytes| SourceKind::ArrowIpc,
-    |s: &'_ ArrowBytes| -> &'_ str { &s.column },
+    |this| SourceKind::ArrowIpc,
+    &this.column,
     "{node: ArrowBytes, path: corpus.arrow, column: text, split: {valid: 0.1, by: content}}"
 );
 
@@ -221,7 +229,7 @@ pub struct TextFiles {
 
 source_node!(
     TextFiles,
-    |s: &TextFiles| SourceKind::Text { lines: s.lines },
-    |_: &'_ TextFiles| -> &'_ str { "text" },
+    |this| SourceKind::Text { lines: this.lines },
+    "text",
     "{node: TextFiles, path: 'docs/**/*.txt', split: {valid: 0.1, by: path}}"
 );

@@ -112,6 +112,17 @@ fn shuffling_mixes_and_depends_on_seed_and_epoch() {
     assert_ne!(a[..200], source_order);
 }
 
+/// A corpus of one row group is in a new order each epoch too: the buffer's draws depend on the epoch, not on units alone.
+#[test]
+fn epochs_differ_within_one_unit() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(dir.path(), &[(0..40).map(|i| Some(format!("document {i}"))).collect()], 100);
+    let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
+    let mut reader = source.open(&Request::training(1, 40)).unwrap();
+    let (first, second) = (row_numbers(&take(&mut *reader, 40)), row_numbers(&take(&mut *reader, 40)));
+    assert_ne!(first, second);
+}
+
 #[test]
 fn a_cursor_of_other_data_or_settings_is_refused() {
     let dir = tempfile::tempdir().unwrap();

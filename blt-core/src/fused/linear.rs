@@ -1,0 +1,2 @@
+use super::*;
+pub(super) fn linear(_: &Fused, _: &Tensor, _: ParamId) -> Tensor { unimplemented!() }
