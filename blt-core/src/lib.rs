@@ -5,10 +5,10 @@
 
 pub mod backend;
 pub mod bytes;
-pub mod fused;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod flops;
+pub mod fused;
 pub mod hash;
 pub mod hf;
 pub mod model;

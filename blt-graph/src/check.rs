@@ -467,7 +467,8 @@ fn check_params(
 fn param_diagnostic(schema: &Value, places: &Places, path: &[&str], what: &str, error: &ParamError) -> Diagnostic {
     let full: Vec<&str> = path.iter().copied().chain(error.path.iter().map(String::as_str)).collect();
     let owner = if error.path.is_empty() { what.to_string() } else { format!("`{}` of {what}", error.path.join(".")) };
-    let mut diagnostic = Diagnostic::error(format!("{owner}: {}", error.message)).at(places.value(&full));
+    let message = in_words(&error.message);
+    let mut diagnostic = Diagnostic::error(format!("{owner}: {message}")).at(places.value(&full));
     if let [name] = error.path.as_slice()
         && let Some(param) = schema::params(schema).iter().find(|param| param.name == *name)
     {
@@ -481,6 +482,20 @@ fn param_diagnostic(schema: &Value, places: &Places, path: &[&str], what: &str, 
     }
     diagnostic.path = full.join(".");
     diagnostic
+}
+
+/// serde's message with Rust's number types in words.
+fn in_words(message: &str) -> String {
+    let Some((head, kind)) = message.rsplit_once("expected ") else { return message.to_string() };
+    let kind = match kind {
+        "f64" | "f32" => "a number",
+        "usize" | "u64" | "u32" | "u16" | "u8" => "an integer >= 0",
+        "isize" | "i64" | "i32" | "i16" | "i8" => "an integer",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        other => other,
+    };
+    format!("{head}expected {kind}")
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -799,9 +814,12 @@ impl Checker<'_> {
         names.rotate_left(first);
         names.push(names[0]);
         let text = names.iter().map(|node| nodes[*node].name.as_str()).collect::<Vec<_>>().join(" -> ");
-        let name = &nodes[names[0]].name;
+        let (first, before) = (&nodes[names[0]], names[names.len() - 2]);
+        let name = &first.name;
+        let port = first.inputs.iter().position(|id| id.is_some_and(|id| id.node == before));
+        let port = port.map_or("", |port| first.entry.inputs[port]);
         let mut diagnostic = Diagnostic::error(format!("the graph has a cycle: {text}"))
-            .at(self.spec.places.value(&["graph", name, "in"]))
+            .at(self.spec.places.value(&["graph", name, "in", port]))
             .label("this wire comes back to its own node")
             .help(Some("data flows one way; let one of these nodes read from another source"));
         diagnostic.path = format!("graph.{name}.in");

@@ -212,7 +212,9 @@ fn put(document: &mut Value, target: &[String], value: Value, path: &str) -> Res
         if at.is_null() {
             *at = default();
         }
-        if let (3, "in", Value::String(wire), Some(port)) = (depth, target.get(2).map_or("", String::as_str), &*at, &bare_port) {
+        if let (3, "in", Value::String(wire), Some(port)) =
+            (depth, target.get(2).map_or("", String::as_str), &*at, &bare_port)
+        {
             // `in: wire` in its long form, so that another port can stand beside it.
             *at = json!({ *port: wire });
         }

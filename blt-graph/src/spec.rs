@@ -236,7 +236,14 @@ impl PipelineSpec {
             for (written, path, value) in edits {
                 match spec.edit(&path, value, &self.places, &written) {
                     Ok(edited) => spec = edited,
-                    Err(diagnostics) => found.extend(diagnostics.0),
+                    Err(Diagnostics(new)) => {
+                        for diagnostic in new {
+                            // The variants of a grid share their paths.
+                            if !found.contains(&diagnostic) {
+                                found.push(diagnostic);
+                            }
+                        }
+                    }
                 }
             }
             variants.push(Variant { name, spec });
@@ -400,7 +407,8 @@ impl Reader<'_> {
     fn seed(&mut self, path: &[&str], value: &Value) -> Option<u64> {
         let seed = value.as_u64();
         if seed.is_none() {
-            self.say(path, format!("a seed is an integer from 0 to 2^64 - 1, and this is {value}"));
+            let given = if value.is_null() { "nothing".to_string() } else { value.to_string() };
+            self.say(path, format!("a seed is an integer from 0 to 2^64 - 1, and this is {given}"));
         }
         seed
     }
@@ -417,6 +425,7 @@ impl Reader<'_> {
             let path = [key.as_str()];
             match key.as_str() {
                 "name" => spec.name = self.text(&path, value).unwrap_or_default(),
+                "doc" | "device" | "path" if value.is_null() => {}
                 "doc" => spec.doc = self.text(&path, value),
                 "seed" | "seeds" if seeds.is_some() => {
                     self.say(&path, "give `seed` or `seeds`, not both".to_string());
@@ -480,7 +489,10 @@ impl Reader<'_> {
         }
         if !map.contains_key("graph") {
             let said = self.say(&[], "the pipeline has no `graph`".to_string());
-            said.place = None;
+            if let Some(place) = &mut said.place {
+                // Not the whole document.
+                place.span.end = place.span.start;
+            }
             said.help = Some("give its nodes: `graph: {docs: {node: ...}, ...}`".into());
         }
         if spec.name.is_empty() || spec.name.starts_with('.') || spec.name.contains(['/', '\\', '\0']) {
@@ -543,7 +555,7 @@ impl Reader<'_> {
                         node.inputs = Inputs::Map(all);
                     }
                     other => {
-                        self.expected(&path, "a wire, or a map from ports to wires,", other);
+                        self.expected(&path, "a wire or a map from ports to wires", other);
                     }
                 },
                 _ => {

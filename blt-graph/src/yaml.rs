@@ -183,16 +183,21 @@ impl<'a> Builder<'a> {
     }
 
     fn read(mut self) -> Result<Tree, Diagnostics> {
-        // A byte order mark is no part of the document, but counts in the offsets.
-        let text = self.source.text.as_str();
-        let mut parser = Parser::new_from_str(text);
+        let mut parser = Parser::new_from_str(&self.source.text);
         let mut documents = 0;
         while let Some(event) = parser.next_event() {
             let (event, span) = event.map_err(|error| {
                 let at = self.byte(error.marker().index());
                 let diagnostic = self.error(at..at, format!("not valid YAML: {}", error.info()));
                 let tab = error.info().contains("tab");
-                diagnostic.help(tab.then_some("indent with spaces; YAML allows no tabs there"))
+                let open = self
+                    .open
+                    .last()
+                    .filter(|_| error.info().contains("flow"))
+                    .map(|open| Place { source: self.source.clone(), span: open.start..open.start + 1 });
+                diagnostic
+                    .also(open, "opened here, and not closed")
+                    .help(tab.then_some("indent with spaces; YAML allows no tabs there"))
             })?;
             let range = self.range(span);
             match event {

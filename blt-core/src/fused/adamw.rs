@@ -108,6 +108,9 @@ multiversion! {
 multiversion! {
     /// `steps` in turn, without a gradient.
     fn replay_slice(p: &mut [f32], m: &mut [f32], v: &mut [f32], steps: &[Scalars]) {
+        if steps.is_empty() {
+            return;
+        }
         if m.iter().chain(v.iter()).all(|x| x.to_bits() == 0) && steps.iter().all(Scalars::only_decays_at_rest) {
             for s in steps {
                 p.iter_mut().for_each(|p| *p *= s.decay);

@@ -5,7 +5,7 @@
 //! patch's k keys; so the gradients of keys and values are sums over one segment, in order, and tasks share nothing.
 
 use super::gemm::{Mat, MatMut, Write, parallel};
-use super::loops::{axpy, dot, exp, max, multiversion, sum_lanes};
+use super::loops::{axpy, dot, exp, multiversion};
 use super::ragged::{split_by_groups, task_groups};
 use super::{Fused, Grads, rms_norm};
 use crate::backend::{Backend, CrossConfig, CrossParams, Tensor};
@@ -235,7 +235,7 @@ impl Layer {
         let mut attended = vec![0.0; nq * width];
         let parts = split_by_groups(&mut attended, &segments.tasks, |s| segments.queries[s] * width);
         parts.into_par_iter().zip(&segments.tasks).for_each(|(mut part, task)| {
-            let mut scores = Vec::new();
+            let mut scratch = Vec::new();
             for s in task.clone() {
                 let (out, rest) = part.split_at_mut((segments.queries[s + 1] - segments.queries[s]) * width);
                 part = rest;
@@ -243,7 +243,7 @@ impl Layer {
                 if segments.one_key {
                     spread_values(kv, heads, out);
                 } else {
-                    attend(&q[segments.queries[s] * width..][..out.len()], kv, heads, out, &mut scores);
+                    attend(&q[segments.queries[s] * width..][..out.len()], kv, heads, out, &mut scratch);
                 }
             }
         });
@@ -282,7 +282,7 @@ impl Layer {
         let dq_parts = split_by_groups(&mut dq, &segments.tasks, |s| if segments.one_key { 0 } else { q_at(s) });
         let dkv_parts = split_by_groups(&mut dkv, &segments.tasks, kv_at);
         dq_parts.into_par_iter().zip(dkv_parts).zip(&segments.tasks).for_each(|((mut dq, mut dkv), task)| {
-            let (mut scores, mut d_scores) = (Vec::new(), Vec::new());
+            let mut scratch = Vec::new();
             for s in task.clone() {
                 let (q_range, kv_range) = (q_at(s)..q_at(s + 1), kv_at(s)..kv_at(s + 1));
                 let (dkv_part, rest) = dkv.split_at_mut(kv_range.len());
@@ -295,7 +295,7 @@ impl Layer {
                 let (dq_part, rest) = dq.split_at_mut(q_range.len());
                 dq = rest;
                 let (q, out, kv) = (&q[q_range.clone()], &attended[q_range], &kv[kv_range]);
-                attend_backward(q, kv, out, d_out, heads, dq_part, dkv_part, &mut scores, &mut d_scores);
+                attend_backward(q, kv, out, d_out, heads, dq_part, dkv_part, &mut scratch);
             }
         });
         drop((d_attended, attended, q, kv));
@@ -354,47 +354,74 @@ fn spread_values_backward(d_out: &[f32], heads: &Heads, d_values: &mut [f32]) {
     }
 }
 
-/// The softmax of `scale * q . k` over the keys, into `scores`.
+/// Query heads are padded to whole vectors of this many.
+const LANES: usize = 16;
+
+/// Attention probabilities of one query row `[heads * head_dim]` to all keys, `[keys, padded heads]`: heads lie side by
+/// side, so that the softmax needs no sum across a vector. `D` is the head dimension, 0 if it is none that is compiled for.
 #[inline(always)]
-fn probabilities(q: &[f32], kv: &[f32], stride: usize, key: usize, scores: &mut Vec<f32>) {
-    const LANES: usize = 16;
-    let scale = (q.len() as f32).sqrt().recip();
-    scores.clear();
-    scores.extend(kv.chunks_exact(stride).map(|kv| scale * dot(q, &kv[key..][..q.len()])));
-    let keys = scores.len();
-    let top = max(scores);
-    // Whole vectors: the keys that fill up the last one count nothing.
-    scores.resize(keys.next_multiple_of(LANES), f32::NEG_INFINITY);
-    let mut sums = [0.0f32; LANES];
-    for chunk in scores.chunks_exact_mut(LANES) {
-        for (s, sum) in chunk.iter_mut().zip(&mut sums) {
-            *s = exp(*s - top);
-            *sum += *s;
+fn probabilities<const D: usize>(q: &[f32], kv: &[f32], heads: &Heads, p: &mut Vec<f32>) {
+    let (d, stride) = (if D == 0 { heads.head_dim } else { D }, heads.kv_stride);
+    let scale = (d as f32).sqrt().recip();
+    let padded = heads.heads.next_multiple_of(LANES);
+    p.clear();
+    p.resize(kv.len() / stride * padded, 0.0);
+    for (kv, p) in kv.chunks_exact(stride).zip(p.chunks_exact_mut(padded)) {
+        for h in 0..heads.heads {
+            p[h] = scale * dot(&q[h * d..][..d], &kv[heads.key_value_at(h).0..][..d]);
         }
     }
-    let total = sum_lanes(sums);
-    scores.truncate(keys);
-    scores.iter_mut().for_each(|s| *s /= total);
-}
-
-multiversion! {
-    /// `q` and `out` are `[queries, heads * head_dim]`, `kv` is `[keys, kv_stride]`; `out` is zeros so far.
-    fn attend(q: &[f32], kv: &[f32], heads: &Heads, out: &mut [f32], scores: &mut Vec<f32>) {
-        let (d, width, stride) = (heads.head_dim, heads.width(), heads.kv_stride);
-        for (q, out) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            for (h, (q, out)) in q.chunks_exact(d).zip(out.chunks_exact_mut(d)).enumerate() {
-                let (key, value) = heads.key_value_at(h);
-                probabilities(q, kv, stride, key, scores);
-                for (kv, &p) in kv.chunks_exact(stride).zip(scores.iter()) {
-                    axpy(p, &kv[value..][..d], out);
-                }
+    for first in (0..padded).step_by(LANES) {
+        let mut top = [f32::NEG_INFINITY; LANES];
+        for p in p.chunks_exact(padded) {
+            for (top, &p) in top.iter_mut().zip(&p[first..][..LANES]) {
+                *top = if p > *top { p } else { *top };
+            }
+        }
+        let mut sum = [0.0; LANES];
+        for p in p.chunks_exact_mut(padded) {
+            for ((p, &top), sum) in p[first..][..LANES].iter_mut().zip(&top).zip(&mut sum) {
+                *p = exp(*p - top);
+                *sum += *p;
+            }
+        }
+        let share = sum.map(f32::recip);
+        for p in p.chunks_exact_mut(padded) {
+            for (p, share) in p[first..][..LANES].iter_mut().zip(&share) {
+                *p *= share;
             }
         }
     }
 }
 
 multiversion! {
-    /// Adds into `dq` and `dkv`; `scores` and `d_scores` are scratch.
+    /// `q` and `out` are `[queries, heads * head_dim]`, `kv` is `[keys, kv_stride]`; `out` is zeros so far, `p` is scratch.
+    fn attend(q: &[f32], kv: &[f32], heads: &Heads, out: &mut [f32], p: &mut Vec<f32>) {
+        match heads.head_dim {
+            32 => attend_rows::<32>(q, kv, heads, out, p),
+            64 => attend_rows::<64>(q, kv, heads, out, p),
+            _ => attend_rows::<0>(q, kv, heads, out, p),
+        }
+    }
+}
+
+#[inline(always)]
+fn attend_rows<const D: usize>(q: &[f32], kv: &[f32], heads: &Heads, out: &mut [f32], p: &mut Vec<f32>) {
+    let d = if D == 0 { heads.head_dim } else { D };
+    let padded = heads.heads.next_multiple_of(LANES);
+    for (q, out) in q.chunks_exact(heads.width()).zip(out.chunks_exact_mut(heads.width())) {
+        probabilities::<D>(q, kv, heads, p);
+        for (h, out) in out.chunks_exact_mut(d).enumerate() {
+            let value = heads.key_value_at(h).1;
+            for (kv, p) in kv.chunks_exact(heads.kv_stride).zip(p.chunks_exact(padded)) {
+                axpy(p[h], &kv[value..][..d], out);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Adds into `dq` and `dkv`; `p` is scratch.
     fn attend_backward(
         q: &[f32],
         kv: &[f32],
@@ -403,27 +430,44 @@ multiversion! {
         heads: &Heads,
         dq: &mut [f32],
         dkv: &mut [f32],
-        scores: &mut Vec<f32>,
-        d_scores: &mut Vec<f32>,
+        p: &mut Vec<f32>,
     ) {
-        let (d, width, stride) = (heads.head_dim, heads.width(), heads.kv_stride);
-        let scale = (d as f32).sqrt().recip();
-        for at in (0..q.len()).step_by(d) {
-            let (key, value) = heads.key_value_at(at % width / d);
+        match heads.head_dim {
+            32 => attend_rows_backward::<32>(q, kv, out, d_out, heads, dq, dkv, p),
+            64 => attend_rows_backward::<64>(q, kv, out, d_out, heads, dq, dkv, p),
+            _ => attend_rows_backward::<0>(q, kv, out, d_out, heads, dq, dkv, p),
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn attend_rows_backward<const D: usize>(
+    q: &[f32],
+    kv: &[f32],
+    out: &[f32],
+    d_out: &[f32],
+    heads: &Heads,
+    dq: &mut [f32],
+    dkv: &mut [f32],
+    p: &mut Vec<f32>,
+) {
+    let (d, width, stride) = (if D == 0 { heads.head_dim } else { D }, heads.width(), heads.kv_stride);
+    let scale = (d as f32).sqrt().recip();
+    let padded = heads.heads.next_multiple_of(LANES);
+    for row in (0..q.len()).step_by(width) {
+        probabilities::<D>(&q[row..][..width], kv, heads, p);
+        for h in 0..heads.heads {
+            let ((key, value), at) = (heads.key_value_at(h), row + h * d);
             let (q, out, d_out, dq) = (&q[at..][..d], &out[at..][..d], &d_out[at..][..d], &mut dq[at..][..d]);
-            probabilities(q, kv, stride, key, scores);
             // The mean of the probabilities' gradients is out . d_out; with one key the difference is exactly zero.
             let mean = dot(d_out, out);
-            d_scores.clear();
-            d_scores.extend(
-                kv.chunks_exact(stride).zip(scores.iter()).map(|(kv, p)| scale * (p * (dot(d_out, &kv[value..][..d]) - mean))),
-            );
-            for (((kv, dkv), &p), &ds) in
-                kv.chunks_exact(stride).zip(dkv.chunks_exact_mut(stride)).zip(scores.iter()).zip(d_scores.iter())
+            for ((kv, dkv), p) in kv.chunks_exact(stride).zip(dkv.chunks_exact_mut(stride)).zip(p.chunks_exact(padded))
             {
+                let ds = scale * (p[h] * (dot(d_out, &kv[value..][..d]) - mean));
                 axpy(ds, &kv[key..][..d], dq);
                 axpy(ds, q, &mut dkv[key..][..d]);
-                axpy(p, d_out, &mut dkv[value..][..d]);
+                axpy(p[h], d_out, &mut dkv[value..][..d]);
             }
         }
     }

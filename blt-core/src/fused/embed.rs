@@ -1,5 +1,6 @@
 //! Byte and hash n-gram embeddings: rolling hashes, a gather-sum forward, sorted segment sums backward.
 
+use super::loops::multiversion;
 use super::{Fused, Grads, Param, ParamGrad, adamw};
 use crate::backend::{Backend, HASH_PRIMES, HashConfig, ParamId, Tensor};
 use rayon::prelude::*;
@@ -39,8 +40,7 @@ impl FlooredModulo {
     }
 }
 
-/// The rows that hash n-gram embedding reads: for id i and table t, row `t * vocab + hash`, at `[i * tables + t]` of
-/// `[n, tables]`; tables are function-major as in [`HashConfig`]. Spans are `offsets[s]..offsets[s + 1]` of `ids`.
+/// The rows that hash n-gram embedding reads, `[n, tables]`: the numbers of [`crate::hash::hash_ids`], fast.
 ///
 /// `h_(m+1)(i) = prime * h_m(i) + id[i - m]`, so every size costs one multiplication more than the one before it, and
 /// no window is ever copied.
@@ -125,14 +125,10 @@ pub(super) fn embed(
     let token_table = &params[tokens.0].data[..];
     let hash_table = hash.map_or(&[][..], |(table, _)| &params[table.0].data[..]);
     let mut y = vec![0.0; n * dim];
-    y.par_chunks_mut((TASK_ROWS * dim).max(1)).enumerate().for_each(|(task, y)| {
-        for (r, y) in y.chunks_exact_mut(dim).enumerate() {
-            let i = task * TASK_ROWS + r;
-            y.copy_from_slice(&token_table[token_rows[i] as usize * dim..][..dim]);
-            for &row in &hash_rows[i * tables..][..tables] {
-                add_into(y, &hash_table[row as usize * dim..][..dim]);
-            }
-        }
+    let token_rows_of = token_rows.par_chunks(TASK_ROWS);
+    y.par_chunks_mut((TASK_ROWS * dim).max(1)).zip(token_rows_of).enumerate().for_each(|(task, (y, token_rows))| {
+        let hash_rows = &hash_rows[task * TASK_ROWS * tables..][..token_rows.len() * tables];
+        gather_sum(token_table, token_rows, hash_table, hash_rows, dim, y);
     });
     drop(params);
 
@@ -150,9 +146,25 @@ pub(super) fn embed(
     y
 }
 
+multiversion! {
+    /// `y` `[n, dim]`: each id's token row, and its hash rows in the tables' order.
+    fn gather_sum(token_table: &[f32], token_rows: &[u32], hash_table: &[f32], hash_rows: &[u32], dim: usize, y: &mut [f32]) {
+        let tables = hash_rows.len() / token_rows.len();
+        for i in 0..token_rows.len() {
+            let y = &mut y[i * dim..][..dim];
+            y.copy_from_slice(&token_table[token_rows[i] as usize * dim..][..dim]);
+            for &row in &hash_rows[i * tables..][..tables] {
+                add_into(y, &hash_table[row as usize * dim..][..dim]);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn add_into(sum: &mut [f32], x: &[f32]) {
-    sum.iter_mut().zip(x).for_each(|(s, x)| *s += x);
+    for (s, x) in sum.iter_mut().zip(x) {
+        *s += x;
+    }
 }
 
 /// Adds `dy[i]` to the gradient of row `rows[i * tables + t]` for all i and t.
@@ -180,19 +192,30 @@ fn segment_sums(rows: &[u32], tables: usize, dy: &[f32], dim: usize) -> (Vec<u32
     let touched = segments.iter().map(|segment| row_of(segment[0])).collect();
     let mut sums = vec![0.0; segments.len() * dim];
     sums.par_chunks_mut(dim.max(1)).zip(&segments).with_min_len(16).for_each(|(sum, segment)| {
-        let row = |&pair: &u64| &dy[pair as u32 as usize * dim..][..dim];
-        let mut parts = segment.chunks(PARTIAL);
-        let first = parts.next().unwrap_or_default();
-        first.iter().for_each(|pair| add_into(sum, row(pair)));
-        let mut partial = Vec::new();
-        for part in parts {
-            partial.clear();
-            partial.resize(dim, 0.0);
-            part.iter().for_each(|pair| add_into(&mut partial, row(pair)));
-            add_into(sum, &partial);
-        }
+        sum_rows(segment, dy, sum);
     });
     (touched, sums)
+}
+
+multiversion! {
+    /// Adds the rows of `dy` that `pairs` name into `sum`, zeros so far.
+    fn sum_rows(pairs: &[u64], dy: &[f32], sum: &mut [f32]) {
+        let dim = sum.len();
+        if pairs.len() <= PARTIAL {
+            for &pair in pairs {
+                add_into(sum, &dy[pair as u32 as usize * dim..][..dim]);
+            }
+            return;
+        }
+        let mut partial = vec![0.0; dim];
+        for part in pairs.chunks(PARTIAL) {
+            partial.fill(0.0);
+            for &pair in part {
+                add_into(&mut partial, &dy[pair as u32 as usize * dim..][..dim]);
+            }
+            add_into(sum, &partial);
+        }
+    }
 }
 
 /// The sum of two gradients by rows, each ascending and without repeats; so is the result.
@@ -220,28 +243,8 @@ pub(super) fn merge_rows(rows_a: Vec<u32>, a: Vec<f32>, rows_b: Vec<u32>, b: Vec
 mod tests {
     use super::super::testing::{Matrix, bits, check, matrix};
     use super::*;
+    use crate::hash::hash_ids;
     use proptest::prelude::*;
-
-    /// The definition, window by window.
-    fn naive_hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32> {
-        let tables = config.functions * config.sizes.len();
-        let mut rows = vec![0; ids.len() * tables];
-        for span in offsets.windows(2) {
-            for i in span[0]..span[1] {
-                for t in 0..tables {
-                    let (function, size) = (t / config.sizes.len(), config.sizes[t % config.sizes.len()]);
-                    let (mut hash, mut power) = (0i64, 1i64);
-                    for j in (i + 1) as i64 - size as i64..=i as i64 {
-                        let id = if j < span[0] as i64 { 0 } else { ids[j as usize] as i64 };
-                        hash = hash.wrapping_add(id.wrapping_mul(power));
-                        power = power.wrapping_mul(HASH_PRIMES[function]);
-                    }
-                    rows[i * tables + t] = (t * config.vocab) as u32 + hash.rem_euclid(config.vocab as i64) as u32;
-                }
-            }
-        }
-        rows
-    }
 
     /// Span lengths, and ids to fill them.
     fn spans() -> impl Strategy<Value = (Vec<usize>, Vec<u16>)> {
@@ -262,7 +265,7 @@ mod tests {
             vocab in prop_oneof![Just(1usize), Just(2), Just(1 << 16), 1usize..1000, 1usize..10_000_000],
         ) {
             let config = HashConfig { sizes, functions, vocab };
-            prop_assert_eq!(rolling_hash_ids(&ids, &offsets, &config), naive_hash_ids(&ids, &offsets, &config));
+            prop_assert_eq!(rolling_hash_ids(&ids, &offsets, &config), hash_ids(&ids, &offsets, &config));
         }
 
         #[test]
@@ -293,7 +296,7 @@ mod tests {
     }
 
     fn meaning(ids: &[u16], offsets: &[usize], config: &HashConfig, dim: usize, at: &[Vec<f64>]) -> Vec<f64> {
-        let rows = naive_hash_ids(ids, offsets, config);
+        let rows = hash_ids(ids, offsets, config);
         let tables = config.functions * config.sizes.len();
         let mut y = vec![0.0; ids.len() * dim];
         for i in 0..ids.len() {

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 mod adamw;
+mod attention;
 mod block;
 mod cross;
 pub mod embed;
@@ -24,11 +25,15 @@ mod gemm;
 mod head;
 mod linear;
 mod loops;
+mod norm;
 mod pool;
 mod ragged;
 mod rms_norm;
+mod rope;
+mod simd;
 #[cfg(test)]
 mod testing;
+mod tile;
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
 pub(crate) struct Value {
@@ -87,6 +92,26 @@ impl Grads<'_> {
         match param.grad.get_or_insert_with(|| ParamGrad::Dense(vec![0.0; len])) {
             ParamGrad::Dense(grad) => grad,
             ParamGrad::Rows(..) => unreachable!("a table read by rows has no dense gradient"),
+        }
+    }
+
+    /// Takes a parameter's dense gradient (zeros at first) to add into beside others; [`Grads::put_dense`] puts it back.
+    pub fn take_dense(&mut self, id: ParamId) -> Vec<f32> {
+        let param = &mut self.params[id.0];
+        match param.grad.take() {
+            None => vec![0.0; param.data.len()],
+            Some(ParamGrad::Dense(grad)) => grad,
+            Some(ParamGrad::Rows(..)) => unreachable!("a table read by rows has no dense gradient"),
+        }
+    }
+
+    /// Puts back what [`Grads::take_dense`] took.
+    pub fn put_dense(&mut self, id: ParamId, grad: Vec<f32>) {
+        let param = &mut self.params[id.0];
+        match &mut param.grad {
+            // A parameter that was taken twice is summed.
+            Some(ParamGrad::Dense(sum)) => sum.iter_mut().zip(&grad).for_each(|(s, g)| *s += g),
+            none => *none = Some(ParamGrad::Dense(grad)),
         }
     }
 
@@ -195,7 +220,8 @@ impl Backend for Fused {
         let ops = self.tape.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
         let mut params = self.params.borrow_mut();
         let mut grads = Grads { values: HashMap::new(), params: &mut params };
-        grads.values.insert(self.value(loss).id, vec![1.0]);
+        // Of a tensor that is no scalar: the gradient of its sum.
+        grads.values.insert(self.value(loss).id, vec![1.0; loss.rows * loss.cols]);
         for op in ops.into_iter().rev() {
             op(&mut grads);
         }

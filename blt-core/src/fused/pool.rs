@@ -1,6 +1,7 @@
 //! Pooling of each patch's rows.
 
 use super::Fused;
+use super::loops::multiversion;
 use super::ragged::{split_by_groups, task_groups};
 use crate::backend::{Backend, Pooling, Tensor};
 use crate::patches::Patches;
@@ -49,56 +50,60 @@ pub(super) fn pool(fused: &Fused, h: &Tensor, patches: &Patches, pooling: Poolin
     y
 }
 
-/// Pools the rows of `h` `[len, dim]` into `y` `[dim]`, zeros so far; `sum` is scratch.
-fn pool_patch(h: &[f32], pooling: Pooling, y: &mut [f32], sum: &mut [f64]) {
-    let dim = y.len();
-    let mut rows = h.chunks_exact(dim);
-    match pooling {
-        Pooling::Mean => {
-            sum.fill(0.0);
-            for row in rows {
-                sum.iter_mut().zip(row).for_each(|(sum, &h)| *sum += h as f64);
+multiversion! {
+    /// Pools the rows of `h` `[len, dim]` into `y` `[dim]`, zeros so far; `sum` is scratch.
+    fn pool_patch(h: &[f32], pooling: Pooling, y: &mut [f32], sum: &mut [f64]) {
+        let dim = y.len();
+        let mut rows = h.chunks_exact(dim);
+        match pooling {
+            Pooling::Mean => {
+                sum.fill(0.0);
+                for row in rows {
+                    sum.iter_mut().zip(row).for_each(|(sum, &h)| *sum += h as f64);
+                }
+                // An empty patch: 0 / 1.
+                let len = (h.len() / dim).max(1) as f64;
+                y.iter_mut().zip(sum).for_each(|(y, sum)| *y = (*sum / len) as f32);
             }
-            // An empty patch: 0 / 1.
-            let len = (h.len() / dim).max(1) as f64;
-            y.iter_mut().zip(sum).for_each(|(y, sum)| *y = (*sum / len) as f32);
-        }
-        Pooling::Max | Pooling::Min => {
-            if let Some(row) = rows.next() {
-                y.copy_from_slice(row);
-            }
-            // A NaN wins and stays, as in PyTorch.
-            match pooling {
-                Pooling::Max => rows.for_each(|row| {
-                    y.iter_mut().zip(row).for_each(|(y, &h)| *y = if h > *y || h.is_nan() { h } else { *y })
-                }),
-                _ => rows.for_each(|row| {
-                    y.iter_mut().zip(row).for_each(|(y, &h)| *y = if h < *y || h.is_nan() { h } else { *y })
-                }),
+            Pooling::Max | Pooling::Min => {
+                if let Some(row) = rows.next() {
+                    y.copy_from_slice(row);
+                }
+                // A NaN wins and stays, as in PyTorch.
+                match pooling {
+                    Pooling::Max => rows.for_each(|row| {
+                        y.iter_mut().zip(row).for_each(|(y, &h)| *y = if h > *y || h.is_nan() { h } else { *y })
+                    }),
+                    _ => rows.for_each(|row| {
+                        y.iter_mut().zip(row).for_each(|(y, &h)| *y = if h < *y || h.is_nan() { h } else { *y })
+                    }),
+                }
             }
         }
     }
 }
 
-/// Writes one patch's `dh` `[len, dim]`; `share` is scratch.
-fn pool_patch_backward(h: &[f32], pooling: Pooling, y: &[f32], dy: &[f32], dh: &mut [f32], share: &mut [f32]) {
-    let dim = y.len();
-    match pooling {
-        Pooling::Mean => {
-            let len = (h.len() / dim) as f32;
-            share.iter_mut().zip(dy).for_each(|(share, dy)| *share = dy / len);
-            dh.chunks_exact_mut(dim).for_each(|dh| dh.copy_from_slice(share));
-        }
-        Pooling::Max | Pooling::Min => {
-            // First the number of ties, then each one's share.
-            share.fill(0.0);
-            for row in h.chunks_exact(dim) {
-                share.iter_mut().zip(row.iter().zip(y)).for_each(|(ties, (h, y))| *ties += (h == y) as u32 as f32);
+multiversion! {
+    /// Writes one patch's `dh` `[len, dim]`; `share` is scratch.
+    fn pool_patch_backward(h: &[f32], pooling: Pooling, y: &[f32], dy: &[f32], dh: &mut [f32], share: &mut [f32]) {
+        let dim = y.len();
+        match pooling {
+            Pooling::Mean => {
+                let len = (h.len() / dim) as f32;
+                share.iter_mut().zip(dy).for_each(|(share, dy)| *share = dy / len);
+                dh.chunks_exact_mut(dim).for_each(|dh| dh.copy_from_slice(share));
             }
-            share.iter_mut().zip(dy).for_each(|(share, dy)| *share = dy / *share);
-            for (dh, row) in dh.chunks_exact_mut(dim).zip(h.chunks_exact(dim)) {
-                for (((dh, h), y), share) in dh.iter_mut().zip(row).zip(y).zip(share.iter()) {
-                    *dh = if h == y { *share } else { 0.0 };
+            Pooling::Max | Pooling::Min => {
+                // First the number of ties, then each one's share.
+                share.fill(0.0);
+                for row in h.chunks_exact(dim) {
+                    share.iter_mut().zip(row.iter().zip(y)).for_each(|(ties, (h, y))| *ties += (h == y) as u32 as f32);
+                }
+                share.iter_mut().zip(dy).for_each(|(share, dy)| *share = dy / *share);
+                for (dh, row) in dh.chunks_exact_mut(dim).zip(h.chunks_exact(dim)) {
+                    for (((dh, h), y), share) in dh.iter_mut().zip(row).zip(y).zip(share.iter()) {
+                        *dh = if h == y { *share } else { 0.0 };
+                    }
                 }
             }
         }

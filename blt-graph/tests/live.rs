@@ -1,0 +1,192 @@
+//! Execution: only what goals need is built and run, each node once, values dropped after their last use.
+
+#[allow(dead_code)]
+mod nodes;
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::{Rc, Weak};
+
+use blt_graph::{
+    BuildCx, CheckCx, Graph, Live, Node, NodeError, NodeObserver, PipelineSpec, Plan, Port, RunCx, World, derive_seed,
+};
+use nodes::{Add, Batch, Constant, Measured, Number, Reads, Scale, Show, Source, Text};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+fn plan(yaml: &str) -> Plan {
+    let spec = PipelineSpec::parse(yaml, "live.yaml").unwrap();
+    Plan::check(&spec, "base", 5, Path::new(".")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+const DIAMOND: &str = "\
+graph:
+  unused: {node: Constant, value: 9}
+  sum: {node: Add, in: {left: twice, right: thrice}}
+  thrice: {node: Scale, in: source, factor: 3}
+  twice: {node: Scale, in: source, factor: 2}
+  source: {node: Source}
+  text: {node: Show, in: sum, digits: 1, measure: true}
+  text2: {node: Show, in: sum, digits: 2}
+  length: {node: Scale, in: text.length, factor: 10}
+";
+
+#[derive(Default)]
+struct Log(RefCell<Vec<String>>);
+
+impl NodeObserver for Log {
+    fn before(&self, node: &str) {
+        self.0.borrow_mut().push(format!("+{node}"));
+    }
+    fn after(&self, node: &str) {
+        self.0.borrow_mut().push(format!("-{node}"));
+    }
+}
+
+#[test]
+fn each_needed_node_runs_once_after_its_inputs() {
+    let log = Rc::new(Log::default());
+    let world = World::new();
+    world.observe(log.clone());
+    world.insert(Batch(1.5));
+    let live = Live::build(&plan(DIAMOND), &["text", "sum"], world).unwrap();
+    let names: Vec<&str> = live.nodes().collect();
+    assert_eq!(names, ["source", "thrice", "twice", "sum", "text"]);
+    let mut outputs = live.run(&["text", "sum.sum"]).unwrap();
+    assert_eq!(outputs.get::<Number>("sum.sum").unwrap(), 7.5);
+    assert_eq!(&*outputs.take::<Text>("text").unwrap(), "7.5");
+    assert!(outputs.take::<Text>("text").is_err(), "it was taken");
+    let expected = "+source -source +thrice -thrice +twice -twice +sum -sum +text -text";
+    assert_eq!(log.0.take().join(" "), expected);
+    // Another goal of the same graph needs less.
+    live.world().insert(Batch(2.0));
+    assert_eq!(live.get::<Number>("twice").unwrap(), 4.0);
+    assert_eq!(log.0.take().join(" "), "+source -source +twice -twice");
+    assert_eq!(live.facility::<Reads>("source").unwrap().0.get(), 2);
+    assert!(live.facility::<Reads>("twice").is_none());
+}
+
+#[test]
+fn an_optional_output_is_computed_when_somebody_wants_it() {
+    let measured = |goals: &[&str]| {
+        let world = World::new();
+        world.insert(Batch(1.0));
+        let live = Live::build(&plan(DIAMOND), goals, world).unwrap();
+        live.run(goals).unwrap();
+        live.world().get::<Measured>().map(|measured| measured.0)
+    };
+    assert_eq!(measured(&["text"]), None);
+    assert_eq!(measured(&["text.length"]), Some(1));
+    assert_eq!(measured(&["length"]), Some(1));
+    assert_eq!(measured(&["text", "length", "text.length"]), Some(1));
+}
+
+#[test]
+fn a_nodes_seed_depends_on_the_seed_and_its_name_alone() {
+    let seeds = |yaml: &str, goals: &[&str]| {
+        let live = Live::build(&plan(yaml), goals, World::new()).unwrap();
+        live.facilities::<u64>().into_iter().map(|(name, seed)| (name, *seed)).collect::<Vec<_>>()
+    };
+    let both = seeds(DIAMOND, &["text2", "text"]);
+    assert_eq!(both, [("text".to_string(), derive_seed(5, "text")), ("text2".to_string(), derive_seed(5, "text2"))]);
+    let simple = "graph:\n  a: {node: Constant, value: 1}\n  text2: {node: Show, in: a, digits: 0}\n";
+    assert_eq!(seeds(simple, &["text2"]), both[1..]);
+    assert_ne!(derive_seed(5, "text"), derive_seed(6, "text"));
+}
+
+/// A value that tells when it is gone.
+enum Tracked {}
+impl Port for Tracked {
+    const NAME: &'static str = "Tracked";
+    type Value = Rc<Vec<u8>>;
+    type Info = ();
+}
+
+/// Makes a value, remembering a weak link to it.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Make {}
+
+struct Made(RefCell<Weak<Vec<u8>>>);
+
+impl Node for Make {
+    const NAME: &'static str = "Make";
+    const INPUTS: &'static [&'static str] = &[];
+    const OUTPUTS: &'static [&'static str] = &["value"];
+    const EXAMPLE: &'static str = "{node: Make}";
+    type In = ();
+    type Out = Tracked;
+    type State = ();
+    fn check(&self, _: (), _: &CheckCx) -> Result<(), NodeError> {
+        Ok(())
+    }
+    fn build(&self, _: (), _: &mut BuildCx) -> Result<(), NodeError> {
+        Ok(())
+    }
+    fn run(&self, _: &(), _: (), cx: &RunCx) -> Result<Rc<Vec<u8>>, NodeError> {
+        let value = Rc::new(vec![1, 2, 3]);
+        cx.world.insert(Made(RefCell::new(Rc::downgrade(&value))));
+        Ok(value)
+    }
+}
+blt_graph::node!(Make);
+
+/// Adds up a value, and then drops it.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Use {
+    /// Whether it is the last to use the value, so that nobody else holds it.
+    last: bool,
+}
+
+impl Node for Use {
+    const NAME: &'static str = "Use";
+    const INPUTS: &'static [&'static str] = &["value", "after"];
+    const OUTPUTS: &'static [&'static str] = &["total"];
+    const EXAMPLE: &'static str = "{node: Use, in: x, last: true}";
+    type In = (Tracked, Option<Number>);
+    type Out = Number;
+    type State = ();
+    fn check(&self, _: ((), Option<()>), _: &CheckCx) -> Result<(), NodeError> {
+        Ok(())
+    }
+    fn build(&self, _: ((), Option<()>), _: &mut BuildCx) -> Result<(), NodeError> {
+        Ok(())
+    }
+    fn run(&self, _: &(), (value, _): (Rc<Vec<u8>>, Option<f64>), cx: &RunCx) -> Result<f64, NodeError> {
+        let made = cx.world.get::<Made>().unwrap();
+        let total = f64::from(value.iter().sum::<u8>());
+        assert_eq!(Rc::strong_count(&value) == 1, self.last, "the last reader alone holds the value");
+        drop(value);
+        assert_eq!(made.0.borrow().upgrade().is_none(), self.last);
+        Ok(total)
+    }
+}
+blt_graph::node!(Use);
+
+#[test]
+fn a_value_is_dropped_after_its_last_use() {
+    let mut g = Graph::new();
+    let value = g.add("value", Make {}, ());
+    let first = g.add("first", Use { last: false }, (&value, None::<blt_graph::Wire<Number>>));
+    let last = g.add("last", Use { last: true }, (&value, &first));
+    g.add("sum", Add {}, (first, last));
+    let spec = PipelineSpec::new("drop", g.finish());
+    let plan = Plan::check(&spec, "base", 0, Path::new(".")).unwrap();
+    let live = Live::build(&plan, &["sum"], World::new()).unwrap();
+    assert_eq!(live.get::<Number>("sum").unwrap(), 12.0);
+}
+
+#[test]
+fn a_graph_in_rust_runs() {
+    let mut g = Graph::new();
+    let source = g.add("source", Source { path: None }, ());
+    let two = g.add("two", Constant { value: 2.0 }, ());
+    let scaled = g.add("scaled", Scale { factor: 10.0, ..Scale::default() }, (&source, Some(&two)));
+    let (_text, length) = g.add("text", Show { digits: 3, measure: true }, &scaled);
+    let path = length.path();
+    let plan = Plan::check(&PipelineSpec::new("rust", g.finish()), "base", 0, Path::new(".")).unwrap();
+    let live = Live::build(&plan, &["text", &path], World::new()).unwrap();
+    live.world().insert(Batch(1.0));
+    assert_eq!(path, "text.length");
+    assert_eq!(live.get::<Number>(&path).unwrap(), 6.0);
+    assert_eq!(&*live.get::<Text>("text").unwrap(), "12.000");
+}

@@ -1,0 +1,2 @@
+#[path = "../../../../blt-graph/tests/nodes/mod.rs"]
+mod nodes;
