@@ -3,6 +3,7 @@
 
 use blt_core::backend::Backend;
 use blt_core::bytes::{Batch, OFFSET, VOCAB};
+use blt_core::fused::Fused;
 use blt_core::hf::{HfConfig, TensorSpec, Weights, write_directory};
 use blt_core::model::{ByteEmbed, ByteLm, Latent, LocalDecoder, LocalEncoder, Session, next_byte_targets};
 use blt_core::params::{NamedParam, ParamMaker};
@@ -297,7 +298,7 @@ fn gradients(
 }
 
 fn paths() -> Vec<Rc<dyn Backend>> {
-    vec![Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu())]
+    vec![Rc::new(Fused::new()), Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu())]
 }
 
 fn directories(folder: &Path) -> Vec<PathBuf> {
@@ -327,7 +328,7 @@ fn compare_all(dirs: &[PathBuf]) {
 }
 
 #[test]
-fn fixtures_agree_on_every_path() {
+fn fixtures_agree_on_both_paths() {
     let dirs = directories(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity"));
     assert_eq!(dirs.len(), 3);
     compare_all(&dirs);
@@ -337,7 +338,7 @@ fn fixtures_agree_on_every_path() {
 /// `tests/peer/fixtures.py fuzz --out DIR` made.
 #[test]
 #[ignore = "needs BLT_FUZZ_DIR, a folder of random settings made by tests/peer/fixtures.py"]
-fn random_settings_agree_on_every_path() {
+fn random_settings_agree_on_both_paths() {
     let folder = std::env::var_os("BLT_FUZZ_DIR").expect("BLT_FUZZ_DIR names a folder of settings");
     let dirs = directories(Path::new(&folder));
     let mut covered: BTreeMap<String, usize> = BTreeMap::new();
@@ -376,7 +377,7 @@ fn exports_for_the_library() {
             if let Some(p) = &mut config.patching {
                 p.threshold = 5.05;
             }
-            let model = Model::new(config, Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu()));
+            let model = Model::new(config, Rc::new(Fused::new()));
             let backend = &model.cx.backend;
             let of = |name: &str| backend.read_param(model.params.iter().find(|p| p.name == name).unwrap().id);
             let dir = folder.join(format!("{fixture}-{variant}"));
