@@ -11,6 +11,16 @@ pub struct Difference {
     pub se: Option<f64>,
 }
 
+/// What a node of a variant found before training.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where there are several.
+    pub seed: Option<String>,
+    pub node: String,
+    /// Names and values.
+    pub values: Vec<(String, String)>,
+}
+
 /// One variant's numbers. `index` is its place in results.json, which decides its colour and mark in every chart.
 #[derive(Clone, Debug)]
 pub struct Variant {
@@ -34,8 +44,7 @@ pub struct Variant {
     pub evaluate_rate: Option<f64>,
     pub lookahead: bool,
     pub metrics: Vec<(String, f64)>,
-    /// (seed where there are several, node, name and value of what was found).
-    pub prepared: Vec<(Option<String>, String, Vec<(String, String)>)>,
+    pub prepared: Vec<Found>,
     pub difference: Option<Difference>,
 }
 
@@ -71,15 +80,19 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn prepared(value: &Value, seed: Option<&str>) -> Vec<(Option<String>, String, Vec<(String, String)>)> {
+fn prepared(value: &Value, seed: Option<&str>) -> Vec<Found> {
     let nodes = value.get("prepared").and_then(Value::as_object);
-    let found = |of_node: &Value| match of_node {
+    let values = |of_node: &Value| match of_node {
         Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
         Value::Null => Vec::new(),
         other => vec![("value".to_owned(), plain(other))],
     };
-    let rows = nodes.into_iter().flatten().map(|(node, v)| (seed.map(str::to_owned), node.clone(), found(v)));
-    rows.filter(|(_, _, found): &(_, _, Vec<_>)| !found.is_empty()).collect()
+    let found = |(node, of_node): (&String, &Value)| Found {
+        seed: seed.map(str::to_owned),
+        node: node.clone(),
+        values: values(of_node),
+    };
+    nodes.into_iter().flatten().map(found).filter(|f| !f.values.is_empty()).collect()
 }
 
 impl Variant {
@@ -356,7 +369,7 @@ pub fn grouped(value: f64) -> String {
 pub fn mega(flops: f64) -> String {
     let value = flops / 1e6;
     match value.abs() {
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         v if v < 0.0995 => format!("{value:.4}"),
         v if v < 9.995 => format!("{value:.3}"),
         v if v < 99.95 => format!("{value:.2}"),

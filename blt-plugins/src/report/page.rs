@@ -1,8 +1,8 @@
 //! From a run's facts to the page: which charts there are, and what goes into them.
 
-use super::facts::{Results, Variant, columns, listed, mega};
+use super::facts::{Found, Results, Variant, columns, listed, mega};
 use super::sample::{self, SHADES, Sample};
-use super::svg::{self, Bar, Line, Look, Part, Point};
+use super::svg::{self, Bar, Line, LinePoint, Look, Part, Point};
 use super::{ReportError, ReportInput, table};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
@@ -84,13 +84,7 @@ fn ranking(results: &Results) -> Value {
 
 /// Bits per byte against what they cost.
 fn scatters(results: &Results) -> Vec<Value> {
-    let axes: [(&str, &str, &str, fn(&Variant) -> Option<f64>); 2] = [
-        ("patch", "Bits per byte against patch size", "bytes per patch", |v| v.bytes_per_patch),
-        ("compute", "Bits per byte against compute", "MFLOP per byte, the entropy model's included", |v| {
-            Some(v.flops? / 1e6)
-        }),
-    ];
-    let chart = |(slug, title, x_title, of): (&str, &str, &str, fn(&Variant) -> Option<f64>)| {
+    let against = |slug: &str, title: &str, x_title: &str, of: fn(&Variant) -> Option<f64>| {
         let point = |v: &Variant| {
             let error = v.bpb_se.filter(|e| *e > 0.0);
             Some(Point { look: look(v), name: v.name.clone(), x: of(v)?, y: v.bpb?, error })
@@ -102,7 +96,10 @@ fn scatters(results: &Results) -> Vec<Value> {
             context! { title => title, svg => safe(svg), errors => errors, hollow => points.iter().any(|p| p.look.hollow) },
         )
     };
-    axes.into_iter().filter_map(chart).collect()
+    let size = against("patch", "Bits per byte against patch size", "bytes per patch", |v| v.bytes_per_patch);
+    let compute = "MFLOP per byte, the entropy model's included";
+    let compute = against("compute", "Bits per byte against compute", compute, |v| Some(v.flops? / 1e6));
+    size.into_iter().chain(compute).collect()
 }
 
 /// One seed's curve of one variant: (bytes or steps, bits per byte).
@@ -179,7 +176,7 @@ fn curves(results: &Results, lines: &[serde_json::Value]) -> Vec<Value> {
 }
 
 /// Mean, lowest and highest over seeds, for as long as all have points.
-fn over_seeds(curves: &[&Curve], scale: f64) -> Vec<(f64, f64, f64, f64)> {
+fn over_seeds(curves: &[&Curve], scale: f64) -> Vec<LinePoint> {
     let length = curves.iter().map(|c| c.len()).min().unwrap_or(0);
     let at = |i: usize| {
         let values = || curves.iter().map(|c| c[i].1);
@@ -368,25 +365,25 @@ fn flops(results: &Results) -> Value {
 fn prepared(results: &Results) -> Value {
     let mut keys: Vec<&String> = Vec::new();
     let rows = || results.variants.iter().flat_map(|v| v.prepared.iter().map(move |p| (v, p)));
-    for (key, _) in rows().flat_map(|(_, (_, _, found))| found) {
+    for (key, _) in rows().flat_map(|(_, found)| &found.values) {
         if !keys.contains(&key) {
             keys.push(key);
         }
     }
-    let row = |(v, (seed, node, found)): (&Variant, &(Option<String>, String, Vec<(String, String)>))| {
+    let row = |(v, found): (&Variant, &Found)| {
         let cell = |key: &&String| {
-            let value = found.iter().find(|(k, _)| k == *key);
+            let value = found.values.iter().find(|(k, _)| k == *key);
             // Lists and tables of numbers can be long; the file has them whole.
             value.map_or_else(|| "–".to_owned(), |(_, v)| svg::shortened(v, 60))
         };
         context! {
             variant => named(v),
-            seed => seed.as_deref(),
-            node => node.as_str(),
+            seed => found.seed.as_deref(),
+            node => found.node.as_str(),
             cells => keys.iter().map(cell).collect::<Vec<_>>(),
         }
     };
-    let seeds = rows().any(|(_, (seed, _, _))| seed.is_some());
+    let seeds = rows().any(|(_, found)| found.seed.is_some());
     context! { seeds => seeds, keys => keys.iter().map(|k| k.replace('_', " ")).collect::<Vec<_>>(), rows => rows().map(row).collect::<Vec<_>>() }
 }
 

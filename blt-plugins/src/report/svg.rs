@@ -25,19 +25,23 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// At most `width` terminal columns of `text`, with an ellipsis for what is cut.
+/// At most `width` terminal columns of `text`. What is cut is the middle, because names of a grid differ at their ends.
 pub fn shortened(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_owned();
     }
-    let mut out = String::new();
-    for c in text.chars() {
-        if columns(&out) + columns(c.encode_utf8(&mut [0; 4])) >= width {
-            break;
-        }
-        out.push(c);
-    }
-    out + "…"
+    let taken = |characters: &mut dyn Iterator<Item = char>, room: usize| {
+        let mut used = 0;
+        let fits = characters.take_while(|c| {
+            used += columns(c.encode_utf8(&mut [0; 4]));
+            used <= room
+        });
+        fits.collect::<Vec<char>>()
+    };
+    let room = width.saturating_sub(1);
+    let head = taken(&mut text.chars(), room / 3);
+    let tail = taken(&mut text.chars().rev(), room - room / 3);
+    head.into_iter().chain(['…']).chain(tail.into_iter().rev()).collect()
 }
 
 /// How a series looks, in every chart alike: by its place among the variants.
@@ -272,19 +276,21 @@ pub fn scatter(slug: &str, title: &str, x_title: &str, y_title: &str, points: &[
     Some(out)
 }
 
+/// (x, mean, lowest, highest).
+pub type LinePoint = (f64, f64, f64, f64);
+
 /// A line: points, and below and above them the range over seeds where there are several.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub look: Look,
     pub name: String,
-    /// (x, mean, lowest, highest).
-    pub points: Vec<(f64, f64, f64, f64)>,
+    pub points: Vec<LinePoint>,
 }
 
 /// At most `n` points: means of neighbours, so that a long run does not make a heavy page.
-fn thinned(points: &[(f64, f64, f64, f64)], n: usize) -> Vec<(f64, f64, f64, f64)> {
+fn thinned(points: &[LinePoint], n: usize) -> Vec<LinePoint> {
     let size = points.len().div_ceil(n).max(1);
-    let mean = |chunk: &[(f64, f64, f64, f64)]| {
+    let mean = |chunk: &[LinePoint]| {
         let k = chunk.len() as f64;
         let sum = chunk.iter().fold((0.0, 0.0, 0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1, s.2 + p.2, s.3 + p.3));
         (sum.0 / k, sum.1 / k, sum.2 / k, sum.3 / k)
@@ -295,7 +301,7 @@ fn thinned(points: &[(f64, f64, f64, f64)], n: usize) -> Vec<(f64, f64, f64, f64
 /// Lines over a common axis. The steep beginning is cut off at the top, or the differences at the end would not be seen.
 /// None without points.
 pub fn lines(slug: &str, title: &str, x_title: &str, y_title: &str, lines: &[Line]) -> Option<String> {
-    let thin: Vec<(&Line, Vec<(f64, f64, f64, f64)>)> = lines.iter().map(|l| (l, thinned(&l.points, 300))).collect();
+    let thin: Vec<(&Line, Vec<LinePoint>)> = lines.iter().map(|l| (l, thinned(&l.points, 300))).collect();
     let all = || thin.iter().flat_map(|(_, points)| points);
     let x_hi = all().map(|p| p.0).fold(f64::MIN, f64::max);
     let y_lo = all().map(|p| p.2).fold(f64::MAX, f64::min);
@@ -448,4 +454,42 @@ pub fn histogram(
     }
     let _ = write!(out, "<path class=\"axis\" d=\"M{left} {bottom}H{right}\"/></svg>");
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_round_and_cover_what_they_show() {
+        for (lo, hi) in [(0.0, 1.0), (2.17, 2.31), (-3.0, 0.4), (5.0, 5.0), (0.0, 0.0), (1e-7, 3e-7), (99.0, 123456.0)]
+        {
+            let scale = Scale::round(lo, hi, 6, 0.0, 100.0).unwrap();
+            assert!(scale.at(lo) >= -1e-9 && scale.at(hi) <= 100.0 + 1e-9, "{lo} {hi}: {scale:?}");
+            let labels: Vec<String> = scale.ticks().map(|(_, label)| label).collect();
+            assert!((2..=9).contains(&labels.len()), "{labels:?}");
+            for (i, label) in labels.iter().enumerate() {
+                assert!(!labels[..i].contains(label), "{labels:?}");
+            }
+        }
+        assert!(
+            Scale::round(f64::NAN, 1.0, 6, 0.0, 1.0).is_none()
+                && Scale::round(f64::MAX, f64::MIN, 6, 0.0, 1.0).is_none()
+        );
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        assert_eq!(shortened("short", 5), "short");
+        assert_eq!(shortened("graph.encoder.pooling=max", 13), "grap…ling=max");
+        let wide = shortened("한국어 이름이 아주 길다", 9);
+        assert!(columns(&wide) <= 9 && wide.contains('…'), "{wide}");
+    }
+
+    #[test]
+    fn thinning_keeps_means() {
+        let points: Vec<LinePoint> = (0..10).map(|i| (i as f64, i as f64, 0.0, 1.0)).collect();
+        assert_eq!(thinned(&points, 5).len(), 5);
+        assert_eq!(thinned(&points, 5)[0], (0.5, 0.5, 0.0, 1.0));
+    }
 }
