@@ -75,7 +75,7 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),
         Value::Null => "–".to_owned(),
-        Value::Number(n) if n.is_f64() => n.as_f64().map_or_else(String::new, significant),
+        Value::Number(n) if n.is_f64() => n.as_f64().map_or_else(String::new, |x| significant(x, 6)),
         other => other.to_string(),
     }
 }
@@ -378,8 +378,8 @@ pub fn mega(flops: f64) -> String {
     }
 }
 
-/// Four significant digits, without trailing zeros.
-pub fn significant(value: f64) -> String {
+/// A number to so many significant digits, without trailing zeros.
+pub fn significant(value: f64, digits: i32) -> String {
     if value == 0.0 || !value.is_finite() {
         return format!("{value}");
     }
@@ -387,7 +387,7 @@ pub fn significant(value: f64) -> String {
     if !(-5..9).contains(&magnitude) {
         return format!("{value:.3e}");
     }
-    let text = format!("{value:.*}", (3 - magnitude).max(0) as usize);
+    let text = format!("{value:.*}", (digits - 1 - magnitude).max(0) as usize);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
         false => text,
@@ -398,4 +398,48 @@ pub fn significant(value: f64) -> String {
 pub fn columns(text: &str) -> usize {
     let wide = |c: char| matches!(c as u32, 0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F | 0xFF00..=0xFF60 | 0x1F300..=0x1FAFF | 0x20000..=0x3FFFD);
     text.chars().map(|c| if wide(c) { 2 } else { 1 }).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!(
+            [0.0, 999.4, 1000.0, 1234567.0, -1234.0, -0.2].map(grouped),
+            ["0", "999", "1,000", "1,234,567", "-1,234", "0"]
+        );
+        assert_eq!(
+            [0.0, 4e4, 5.2e5, 1.23456e7, 1.5e8, 2e9].map(mega),
+            ["0", "0.0400", "0.520", "12.35", "150.0", "2,000"]
+        );
+        assert_eq!(
+            [0.71234, 100.0, 0.0, 1.5e-7, 12345678.0].map(|x| significant(x, 4)),
+            ["0.7123", "100", "0", "1.500e-7", "12345678"]
+        );
+        assert_eq!((columns("abc"), columns("한국")), (3, 4));
+        assert_eq!((listed(&["a"]), listed(&["a", "b", "c"])), ("a".to_owned(), "a, b and c".to_owned()));
+    }
+
+    #[test]
+    fn only_variants_that_another_beats_in_both_are_off_the_frontier() {
+        let of = |bpb: f64, flops: f64| serde_json::json!({"bpb": bpb, "flops_per_byte": flops});
+        let results = serde_json::json!({"variants": {"dear": of(2.0, 9.0), "cheap": of(3.0, 1.0), "beaten": of(3.0, 2.0), "middle": of(2.5, 4.0)}});
+        let results = Results::read(&results);
+        let names: Vec<&str> = results.frontier().iter().map(|v| v.name.as_str()).collect();
+        assert_eq!(names, ["cheap", "middle", "dear"]);
+    }
+
+    #[test]
+    fn errors_of_two_that_are_paired_to_a_third_add_up() {
+        let of = |bpb: f64, se: f64| serde_json::json!({"bpb": bpb, "difference": {"bpb": 0.1, "se": se}});
+        let results = serde_json::json!({"baseline": "b", "variants": {"b": {"bpb": 2.0}, "x": of(2.1, 0.03), "y": of(2.21, 0.04), "z": {"bpb": 2.3}}});
+        let results = Results::read(&results);
+        let [b, x, y, z] = results.variants.as_slice() else { panic!("four variants") };
+        assert_eq!(results.standard_error(b, x), Some(0.03));
+        assert!((results.standard_error(x, y).unwrap() - 0.05).abs() < 1e-12);
+        assert_eq!((results.order_is_certain(b, x), results.order_is_certain(b, y)), (Some(true), Some(true)));
+        assert_eq!((results.order_is_certain(x, y), results.order_is_certain(y, z)), (Some(true), None));
+    }
 }

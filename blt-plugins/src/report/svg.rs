@@ -201,7 +201,7 @@ impl Area {
     }
 }
 
-/// Points with error bars and, where there is room, their names. None without points.
+/// Points with error bars and, where there is room, their names. None for fewer than two: one point compares nothing.
 pub fn scatter(slug: &str, title: &str, x_title: &str, y_title: &str, points: &[Point]) -> Option<String> {
     let fold =
         |values: &mut dyn Iterator<Item = f64>| values.fold((f64::MAX, f64::MIN), |(lo, hi), v| (lo.min(v), hi.max(v)));
@@ -417,7 +417,7 @@ pub fn histogram(
     }
     const W: f64 = 240.0;
     const H: f64 = 130.0;
-    let (left, right, top, bottom) = (34.0, W - 6.0, 8.0, H - 20.0);
+    let (left, right, top, bottom) = (40.0, W - 6.0, 8.0, H - 20.0);
     let y = Scale::round(0.0, highest * 100.0, 3, bottom, top)?;
     let each = (right - left) / shares.len() as f64;
     let described: Vec<String> =

@@ -188,7 +188,7 @@ pub fn metrics(results: &Results) -> (Vec<String>, Vec<(&Variant, Vec<String>)>)
     let rows = results.variants.iter().filter(|v| !v.metrics.is_empty()).map(|v| {
         let cell = |name: &String| {
             let found = v.metrics.iter().find(|(n, _)| n == name);
-            found.map_or_else(|| "–".to_owned(), |(_, value)| significant(*value))
+            found.map_or_else(|| "–".to_owned(), |(_, value)| significant(*value, 4))
         };
         (v, names.iter().map(cell).collect())
     });

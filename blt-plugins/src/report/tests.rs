@@ -110,7 +110,7 @@ fn a_whole_run_shows_every_section() {
         assert!(html.contains(&format!(">{heading}</h2>")), "no section {heading}");
     }
     assert!(
-        html.contains("1.553")
+        html.contains("1.55329")
             && html.contains("0.7123")
             && html.contains("A &amp; B")
             && html.contains("&lt;as written&gt;")
