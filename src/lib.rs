@@ -1,0 +1,25 @@
+//! The command line of `blt`, as a library: a plugin author's own binary is
+//!
+//! ```no_run
+//! // use my_plugin as _;
+//! fn main() -> std::process::ExitCode {
+//!     blt::main()
+//! }
+//! ```
+//!
+//! This crate parses arguments, calls the others, and prints.
+
+mod cli;
+pub mod prelude;
+mod progress;
+
+// Training and scoring allocate and free buffers of megabytes all the time; the system's allocator gives each back to the kernel and
+// faults it in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+pub use blt_core as core;
+pub use blt_graph as graph;
+pub use blt_graph::{node, step};
+pub use blt_plugins as plugins;
+pub use cli::main;

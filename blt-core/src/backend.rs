@@ -86,8 +86,8 @@ pub struct HashConfig {
 
 /// The multipliers of the hash functions, by function index.
 pub const HASH_PRIMES: [i64; 11] = [
-    1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899, 9576890767, 3628273133, 2860486313, 5463458053,
-    3367900313,
+    1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899, 9576890767, 3628273133, 2860486313,
+    5463458053, 3367900313,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -143,6 +143,9 @@ pub trait Backend {
     /// From now on operations are recorded (true), or the tape is dropped and nothing is recorded (false).
     fn record(&self, on: bool);
     fn recording(&self) -> bool;
+    /// While paused, operations compute and are not recorded; the tape is kept for when the pause ends. For parts of a graph that no
+    /// gradient flows through. Pausing what is not recording does nothing.
+    fn pause(&self, on: bool);
     /// Runs the tape backward from `loss` (`[1, 1]`), adds into the parameters' gradients, and empties the tape.
     /// Recording stays on. Parameters that the loss did not touch keep no gradient.
     fn backward(&self, loss: &Tensor);
@@ -178,13 +181,37 @@ pub trait Backend {
     fn pool(&self, h: &Tensor, patches: &Patches, pooling: Pooling) -> Tensor;
     /// Encoder cross-attention: query row `p * k + j` (of `q`, `[P * k, dim]`) sees the rows of h in patch p alone.
     /// Returns `2 q + o_proj(attn(q_proj(q_norm q), k_proj(k_norm h), v_proj(k_norm h)))`, `[P * k, dim]`.
-    fn encoder_cross(&self, q: &Tensor, h: &Tensor, patches: &Patches, k: usize, params: &CrossParams, config: &CrossConfig) -> Tensor;
+    fn encoder_cross(
+        &self,
+        q: &Tensor,
+        h: &Tensor,
+        patches: &Patches,
+        k: usize,
+        params: &CrossParams,
+        config: &CrossConfig,
+    ) -> Tensor;
     /// Decoder cross-attention: row i of x sees rows `reads[i] * k .. reads[i] * k + k` of kv (`[P * k, dim]`) alone.
     /// Returns `2 x + o_proj(attn(q_proj(q_norm x), k_proj(k_norm kv), v_proj(k_norm kv)))`, `[n, dim]`.
-    fn decoder_cross(&self, x: &Tensor, kv: &Tensor, reads: &[u32], k: usize, params: &CrossParams, config: &CrossConfig) -> Tensor;
+    fn decoder_cross(
+        &self,
+        x: &Tensor,
+        kv: &Tensor,
+        reads: &[u32],
+        k: usize,
+        params: &CrossParams,
+        config: &CrossConfig,
+    ) -> Tensor;
     /// `lm_head(RMSNorm(x))` and the cross-entropy of `targets` (`[n]`; None: nothing is predicted there).
     /// The logits are not kept beyond what backward needs.
-    fn head_loss(&self, x: &Tensor, norm: ParamId, head: ParamId, eps: f64, targets: &[Option<u16>], scale: f64) -> HeadLoss;
+    fn head_loss(
+        &self,
+        x: &Tensor,
+        norm: ParamId,
+        head: ParamId,
+        eps: f64,
+        targets: &[Option<u16>],
+        scale: f64,
+    ) -> HeadLoss;
     /// `lm_head(RMSNorm(x))` on the host, `[n, vocab]`; never recorded.
     fn head_logits(&self, x: &Tensor, norm: ParamId, head: ParamId, eps: f64) -> Vec<f32>;
     /// Entropy in nats of the softmax of `head_logits`, `[n]`; never recorded, the logits are not kept.

@@ -5,4 +5,16 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod calibrate;
+pub mod checkpoint;
+pub mod flops;
+pub mod fused;
+pub mod hash;
+pub mod hf;
+pub mod model;
+pub mod optim;
+pub mod params;
 pub mod patches;
+pub mod patching;
+pub mod reference;
+pub mod rope;

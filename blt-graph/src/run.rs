@@ -65,6 +65,8 @@ pub struct RunOptions {
     pub cpu_features: String,
     /// Threads that steps may use. Not part of keys: results do not depend on it.
     pub threads: usize,
+    /// Only these variants, of all that are checked; all if empty.
+    pub variants: Vec<String>,
     /// What becomes of unfinished work.
     pub resume: Resume,
 }
@@ -79,6 +81,7 @@ impl RunOptions {
             dtype: "f32".to_string(),
             cpu_features: cpu_features(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            variants: Vec::new(),
             resume: Resume::Steps,
         }
     }
@@ -280,7 +283,7 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// See [`RunError`]; `status.json` says it too.
     pub fn run_with(&self, finish: impl FnOnce(&RunReport) -> Result<(), StepError>) -> Result<RunReport, RunError> {
-        let plans = check_all(self.spec, &self.base_dir)?;
+        let plans = self.chosen(check_all(self.spec, &self.base_dir)?)?;
         for warning in plans.iter().flat_map(|plan| &plan.warnings) {
             self.progress.message(&warning.render(false));
         }
@@ -326,6 +329,19 @@ impl<'a> Runner<'a> {
         let report = result?;
         written?;
         Ok(report)
+    }
+
+    /// The plans of the variants that the options name.
+    fn chosen(&self, mut plans: Vec<Plan>) -> Result<Vec<Plan>, Diagnostics> {
+        let names = &self.options.variants;
+        if let Some(unknown) = names.iter().find(|name| plans.iter().all(|plan| plan.variant != **name)) {
+            let mut known: Vec<&str> = plans.iter().map(|plan| plan.variant.as_str()).collect();
+            known.dedup();
+            let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
+            return Err(Diagnostic::error(message).into());
+        }
+        plans.retain(|plan| names.is_empty() || names.contains(&plan.variant));
+        Ok(plans)
     }
 
     /// What every step of a plan depends on, and its key.

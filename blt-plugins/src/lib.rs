@@ -1,0 +1,19 @@
+//! The built-in nodes and steps of `blt`: sources, patchers, model, heads, and training, evaluation and scoring over them.
+//!
+//! This is the only crate that knows both the graph and the model. A node of your own does what a file in [`nodes`] does, in your own
+//! crate, on the port types of [`ports`].
+
+pub mod bpe;
+mod closed_form;
+pub mod data;
+mod loaded;
+mod model;
+pub mod nodes;
+pub mod ports;
+mod profile;
+pub mod report;
+pub mod results;
+pub mod steps;
+
+pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList};
+pub use model::{ParamSet, session, with_params};

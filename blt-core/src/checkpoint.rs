@@ -1,0 +1,145 @@
+//! Parameters and optimiser moments as safetensors files, written whole or not at all.
+
+use crate::backend::Backend;
+use crate::params::NamedParam;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Version of the checkpoint format; a reader refuses one that it does not know.
+pub const FORMAT: u32 = 1;
+/// File names inside a checkpoint directory.
+pub const MODEL_FILE: &str = "model.safetensors";
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("cannot read checkpoint {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot write checkpoint {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{path} is not a whole safetensors file: {reason}")]
+    Corrupt { path: PathBuf, reason: String },
+    #[error("{path} has no tensor `{name}`; it was written by another model, or `in`, sizes or layers differ")]
+    Missing { path: PathBuf, name: String },
+    #[error("{path}: tensor `{name}` is {found:?} {found_type:?}, the model wants {expected:?} F32")]
+    Shape { path: PathBuf, name: String, found: Vec<usize>, found_type: Dtype, expected: Vec<usize> },
+    #[error("{path}: tensor `{name}` holds a value that is not finite; the training run that wrote it diverged")]
+    NotFinite { path: PathBuf, name: String },
+}
+
+/// Writes named tensors to `path` through a temporary file in the same directory.
+pub fn write_tensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<(), CheckpointError> {
+    let failed = |source: io::Error| CheckpointError::Write { path: path.to_owned(), source };
+    let views: Vec<(&str, TensorView)> = tensors
+        .iter()
+        .map(|(name, shape, data)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(data));
+            view.map(|v| (name.as_str(), v)).map_err(|e| failed(io::Error::other(e)))
+        })
+        .collect::<Result<_, _>>()?;
+    // `format: pt` is what the Python side asks for; a single entry, since the map's order is not defined.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let partial = path.with_extension("safetensors.partial");
+    let written = safetensors::serialize_to_file(views, Some(metadata), &partial)
+        .map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(e) => e,
+            other => io::Error::other(other),
+        })
+        .and_then(|()| File::open(&partial)?.sync_all())
+        .and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&partial);
+        failed(e)
+    })
+}
+
+/// An open safetensors file, memory-mapped.
+pub struct TensorFile {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl TensorFile {
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let read = |source| CheckpointError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(read)?;
+        // SAFETY: checkpoints are renamed into place and never written to afterwards; a file that another program
+        // truncates while it is mapped is outside what a reader can defend against.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
+        let file = TensorFile { path: path.to_owned(), map };
+        file.tensors()?;
+        Ok(file)
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
+        SafeTensors::deserialize(&self.map)
+            .map_err(|e| CheckpointError::Corrupt { path: self.path.clone(), reason: e.to_string() })
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors().is_ok_and(|t| t.tensor(name).is_ok())
+    }
+
+    /// The f32 tensor `name`, which must have `shape` and finite values.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let tensors = self.tensors()?;
+        let view = tensors
+            .tensor(name)
+            .map_err(|_| CheckpointError::Missing { path: self.path.clone(), name: name.to_owned() })?;
+        if view.dtype() != Dtype::F32 || view.shape() != shape {
+            return Err(CheckpointError::Shape {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                found: view.shape().to_vec(),
+                found_type: view.dtype(),
+                expected: shape.to_vec(),
+            });
+        }
+        let data: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        match data.iter().all(|x| x.is_finite()) {
+            true => Ok(data),
+            false => Err(CheckpointError::NotFinite { path: self.path.clone(), name: name.to_owned() }),
+        }
+    }
+}
+
+/// Writes `model.safetensors` for `params` into `dir`.
+pub fn save_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+    let tensors: Vec<_> = params.iter().map(|p| (p.name.clone(), p.stored_shape(), backend.read_param(p.id))).collect();
+    write_tensors(&dir.join(MODEL_FILE), &tensors)
+}
+
+/// Reads every one of `params` from `dir/model.safetensors`.
+pub fn load_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+    let file = TensorFile::open(&dir.join(MODEL_FILE))?;
+    for p in params {
+        backend.write_param(p.id, &file.get(&p.name, &p.stored_shape())?);
+    }
+    Ok(())
+}
+
+/// Writes `optimizer.safetensors`: `m.NAME` and `v.NAME` of each parameter.
+pub fn save_moments(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+    let tensors: Vec<_> = params
+        .iter()
+        .flat_map(|p| {
+            let (m, v) = backend.moments(p.id);
+            [(format!("m.{}", p.name), p.stored_shape(), m), (format!("v.{}", p.name), p.stored_shape(), v)]
+        })
+        .collect();
+    write_tensors(&dir.join(OPTIMIZER_FILE), &tensors)
+}
+
+/// Reads the moments of `params` from `dir/optimizer.safetensors`.
+pub fn load_moments(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+    let file = TensorFile::open(&dir.join(OPTIMIZER_FILE))?;
+    for p in params {
+        let shape = p.stored_shape();
+        let (m, v) = (file.get(&format!("m.{}", p.name), &shape)?, file.get(&format!("v.{}", p.name), &shape)?);
+        backend.write_moments(p.id, &m, &v);
+    }
+    Ok(())
+}

@@ -1,0 +1,520 @@
+//! A transformer block, `x += Attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x))`, forward and backward.
+//!
+//! Rows go through in tiles that stay in L2: norm, queries, keys, values and RoPE; then attention by heads and spans
+//! (see [`attention`]); then the output projection, norm, feed-forward and both residuals. Backward runs the same three
+//! stages from the end. Kept for it, beside the block's input: the rotated queries, keys and values, the attention's
+//! outputs and log-sum-exps, the sum after attention, and the two inputs of the SwiGLU product, which its gradients then
+//! overwrite. The norms and the product are computed again.
+
+use super::attention::{self, Layout};
+use super::norm::{norm, norm_backward};
+use super::rope::{Table, rotate};
+use super::simd::{LANES, Level, Simd, kernel};
+use super::tile::{
+    BLOCK, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, from_tile, panels, to_tile, weight_grads,
+};
+use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// One transformer block over spans `offsets` into the rows of x. `[n, dim] -> [n, dim]`
+pub(crate) fn block(
+    fused: &Fused,
+    x: &Tensor,
+    offsets: &[usize],
+    params: &BlockParams,
+    config: &BlockConfig,
+) -> Tensor {
+    block_at(Level::best(), fused, x, offsets, params, config)
+}
+
+fn block_at(
+    level: Level,
+    fused: &Fused,
+    x: &Tensor,
+    offsets: &[usize],
+    params: &BlockParams,
+    config: &BlockConfig,
+) -> Tensor {
+    let x = fused.value(x);
+    assert_eq!(x.cols, config.dim, "a block's input is [n, dim]");
+    assert_eq!(offsets.last().copied().unwrap_or(0), x.rows, "offsets end at the number of rows");
+    assert!(config.head_dim.is_multiple_of(2), "rotary embedding turns pairs");
+    assert!(config.heads.is_multiple_of(config.kv_heads), "each key/value head serves as many query heads");
+    let (input, input_id) = (x.data.clone(), x.id);
+    let block = Block::new(level, fused, offsets, params, config);
+    let recording = fused.recording();
+    let (y, saved) = block.forward(&input, recording);
+    let (y, y_id) = fused.output(x.rows, x.cols, y);
+    if let Some(saved) = saved {
+        fused.push(move |grads| {
+            if let Some(dy) = grads.take(y_id) {
+                let dx = block.backward(&input, saved, dy, grads);
+                grads.add(input_id, dx);
+            }
+        });
+    }
+    y
+}
+
+/// One call's configuration and weights.
+struct Block {
+    level: Level,
+    config: BlockConfig,
+    params: BlockParams,
+    offsets: Vec<usize>,
+    layout: Layout,
+    table: Arc<Table>,
+    input_layernorm: Arc<Vec<f32>>,
+    q: Arc<Vec<f32>>,
+    k: Arc<Vec<f32>>,
+    v: Arc<Vec<f32>>,
+    o: Arc<Vec<f32>>,
+    post_attention_layernorm: Arc<Vec<f32>>,
+    gate: Arc<Vec<f32>>,
+    up: Arc<Vec<f32>>,
+    down: Arc<Vec<f32>>,
+}
+
+/// What backward needs of forward.
+struct Saved {
+    /// Rotated and scaled queries, rotated keys, values, `[n, layout.stride]`.
+    qkv: Vec<f32>,
+    /// `[heads, n, head_dim]`
+    attended: Vec<f32>,
+    /// `[heads, n]`
+    lse: Vec<f32>,
+    /// The input plus attention, `[n, dim]`.
+    middle: Vec<f32>,
+    /// Outputs of gate and up, a tile's panels after the other's: `[tiles][2 * panels(ffn)][ROWS][PANEL]`.
+    gate_up: Vec<f32>,
+}
+
+impl Block {
+    fn new(level: Level, fused: &Fused, offsets: &[usize], params: &BlockParams, config: &BlockConfig) -> Self {
+        let q_columns = panels(config.heads * config.head_dim) * PANEL;
+        let kv_columns = panels(config.kv_heads * config.head_dim) * PANEL;
+        let layout = Layout {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window: config.window,
+            stride: q_columns + 2 * kv_columns,
+            k_column: q_columns,
+            v_column: q_columns + kv_columns,
+        };
+        let longest = offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
+        Self {
+            level,
+            config: config.clone(),
+            params: params.clone(),
+            offsets: offsets.to_vec(),
+            layout,
+            table: Table::get(config.rope_theta, config.head_dim, longest),
+            input_layernorm: fused.weight(params.input_layernorm),
+            q: fused.weight(params.q),
+            k: fused.weight(params.k),
+            v: fused.weight(params.v),
+            o: fused.weight(params.o),
+            post_attention_layernorm: fused.weight(params.post_attention_layernorm),
+            gate: fused.weight(params.gate),
+            up: fused.weight(params.up),
+            down: fused.weight(params.down),
+        }
+    }
+
+    fn q_width(&self) -> usize {
+        self.config.heads * self.config.head_dim
+    }
+
+    fn kv_width(&self) -> usize {
+        self.config.kv_heads * self.config.head_dim
+    }
+
+    /// `head_dim^-0.5`
+    fn scale(&self) -> f64 {
+        (self.config.head_dim as f64).powf(-0.5)
+    }
+
+    /// The span and the position in it of rows `first ..`.
+    fn positions(&self, first: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let mut span = self.offsets.partition_point(|offset| *offset <= first) - 1;
+        (first..).map(move |row| {
+            while row >= self.offsets[span + 1] {
+                span += 1;
+            }
+            (span, row - self.offsets[span])
+        })
+    }
+
+    fn forward(&self, x: &[f32], save: bool) -> (Vec<f32>, Option<Saved>) {
+        let qkv = self.project(x);
+        let (attended, lse) = attention::forward(self.level, &qkv, &self.offsets, &self.layout);
+        let (y, middle, gate_up) = self.feed_forward(x, &attended, save);
+        (y, save.then_some(Saved { qkv, attended, lse, middle, gate_up }))
+    }
+
+    /// Norm, the three projections, RoPE, and the queries' scale (in units of log2): `[n, layout.stride]`.
+    fn project(&self, x: &[f32]) -> Vec<f32> {
+        let (level, dim, stride) = (self.level, self.config.dim, self.layout.stride);
+        let (q, kv) = (self.q_width(), self.kv_width());
+        let weights = Panels::transposed(&[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
+        let scale = (self.scale() * std::f64::consts::LOG2_E) as f32;
+        let mut qkv = vec![0.0; x.len() / dim * stride];
+        qkv.par_chunks_mut(ROWS * stride).zip(x.par_chunks(ROWS * dim)).enumerate().for_each(|(t, (qkv, x))| {
+            let rows = x.len() / dim;
+            let mut normed = Scratch::new(panels(dim) * BLOCK);
+            norm(level, x, &self.input_layernorm, self.config.eps, &mut normed);
+            weights.apply(level, rows, Left::tile(&normed), qkv, (stride, PANEL), Into::Set);
+            for (row, (_, position)) in qkv.chunks_exact_mut(stride).zip(self.positions(t * ROWS)) {
+                let (queries, keys) = row.split_at_mut(self.layout.k_column);
+                rotate(level, &mut queries[..q], self.config.head_dim, self.table.at(position), scale, 1.0);
+                rotate(level, &mut keys[..kv], self.config.head_dim, self.table.at(position), 1.0, 1.0);
+            }
+        });
+        qkv
+    }
+
+    /// Gathers rows `first ..` of the attention's outputs `[heads, n, head_dim]` into a tile.
+    fn attended_tile(&self, attended: &[f32], first: usize, rows: usize, tile: &mut [f32]) {
+        let (n, head_dim) = (self.offsets[self.offsets.len() - 1], self.config.head_dim);
+        for head in 0..self.config.heads {
+            let from = &attended[(head * n + first) * head_dim..][..rows * head_dim];
+            for (r, from) in from.chunks_exact(head_dim).enumerate() {
+                put(from, head * head_dim, r, tile);
+            }
+        }
+        let width = self.q_width();
+        for r in (0..rows).filter(|_| !width.is_multiple_of(PANEL)) {
+            tile[width / PANEL * BLOCK + r * PANEL..][width % PANEL..PANEL].fill(0.0);
+        }
+    }
+
+    /// Output projection, residual, norm, SwiGLU, residual. Returns the output, and if they are kept the sum after
+    /// attention and the outputs of gate and up.
+    fn feed_forward(&self, x: &[f32], attended: &[f32], save: bool) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let (level, dim, ffn) = (self.level, self.config.dim, self.config.ffn);
+        let o = Panels::transposed(&[(&self.o, dim)], self.q_width());
+        let gate_up = Panels::transposed(&[(&self.gate, ffn), (&self.up, ffn)], dim);
+        let down = Panels::transposed(&[(&self.down, dim)], ffn);
+        let (hidden, wide) = (panels(dim) * BLOCK, panels(ffn) * BLOCK);
+        let tiles = (x.len() / dim).div_ceil(ROWS);
+        let mut y = vec![0.0; x.len()];
+        let mut middle = vec![0.0; if save { x.len() } else { 0 }];
+        let mut kept = vec![0.0; if save { tiles * 2 * wide } else { 0 }];
+        let mut middles: Vec<Option<&mut [f32]>> = middle.chunks_mut(ROWS * dim).map(Some).collect();
+        let mut keeps: Vec<Option<&mut [f32]>> = kept.chunks_mut(2 * wide).map(Some).collect();
+        middles.resize_with(tiles, || None);
+        keeps.resize_with(tiles, || None);
+        let outputs = y.par_chunks_mut(ROWS * dim).zip(x.par_chunks(ROWS * dim)).zip(middles).zip(keeps);
+        outputs.enumerate().for_each(|(t, (((y, x), middle), kept))| {
+            let rows = x.len() / dim;
+            let mut from = Scratch::new(panels(self.q_width()) * BLOCK);
+            let mut sum = Scratch::new(hidden);
+            let mut normed = Scratch::new(hidden);
+            let mut product = Scratch::new(wide);
+            self.attended_tile(attended, t * ROWS, rows, &mut from);
+            to_tile(x, dim, &mut sum);
+            o.apply_tile(level, rows, &from, &mut sum, Into::Chain);
+            from_tile(&sum, dim, y);
+            if let Some(middle) = middle {
+                middle.copy_from_slice(y);
+            }
+            norm(level, y, &self.post_attention_layernorm, self.config.eps, &mut normed);
+            let mut scratch = kept.is_none().then(|| Scratch::new(2 * wide));
+            let both = match (kept, &mut scratch) {
+                (Some(kept), _) => kept,
+                (None, Some(scratch)) => &mut **scratch,
+                (None, None) => unreachable!("scratch stands in for what is not kept"),
+            };
+            gate_up.apply_tile(level, rows, &normed, both, Into::Set);
+            let (gate, up) = both.split_at(wide);
+            swiglu(level, rows, gate, up, &mut product);
+            down.apply_tile(level, rows, &product, &mut sum, Into::Chain);
+            from_tile(&sum, dim, y);
+        });
+        (y, middle, kept)
+    }
+
+    /// The input's gradient; the parameters' are added to `grads`.
+    fn backward(&self, x: &[f32], saved: Saved, dy: Vec<f32>, grads: &mut Grads) -> Vec<f32> {
+        let Saved { qkv, attended, lse, middle, gate_up } = saved;
+        let (dmiddle, dattended) = self.feed_forward_backward(&middle, &attended, gate_up, dy, grads);
+        let outputs = attention::Outputs {
+            out: &attended,
+            lse: &lse,
+            grad: &dattended,
+            grad_stride: panels(self.q_width()) * PANEL,
+        };
+        let dqkv = attention::backward(self.level, &qkv, &self.offsets, &self.layout, &outputs);
+        drop((qkv, attended, dattended));
+        self.project_backward(x, dqkv, dmiddle, grads)
+    }
+
+    /// Tiles whose intermediates are held at once: enough for every thread, few enough to stay near the cores.
+    fn tiles_at_once(&self) -> usize {
+        4 * rayon::current_num_threads()
+    }
+
+    /// Gradients of the sum after attention `[n, dim]` and of the attention's outputs `[n, panels(heads * head_dim) * PANEL]`.
+    fn feed_forward_backward(
+        &self,
+        middle: &[f32],
+        attended: &[f32],
+        mut gate_up: Vec<f32>,
+        dy: Vec<f32>,
+        grads: &mut Grads,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (level, dim, ffn, q) = (self.level, self.config.dim, self.config.ffn, self.q_width());
+        let o = Panels::stacked(&[(&self.o, dim)], q);
+        let gate_up_weights = Panels::stacked(&[(&self.gate, ffn), (&self.up, ffn)], dim);
+        let down = Panels::stacked(&[(&self.down, dim)], ffn);
+        let (hidden, wide, q_tile) = (panels(dim) * BLOCK, panels(ffn) * BLOCK, panels(q) * BLOCK);
+        let q_stride = panels(q) * PANEL;
+        let n = dy.len() / dim;
+        let mut dmiddle = vec![0.0; n * dim];
+        let mut dattended = vec![0.0; n * q_stride];
+        let mut do_ = grads.take_dense(self.params.o);
+        let mut dgate = grads.take_dense(self.params.gate);
+        let mut dup = grads.take_dense(self.params.up);
+        let mut ddown = grads.take_dense(self.params.down);
+        let mut dnorm = NormGrad::new(n, dim);
+        let group = self.tiles_at_once();
+        let held = group.min(n.div_ceil(ROWS));
+        let mut products = vec![0.0; held * wide];
+        let mut normeds = vec![0.0; held * hidden];
+        let mut attendeds = vec![0.0; held * q_tile];
+        for start in (0..n.div_ceil(ROWS)).step_by(group) {
+            let rows = start * ROWS..n.min((start + group) * ROWS);
+            let band = |width: usize| rows.start * width..rows.end * width;
+            let gate_up = &mut gate_up[start * 2 * wide..][..rows.len().div_ceil(ROWS) * 2 * wide];
+            let (dy, middle) = (&dy[band(dim)], &middle[band(dim)]);
+            let dmiddle = &mut dmiddle[band(dim)];
+            let inputs = dy.par_chunks(ROWS * dim).zip(middle.par_chunks(ROWS * dim));
+            let outputs =
+                dmiddle.par_chunks_mut(ROWS * dim).zip(dattended[band(q_stride)].par_chunks_mut(ROWS * q_stride));
+            let held =
+                products.par_chunks_mut(wide).zip(normeds.par_chunks_mut(hidden)).zip(attendeds.par_chunks_mut(q_tile));
+            let norms = dnorm.tiles(start).zip(gate_up.par_chunks_mut(2 * wide));
+            inputs.zip(outputs).zip(held.zip(norms)).enumerate().for_each(
+                |(
+                    t,
+                    (((dy, middle), (dmiddle, dattended)), (((product, normed), attended_tile), (dnorm, gate_up))),
+                )| {
+                    let rows = dy.len() / dim;
+                    let mut grad = Scratch::new(hidden.max(q_tile));
+                    let mut dproduct = Scratch::new(wide);
+                    to_tile(dy, dim, &mut grad);
+                    down.apply_tile(level, rows, &grad, &mut dproduct, Into::Set);
+                    let (gate, up) = gate_up.split_at_mut(wide);
+                    swiglu_backward(level, rows, gate, up, &dproduct, product);
+                    gate_up_weights.apply_tile(level, rows, gate_up, &mut grad, Into::Set);
+                    norm(level, middle, &self.post_attention_layernorm, self.config.eps, normed);
+                    norm_backward(
+                        level,
+                        middle,
+                        &self.post_attention_layernorm,
+                        self.config.eps,
+                        &grad,
+                        dy,
+                        dmiddle,
+                        dnorm,
+                    );
+                    to_tile(dmiddle, dim, &mut grad);
+                    o.apply(level, rows, Left::tile(&grad), dattended, (q_stride, PANEL), Into::Set);
+                    self.attended_tile(attended, (start + t) * ROWS, rows, attended_tile);
+                },
+            );
+            let (gate_up, dmiddle) = (&*gate_up, &*dmiddle);
+            let gates = gate_up.chunks(2 * wide).map(Left::tile);
+            let ups = gate_up.chunks(2 * wide).map(|tile| Left::tile(&tile[wide..]));
+            let grads = vec![
+                WeightGrad::new(
+                    &mut ddown,
+                    ffn,
+                    rows.len(),
+                    dy.chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1)),
+                    &products,
+                ),
+                WeightGrad::new(&mut dgate, dim, rows.len(), gates, &normeds),
+                WeightGrad::new(&mut dup, dim, rows.len(), ups, &normeds),
+                WeightGrad::new(
+                    &mut do_,
+                    q,
+                    rows.len(),
+                    dmiddle.chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1)),
+                    &attendeds,
+                ),
+            ];
+            weight_grads(level, grads);
+        }
+        grads.put_dense(self.params.o, do_);
+        grads.put_dense(self.params.gate, dgate);
+        grads.put_dense(self.params.up, dup);
+        grads.put_dense(self.params.down, ddown);
+        dnorm.add_to(grads.dense(self.params.post_attention_layernorm));
+        (dmiddle, dattended)
+    }
+
+    /// The block's input's gradient, from that of the projections' outputs and, through the residual, `dmiddle`.
+    fn project_backward(
+        &self,
+        x: &[f32],
+        dqkv: attention::Gradients,
+        mut dmiddle: Vec<f32>,
+        grads: &mut Grads,
+    ) -> Vec<f32> {
+        let (level, dim, stride) = (self.level, self.config.dim, self.layout.stride);
+        let (q, kv) = (self.q_width(), self.kv_width());
+        let weights = Panels::stacked(&[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
+        let (hidden, packed) = (panels(dim) * BLOCK, panels(stride) * BLOCK);
+        let n = x.len() / dim;
+        let scale = self.scale() as f32;
+        let mut dq = grads.take_dense(self.params.q);
+        let mut dk = grads.take_dense(self.params.k);
+        let mut dv = grads.take_dense(self.params.v);
+        let mut dnorm = NormGrad::new(n, dim);
+        let group = self.tiles_at_once();
+        let held = group.min(n.div_ceil(ROWS));
+        let mut normeds = vec![0.0; held * hidden];
+        let mut dqkvs = vec![0.0; held * packed];
+        for start in (0..n.div_ceil(ROWS)).step_by(group) {
+            let rows = start * ROWS..n.min((start + group) * ROWS);
+            let band = |width: usize| rows.start * width..rows.end * width;
+            let inputs = x[band(dim)].par_chunks(ROWS * dim).zip(dmiddle[band(dim)].par_chunks_mut(ROWS * dim));
+            let held = normeds.par_chunks_mut(hidden).zip(dqkvs.par_chunks_mut(packed)).zip(dnorm.tiles(start));
+            inputs.zip(held).enumerate().for_each(|(t, ((x, dx), ((normed, packed), dnorm)))| {
+                let rows = x.len() / dim;
+                let mut row = Scratch::new(stride);
+                for (r, (span, position)) in self.positions((start + t) * ROWS).take(rows).enumerate() {
+                    row.fill(0.0);
+                    dqkv.row(span, position, &mut row);
+                    let (queries, keys) = row.split_at_mut(self.layout.k_column);
+                    rotate(level, &mut queries[..q], self.config.head_dim, self.table.at(position), scale, -1.0);
+                    rotate(
+                        level,
+                        &mut keys[..kv],
+                        self.config.head_dim,
+                        self.table.at(position),
+                        std::f32::consts::LN_2,
+                        -1.0,
+                    );
+                    put(&row, 0, r, packed);
+                }
+                let mut grad = Scratch::new(hidden);
+                weights.apply_tile(level, rows, packed, &mut grad, Into::Set);
+                norm(level, x, &self.input_layernorm, self.config.eps, normed);
+                let residual = Scratch::copy(dx);
+                norm_backward(level, x, &self.input_layernorm, self.config.eps, &grad, &residual, dx, dnorm);
+            });
+            let parts = [(&mut dq, 0), (&mut dk, self.layout.k_column), (&mut dv, self.layout.v_column)];
+            let grads = parts.into_iter().map(|(dw, column)| {
+                let dys = dqkvs.chunks(packed).map(move |tile| Left::tile(&tile[column / PANEL * BLOCK..]));
+                WeightGrad::new(dw, dim, rows.len(), dys, &normeds)
+            });
+            weight_grads(level, grads.collect());
+        }
+        grads.put_dense(self.params.q, dq);
+        grads.put_dense(self.params.k, dk);
+        grads.put_dense(self.params.v, dv);
+        dnorm.add_to(grads.dense(self.params.input_layernorm));
+        dmiddle
+    }
+}
+
+/// Copies contiguous elements to columns `column ..` of row r of a tile.
+fn put(from: &[f32], column: usize, r: usize, tile: &mut [f32]) {
+    let (mut from, mut column) = (from, column);
+    while !from.is_empty() {
+        let (part, rest) = from.split_at(from.len().min(PANEL - column % PANEL));
+        tile[column / PANEL * BLOCK + r * PANEL + column % PANEL..][..part.len()].copy_from_slice(part);
+        column += part.len();
+        from = rest;
+    }
+}
+
+/// A norm's weight's gradient, summed tile by tile and then over the tiles in order, so that threads do not matter.
+struct NormGrad {
+    dim: usize,
+    /// `[tiles, dim]`
+    tiles: Vec<f32>,
+}
+
+impl NormGrad {
+    fn new(rows: usize, dim: usize) -> Self {
+        Self { dim, tiles: vec![0.0; rows.div_ceil(ROWS) * dim] }
+    }
+
+    /// The sums of tiles `start ..`.
+    fn tiles(&mut self, start: usize) -> rayon::slice::ChunksMut<'_, f32> {
+        self.tiles[start * self.dim..].par_chunks_mut(self.dim)
+    }
+
+    fn add_to(&self, dw: &mut [f32]) {
+        for tile in self.tiles.chunks_exact(self.dim) {
+            dw.iter_mut().zip(tile).for_each(|(dw, tile)| *dw += tile);
+        }
+    }
+}
+
+/// `silu(gate) = gate * sigmoid(gate)`; returns the sigmoid.
+#[inline(always)]
+fn sigmoid<S: Simd>(s: S, gate: S::V) -> S::V {
+    let power = s.exp2(s.mul(gate, s.splat(-std::f32::consts::LOG2_E)));
+    s.div(s.splat(1.0), s.add(s.splat(1.0), power))
+}
+
+#[inline(always)]
+fn swiglu_body<S: Simd>(s: S, rows: usize, gate: &[f32], up: &[f32], product: &mut [f32]) {
+    let panels = gate.chunks_exact(BLOCK).zip(up.chunks_exact(BLOCK)).zip(product.chunks_exact_mut(BLOCK));
+    for ((gate, up), product) in panels {
+        let gate = gate[..rows * PANEL].as_chunks::<LANES>().0;
+        let up = up.as_chunks::<LANES>().0;
+        for ((gate, up), product) in gate.iter().zip(up).zip(product.as_chunks_mut::<LANES>().0) {
+            let (g, u) = (s.load(gate), s.load(up));
+            s.store(product, s.mul(s.mul(g, sigmoid(s, g)), u));
+        }
+    }
+}
+
+kernel!(
+    /// `product = silu(gate) * up`, tiles.
+    fn swiglu(rows: usize, gate: &[f32], up: &[f32], product: &mut [f32]) = swiglu_body
+);
+
+#[inline(always)]
+fn swiglu_backward_body<S: Simd>(
+    s: S,
+    rows: usize,
+    gate: &mut [f32],
+    up: &mut [f32],
+    dproduct: &[f32],
+    product: &mut [f32],
+) {
+    let both = gate.chunks_exact_mut(BLOCK).zip(up.chunks_exact_mut(BLOCK));
+    for ((gate, up), (dproduct, product)) in both.zip(dproduct.chunks_exact(BLOCK).zip(product.chunks_exact_mut(BLOCK)))
+    {
+        let both = gate[..rows * PANEL].as_chunks_mut::<LANES>().0.iter_mut().zip(up.as_chunks_mut::<LANES>().0);
+        let products = dproduct.as_chunks::<LANES>().0.iter().zip(product.as_chunks_mut::<LANES>().0);
+        for ((gate, up), (dproduct, product)) in both.zip(products) {
+            let (g, u, d) = (s.load(gate), s.load(up), s.load(dproduct));
+            let sigma = sigmoid(s, g);
+            let silu = s.mul(g, sigma);
+            s.store(product, s.mul(silu, u));
+            s.store(up, s.mul(d, silu));
+            // d silu / d gate = sigma * (1 + gate - silu)
+            let slope = s.mul(sigma, s.add(s.splat(1.0), s.sub(g, silu)));
+            s.store(gate, s.mul(s.mul(d, u), slope));
+        }
+    }
+}
+
+kernel!(
+    /// From the gradient of `product = silu(gate) * up`: replaces gate and up by their gradients, and computes the product
+    /// again.
+    fn swiglu_backward(rows: usize, gate: &mut [f32], up: &mut [f32], dproduct: &[f32], product: &mut [f32]) = swiglu_backward_body
+);
+
+#[cfg(test)]
+#[path = "block_tests.rs"]
+mod tests;

@@ -1,0 +1,114 @@
+//! Rotary position embedding over interleaved pairs (2i, 2i + 1), by the angles that [`crate::rope`] defines.
+
+use super::simd::{LANES, Simd, kernel};
+use crate::rope;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// Cosines and sines of positions `0 .. positions`, `[positions][2][width]`: for each position the factor of every element,
+/// then that of its partner in the pair. Width is `head_dim` up to whole vectors; the added elements are zero.
+pub(crate) struct Table {
+    data: Vec<f32>,
+    width: usize,
+}
+
+/// Tables by (bits of theta, head_dim).
+static TABLES: Mutex<BTreeMap<(u64, usize), Arc<Table>>> = Mutex::new(BTreeMap::new());
+
+impl Table {
+    /// A table of at least `positions` positions, computed once and kept.
+    pub fn get(theta: f64, head_dim: usize, positions: usize) -> Arc<Self> {
+        // A poisoned lock guards a map that is whole after every step.
+        let mut tables = TABLES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let key = (theta.to_bits(), head_dim);
+        if let Some(table) = tables.get(&key).filter(|table| table.data.len() >= positions * 2 * table.width) {
+            return table.clone();
+        }
+        let table = Arc::new(Self::new(theta, head_dim, positions.next_power_of_two()));
+        tables.insert(key, table.clone());
+        table
+    }
+
+    fn new(theta: f64, head_dim: usize, positions: usize) -> Self {
+        let width = head_dim.next_multiple_of(LANES);
+        let mut data = vec![0.0; positions * 2 * width];
+        let frequencies = rope::frequencies(theta, head_dim);
+        for (p, row) in data.chunks_exact_mut(2 * width).enumerate() {
+            let (own, partner) = row.split_at_mut(width);
+            for (i, &frequency) in frequencies.iter().enumerate() {
+                let (sin, cos) = rope::angle(p, frequency).sin_cos();
+                own[2 * i..2 * i + 2].fill(cos as f32);
+                partner[2 * i] = -sin as f32;
+                partner[2 * i + 1] = sin as f32;
+            }
+        }
+        Self { data, width }
+    }
+
+    /// The factors at one position: of each element, and of its partner.
+    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        self.data[position * 2 * self.width..][..2 * self.width].split_at(self.width)
+    }
+}
+
+#[inline(always)]
+fn rotate_body<S: Simd>(
+    s: S,
+    heads: &mut [f32],
+    head_dim: usize,
+    (own, partner): (&[f32], &[f32]),
+    scale: f32,
+    turn: f32,
+) {
+    let (scale, turn) = (s.splat(scale), s.splat(scale * turn));
+    for head in heads.chunks_exact_mut(head_dim) {
+        let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
+        for (x, (own, partner)) in head.chunks_mut(LANES).zip(factors) {
+            let len = x.len();
+            let mut lanes = [0.0; LANES];
+            lanes[..len].copy_from_slice(x);
+            let v = s.load(&lanes);
+            let kept = s.mul(s.mul(v, scale), s.load(own));
+            let turned = s.mul_add(s.mul(s.swap_pairs(v), turn), s.load(partner), kept);
+            x.copy_from_slice(&s.to_array(turned)[..len]);
+        }
+    }
+}
+
+kernel!(
+    /// Rotates heads `[heads, head_dim]` of one row by its position's factors and scales them; `turn` 1.0, or -1.0 for the
+    /// inverse rotation (the gradient's).
+    pub(crate) fn rotate(heads: &mut [f32], head_dim: usize, factors: (&[f32], &[f32]), scale: f32, turn: f32) = rotate_body
+);
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Level;
+    use super::*;
+
+    #[test]
+    fn rotation_matches_its_formula_and_its_inverse_undoes_it() {
+        for head_dim in [2, 6, 16, 32, 48] {
+            let table = Table::get(10000.0, head_dim, 70);
+            for level in Level::available() {
+                for p in [0, 1, 69] {
+                    let x: Vec<f32> = (0..3 * head_dim).map(|i| (i as f32).cos()).collect();
+                    let mut y = x.clone();
+                    rotate(level, &mut y, head_dim, table.at(p), 0.5, 1.0);
+                    for (i, (x, y)) in x.chunks_exact(2).zip(y.chunks_exact(2)).enumerate() {
+                        let angle = rope::angle(p, rope::frequencies(10000.0, head_dim)[i % (head_dim / 2)]);
+                        let (a, b) = (x[0] as f64, x[1] as f64);
+                        let want =
+                            [0.5 * (a * angle.cos() - b * angle.sin()), 0.5 * (a * angle.sin() + b * angle.cos())];
+                        assert!(
+                            (y[0] as f64 - want[0]).abs() < 1e-6 && (y[1] as f64 - want[1]).abs() < 1e-6,
+                            "{head_dim} {p}"
+                        );
+                    }
+                    rotate(level, &mut y, head_dim, table.at(p), 2.0, -1.0);
+                    assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-6));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Matrix products of tiles that sit in the caches: the inner loops of the block.
+//!
+//! A tile is [`ROWS`] rows of an activation, its columns in panels of [`PANEL`], `[panel][ROWS][PANEL]`, and a weight is
+//! packed once per call in panels of output columns, `[panel][k][PANEL]`, so that a microkernel reads both in runs and no
+//! product packs anything again. (At the model's shapes, tiles of 96 rows, one thread: 225 to 260 GFLOP/s; the `gemm`
+//! crate, which packs its operands in every call, 130 to 240.)
+//!
+//! Each element is one chain of multiply-adds over k ascending: its bits do not depend on the shape around it.
+
+use super::simd::{LANES, Level, Simd, kernel};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// Rows of a tile: a multiple of the microkernels' 6 and 12 rows, small enough that a tile's activations stay in L2.
+pub(crate) const ROWS: usize = 96;
+
+/// Columns of a panel.
+pub(crate) const PANEL: usize = 64;
+
+/// Elements of one panel of a tile.
+pub(crate) const BLOCK: usize = ROWS * PANEL;
+
+/// Depth of a weight panel's part that stays in L1 while the rows of a tile pass by; a multiple of [`PANEL`].
+const DEPTH: usize = 128;
+
+/// Panels of `cols` columns.
+pub(crate) fn panels(cols: usize) -> usize {
+    cols.div_ceil(PANEL)
+}
+
+/// The left operand of a product: element (row, k) is
+/// `data[row * row_stride + (k / PANEL) * panel_stride + (k % PANEL) * k_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub data: &'a [f32],
+    pub row_stride: usize,
+    pub k_stride: usize,
+    pub panel_stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// A tile in panels.
+    pub fn tile(data: &'a [f32]) -> Self {
+        Self { data, row_stride: PANEL, k_stride: 1, panel_stride: BLOCK }
+    }
+
+    /// Element (row, k) at `row * row_stride + k * k_stride`.
+    pub fn strided(data: &'a [f32], row_stride: usize, k_stride: usize) -> Self {
+        Self { data, row_stride, k_stride, panel_stride: PANEL * k_stride }
+    }
+}
+
+/// What becomes of c.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Into {
+    /// The product replaces it.
+    Set,
+    /// The chain of multiply-adds starts from it, so that cutting k anywhere gives the same bits.
+    Chain,
+    /// The product is summed on its own, then added.
+    Add,
+}
+
+/// # Safety
+/// Row r < MR and k' < k of a, row k' < k and NV vectors of b, and row r < MR and NV vectors of c lie in their buffers;
+/// c overlaps neither operand.
+#[inline(always)]
+unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    (a, a_row, a_k, a_panel): (*const f32, usize, usize, usize),
+    (b, ldb): (*const f32, usize),
+    (c, ldc): (*mut f32, usize),
+    into: Into,
+) {
+    // SAFETY: by the contract above; a pointer to sixteen floats of a buffer is one to an array of them.
+    unsafe {
+        let mut acc = [[s.splat(0.0); NV]; MR];
+        if into == Into::Chain {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.load(&*c.add(r * ldc + v * LANES).cast());
+                }
+            }
+        }
+        let (mut a, mut b, mut left) = (a, b, k);
+        while left > 0 {
+            let depth = left.min(PANEL);
+            for kk in 0..depth {
+                let mut bv = [s.splat(0.0); NV];
+                for (v, bv) in bv.iter_mut().enumerate() {
+                    *bv = s.load(&*b.add(kk * ldb + v * LANES).cast());
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let av = s.splat(*a.add(r * a_row + kk * a_k));
+                    for (acc, bv) in acc.iter_mut().zip(bv) {
+                        *acc = s.mul_add(av, bv, *acc);
+                    }
+                }
+            }
+            left -= depth;
+            a = a.wrapping_add(a_panel);
+            b = b.wrapping_add(depth * ldb);
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, &acc) in acc.iter().enumerate() {
+                let to = &mut *c.add(r * ldc + v * LANES).cast();
+                let sum = if into == Into::Add { s.add(s.load(to), acc) } else { acc };
+                s.store(to, sum);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn band_body<S: Simd>(
+    s: S,
+    (rows, cols, k): (usize, usize, usize),
+    a: Left,
+    b: &[f32],
+    ldb: usize,
+    c: &mut [f32],
+    ldc: usize,
+    into: Into,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    assert!(cols.is_multiple_of(LANES) && c.len() >= (rows - 1) * ldc + cols, "c holds {rows} rows of {cols} columns");
+    if k > 0 {
+        assert!(b.len() >= (k - 1) * ldb + cols, "b holds {k} rows of {cols} columns");
+        let panel_end = |p: usize| p * a.panel_stride + (PANEL.min(k - p * PANEL) - 1) * a.k_stride;
+        let last = panel_end(0).max(panel_end((k - 1) / PANEL)).max(panel_end(((k - 1) / PANEL).saturating_sub(1)));
+        assert!(a.data.len() > (rows - 1) * a.row_stride + last, "a holds {rows} rows of {k} columns");
+    }
+    macro_rules! rows_of {
+        ($nv:literal, $col:expr, [$($mr:literal),*]) => {{
+            let mut row = 0;
+            $(
+                while rows - row >= $mr {
+                    // SAFETY: the asserts above; row + MR <= rows and col + NV * LANES <= cols.
+                    unsafe {
+                        let a = (a.data.as_ptr().add(row * a.row_stride), a.row_stride, a.k_stride, a.panel_stride);
+                        let c = (c.as_mut_ptr().add(row * ldc + $col), ldc);
+                        micro::<S, $mr, $nv>(s, k, a, (b.as_ptr().add($col), ldb), c, into);
+                    }
+                    row += $mr;
+                }
+            )*
+            debug_assert_eq!(row, rows);
+        }};
+    }
+    let mut col = 0;
+    while col < cols {
+        let left = (cols - col) / LANES;
+        if S::WIDE && left >= 4 {
+            rows_of!(4, col, [6, 4, 2, 1]);
+            col += 4 * LANES;
+        } else if left >= 2 {
+            if S::WIDE {
+                rows_of!(2, col, [12, 4, 1]);
+            } else {
+                rows_of!(2, col, [3, 1]);
+            }
+            col += 2 * LANES;
+        } else {
+            if S::WIDE {
+                rows_of!(1, col, [16, 4, 1]);
+            } else {
+                rows_of!(1, col, [6, 1]);
+            }
+            col += LANES;
+        }
+    }
+}
+
+kernel!(
+    /// `c (=|+=) a @ b`, `shape` (rows, cols, k): b `[k, cols]` with rows `ldb` apart, c `[rows, cols]` with rows `ldc`
+    /// apart, cols a multiple of [`LANES`].
+    pub(crate) fn band(shape: (usize, usize, usize), a: Left, b: &[f32], ldb: usize, c: &mut [f32], ldc: usize, into: Into) = band_body
+);
+
+/// A weight as the right operand of products, in panels of output columns. Parts start on panels of their own, the added
+/// columns and rows are zero.
+pub(crate) struct Panels {
+    data: Vec<f32>,
+    k: usize,
+}
+
+impl Panels {
+    /// For `x @ W^T`: weights `[out, k]`, their outputs side by side.
+    pub fn transposed(weights: &[(&[f32], usize)], k: usize) -> Self {
+        let count: usize = weights.iter().map(|(_, out)| panels(*out)).sum();
+        let mut data = vec![0.0; count * k * PANEL];
+        let sources: Vec<&[f32]> =
+            weights.iter().flat_map(|(w, out)| w[..out * k].chunks((PANEL * k).max(1))).collect();
+        data.par_chunks_mut((k * PANEL).max(1)).zip(sources).for_each(|(panel, rows)| {
+            // Sixteen rows at a time: sixteen sequential reads fill whole cache lines.
+            for (group, rows) in rows.chunks(LANES * k).enumerate() {
+                for (j, row) in rows.chunks_exact(k).enumerate() {
+                    for (x, to) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
+                        to[group * LANES + j] = *x;
+                    }
+                }
+            }
+        });
+        Self { data, k }
+    }
+
+    /// For `y @ W`: weights `[out, cols]`, one below the other, so k is the sum of their outputs, each rounded up to panels.
+    pub fn stacked(weights: &[(&[f32], usize)], cols: usize) -> Self {
+        let k: usize = weights.iter().map(|(_, out)| panels(*out) * PANEL).sum();
+        let mut data = vec![0.0; panels(cols) * k * PANEL];
+        data.par_chunks_mut((k * PANEL).max(1)).enumerate().for_each(|(p, panel)| {
+            let width = PANEL.min(cols - p * PANEL);
+            let mut first = 0;
+            for (w, out) in weights {
+                for (to, row) in panel.chunks_exact_mut(PANEL).skip(first).zip(w[..out * cols].chunks_exact(cols)) {
+                    to[..width].copy_from_slice(&row[p * PANEL..][..width]);
+                }
+                first += panels(*out) * PANEL;
+            }
+        });
+        Self { data, k }
+    }
+
+    /// `c = a @ self`, or the chains start from c; a has `k` columns. Panel p of c starts at `p * panel_stride`, its rows are
+    /// `row_stride` apart.
+    pub fn apply(
+        &self,
+        level: Level,
+        rows: usize,
+        a: Left,
+        c: &mut [f32],
+        (row_stride, panel_stride): (usize, usize),
+        into: Into,
+    ) {
+        for (p, panel) in self.data.chunks_exact((PANEL * self.k).max(1)).enumerate() {
+            for start in (0..self.k).step_by(DEPTH) {
+                let depth = DEPTH.min(self.k - start);
+                let part = if start == 0 { into } else { Into::Chain };
+                let a = Left { data: &a.data[start / PANEL * a.panel_stride..], ..a };
+                let c = &mut c[p * panel_stride..];
+                band(level, (rows, PANEL, depth), a, &panel[start * PANEL..], PANEL, c, row_stride, part);
+            }
+        }
+    }
+
+    /// [`Panels::apply`] to tiles in panels.
+    pub fn apply_tile(&self, level: Level, rows: usize, a: &[f32], c: &mut [f32], into: Into) {
+        self.apply(level, rows, Left::tile(a), c, (PANEL, BLOCK), into);
+    }
+}
+
+/// Copies rows of `cols` contiguous elements into a tile; the columns added to the last panel become zero.
+pub(crate) fn to_tile(rows: &[f32], cols: usize, tile: &mut [f32]) {
+    for (r, row) in rows.chunks_exact(cols).enumerate() {
+        for (p, part) in row.chunks(PANEL).enumerate() {
+            let to = &mut tile[p * BLOCK + r * PANEL..][..PANEL];
+            to[..part.len()].copy_from_slice(part);
+            to[part.len()..].fill(0.0);
+        }
+    }
+}
+
+/// Copies a tile out to rows of `cols` contiguous elements.
+pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
+    for (r, row) in rows.chunks_exact_mut(cols).enumerate() {
+        for (p, part) in row.chunks_mut(PANEL).enumerate() {
+            part.copy_from_slice(&tile[p * BLOCK + r * PANEL..][..part.len()]);
+        }
+    }
+}
+
+/// The gradient of one weight from some tiles: `dw[o, i] += sum over tiles and rows of dy[row, o] * x[row, i]`.
+pub(crate) struct WeightGrad<'a> {
+    /// `[out, cols]`
+    dw: &'a mut [f32],
+    cols: usize,
+    /// For each tile its rows, the outputs' gradient, and the inputs in panels.
+    tiles: Vec<(usize, Left<'a>, &'a [f32])>,
+}
+
+impl<'a> WeightGrad<'a> {
+    /// From `rows` rows in tiles: the outputs' gradients, and the inputs one tile after the other.
+    pub fn new(
+        dw: &'a mut [f32],
+        cols: usize,
+        rows: usize,
+        dys: impl Iterator<Item = Left<'a>>,
+        inputs: &'a [f32],
+    ) -> Self {
+        let tiles = dys.zip(inputs.chunks((panels(cols) * BLOCK).max(1))).take(rows.div_ceil(ROWS)).enumerate();
+        Self { dw, cols, tiles: tiles.map(|(t, (dy, x))| (ROWS.min(rows - t * ROWS), dy, x)).collect() }
+    }
+}
+
+/// Adds weight gradients, shared out by rows of the weights. Each tile's sum is a chain of its own, and tiles are added in
+/// order: bits depend neither on the threads nor on how many tiles come in one call.
+pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
+    struct Job<'a, 't> {
+        dw: &'a mut [f32],
+        cols: usize,
+        first: usize,
+        tiles: &'t [(usize, Left<'a>, &'a [f32])],
+    }
+    /// Rows of a weight per task; divides [`PANEL`].
+    const OUT: usize = 32;
+    let mut grads = grads;
+    let mut jobs = Vec::new();
+    for WeightGrad { dw, cols, tiles } in &mut grads {
+        for (i, dw) in dw.chunks_mut((OUT * *cols).max(1)).enumerate() {
+            jobs.push(Job { dw, cols: *cols, first: i * OUT, tiles });
+        }
+    }
+    jobs.into_par_iter().for_each(|Job { dw, cols, first, tiles }| {
+        let out = dw.len() / cols;
+        let mut sum = [0.0; OUT * PANEL];
+        for p in 0..panels(cols) {
+            let width = PANEL.min(cols - p * PANEL);
+            for (sum, dw) in sum.chunks_exact_mut(PANEL).zip(dw.chunks_exact(cols)) {
+                sum[..width].copy_from_slice(&dw[p * PANEL..][..width]);
+            }
+            for (rows, dy, x) in tiles {
+                // Row o of the product is column o of dy.
+                let start = first / PANEL * dy.panel_stride + first % PANEL * dy.k_stride;
+                let dy = Left::strided(&dy.data[start..], dy.k_stride, dy.row_stride);
+                band(level, (out, PANEL, *rows), dy, &x[p * BLOCK..], PANEL, &mut sum, PANEL, Into::Add);
+            }
+            for (sum, dw) in sum.chunks_exact(PANEL).zip(dw.chunks_exact_mut(cols)) {
+                dw[p * PANEL..][..width].copy_from_slice(&sum[..width]);
+            }
+        }
+    });
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of the calling thread's, handed back when dropped, so that tasks do not ask the system for pages. Its
+/// contents are whatever was there.
+pub(crate) struct Scratch {
+    data: Vec<f32>,
+    len: usize,
+}
+
+impl Scratch {
+    pub fn new(len: usize) -> Self {
+        let mut data = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
+        if data.len() < len {
+            data = vec![0.0; len];
+        }
+        Self { data, len }
+    }
+
+    /// A buffer with a copy of `from`.
+    pub fn copy(from: &[f32]) -> Self {
+        let mut scratch = Self::new(from.len());
+        scratch.copy_from_slice(from);
+        scratch
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.data)));
+    }
+}

@@ -1,0 +1,123 @@
+//! Named parameters and their initialisation.
+//!
+//! A parameter's numbers derive from (seed of its node, its name) alone, so that adding a node or a parameter moves no other.
+//! Names are those of the Hugging Face `BltForCausalLM` layout.
+
+use crate::backend::{Backend, ParamId};
+
+/// A registered parameter under its canonical name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedParam {
+    pub name: String,
+    pub id: ParamId,
+    pub shape: [usize; 2],
+    /// One-dimensional in checkpoints (a norm's weight).
+    pub vector: bool,
+}
+
+impl NamedParam {
+    /// The shape as checkpoints write it.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        match self.vector {
+            true => vec![self.shape[1]],
+            false => self.shape.to_vec(),
+        }
+    }
+
+    pub fn n_elements(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+}
+
+/// Registers parameters with a backend and remembers their names.
+pub struct ParamMaker<'a> {
+    pub backend: &'a dyn Backend,
+    seed: u64,
+    made: Vec<NamedParam>,
+}
+
+impl<'a> ParamMaker<'a> {
+    pub fn new(backend: &'a dyn Backend, seed: u64) -> Self {
+        ParamMaker { backend, seed, made: Vec::new() }
+    }
+
+    /// A `[out, in]` matrix, truncated normal with sigma `in^-0.5`.
+    pub fn linear(&mut self, name: impl Into<String>, out: usize, input: usize) -> ParamId {
+        self.normal(name.into(), [out, input], (input as f64).powf(-0.5), false)
+    }
+
+    /// A table read by rows, `[rows, dim]`, truncated normal with sigma `dim^-0.5`.
+    pub fn table(&mut self, name: impl Into<String>, rows: usize, dim: usize) -> ParamId {
+        self.normal(name.into(), [rows, dim], (dim as f64).powf(-0.5), true)
+    }
+
+    /// A norm's weight, ones.
+    pub fn norm(&mut self, name: impl Into<String>, dim: usize) -> ParamId {
+        self.register(name.into(), [1, dim], vec![1.0; dim], false, true)
+    }
+
+    fn normal(&mut self, name: String, shape: [usize; 2], sigma: f64, by_rows: bool) -> ParamId {
+        let data = truncated_normal(self.seed, &name, shape[0] * shape[1], sigma);
+        self.register(name, shape, data, by_rows, false)
+    }
+
+    fn register(&mut self, name: String, shape: [usize; 2], data: Vec<f32>, by_rows: bool, vector: bool) -> ParamId {
+        let id = self.backend.add_param(shape, data, by_rows);
+        self.made.push(NamedParam { name, id, shape, vector });
+        id
+    }
+
+    /// All that was made, in order.
+    pub fn finish(self) -> Vec<NamedParam> {
+        self.made
+    }
+}
+
+/// `len` draws from a normal of deviation `sigma`, redrawn beyond three deviations; a function of its arguments alone.
+pub fn truncated_normal(seed: u64, name: &str, len: usize, sigma: f64) -> Vec<f32> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
+    let mut stream = hasher.finalize_xof();
+    let mut block = [0u8; 4096];
+    let mut at = block.len();
+    let mut uniform = || {
+        if at == block.len() {
+            stream.fill(&mut block);
+            at = 0;
+        }
+        let mut word = [0u8; 8];
+        word.copy_from_slice(&block[at..at + 8]);
+        at += 8;
+        // 53 bits in (0, 1]: the logarithm below is finite.
+        ((u64::from_le_bytes(word) >> 11) + 1) as f64 / (1u64 << 53) as f64
+    };
+    let mut out = Vec::with_capacity(len);
+    while out.len() < len {
+        let (radius, angle) = ((-2.0 * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
+        for z in [radius * angle.cos(), radius * angle.sin()] {
+            if z.abs() <= 3.0 && out.len() < len {
+                out.push((z * sigma) as f32);
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initialisation_is_a_truncated_normal_of_its_name() {
+        let x = truncated_normal(1, "a", 20_000, 0.5);
+        assert_eq!(x, truncated_normal(1, "a", 20_000, 0.5));
+        assert_ne!(x, truncated_normal(1, "b", 20_000, 0.5));
+        assert_ne!(x, truncated_normal(2, "a", 20_000, 0.5));
+        let mean = x.iter().map(|&x| x as f64).sum::<f64>() / x.len() as f64;
+        let var = x.iter().map(|&x| (x as f64 - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        assert!(mean.abs() < 0.015, "{mean}");
+        // A normal cut at three deviations keeps 0.9733 of its variance.
+        assert!((var / 0.25 - 0.9733).abs() < 0.04, "{var}");
+        assert!(x.iter().all(|x| x.abs() <= 1.5));
+    }
+}

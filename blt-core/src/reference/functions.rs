@@ -1,0 +1,168 @@
+//! Differentiable functions over dfdx tensors, of which the operations are composed.
+
+use super::Element;
+use super::tape::SharedTape;
+use crate::rope;
+use dfdx::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// A matrix without a tape.
+pub type Flat<E, D> = Tensor<(usize, usize), E, D>;
+/// A value and the tape that records it.
+pub type Taped<S, E, D> = Tensor<S, E, D, SharedTape<E, D>>;
+/// A matrix and the tape that records it.
+pub type Matrix<E, D> = Taped<(usize, usize), E, D>;
+/// Indices on the device.
+pub type Index<D> = Tensor<(usize,), usize, D>;
+
+/// A matrix of which nothing is recorded.
+pub fn untaped<E: Element, D: Device<E>>(x: &Flat<E, D>) -> Matrix<E, D> {
+    x.clone().put_tape(SharedTape::default())
+}
+
+/// The value alone: no gradient flows through what is computed of it.
+pub fn detached<S: Shape, E: Element, D: Device<E>>(x: &Taped<S, E, D>) -> Tensor<S, E, D> {
+    x.retaped::<NoneTape>()
+}
+
+pub fn index<D: TensorFromVec<usize>>(device: &D, rows: Vec<usize>) -> Index<D> {
+    let n = rows.len();
+    device.tensor_from_vec(rows, (n,))
+}
+
+/// Rows `rows` of x. `[n, d] -> [rows, d]`
+pub fn gather<E: Element, D: Device<E>>(x: Matrix<E, D>, rows: Index<D>) -> Matrix<E, D> {
+    x.gather(rows)
+}
+
+/// Matrices of one width below one another, merged pairwise so that each row is copied log(parts) times.
+pub fn concat<E: Element, D: Device<E>>(mut parts: Vec<Matrix<E, D>>) -> Matrix<E, D> {
+    while parts.len() > 1 {
+        let mut merged = Vec::with_capacity(parts.len().div_ceil(2));
+        let mut rest = parts.into_iter();
+        while let Some(a) = rest.next() {
+            merged.push(match rest.next() {
+                Some(b) => (a, b).concat_along(Axis::<0>),
+                None => a,
+            });
+        }
+        parts = merged;
+    }
+    parts.pop().expect("at least one part")
+}
+
+/// `order[i]` is where row i stands in the concatenation of parts that list their rows one after another.
+pub fn inverse(rows: impl IntoIterator<Item = usize>, n: usize) -> Vec<usize> {
+    let mut order = vec![usize::MAX; n];
+    for (at, row) in rows.into_iter().enumerate() {
+        order[row] = at;
+    }
+    assert!(order.iter().all(|&at| at < n), "every row is computed once");
+    order
+}
+
+/// `x @ W^T`. `[n, in], [out, in] -> [n, out]`
+pub fn linear<E: Element, D: Device<E>>(x: Matrix<E, D>, weight: Matrix<E, D>) -> Matrix<E, D> {
+    x.matmul(weight.permute::<(usize, usize), Axes2<1, 0>>())
+}
+
+/// `x / sqrt(mean(x^2) + eps) * w`. `[n, d], [1, d] -> [n, d]`
+pub fn rms_norm<E: Element, D: Device<E>>(x: Matrix<E, D>, weight: Matrix<E, D>, eps: f64) -> Matrix<E, D> {
+    let shape = *x.shape();
+    let weight = weight.reshape_like(&(shape.1,));
+    let mean: Taped<(usize,), E, D> = x.clone().square().mean::<_, Axis<1>>();
+    let scale = (mean + E::of(eps)).sqrt().recip();
+    x * scale.broadcast_like::<_, Axis<1>>(&shape) * weight.broadcast_like::<_, Axis<0>>(&shape)
+}
+
+/// `x * sigmoid(x)`
+pub fn silu<E: Element, D: Device<E>>(x: Matrix<E, D>) -> Matrix<E, D> {
+    let gate = x.clone().sigmoid();
+    x * gate
+}
+
+/// Cosines and sines of the angles by which each row is rotated, `[n, head_dim]`, each pair's angle twice.
+#[derive(Clone)]
+pub struct Rotation<E: Element, D: Device<E>> {
+    pub cos: Flat<E, D>,
+    pub sin: Flat<E, D>,
+    /// `[head_dim, head_dim]`: `x @ turn` maps a pair (a, b) to (-b, a).
+    pub turn: Flat<E, D>,
+}
+
+impl<E: Element, D: Device<E>> Rotation<E, D> {
+    /// The table for positions `0..positions`, of the angles that [`crate::rope`] defines.
+    pub fn table(device: &D, positions: usize, head_dim: usize, theta: f64) -> Self {
+        assert!(head_dim.is_multiple_of(2), "RoPE rotates pairs, head_dim is {head_dim}");
+        let frequencies = rope::frequencies(theta, head_dim);
+        let angles = |f: fn(f64) -> f64| {
+            let row = |p: usize| {
+                let pairs = frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))));
+                pairs.flat_map(|x| [x, x])
+            };
+            device.tensor_from_vec((0..positions).flat_map(row).collect(), (positions, head_dim))
+        };
+        let mut turn = vec![E::of(0.0); head_dim * head_dim];
+        for i in (0..head_dim).step_by(2) {
+            turn[(i + 1) * head_dim + i] = E::of(-1.0);
+            turn[i * head_dim + i + 1] = E::of(1.0);
+        }
+        Rotation {
+            cos: angles(f64::cos),
+            sin: angles(f64::sin),
+            turn: device.tensor_from_vec(turn, (head_dim, head_dim)),
+        }
+    }
+
+    /// One row for each of `positions`.
+    pub fn at(&self, positions: Index<D>) -> Self {
+        Rotation {
+            cos: self.cos.clone().gather(positions.clone()),
+            sin: self.sin.clone().gather(positions),
+            turn: self.turn.clone(),
+        }
+    }
+
+    /// Rotates the pairs of every head. `[n, heads * head_dim] -> [n * heads, head_dim]`
+    pub fn apply(&self, x: Matrix<E, D>) -> Matrix<E, D> {
+        let (n, head_dim) = *self.cos.shape();
+        let heads = x.shape().1 / head_dim;
+        let (flat, shape) = ((n * heads, head_dim), (n, heads, head_dim));
+        let x = x.reshape_like(&flat);
+        let turned = x.clone().matmul(self.turn.clone()).reshape_like(&shape);
+        let cos = self.cos.clone().broadcast_like::<_, Axis<1>>(&shape);
+        let sin = self.sin.clone().broadcast_like::<_, Axis<1>>(&shape);
+        (x.reshape_like(&shape) * cos + turned * sin).reshape_like(&flat)
+    }
+}
+
+/// Maximum over axis 1. dfdx gives each tied element the whole gradient; here ties share it, as PyTorch's amax does.
+pub fn max_of_equals<E: Element, D: Device<E>>(x: Taped<(usize, usize, usize), E, D>) -> Matrix<E, D> {
+    let (device, shape) = (x.device().clone(), *x.shape());
+    let value = detached(&x);
+    let max: Flat<E, D> = value.clone().max::<_, Axis<1>>();
+    let ties = value.eq(&max.clone().broadcast_like::<_, Axis<1>>(&shape));
+    let ties = ties.choose(device.ones_like(&shape), device.zeros_like(&shape));
+    let count: Flat<E, D> = ties.clone().sum::<_, Axis<1>>();
+    let share = ties / count.broadcast_like::<_, Axis<1>>(&shape);
+    let mean: Matrix<E, D> = (x * share).sum::<_, Axis<1>>();
+    // The mean of tied values may round away from them.
+    let rounding = max - detached(&mean);
+    mean + rounding
+}
+
+/// Ranges by their length, each length's in ascending order of number.
+pub fn by_length(offsets: &[usize]) -> BTreeMap<usize, Vec<usize>> {
+    let mut buckets = BTreeMap::<usize, Vec<usize>>::new();
+    for (p, range) in offsets.windows(2).enumerate() {
+        assert!(range[0] < range[1], "patch {p} is empty");
+        buckets.entry(range[1] - range[0]).or_default().push(p);
+    }
+    buckets
+}
+
+/// Up to `rows` rows at a time.
+pub fn chunks(n: usize, rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..n).step_by(rows).map(move |a| a..(a + rows).min(n))
+}

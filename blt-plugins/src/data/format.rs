@@ -1,0 +1,141 @@
+//! What a file format gives: its schema, its units (what is read and shuffled as one), and record batches from them.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use super::error::DataError;
+use super::files::Found;
+
+/// Where an IPC message lies: its metadata (prefix included), then its body.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Message {
+    pub offset: u64,
+    pub metadata: u32,
+    pub body: u64,
+}
+
+/// Where a unit lies in its file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Extent {
+    RowGroup(usize),
+    /// A record batch, and how many of the file's dictionary messages come before it.
+    Batch {
+        message: Message,
+        n_dictionaries: usize,
+    },
+    /// Bytes of a text file, whole lines or all of it.
+    Text(Range<u64>),
+}
+
+/// A row group, a record batch, a text file or some lines of one.
+#[derive(Clone, Debug)]
+pub(super) struct Unit {
+    pub extent: Extent,
+    pub rows: u64,
+}
+
+/// What is known of a file before its rows are read.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub schema: SchemaRef,
+    pub units: Vec<Unit>,
+    /// IPC dictionary messages in order.
+    pub dictionaries: Vec<Message>,
+}
+
+/// A file with its scan.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    pub found: Found,
+    pub scan: Scan,
+}
+
+pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>> + Send>;
+
+pub(super) trait Format: Send + Sync {
+    /// The schema, where it is the same for every file and needs no reading.
+    fn fixed_schema(&self) -> Option<SchemaRef> {
+        None
+    }
+
+    /// Reads what tells where rows are; no values.
+    fn scan(&self, file: &Found) -> Result<Scan, DataError>;
+
+    /// A digest of the file's own table of contents (Parquet or IPC footer), where it has one.
+    fn contents(&self, file: &Found) -> Result<Option<blake3::Hash>, DataError>;
+
+    /// A reader of these columns.
+    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader>;
+}
+
+impl DataFile {
+    /// Where the columns stand in this file (files of a corpus may order them differently), ascending.
+    pub fn projection(&self, columns: &[String]) -> Vec<usize> {
+        let fields = self.scan.schema.fields().iter().enumerate();
+        fields.filter(|(_, field)| columns.contains(field.name())).map(|(at, _)| at).collect()
+    }
+}
+
+/// Reads units, keeping the last file open.
+pub(super) trait UnitReader: Send {
+    /// The rows of `ranges` (ascending, within the unit), in batches of limited size.
+    fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError>;
+}
+
+thread_local! {
+    /// A panic of this thread is caught, and told as an error.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a decoder over bytes that may be damaged; some checks in the decoding crates panic instead of returning.
+///
+/// What the panic would print is left out, for its text is in the error.
+pub(super) fn guard<T>(
+    path: &Path,
+    place: &dyn Fn() -> String,
+    decode: impl FnOnce() -> Result<T, String>,
+) -> Result<T, DataError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+    let nested = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(decode));
+    GUARDED.set(nested);
+    let cause = match result {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(cause)) => cause,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+                .unwrap_or_else(|| "it cannot be decoded".into())
+        }
+    };
+    Err(DataError::Corrupt { path: path.to_path_buf(), place: place(), cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicking_decoder_is_an_error() {
+        let place = || "footer".to_string();
+        let fails =
+            |decode: fn() -> Result<(), String>| guard(Path::new("a.parquet"), &place, decode).unwrap_err().to_string();
+        assert!(fails(|| panic!("offset {} out of range", 3)).contains("a.parquet is damaged in its footer: offset 3"));
+        assert!(fails(|| Err("short".into())).contains("footer: short"));
+        assert!(!GUARDED.get());
+    }
+}

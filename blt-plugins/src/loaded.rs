@@ -1,0 +1,354 @@
+//! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier steps' checkpoints, and
+//! what its nodes must learn from data before they run (a threshold, a tokenizer) learned.
+
+use crate::data::{BatchReader, ListColumn, Packer, Part, Request, Source};
+use crate::model::ParamSet;
+use crate::ports::{Bytes, Patches};
+use blt_core::backend::{Backend, ParamId};
+use blt_core::bytes::Batch;
+use blt_core::checkpoint::{self, CheckpointError, TensorFile};
+use blt_core::fused::Fused;
+use blt_core::model::Session;
+use blt_core::params::NamedParam;
+use blt_core::reference::Reference;
+use blt_graph::{ComputePath, Live, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World, write_atomic};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Facility of a source node: what reads its documents.
+pub struct SourceHandle {
+    pub source: Arc<dyn Source>,
+    /// Longer documents are cut into spans of this many bytes.
+    pub span_bytes: usize,
+    /// Documents in the buffer that training draws from.
+    pub shuffle_buffer: usize,
+}
+
+/// Facility of a node that reads a list column beside the bytes.
+pub struct WantsList(pub ListColumn);
+
+/// The batch that source nodes hand out; steps put it into the world.
+pub struct Feed(pub Rc<Batch>);
+
+/// What a node must learn from training documents before it can run. It is learned once, before training, recorded in the checkpoint,
+/// and frozen.
+pub trait Prepare {
+    /// The documents to learn from; None: nothing (left) to learn.
+    fn wants(&self) -> Option<Part>;
+    /// How many bytes of documents to learn from at most.
+    fn max_bytes(&self) -> u64;
+    /// From now on running the node shows it the data instead of computing; its output is not used.
+    fn begin(&self);
+    /// Fixes what was learned. Returns it as it is recorded.
+    fn finish(&self) -> Result<Value, StepError>;
+    /// Takes what an earlier step recorded.
+    fn restore(&self, learned: &Value) -> Result<(), StepError>;
+    /// What results.json says of it.
+    fn summary(&self, learned: &Value) -> Value {
+        learned.clone()
+    }
+}
+
+/// Facility under which a node provides its [`Prepare`].
+pub struct Prepared(pub Rc<dyn Prepare>);
+
+/// What a checkpoint directory says beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointState {
+    pub format: u32,
+    /// Optimiser steps behind the parameters; Adam's bias correction counts on from here.
+    pub t: u64,
+    /// For each node with parameters: canonical name to the name in the file (they differ where two nodes claim one name).
+    pub nodes: BTreeMap<String, BTreeMap<String, String>>,
+    /// What nodes learned before training: thresholds, tokenizers.
+    pub prepared: BTreeMap<String, Value>,
+    /// The training loop's own state, in a checkpoint that a run resumes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Value>,
+}
+
+const STATE_FILE: &str = "state.json";
+/// Where a step's entry keeps its final checkpoint.
+pub const CHECKPOINT_DIR: &str = "checkpoints/final";
+/// Ids in a batch while nodes learn.
+const PREPARE_BATCH: usize = 32 * 1024;
+
+impl CheckpointState {
+    /// Reads `dir/state.json`; a format that this version does not know is refused in words.
+    pub fn read(dir: &Path) -> Result<Self, StepError> {
+        let path = dir.join(STATE_FILE);
+        let damaged = |e: serde_json::Error| StepError::other(format!("{} is not a checkpoint's state: {e}", path.display()));
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| StepError::other(format!("cannot read checkpoint {}: {e}", path.display())))?;
+        let value: Value = serde_json::from_str(&text).map_err(damaged)?;
+        if value["format"] != checkpoint::FORMAT {
+            return Err(StepError::other(format!(
+                "{} has checkpoint format {}, this version reads format {}",
+                path.display(),
+                value["format"],
+                checkpoint::FORMAT
+            ))
+            .help("train again, or use the version that wrote it"));
+        }
+        serde_json::from_value(value).map_err(damaged)
+    }
+}
+
+/// A node's parameter: under its canonical name, and under the one that checkpoints write.
+pub struct NodeParam {
+    pub node: String,
+    pub canonical: NamedParam,
+    pub stored: NamedParam,
+}
+
+pub struct Loaded {
+    pub live: Live,
+    pub session: Rc<Session>,
+    /// In graph order.
+    pub params: Vec<NodeParam>,
+    pub source: Rc<SourceHandle>,
+    /// What nodes learned, by node.
+    pub prepared: BTreeMap<String, Value>,
+    /// Optimiser steps behind the parameters.
+    pub t: u64,
+}
+
+/// The nodes of `goals`' sub-graph that read byte corpora.
+fn source_nodes<'a>(plan: &'a Plan, goals: &[&str]) -> Result<Vec<&'a str>, StepError> {
+    let is_source = |node: &&PlannedNode| node.entry.inputs.is_empty() && outputs_of::<Bytes>(node).next().is_some();
+    Ok(plan.needs(goals)?.into_iter().filter(is_source).map(|node| node.name.as_str()).collect())
+}
+
+/// Wires of port `P` that leave `node`, with what is known of them.
+fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::Info)> {
+    node.entry.outputs.iter().zip(&node.infos).filter_map(|(port, info)| {
+        Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?))
+    })
+}
+
+/// The backend that a run's options name.
+pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
+    match (cx.path(), cx.device()) {
+        (ComputePath::Fused, "cpu") => Ok(Rc::new(Fused::new())),
+        (ComputePath::Reference, "cpu") => Ok(Rc::new(Reference::<f32, _>::cpu())),
+        (_, device) => Err(StepError::other(format!("device `{device}` is not in this build")).help("use `device: cpu`")),
+    }
+}
+
+/// Digests of the data that `goals` read.
+pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepError> {
+    let mut prints = Vec::new();
+    for node in source_nodes(cx.plan(), goals)? {
+        let live = Live::build(cx.plan(), &[node], World::new())?;
+        if let Some(handle) = live.facility::<SourceHandle>(node) {
+            prints.push(format!("{node} {}", handle.source.fingerprint()?));
+        }
+    }
+    Ok(prints)
+}
+
+impl Loaded {
+    /// Builds `goals`' sub-graph, and reads parameters and what was learned from earlier steps.
+    pub fn build(cx: &StepCx, goals: &[&str]) -> Result<Self, StepError> {
+        let sources = source_nodes(cx.plan(), goals)?;
+        let [source_node] = sources.as_slice() else {
+            let what = format!("`{}` reads from {} sources; a step reads from one", goals.join("`, `"), sources.len());
+            return Err(StepError::other(what));
+        };
+        let world = World::new();
+        world.insert(Session::new(backend(cx)?));
+        let session = world.get::<Session>().ok_or_else(|| StepError::other("the world lost the session"))?;
+        let live = Live::build(cx.plan(), goals, world)?;
+        let source = live
+            .facility::<SourceHandle>(source_node)
+            .ok_or_else(|| StepError::other(format!("source `{source_node}` provides no `SourceHandle`")))?;
+        let params = node_params(&live);
+        let mut loaded = Loaded { params, live, session, source, prepared: BTreeMap::new(), t: 0 };
+        for earlier in cx.earlier() {
+            let dir = earlier.dir.join(CHECKPOINT_DIR);
+            if dir.is_dir() {
+                loaded.restore(&dir, false)?;
+            }
+        }
+        // Steps that continue a training say so (`from`); what earlier steps trained is a starting point.
+        loaded.t = 0;
+        Ok(loaded)
+    }
+
+    /// Reads what a checkpoint has for this sub-graph's nodes. `complete`: it must have every parameter. Returns the training loop's state.
+    pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
+        let state = CheckpointState::read(dir)?;
+        let path = dir.join(checkpoint::MODEL_FILE);
+        let file = TensorFile::open(&path)?;
+        for p in &self.params {
+            match state.nodes.get(&p.node) {
+                None if !complete => {}
+                names => {
+                    let stored = names.and_then(|names| names.get(&p.canonical.name));
+                    let missing = || CheckpointError::Missing { path: path.clone(), name: p.canonical.name.clone() };
+                    let data = file.get(stored.ok_or_else(missing)?, &p.canonical.stored_shape())?;
+                    self.session.backend.write_param(p.canonical.id, &data);
+                }
+            }
+        }
+        for (node, learned) in &state.prepared {
+            if let Some(p) = self.live.facility::<Prepared>(node) {
+                p.0.restore(learned)?;
+                self.prepared.insert(node.clone(), learned.clone());
+            }
+        }
+        self.t = state.t;
+        Ok(state.training)
+    }
+
+    /// Reads the optimiser's moments of every parameter.
+    pub fn restore_moments(&self, dir: &Path) -> Result<(), StepError> {
+        Ok(checkpoint::load_moments(dir, &self.stored(), &*self.session.backend)?)
+    }
+
+    /// Lets every node that has something to learn learn it, in graph order: a later one may run on an earlier one's output.
+    pub fn prepare(&mut self, cx: &StepCx) -> Result<(), StepError> {
+        for (node, prepared) in self.live.facilities::<Prepared>() {
+            let Some(part) = prepared.0.wants() else { continue };
+            let request = Request { exclude_calibration: true, lists: self.lists(), ..Request::part(part) };
+            let packer = Packer::new(self.source.span_bytes, PREPARE_BATCH)?;
+            let mut reader = BatchReader::new(self.source.source.clone(), request, packer)?;
+            cx.progress().start(&format!("prepare {node}"), None);
+            prepared.0.begin();
+            let mut seen = 0u64;
+            while seen < prepared.0.max_bytes() {
+                if cx.interrupted() {
+                    return Err(StepError::Interrupted);
+                }
+                let Some(batch) = reader.next_batch()? else { break };
+                seen += batch.n_counted_bytes() as u64;
+                self.live.world().insert(Feed(Rc::new(batch)));
+                self.live.run(&[&node])?;
+                cx.progress().update(seen, &[]);
+            }
+            let learned = prepared.0.finish()?;
+            cx.progress().finish(&format!("{node}: {}", brief(&prepared.0.summary(&learned))));
+            self.prepared.insert(node, learned);
+        }
+        self.session.take_flops();
+        Ok(())
+    }
+
+    /// List columns that nodes read beside the bytes.
+    pub fn lists(&self) -> Vec<ListColumn> {
+        let mut lists: Vec<ListColumn> = Vec::new();
+        for (_, wants) in self.live.facilities::<WantsList>() {
+            if !lists.contains(&wants.0) {
+                lists.push(wants.0.clone());
+            }
+        }
+        lists
+    }
+
+    /// Runs one goal on the batch in the world.
+    pub fn get<P: Port>(&self, goal: &str) -> Result<P::Value, StepError> {
+        Ok(self.live.get::<P>(goal)?)
+    }
+
+    pub fn ids(&self) -> Vec<ParamId> {
+        self.params.iter().map(|p| p.canonical.id).collect()
+    }
+
+    fn stored(&self) -> Vec<NamedParam> {
+        self.params.iter().map(|p| p.stored.clone()).collect()
+    }
+
+    pub fn n_parameters(&self) -> usize {
+        self.params.iter().map(|p| p.canonical.n_elements()).sum()
+    }
+
+    /// What nodes learned, as results.json says it.
+    pub fn prepared_summary(&self) -> BTreeMap<String, Value> {
+        let summary = |(node, learned): (&String, &Value)| {
+            let facility = self.live.facility::<Prepared>(node)?;
+            Some((node.clone(), facility.0.summary(learned)))
+        };
+        self.prepared.iter().filter_map(summary).collect()
+    }
+
+    /// Writes a checkpoint directory, whole or not at all.
+    pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
+        let partial = dir.with_extension("partial");
+        let failed = |e: std::io::Error| StepError::other(format!("cannot write checkpoint {}: {e}", dir.display()));
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial).map_err(failed)?;
+        }
+        std::fs::create_dir_all(&partial).map_err(failed)?;
+        let stored = self.stored();
+        checkpoint::save_params(&partial, &stored, &*self.session.backend)?;
+        checkpoint::save_moments(&partial, &stored, &*self.session.backend)?;
+        let mut nodes: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for p in &self.params {
+            nodes.entry(p.node.clone()).or_default().insert(p.canonical.name.clone(), p.stored.name.clone());
+        }
+        let state = CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared: self.prepared.clone(), training };
+        write_atomic(partial.join(STATE_FILE), serde_json::to_string_pretty(&state)?)?;
+        if dir.exists() {
+            std::fs::remove_dir_all(dir).map_err(failed)?;
+        }
+        std::fs::rename(&partial, dir).map_err(failed)
+    }
+}
+
+/// The names that checkpoints write: canonical ones, with the node in front where two nodes claim the same.
+fn node_params(live: &Live) -> Vec<NodeParam> {
+    let sets = live.facilities::<ParamSet>();
+    let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, set) in &sets {
+        set.0.iter().for_each(|p| *claims.entry(&p.name).or_default() += 1);
+    }
+    let mut named = Vec::new();
+    for (node, set) in &sets {
+        for canonical in &set.0 {
+            let mut stored = canonical.clone();
+            if claims[canonical.name.as_str()] > 1 {
+                stored.name = format!("{node}/{}", canonical.name);
+            }
+            named.push(NodeParam { node: node.clone(), canonical: canonical.clone(), stored });
+        }
+    }
+    named
+}
+
+/// The first wire of port `P` in `goals`' sub-graph.
+pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, StepError> {
+    Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
+}
+
+/// The nodes of `goals`' sub-graph that only patch borders depend on: the patcher, and the entropy model behind it.
+pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
+    let mut model: BTreeSet<&str> = BTreeSet::new();
+    let mut open: Vec<&PlannedNode> = goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;
+    while let Some(node) = open.pop() {
+        if model.insert(&node.name) {
+            for wire in plan.wires(node).into_iter().filter_map(|(_, wire)| wire) {
+                let from = plan.goal(&wire)?;
+                if !from.is::<Patches>() {
+                    open.push(from.node);
+                }
+            }
+        }
+    }
+    Ok(plan.needs(goals)?.into_iter().filter(|n| !model.contains(n.name.as_str())).map(|n| n.name.clone()).collect())
+}
+
+/// Some border in `goals`' sub-graph depends on bytes after it.
+pub fn boundary_lookahead(plan: &Plan, goals: &[&str]) -> Result<bool, StepError> {
+    let looks_ahead = |node: &PlannedNode| outputs_of::<Patches>(node).any(|(_, info)| info.boundary_lookahead);
+    Ok(plan.needs(goals)?.into_iter().any(looks_ahead))
+}
+
+/// `threshold 1.3354, bytes_per_patch 6.01` of an object of numbers.
+fn brief(value: &Value) -> String {
+    let field = |(key, value): (&String, &Value)| value.as_f64().map(|v| format!("{key} {}", (v * 1e4).round() / 1e4));
+    value.as_object().map(|o| o.iter().filter_map(field).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}

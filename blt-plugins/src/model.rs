@@ -1,0 +1,103 @@
+//! What the model nodes share: their session, their parameter sets, and the checks of an attention's sizes.
+
+use blt_core::backend::{BlockConfig, CrossConfig};
+use blt_core::model::{Session, default_ffn};
+use blt_core::params::{NamedParam, ParamMaker};
+use blt_graph::{BuildCx, NodeError, RunCx};
+use std::rc::Rc;
+
+/// A node's parameters: the facility by which steps save, load and update them.
+pub struct ParamSet(pub Vec<NamedParam>);
+
+/// The session that steps put into the world.
+pub fn session(cx: &RunCx) -> Rc<Session> {
+    cx.world.get::<Session>().expect("a step puts the session into the world before it runs a graph")
+}
+
+/// Builds a part of the model and provides its parameters.
+pub fn with_params<T>(cx: &mut BuildCx, make: impl FnOnce(&mut ParamMaker) -> T) -> T {
+    let session = cx.world.get::<Session>().expect("a step puts the session into the world before it builds a graph");
+    let mut maker = ParamMaker::new(&*session.backend, cx.seed);
+    let part = make(&mut maker);
+    let params = maker.finish();
+    cx.provide(ParamSet(params));
+    part
+}
+
+/// The sizes of a transformer block as a node's parameters give them.
+pub struct Sizes {
+    pub dim: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: Option<usize>,
+    pub ffn: Option<usize>,
+    pub window: Option<usize>,
+    pub rope_theta: f64,
+    pub eps: f64,
+}
+
+impl Sizes {
+    /// Checks the sizes and resolves what was left out. The errors name the parameter at fault.
+    pub fn resolve(&self) -> Result<BlockConfig, NodeError> {
+        for (name, value) in [("dim", self.dim), ("layers", self.layers), ("heads", self.heads)] {
+            if value == 0 {
+                return Err(NodeError::param(name, format!("{name} must be at least 1")));
+            }
+        }
+        if !self.dim.is_multiple_of(self.heads) {
+            let msg = format!("a width of {} is not divisible by {} heads", self.dim, self.heads);
+            let heads: Vec<String> =
+                (1..=self.dim).filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2)).map(|h| h.to_string()).collect();
+            return Err(NodeError::param("heads", msg).help(format!("heads that work here: {}", heads.join(", "))));
+        }
+        let head_dim = self.dim / self.heads;
+        if !head_dim.is_multiple_of(2) {
+            let msg = format!("{} heads of a width of {} leave {head_dim} a head; RoPE rotates pairs and wants an even number", self.heads, self.dim);
+            return Err(NodeError::param("heads", msg));
+        }
+        let kv_heads = self.kv_heads.unwrap_or(self.heads);
+        if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
+            return Err(NodeError::param("kv_heads", format!("{} heads can't share {kv_heads} key/value heads evenly", self.heads)));
+        }
+        if self.window == Some(0) {
+            return Err(NodeError::param("window", "a window of 0 sees nothing, not even the byte itself")
+                .help("leave `window` out, or write `null`, for full causal attention"));
+        }
+        if self.ffn == Some(0) {
+            return Err(NodeError::param("ffn", "ffn must be at least 1"));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return Err(NodeError::param("rope_theta", format!("rope_theta must be a positive number, not {}", self.rope_theta)));
+        }
+        if !(self.eps.is_finite() && self.eps > 0.0) {
+            return Err(NodeError::param("eps", format!("eps must be a positive number, not {}", self.eps)));
+        }
+        Ok(BlockConfig {
+            dim: self.dim,
+            heads: self.heads,
+            kv_heads,
+            head_dim,
+            ffn: self.ffn.unwrap_or_else(|| default_ffn(self.dim)),
+            window: self.window,
+            rope_theta: self.rope_theta,
+            eps: self.eps,
+        })
+    }
+}
+
+/// Cross-attention of the same heads as a part's blocks.
+pub fn cross_of(block: &BlockConfig) -> CrossConfig {
+    CrossConfig { dim: block.dim, heads: block.heads, kv_heads: block.kv_heads, head_dim: block.head_dim, eps: block.eps }
+}
+
+pub fn default_window() -> Option<usize> {
+    Some(512)
+}
+
+pub fn default_theta() -> f64 {
+    500_000.0
+}
+
+pub fn default_eps() -> f64 {
+    1e-5
+}

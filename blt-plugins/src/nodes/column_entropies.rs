@@ -1,0 +1,63 @@
+use crate::ports::{Bytes, BytesInfo, Entropies};
+use crate::data::{ListColumn, ListKind};
+use crate::loaded::WantsList;
+use blt_core::bytes::Batch;
+use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+
+/// Entropies computed elsewhere, from a list column of the input file.
+///
+/// A list of float16, float32 or float64, in nats. Element 0 belongs to BOS; a row has `n_bytes + 1` elements (one more, for EOS,
+/// is accepted and unused). float16 values are compared as float32.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnEntropies {
+    /// The list column.
+    pub column: String,
+}
+
+impl Node for ColumnEntropies {
+    const NAME: &'static str = "ColumnEntropies";
+    const INPUTS: &'static [&'static str] = &["bytes"];
+    const OUTPUTS: &'static [&'static str] = &["entropies"];
+    const EXAMPLE: &'static str = "{node: ColumnEntropies, in: docs, column: entropies}";
+    type In = Bytes;
+    type Out = Entropies;
+    type State = ();
+
+    fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<(), NodeError> {
+        if self.column.is_empty() {
+            return Err(NodeError::param("column", "the column's name is empty"));
+        }
+        Ok(())
+    }
+
+    fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
+        cx.provide(WantsList(ListColumn { column: self.column.clone(), kind: ListKind::PerId }));
+        Ok(())
+    }
+
+    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<Vec<f32>>, NodeError> {
+        let lists = batch
+            .lists
+            .get(&self.column)
+            .ok_or_else(|| NodeError::param("column", format!("the source did not read column `{}`", self.column)))?;
+        let mut entropies = Vec::with_capacity(batch.len());
+        for (s, list) in lists.iter().enumerate() {
+            let n = batch.offsets[s + 1] - batch.offsets[s];
+            if list.len() < n {
+                let row = batch.spans[s].row;
+                return Err(NodeError::param(
+                    "column",
+                    format!("row {row}: {} entropies for a span of {n} ids (BOS and its bytes)", list.len()),
+                ));
+            }
+            entropies.extend_from_slice(&list[..n]);
+        }
+        Ok(Rc::new(entropies))
+    }
+}
+
+blt_graph::node!(ColumnEntropies);

@@ -1,0 +1,57 @@
+use super::check_max_patch_length;
+use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
+use crate::data::{ListColumn, ListKind};
+use crate::loaded::WantsList;
+use blt_core::bytes::Batch;
+use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+
+/// Patches computed elsewhere, from a list column of patch lengths.
+///
+/// A list of integers, BOS's own patch first; they sum to `n_bytes + 1` (one more, for the unseen next byte, is accepted). Zeros are
+/// skipped. Where a patch starts may depend on later bytes, so such runs carry the mark `boundary_lookahead`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnPatch {
+    /// The list column.
+    pub column: String,
+    /// Longest patch in bytes; longer ones are split greedily from the left.
+    #[serde(default)]
+    pub max_patch_length: Option<usize>,
+}
+
+impl Node for ColumnPatch {
+    const NAME: &'static str = "ColumnPatch";
+    const INPUTS: &'static [&'static str] = &["bytes"];
+    const OUTPUTS: &'static [&'static str] = &["patches"];
+    const EXAMPLE: &'static str = "{node: ColumnPatch, in: docs, column: patch_lengths}";
+    type In = Bytes;
+    type Out = Patches;
+    type State = ();
+
+    fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<PatchesInfo, NodeError> {
+        check_max_patch_length(self.max_patch_length)?;
+        if self.column.is_empty() {
+            return Err(NodeError::param("column", "the column's name is empty"));
+        }
+        Ok(PatchesInfo { boundary_lookahead: true })
+    }
+
+    fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
+        cx.provide(WantsList(ListColumn { column: self.column.clone(), kind: ListKind::PatchLengths }));
+        Ok(())
+    }
+
+    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+        let lists = batch
+            .lists
+            .get(&self.column)
+            .ok_or_else(|| NodeError::param("column", format!("the source did not read column `{}`", self.column)))?;
+        let patches = blt_core::patches::Patches::from_lengths(&batch, lists)?;
+        Ok(Rc::new(patches.split_if(self.max_patch_length)?))
+    }
+}
+
+blt_graph::node!(ColumnPatch);

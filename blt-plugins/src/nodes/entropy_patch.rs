@@ -1,0 +1,231 @@
+use super::check_max_patch_length;
+use crate::data::Part;
+use crate::loaded::{Prepare, Prepared};
+use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
+use blt_core::bytes::Batch;
+use blt_core::calibrate::{Calibrated, Calibration, Unknown};
+use blt_core::patching::{self, EntropyRule};
+use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Which comparison starts a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    Global,
+    Relative,
+    Both,
+}
+
+/// A patch starts where the next byte is hard to predict.
+///
+/// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) - H(x_{t-1}) > relative_threshold
+/// (approximate monotonicity); `both` where both hold. Entropies are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean
+/// patch size: the threshold is then found on training documents set aside from all training, after `max_patch_length`, within
+/// 2 %, before training starts, and recorded. Paper section 2.3.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EntropyPatch {
+    /// Which comparison starts a patch: `global`, `relative` or `both`.
+    #[serde(default = "global")]
+    #[schemars(with = "String")]
+    pub rule: Rule,
+    /// Threshold of the entropy, in nats.
+    #[serde(default)]
+    pub threshold: Option<f64>,
+    /// Threshold of the rise of the entropy over the byte before, in nats.
+    #[serde(default)]
+    pub relative_threshold: Option<f64>,
+    /// Wanted mean patch size in bytes; stands for the threshold that is not given.
+    #[serde(default)]
+    pub bytes_per_patch: Option<f64>,
+    /// Longest patch in bytes; longer ones are split greedily from the left.
+    #[serde(default)]
+    pub max_patch_length: Option<usize>,
+    /// How many bytes of documents to find the threshold on, at most.
+    #[serde(default = "calibration_bytes")]
+    pub calibration_bytes: u64,
+}
+
+fn global() -> Rule {
+    Rule::Global
+}
+
+fn calibration_bytes() -> u64 {
+    1 << 20
+}
+
+impl EntropyPatch {
+    /// The global rule, calibrated to a mean patch size.
+    pub fn bytes_per_patch(bytes_per_patch: f64) -> Self {
+        EntropyPatch { bytes_per_patch: Some(bytes_per_patch), threshold: None, ..Self::threshold(0.0) }
+    }
+
+    /// The global rule at a threshold in nats.
+    pub fn threshold(threshold: f64) -> Self {
+        EntropyPatch {
+            rule: global(),
+            threshold: Some(threshold),
+            relative_threshold: None,
+            bytes_per_patch: None,
+            max_patch_length: None,
+            calibration_bytes: calibration_bytes(),
+        }
+    }
+}
+
+/// What is given: the whole rule, or which threshold is to be found.
+#[derive(Clone, Copy)]
+enum Given {
+    Rule(EntropyRule),
+    Find(Unknown),
+}
+
+impl EntropyPatch {
+    fn given(&self) -> Result<Given, NodeError> {
+        let one_of = |name: &str, other: &str| {
+            let msg = format!("rule: {} wants either `{name}` or `bytes_per_patch`", self.rule_name());
+            Err(NodeError::param(other, msg))
+        };
+        for (name, value) in [("threshold", self.threshold), ("relative_threshold", self.relative_threshold)] {
+            if value.is_some_and(|v| !v.is_finite()) {
+                return Err(NodeError::param(name, format!("{name} must be a finite number of nats")));
+            }
+        }
+        if self.bytes_per_patch.is_some_and(|b| !(b >= 1.0 && b.is_finite())) {
+            return Err(NodeError::param("bytes_per_patch", "a patch has at least one byte, bytes_per_patch: 1"));
+        }
+        let unused = |name: &str| {
+            Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())))
+        };
+        match (self.rule, self.threshold, self.relative_threshold, self.bytes_per_patch) {
+            (Rule::Global, _, Some(_), _) => unused("relative_threshold"),
+            (Rule::Relative, Some(_), _, _) => unused("threshold"),
+            (Rule::Global, Some(threshold), None, None) => Ok(Given::Rule(EntropyRule::Global { threshold })),
+            (Rule::Global, None, None, Some(_)) => Ok(Given::Find(Unknown::Global)),
+            (Rule::Global, None, None, None) => one_of("threshold", "threshold"),
+            (Rule::Global, Some(_), None, Some(_)) => one_of("threshold", "bytes_per_patch"),
+            (Rule::Relative, None, Some(threshold), None) => Ok(Given::Rule(EntropyRule::Relative { threshold })),
+            (Rule::Relative, None, None, Some(_)) => Ok(Given::Find(Unknown::Relative)),
+            (Rule::Relative, None, None, None) => one_of("relative_threshold", "relative_threshold"),
+            (Rule::Relative, None, Some(_), Some(_)) => one_of("relative_threshold", "bytes_per_patch"),
+            (Rule::Both, Some(global), Some(relative), None) => Ok(Given::Rule(EntropyRule::Both { global, relative })),
+            (Rule::Both, None, Some(relative), Some(_)) => Ok(Given::Find(Unknown::GlobalOfBoth { relative })),
+            (Rule::Both, Some(global), None, Some(_)) => Ok(Given::Find(Unknown::RelativeOfBoth { global })),
+            (Rule::Both, ..) => Err(NodeError::param(
+                "rule",
+                "rule: both wants two of `threshold`, `relative_threshold` and `bytes_per_patch`, and not all three",
+            )),
+        }
+    }
+
+    fn rule_name(&self) -> &'static str {
+        match self.rule {
+            Rule::Global => "global",
+            Rule::Relative => "relative",
+            Rule::Both => "both",
+        }
+    }
+}
+
+/// The rule, or the entropies collected so far to find it.
+pub struct Threshold {
+    node: String,
+    params: EntropyPatch,
+    unknown: Option<Unknown>,
+    rule: RefCell<Option<EntropyRule>>,
+    collecting: RefCell<Option<Calibration>>,
+}
+
+impl Prepare for Threshold {
+    fn wants(&self) -> Option<Part> {
+        self.rule.borrow().is_none().then_some(Part::Calibration)
+    }
+
+    fn max_bytes(&self) -> u64 {
+        self.params.calibration_bytes
+    }
+
+    fn begin(&self) {
+        *self.collecting.borrow_mut() = Some(Calibration::with_cap(self.params.calibration_bytes));
+    }
+
+    fn finish(&self) -> Result<serde_json::Value, StepError> {
+        let collected = self.collecting.borrow_mut().take().unwrap_or_default();
+        let (Some(unknown), Some(wanted)) = (self.unknown, self.params.bytes_per_patch) else {
+            return Err(StepError::other(format!("node `{}` has no threshold to find", self.node)));
+        };
+        let found = collected.find(unknown, wanted, self.params.max_patch_length).map_err(|e| {
+            StepError::other(format!("node `{}`: {e}", self.node))
+                .help("ask for another `bytes_per_patch`, set aside more documents (`split.calibration`), or train the entropy model longer")
+        })?;
+        *self.rule.borrow_mut() = Some(found.rule);
+        Ok(serde_json::to_value(found)?)
+    }
+
+    fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
+        if self.unknown.is_some() {
+            let found: Calibrated = serde_json::from_value(learned.clone())?;
+            *self.rule.borrow_mut() = Some(found.rule);
+        }
+        Ok(())
+    }
+}
+
+impl Node for EntropyPatch {
+    const NAME: &'static str = "EntropyPatch";
+    const INPUTS: &'static [&'static str] = &["bytes", "entropies"];
+    const OUTPUTS: &'static [&'static str] = &["patches"];
+    const EXAMPLE: &'static str = "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 6}";
+    type In = (Bytes, Entropies);
+    type Out = Patches;
+    type State = Rc<Threshold>;
+
+    fn check(&self, _: (BytesInfo, ()), _: &CheckCx) -> Result<PatchesInfo, NodeError> {
+        check_max_patch_length(self.max_patch_length)?;
+        self.given()?;
+        if let (Some(max), Some(wanted)) = (self.max_patch_length, self.bytes_per_patch)
+            && wanted > max as f64
+        {
+            let msg = format!("patches of at most {max} bytes can't have a mean of {wanted}");
+            return Err(NodeError::param("bytes_per_patch", msg));
+        }
+        Ok(PatchesInfo { boundary_lookahead: false })
+    }
+
+    fn build(&self, _: (BytesInfo, ()), cx: &mut BuildCx) -> Result<Rc<Threshold>, NodeError> {
+        let (rule, unknown) = match self.given()? {
+            Given::Rule(rule) => (Some(rule), None),
+            Given::Find(unknown) => (None, Some(unknown)),
+        };
+        let threshold = Rc::new(Threshold {
+            node: cx.node.to_owned(),
+            params: self.clone(),
+            unknown,
+            rule: RefCell::new(rule),
+            collecting: RefCell::new(None),
+        });
+        cx.provide(Prepared(threshold.clone()));
+        Ok(threshold)
+    }
+
+    fn run(
+        &self,
+        threshold: &Rc<Threshold>,
+        (batch, entropies): (Rc<Batch>, Rc<Vec<f32>>),
+        _: &RunCx,
+    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+        if let Some(collecting) = threshold.collecting.borrow_mut().as_mut() {
+            collecting.push(&batch, &entropies)?;
+            return Ok(Rc::new(patching::byte_patches(&batch)));
+        }
+        let rule = *threshold.rule.borrow();
+        let rule = rule.ok_or_else(|| NodeError::other("the threshold has not been found yet"))?;
+        Ok(Rc::new(patching::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?))
+    }
+}
+
+blt_graph::node!(EntropyPatch);

@@ -1,0 +1,39 @@
+//! The built-in nodes, a file each. A node registers itself; nothing lists them but the module tree.
+
+mod bpe_patch;
+mod byte_embed;
+mod byte_lm;
+mod byte_patch;
+mod column_entropies;
+mod column_patch;
+mod entropy_patch;
+mod latent;
+mod local_decoder;
+mod local_encoder;
+mod next_byte_loss;
+mod sources;
+mod space_patch;
+mod stride_patch;
+
+pub use bpe_patch::BpePatch;
+pub use byte_embed::ByteEmbed;
+pub use byte_lm::{ByteLm, ContextReset};
+pub use byte_patch::BytePatch;
+pub use column_entropies::ColumnEntropies;
+pub use column_patch::ColumnPatch;
+pub use entropy_patch::{EntropyPatch, Rule};
+pub use latent::Latent;
+pub use local_decoder::{DecoderCross, LocalDecoder};
+pub use local_encoder::LocalEncoder;
+pub use next_byte_loss::NextByteLoss;
+pub use sources::{ArrowBytes, ParquetBytes, Paths, TextFiles};
+pub use space_patch::SpacePatch;
+pub use stride_patch::StridePatch;
+
+/// `max_patch_length: 0` is refused wherever it can be given.
+fn check_max_patch_length(max: Option<usize>) -> Result<(), blt_graph::NodeError> {
+    match max {
+        Some(0) => Err(blt_graph::NodeError::param("max_patch_length", "a patch has at least one byte, max_patch_length: 1")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,248 @@
+//! The three sources differ in the format they read; the rest is one implementation.
+
+use crate::data::{Corpus, SourceConfig, SourceKind, Split};
+use crate::loaded::{Feed, SourceHandle};
+use crate::ports::{Bytes, BytesInfo};
+use blt_core::bytes::Batch;
+use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One path or several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Paths {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Paths {
+    fn list(&self) -> Vec<String> {
+        match self {
+            Paths::One(path) => vec![path.clone()],
+            Paths::Many(paths) => paths.clone(),
+        }
+    }
+}
+
+fn text() -> String {
+    "text".into()
+}
+
+fn span_bytes() -> usize {
+    8192
+}
+
+fn shuffle_buffer() -> usize {
+    256
+}
+
+/// What the three have in common once their parameters are read.
+struct Common<'a> {
+    paths: &'a Paths,
+    column: &'a str,
+    split: &'a Option<Split>,
+    span_bytes: usize,
+    shuffle_buffer: usize,
+}
+
+impl Common<'_> {
+    fn check(&self, cx: &CheckCx) -> Result<BytesInfo, NodeError> {
+        let paths = self.paths.list();
+        if paths.is_empty() || paths.iter().any(|p| p.trim().is_empty()) {
+            return Err(NodeError::param("path", "a source reads at least one path").help("a file, a folder or a glob"));
+        }
+        if self.column.is_empty() {
+            return Err(NodeError::param("column", "the column's name is empty"));
+        }
+        if let Some(split) = self.split {
+            for (name, value) in [("valid", split.valid), ("calibration", split.calibration)] {
+                if !(0.0..1.0).contains(&value) {
+                    let msg = format!("{name} is a share of the documents, at least 0 and below 1, not {value}");
+                    return Err(NodeError::param(format!("split.{name}"), msg));
+                }
+            }
+        }
+        if self.span_bytes == 0 {
+            return Err(NodeError::param("span_bytes", "a span has at least one byte"));
+        }
+        if self.shuffle_buffer == 0 {
+            return Err(NodeError::param("shuffle_buffer", "the buffer holds at least one document"));
+        }
+        Ok(BytesInfo { source: cx.node.to_owned() })
+    }
+
+    fn build(&self, kind: SourceKind, cx: &mut BuildCx) -> Result<(), NodeError> {
+        let config = SourceConfig {
+            kind,
+            paths: self.paths.list(),
+            base_dir: cx.base_dir.to_owned(),
+            column: self.column.to_owned(),
+            split: Some(self.split.clone().unwrap_or_default()),
+            extensions: None,
+        };
+        let source = Arc::new(Corpus::new(config)?);
+        cx.provide(SourceHandle {
+            source,
+            span_bytes: self.span_bytes,
+            shuffle_buffer: self.shuffle_buffer,
+        });
+        Ok(())
+    }
+}
+
+fn batch(cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
+    match cx.world.get::<Feed>() {
+        Some(feed) => Ok(feed.0.clone()),
+        None => Err(NodeError::other("no step has handed in a batch")),
+    }
+}
+
+macro_rules! source_node {
+    ($name:ident, |$this:ident| $kind:expr, $column:expr, $example:literal) => {
+        impl $name {
+            fn kind(&self) -> SourceKind {
+                #[allow(unused_variables)]
+                let $this = self;
+                $kind
+            }
+
+            fn common(&self) -> Common<'_> {
+                #[allow(unused_variables)]
+                let $this = self;
+                Common {
+                    paths: &self.path,
+                    column: $column,
+                    split: &self.split,
+                    span_bytes: self.span_bytes,
+                    shuffle_buffer: self.shuffle_buffer,
+                }
+            }
+        }
+
+        impl Node for $name {
+            const NAME: &'static str = stringify!($name);
+            const INPUTS: &'static [&'static str] = &[];
+            const OUTPUTS: &'static [&'static str] = &["bytes"];
+            const EXAMPLE: &'static str = $example;
+            type In = ();
+            type Out = Bytes;
+            type State = ();
+
+            fn check(&self, _: (), cx: &CheckCx) -> Result<BytesInfo, NodeError> {
+                self.common().check(cx)
+            }
+
+            fn build(&self, _: (), cx: &mut BuildCx) -> Result<(), NodeError> {
+                self.common().build(self.kind(), cx)
+            }
+
+            fn run(&self, _: &(), _: (), cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
+                batch(cx)
+            }
+        }
+
+        blt_graph::node!($name);
+    };
+}
+
+/// Documents from a column of Parquet files.
+///
+/// Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, and dictionaries of these. Row groups stream: memory does not grow with the
+/// data. Only the columns that the graph needs are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetBytes {
+    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the pipeline's file.
+    pub path: Paths,
+    /// The column that holds the documents.
+    #[serde(default = "text")]
+    pub column: String,
+    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column `id` (or of the `content`).
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// Longer documents are cut into spans of this many bytes; a span sees no other.
+    #[serde(default = "span_bytes")]
+    pub span_bytes: usize,
+    /// Documents in the buffer from which training draws at random.
+    #[serde(default = "shuffle_buffer")]
+    pub shuffle_buffer: usize,
+}
+
+impl ParquetBytes {
+    /// All else at its default: column `text`, no split.
+    pub fn new(path: impl Into<String>) -> Self {
+        ParquetBytes {
+            path: Paths::One(path.into()),
+            column: text(),
+            split: None,
+            span_bytes: span_bytes(),
+            shuffle_buffer: shuffle_buffer(),
+        }
+    }
+}
+
+source_node!(
+    ParquetBytes,
+    |this| SourceKind::Parquet,
+    &this.column,
+    "{node: ParquetBytes, path: corpus/sample.parquet, column: text, split: {valid: 0.1, by: id}}"
+);
+
+/// Documents from a column of Arrow IPC files or streams.
+///
+/// Column types as `ParquetBytes`; record batches stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArrowBytes {
+    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the pipeline's file.
+    pub path: Paths,
+    /// The column that holds the documents.
+    #[serde(default = "text")]
+    pub column: String,
+    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column `id` (or of the `content`).
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// Longer documents are cut into spans of this many bytes; a span sees no other.
+    #[serde(default = "span_bytes")]
+    pub span_bytes: usize,
+    /// Documents in the buffer from which training draws at random.
+    #[serde(default = "shuffle_buffer")]
+    pub shuffle_buffer: usize,
+}
+
+source_node!(
+    ArrowBytes,
+    |this| SourceKind::ArrowIpc,
+    &this.column,
+    "{node: ArrowBytes, path: corpus.arrow, column: text, split: {valid: 0.1, by: content}}"
+);
+
+/// Text files; each is a document, or each of its lines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextFiles {
+    /// A file, a folder (its `.txt` files) or a glob, or a list of them; relative to the pipeline's file.
+    pub path: Paths,
+    /// Each line is a document, its newline left out.
+    #[serde(default)]
+    pub lines: bool,
+    /// How documents are divided: `{valid: 0.1, by: path}` holds a tenth out, by the hash of the `path` or of the `content`.
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// Longer documents are cut into spans of this many bytes; a span sees no other.
+    #[serde(default = "span_bytes")]
+    pub span_bytes: usize,
+    /// Documents in the buffer from which training draws at random.
+    #[serde(default = "shuffle_buffer")]
+    pub shuffle_buffer: usize,
+}
+
+source_node!(
+    TextFiles,
+    |this| SourceKind::Text { lines: this.lines },
+    "text",
+    "{node: TextFiles, path: 'docs/**/*.txt', split: {valid: 0.1, by: path}}"
+);

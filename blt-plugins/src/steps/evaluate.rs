@@ -1,0 +1,372 @@
+use crate::data::{BatchReader, Counts, Packer, Part, Request};
+use crate::loaded::{Feed, Loaded, boundary_lookahead, fingerprints, first_wire, nodes_behind_borders};
+use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
+use crate::profile::NodeProfile;
+use blt_core::bytes::{Batch, OFFSET};
+use blt_core::patches::PatchStats;
+use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Which documents a step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    All,
+    Train,
+    Valid,
+}
+
+impl Split {
+    pub fn part(self) -> Part {
+        match self {
+            Split::All => Part::All,
+            Split::Train => Part::Train,
+            Split::Valid => Part::Valid,
+        }
+    }
+}
+
+/// Measures bits per byte on whole documents: in all, by the values of a column, and by document.
+///
+/// Also patch sizes, FLOPs per byte counted from the executed shapes (allowed pairs only, by node, the entropy model's included and
+/// shown apart), the paper's closed formula beside it, and every metric node named in `metrics`. Leaves `result.json`,
+/// `documents.jsonl` (a line a document: what comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {
+    /// The loss to measure, a wire.
+    pub goal: String,
+    /// Documents to read: `valid`, `train` or `all`.
+    #[serde(default = "valid")]
+    #[schemars(with = "String")]
+    pub split: Split,
+    /// A column whose values are also measured apart.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Ids in a batch; changes no number.
+    #[serde(default = "batch_bytes")]
+    pub batch_bytes: usize,
+    /// Metric nodes to compute as well, as wires.
+    #[serde(default)]
+    pub metrics: Vec<String>,
+    /// Read at most this many documents.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// Bytes of text kept for the report from the first document of each group.
+    #[serde(default = "sample_bytes")]
+    pub sample_bytes: usize,
+}
+
+fn valid() -> Split {
+    Split::Valid
+}
+
+fn batch_bytes() -> usize {
+    32 * 1024
+}
+
+fn sample_bytes() -> usize {
+    400
+}
+
+/// Sums over documents.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    nats: f64,
+    bytes: u64,
+    documents: u64,
+}
+
+impl Sums {
+    fn add(&mut self, nats: f64, bytes: u64) {
+        self.nats += nats;
+        self.bytes += bytes;
+        self.documents += 1;
+    }
+
+    /// None where there is no byte to divide by.
+    fn bpb(&self) -> Option<f64> {
+        (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
+    }
+}
+
+/// A document while its spans are being measured.
+#[derive(Default)]
+struct Open {
+    group: Option<String>,
+    bytes: u64,
+    nats: f64,
+    patches: u64,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    group: Option<String>,
+    row: u64,
+    /// Bytes of the text, as they are.
+    bytes: Vec<u8>,
+    /// Offsets into `bytes` where patches start.
+    starts: Option<Vec<usize>>,
+    /// Entropy of each byte in nats, as predicted from the bytes before it.
+    entropies: Option<Vec<f32>>,
+}
+
+struct Measuring<'a> {
+    step: &'a Evaluate,
+    loaded: Loaded,
+    profile: Rc<NodeProfile>,
+    patches_wire: Option<String>,
+    entropies_wire: Option<String>,
+    open: BTreeMap<u64, Open>,
+    total: Sums,
+    groups: BTreeMap<String, Sums>,
+    patch_stats: PatchStats,
+    metrics: MetricValue,
+    samples: BTreeMap<Option<String>, Sample>,
+    documents: JsonLines,
+    ids: u64,
+    spans: u64,
+}
+
+impl Evaluate {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        Evaluate {
+            goal: goal.into(),
+            split: valid(),
+            by: None,
+            batch_bytes: batch_bytes(),
+            metrics: Vec::new(),
+            limit: None,
+            sample_bytes: sample_bytes(),
+        }
+    }
+}
+
+impl Step for Evaluate {
+    const NAME: &'static str = "evaluate";
+    const EXAMPLE: &'static str = "evaluate: {goal: loss, split: valid, by: domain}";
+
+    fn goals(&self) -> Vec<String> {
+        std::iter::once(&self.goal).chain(&self.metrics).cloned().collect()
+    }
+
+    fn feeds_later_steps(&self) -> bool {
+        false
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), NodeError> {
+        if !plan.goal(&self.goal)?.is::<Loss>() {
+            return Err(NodeError::param("goal", format!("`{}` is not a Loss, and bits per byte are one", self.goal)));
+        }
+        for metric in &self.metrics {
+            if !plan.goal(metric)?.is::<Metric>() {
+                return Err(NodeError::param("metrics", format!("`{metric}` is not a Metric")));
+            }
+        }
+        if self.batch_bytes == 0 {
+            return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
+        }
+        Ok(())
+    }
+
+    fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
+        let goals = self.goals();
+        fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
+        let goals = self.goals();
+        let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
+        let mut loaded = Loaded::build(cx, &refs)?;
+        loaded.prepare(cx)?;
+        let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
+        loaded.live.world().observe(profile.clone());
+        let request = Request {
+            scalars: self.by.iter().cloned().collect(),
+            lists: loaded.lists(),
+            ..Request::part(self.split.part())
+        };
+        let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
+        let mut reader = BatchReader::new(loaded.source.source.clone(), request, packer)?.read_ahead(2);
+        let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
+        let mut measuring = Measuring {
+            patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
+            entropies_wire: first_wire::<Entropies>(cx.plan(), &refs)?,
+            step: self,
+            loaded,
+            profile,
+            open: BTreeMap::new(),
+            total: Sums::default(),
+            groups: BTreeMap::new(),
+            patch_stats: PatchStats::default(),
+            metrics: MetricValue::default(),
+            samples: BTreeMap::new(),
+            documents,
+            ids: 0,
+            spans: 0,
+        };
+        cx.progress().start(&format!("evaluate {}", self.goal), None);
+        let started = Instant::now();
+        while self.limit.is_none_or(|limit| measuring.total.documents < limit) {
+            let Some(batch) = reader.next_batch()? else { break };
+            if cx.interrupted() {
+                return Err(StepError::Interrupted);
+            }
+            let groups = reader.scalars().iter().map(|of_span| self.by.as_ref().and_then(|by| of_span.get(by).cloned().flatten()));
+            let groups: Vec<Option<String>> = groups.collect();
+            measuring.measure(batch, &groups)?;
+            let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
+            let bpb = measuring.total.bpb().unwrap_or(f64::NAN);
+            cx.progress().update(measuring.ids, &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))]);
+        }
+        let counts = reader.counts();
+        if measuring.total.bytes == 0 {
+            return Err(StepError::other(format!(
+                "the {} documents hold no bytes ({} null, {} empty); there is nothing to measure",
+                self.split.part(),
+                counts.nulls,
+                counts.empty
+            )));
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        measuring.finish(cx, &counts, seconds)
+    }
+}
+
+impl Measuring<'_> {
+    fn measure(&mut self, batch: Batch, groups: &[Option<String>]) -> Result<(), StepError> {
+        let batch = Rc::new(batch);
+        self.ids += batch.len() as u64;
+        self.spans += batch.n_spans() as u64;
+        self.loaded.live.world().insert(Feed(batch.clone()));
+        let mut goals: Vec<&str> = vec![&self.step.goal];
+        goals.extend(self.step.metrics.iter().map(String::as_str));
+        goals.extend(self.patches_wire.as_deref());
+        goals.extend(self.entropies_wire.as_deref());
+        let mut values = self.loaded.live.run(&goals)?;
+        let loss = values.take::<Loss>(&self.step.goal)?;
+        for metric in &self.step.metrics {
+            self.metrics.merge(&values.take::<Metric>(metric)?);
+        }
+        let patches = self.patches_wire.as_ref().map(|wire| values.take::<Patches>(wire)).transpose()?;
+        let entropies = self.entropies_wire.as_ref().map(|wire| values.take::<Entropies>(wire)).transpose()?;
+        if let Some(patches) = &patches {
+            self.patch_stats.add(&batch, patches);
+        }
+        for (s, span) in batch.spans.iter().enumerate() {
+            let open = self.open.entry(span.row).or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
+            open.nats += loss.span_nats(s);
+            open.bytes += (span.range.len() - span.context) as u64;
+            if let Some(patches) = &patches {
+                open.patches += patches.n_counted(&batch, s) as u64;
+            }
+            if span.range.start == 0 && !span.range.is_empty() && !self.samples.contains_key(&open.group) {
+                let sample = self.sample(&batch, s, patches.as_deref(), entropies.as_deref());
+                let group = self.open[&span.row].group.clone();
+                self.samples.insert(group.clone(), Sample { group, ..sample });
+            }
+            if span.last {
+                let done = self.open.remove(&span.row).unwrap_or_default();
+                if !done.nats.is_finite() {
+                    return Err(StepError::other(format!("the loss of the document in row {} is not finite", span.row)));
+                }
+                self.total.add(done.nats, done.bytes);
+                if let Some(group) = &done.group {
+                    self.groups.entry(group.clone()).or_default().add(done.nats, done.bytes);
+                }
+                self.documents.push(&json!({
+                    "row": span.row, "group": done.group, "bytes": done.bytes, "nats": done.nats, "patches": done.patches,
+                }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(
+        &self,
+        batch: &Batch,
+        s: usize,
+        patches: Option<&blt_core::patches::Patches>,
+        entropies: Option<&Vec<f32>>,
+    ) -> Sample {
+        let ids = &batch.span_ids(s)[1..];
+        let mut len = ids.len().min(self.step.sample_bytes);
+        let bytes: Vec<u8> = ids.iter().map(|&id| (id - OFFSET) as u8).collect();
+        // End at a character, so that the report shows no torn one.
+        while len < bytes.len() && len > 0 && bytes[len] & 0xC0 == 0x80 {
+            len -= 1;
+        }
+        let first = batch.offsets[s] + 1;
+        let starts = patches.map(|p| {
+            let of_span = &p.starts[p.span_offsets[s]..p.span_offsets[s + 1]];
+            of_span.iter().filter(|&&at| at >= first && at < first + len).map(|&at| at - first).collect()
+        });
+        // The entropy of byte t is what was known at the id before it.
+        let entropies = entropies.map(|e| e[first - 1..first - 1 + len].to_vec());
+        Sample { group: None, row: batch.spans[s].row, bytes: bytes[..len].to_vec(), starts, entropies }
+    }
+
+    fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
+        let dir = cx.dir();
+        self.documents.sync()?;
+        let bytes = self.total.bytes as f64;
+        let plan = cx.plan();
+        let goals = self.step.goals();
+        let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
+        let flops_by_node: BTreeMap<String, f64> =
+            self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
+        // What the patcher costs beside the model: the nodes that only borders depend on.
+        let behind = nodes_behind_borders(plan, &refs)?;
+        let entropy_flops: f64 = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| f).fold(0.0, |a, b| a + b);
+        let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
+        for p in &self.loaded.params {
+            *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
+        }
+        let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
+        let result = json!({
+            "kind": "evaluate",
+            "goal": self.step.goal,
+            "split": self.step.split,
+            "by": self.step.by,
+            "bpb": self.total.bpb(),
+            "bpb_by": self.groups.iter().map(|(g, s)| (g.clone(), s.bpb())).collect::<BTreeMap<_, _>>(),
+            "bytes": self.total.bytes,
+            "bytes_by": self.groups.iter().map(|(g, s)| (g.clone(), s.bytes)).collect::<BTreeMap<_, _>>(),
+            "documents": self.total.documents,
+            "nulls": counts.nulls,
+            "empty": counts.empty,
+            "patches": patches,
+            "bytes_per_patch": patches.map(|p| bytes / p as f64),
+            "patch_lengths": self.patches_wire.as_ref().map(|_| &self.patch_stats.histogram),
+            "flops_per_byte": flops_by_node.values().fold(0.0, |a, b| a + b),
+            "entropy_flops_per_byte": entropy_flops,
+            "flops_by_node": flops_by_node,
+            "closed_form_flops_per_byte": crate::closed_form::per_byte(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
+            "parameters": self.loaded.n_parameters(),
+            "parameters_by_node": parameters_by_node,
+            "boundary_lookahead": boundary_lookahead(plan, &refs)?,
+            "metrics": self.metrics.sums.iter().map(|(name, (sum, count))| (name.clone(), sum / count)).collect::<BTreeMap<_, _>>(),
+            "prepared": self.loaded.prepared_summary(),
+        });
+        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let samples: Vec<&Sample> = self.samples.values().collect();
+        write_atomic(dir.join("samples.json"), serde_json::to_string(&samples)?)?;
+        let timing = json!({
+            "evaluate_bytes_per_second": bytes / seconds,
+            "seconds_by_node": self.profile.seconds(),
+        });
+        write_atomic(dir.join("timing.json"), timing.to_string())?;
+        let bpb = self.total.bpb().unwrap_or(f64::NAN);
+        cx.progress().finish(&format!("{bpb:.4} bits per byte over {} bytes in {} documents", self.total.bytes, self.total.documents));
+        Ok(())
+    }
+}
+
+blt_graph::step!(Evaluate);

@@ -1,0 +1,303 @@
+//! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
+
+use crate::progress;
+use blt_graph::run::{Resume, RunOptions, RunReport, Runner};
+use blt_graph::store::Store;
+use blt_graph::{Diagnostics, PipelineSpec, StepError, check_all, describe, registry, write_atomic};
+use blt_plugins::report::{self, ReportInput};
+use blt_plugins::results::{self, Entry, VariantRun};
+use clap::{Args, Parser, Subcommand};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Typed dataflow pipelines for Byte Latent Transformers.
+#[derive(Parser)]
+#[command(name = "blt-run", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the nodes, or print one's parameters, ports and example.
+    Nodes { name: Option<String> },
+    /// List the steps, or print one's parameters and example.
+    Steps { name: Option<String> },
+    /// Check a pipeline in all its variants; opens no data.
+    Check {
+        #[command(flatten)]
+        pipeline: Pipeline,
+    },
+    /// Print the graph of each variant: nodes, wires, and what is known of them before data is read.
+    Graph {
+        #[command(flatten)]
+        pipeline: Pipeline,
+    },
+    /// Write the report of a finished run again.
+    Report {
+        /// A run directory.
+        run: PathBuf,
+    },
+    /// What finished steps are kept, to be used again.
+    Store {
+        #[command(subcommand)]
+        action: StoreAction,
+        /// Where runs go.
+        #[arg(long, default_value = "runs", global = true)]
+        runs: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum StoreAction {
+    /// A line for each kept step.
+    List,
+    /// Remove kept steps (all, or those not finished).
+    Clean {
+        /// Only what interrupted runs left.
+        #[arg(long)]
+        partial: bool,
+    },
+}
+
+#[derive(Args)]
+struct Pipeline {
+    /// The pipeline's YAML file.
+    #[arg(required = true)]
+    file: Option<PathBuf>,
+    /// Set a parameter, as `graph.latent.layers=6` or `seed=7`; may be given again.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    pipeline: Pipeline,
+    /// Only these variants; may be given again.
+    #[arg(long = "variant", value_name = "NAME")]
+    variants: Vec<String>,
+    /// Where runs go.
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// Where finished steps are kept; RUNS/.store where left out.
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// Go on in the run directory that was interrupted. (Interrupted steps go on in any case.)
+    #[arg(long, conflicts_with = "fresh")]
+    resume: bool,
+    /// Begin interrupted steps anew.
+    #[arg(long)]
+    fresh: bool,
+    /// Threads; changes no number. All processors where left out.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// `cpu`, or a device of this build.
+    #[arg(long)]
+    device: Option<String>,
+    /// `fused`, or `reference`: operations composed of dfdx's own.
+    #[arg(long)]
+    path: Option<String>,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => return run(&cli.run),
+        Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
+        Some(Command::Steps { name }) => help(name.as_deref(), "step"),
+        Some(Command::Check { pipeline }) => pipeline.read().and_then(|(spec, dir)| check(&spec, &dir)),
+        Some(Command::Graph { pipeline }) => pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir)),
+        Some(Command::Report { run }) => render_report(&run),
+        Some(Command::Store { action, runs }) => store(&runs, &action),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => fail(&message),
+    }
+}
+
+fn color() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("{}", message.trim_end());
+    ExitCode::FAILURE
+}
+
+fn rendered(diagnostics: Diagnostics) -> String {
+    diagnostics.render(color())
+}
+
+fn plain(error: impl std::fmt::Display) -> String {
+    blt_graph::Diagnostic::error(error.to_string()).render(color())
+}
+
+impl Pipeline {
+    /// The pipeline with its overrides, and the folder that its paths start from.
+    fn read(&self) -> Result<(PipelineSpec, PathBuf), String> {
+        let file = self.file.as_deref().unwrap_or(Path::new(""));
+        let mut spec = PipelineSpec::read(file).map_err(rendered)?;
+        for assignment in &self.set {
+            spec = spec.set(assignment).map_err(rendered)?;
+        }
+        let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok((spec, dir.to_owned()))
+    }
+}
+
+fn check(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
+    let plans = check_all(spec, dir).map_err(rendered)?;
+    for plan in &plans {
+        let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
+        println!("{}, seed {}: {} nodes, steps {}: ok", plan.variant, plan.seed, plan.nodes().len(), steps.join(", "));
+    }
+    Ok(())
+}
+
+fn graph(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
+    for plan in check_all(spec, dir).map_err(rendered)? {
+        println!("{}", describe(&plan));
+    }
+    Ok(())
+}
+
+fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
+    if let Some(name) = name {
+        println!("{}", registry::help(name).map_err(|d| d.render(color()))?.trim_end());
+        return Ok(());
+    }
+    let summary = |doc: String| doc.lines().next().unwrap_or_default().to_owned();
+    let entries: Vec<(&str, String)> = match kind {
+        "node" => registry::nodes().into_iter().map(|e| (e.name, summary(e.doc()))).collect(),
+        _ => registry::steps().into_iter().map(|e| (e.name, summary(e.doc()))).collect(),
+    };
+    let width = entries.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, summary) in entries {
+        println!("{name:width$}  {summary}");
+    }
+    println!("\n`blt-run {kind}s NAME` prints parameters{} and an example.", if kind == "node" { ", ports" } else { "" });
+    Ok(())
+}
+
+fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
+    let store = Store::new(runs.join(".store"));
+    match action {
+        StoreAction::List => {
+            for entry in store.list().map_err(plain)? {
+                let state = if entry.partial { "interrupted" } else { "finished" };
+                let mib = entry.bytes as f64 / (1 << 20) as f64;
+                println!("{}  {:11}  {}  {:8.1} MiB  {} {}", entry.key, state, entry.created, mib, entry.step, entry.goals.join(", "));
+            }
+        }
+        StoreAction::Clean { partial } => {
+            let cleaned = store.clean(|entry| !partial || entry.partial).map_err(plain)?;
+            println!("removed {} kept steps; {} are in use", cleaned.removed.len(), cleaned.in_use.len());
+        }
+    }
+    Ok(())
+}
+
+/// Identifies this program for the store's keys: its version and the hash of its own file, plugins included.
+fn build_id() -> String {
+    let hash = std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
+    format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
+}
+
+fn run(args: &Run) -> ExitCode {
+    let (mut spec, dir) = match args.pipeline.read() {
+        Ok(read) => read,
+        Err(message) => return fail(&message),
+    };
+    for (key, value) in [("device", &args.device), ("path", &args.path)] {
+        if let Some(value) = value {
+            spec = match spec.set(&format!("{key}={value}")) {
+                Ok(spec) => spec,
+                Err(diagnostics) => return fail(&rendered(diagnostics)),
+            };
+        }
+    }
+    let mut options = RunOptions::new(build_id());
+    options.runs_dir = args.runs.clone();
+    options.store_dir = args.store.clone();
+    options.variants = args.variants.clone();
+    options.resume = match (args.resume, args.fresh) {
+        (true, _) => Resume::Run,
+        (_, true) => Resume::Fresh,
+        _ => Resume::Steps,
+    };
+    if let Some(threads) = args.threads {
+        options.threads = threads.max(1);
+    }
+    // Fails where the process already has a pool (in a test); results do not depend on it.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
+
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let flag = interrupt.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        tracing::warn!("Ctrl-C will not save a checkpoint: {error}");
+    }
+    let progress = progress::for_stderr();
+    let baseline = spec.report.get("baseline").and_then(|b| b.as_str()).map(str::to_owned);
+    let runner = Runner::new(&spec, dir, options).progress(&*progress).interrupt(interrupt);
+    let finished = runner.run_with(|report| finish(report, baseline.as_deref()));
+    match finished {
+        Ok(report) => {
+            println!("{}", report.dir.path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) if error.interrupted() => {
+            eprintln!("{}", error.render(color()));
+            ExitCode::from(130)
+        }
+        Err(error) => fail(&error.render(color())),
+    }
+}
+
+/// Writes results.json and report.html, and prints the closing table.
+fn finish(report: &RunReport, baseline: Option<&str>) -> Result<(), StepError> {
+    let mut runs = Vec::new();
+    let mut seeds = Vec::new();
+    for plan in &report.plans {
+        let entries = plan.steps.iter().map(|s| Entry { step: s.step.clone(), dir: s.dir.clone() }).collect();
+        runs.push(VariantRun { variant: plan.plan.variant.clone(), seed: plan.plan.seed, entries });
+        if !seeds.contains(&plan.plan.seed) {
+            seeds.push(plan.plan.seed);
+        }
+    }
+    let pipeline = report.plans.first().map_or("", |p| p.plan.pipeline.as_str());
+    let dir = &report.dir.path;
+    let results = results::build(pipeline, &report.dir.id, &seeds, &runs, baseline)?;
+    write_atomic(dir.join("results.json"), serde_json::to_string_pretty(&results)?)?;
+    results::write_samples(dir, &runs)?;
+    write_atomic(dir.join(report::MACHINE_FILE), serde_json::to_string_pretty(&report::machine())?)?;
+    let input = ReportInput::read(dir)?;
+    write_atomic(dir.join("report.html"), report::html(&input)?)?;
+    println!("{}", report::table(&results));
+    Ok(())
+}
+
+fn render_report(dir: &Path) -> Result<(), String> {
+    let input = ReportInput::read(dir).map_err(plain)?;
+    let html = report::html(&input).map_err(plain)?;
+    let path = dir.join("report.html");
+    write_atomic(&path, html).map_err(plain)?;
+    println!("{}", path.display());
+    Ok(())
+}
