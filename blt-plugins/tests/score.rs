@@ -1,8 +1,8 @@
 //! The `score` step, run as a pipeline runs it: what it writes, that batches and spans do not show, and how it goes on.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray, ListArray, RecordBatch,
-    StringArray, StringViewArray, StructArray,
+    Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray, ListArray,
+    RecordBatch, StringArray, StringViewArray, StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::concat_batches;
@@ -17,6 +17,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::f64::consts::LN_2;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -97,7 +98,8 @@ fn read_parquet(path: &Path) -> RecordBatch {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let schema = builder.schema().clone();
     let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
-    let batches: Vec<RecordBatch> = batches.iter().map(|b| RecordBatch::try_new(schema.clone(), b.columns().to_vec()).unwrap()).collect();
+    let batches: Vec<RecordBatch> =
+        batches.iter().map(|b| RecordBatch::try_new(schema.clone(), b.columns().to_vec()).unwrap()).collect();
     concat_batches(&schema, &batches).unwrap()
 }
 
@@ -201,7 +203,9 @@ fn rows_come_back_whole_and_scored() {
     let bench = Bench::new();
     let n = ROWS.len();
     let domain: DictionaryArray<Int8Type> =
-        [Some("code"), None, Some("empty"), Some("code"), None, Some("x"), Some("prose"), Some("x")].into_iter().collect();
+        [Some("code"), None, Some("empty"), Some("code"), None, Some("x"), Some("prose"), Some("x")]
+            .into_iter()
+            .collect();
     let values: ArrayRef = Arc::new(Int32Array::from_iter((0..n as i32 * 2).map(|v| (v % 3 > 0).then_some(v))));
     let item = Arc::new(Field::new_list_field(DataType::Int32, true));
     let nulls = NullBuffer::from_iter((0..n).map(|i| i % 4 != 3));
@@ -214,12 +218,13 @@ fn rows_come_back_whole_and_scored() {
     let text: ArrayRef = Arc::new(LargeBinaryArray::from_iter(ROWS));
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n as i64));
     let fields = vec![
-        Field::new("id", DataType::Int64, false).with_metadata([("unit".to_string(), "row".to_string())].into()),
+        Field::new("id", DataType::Int64, false)
+            .with_metadata(HashMap::from([("unit".to_string(), "row".to_string())])),
         Field::new("text", DataType::LargeBinary, true),
         Field::new("domain", domain.data_type().clone(), true),
         Field::new("nested", nested.data_type().clone(), true),
     ];
-    let schema = Schema::new_with_metadata(fields, [("made by".to_string(), "a test".to_string())].into());
+    let schema = Schema::new_with_metadata(fields, HashMap::from([("made by".to_string(), "a test".to_string())]));
     let input = RecordBatch::try_new(Arc::new(schema), vec![ids, text, Arc::new(domain), Arc::new(nested)]).unwrap();
     std::fs::create_dir(bench.path("in/deep")).unwrap();
     write_parquet(&bench.path("in/a.parquet"), &input, 3);
@@ -227,14 +232,28 @@ fn rows_come_back_whole_and_scored() {
     write_parquet(&bench.path("in/deep/c.parquet"), &input.slice(4, 3), 3);
 
     let run = format!("  - evaluate: {{goal: loss, split: all}}\n  - score: {{goal: loss, {EMIT}}}\n");
-    let report = bench.run_told(&(graph(SOURCE, ENTROPY) + &run), "runs", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let report = bench
+        .run_told(&(graph(SOURCE, ENTROPY) + &run), "runs", &Told::default())
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
     let (evaluated, scored) = (&report.plans[0].steps[0].dir, &report.plans[0].steps[1].dir);
     // As the run's directory shows them.
     let outputs = report.dir.path.join("outputs/in");
     let written = read_parquet(&outputs.join("a.parquet"));
     assert_eq!(
         names(&written),
-        ["id", "text", "domain", "nested", "n_bytes", "n_patches", "nats", "bits_per_byte", "log_probs", "entropies", "patch_lengths"]
+        [
+            "id",
+            "text",
+            "domain",
+            "nested",
+            "n_bytes",
+            "n_patches",
+            "nats",
+            "bits_per_byte",
+            "log_probs",
+            "entropies",
+            "patch_lengths"
+        ]
     );
     let (before, after) = (read_parquet(&bench.path("in/a.parquet")), written.project(&[0, 1, 2, 3]).unwrap());
     assert_eq!(after.columns(), before.columns());
@@ -254,9 +273,17 @@ fn rows_come_back_whole_and_scored() {
     let result = result(scored);
     let counts = |key: &str| result[key].as_u64().unwrap();
     let bytes: u64 = ROWS.iter().chain(&ROWS[4..7]).flatten().map(|d| d.len() as u64).sum();
-    assert_eq!((counts("rows"), counts("documents"), counts("nulls"), counts("empty"), counts("bytes")), (11, 9, 2, 1, bytes));
+    assert_eq!(
+        (counts("rows"), counts("documents"), counts("nulls"), counts("empty"), counts("bytes")),
+        (11, 9, 2, 1, bytes)
+    );
     assert_eq!(result["kind"], "score");
-    let parts: Vec<_> = result["parts"].as_array().unwrap().iter().map(|p| (p["part"].as_str().unwrap(), p["rows"].as_u64().unwrap())).collect();
+    let parts: Vec<_> = result["parts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (p["part"].as_str().unwrap(), p["rows"].as_u64().unwrap()))
+        .collect();
     assert_eq!(parts, [("in/a.parquet", 8), ("in/b.parquet", 0), ("in/deep/c.parquet", 3)]);
 
     // The same numbers as the evaluation's, which leaves out null and empty documents.
@@ -283,7 +310,9 @@ fn batches_change_no_bit() {
     write_parquet(&bench.path("in/b.parquet"), &texts(&ROWS[3..6]), 2);
     for path in ["fused", "reference"] {
         let parts = |batch_bytes: usize| -> Vec<Vec<u8>> {
-            let run = format!("  - score: {{goal: loss, {EMIT}, context_bytes: 2, batch_bytes: {batch_bytes}}}\npath: {path}\n");
+            let run = format!(
+                "  - score: {{goal: loss, {EMIT}, context_bytes: 2, batch_bytes: {batch_bytes}}}\npath: {path}\n"
+            );
             let source = "{node: ParquetBytes, path: in, span_bytes: 12}";
             let outputs = bench.run(&(graph(source, ENTROPY) + &run)).join("outputs/in");
             ["a.parquet", "b.parquet"].iter().map(|part| std::fs::read(outputs.join(part)).unwrap()).collect()
@@ -313,7 +342,9 @@ fn spans_count_each_byte_once_and_see_their_context() {
     let emit = "emit: [log_probs, entropies]";
     let whole = score(1000, 0, "lm", emit);
     let distance = |other: &RecordBatch| -> f32 {
-        let columns = ["log_probs", "entropies"].into_iter().flat_map(|c| f32_lists(&whole, c).into_iter().zip(f32_lists(other, c)));
+        let columns = ["log_probs", "entropies"]
+            .into_iter()
+            .flat_map(|c| f32_lists(&whole, c).into_iter().zip(f32_lists(other, c)));
         let pairs = columns.filter_map(|(a, b)| Some((a?, b?)));
         let far = pairs.map(|(a, b)| {
             assert_eq!(a.len(), b.len());
@@ -324,12 +355,16 @@ fn spans_count_each_byte_once_and_see_their_context() {
     assert!(distance(&score(8, 4, "lm", emit)) < 1e-4);
     assert!(distance(&score(13, 7, "lm", emit)) < 1e-4);
     assert!(distance(&score(8, 0, "lm", emit)) > 1e-2);
-    let error = bench.fails(&(lm_graph("{node: ParquetBytes, path: in, span_bytes: 8}") + "  - score: {goal: lm, context_bytes: 8}\n"));
+    let error = bench.fails(
+        &(lm_graph("{node: ParquetBytes, path: in, span_bytes: 8}") + "  - score: {goal: lm, context_bytes: 8}\n"),
+    );
     assert!(error.contains("context_bytes is 8") && error.contains("span_bytes"), "{error}");
 }
 
 fn lm_graph(source: &str) -> String {
-    format!("name: score\ngraph:\n  docs: {source}\n  lm: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 4}}\nrun:\n")
+    format!(
+        "name: score\ngraph:\n  docs: {source}\n  lm: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 4}}\nrun:\n"
+    )
 }
 
 #[test]
@@ -344,11 +379,14 @@ fn a_byte_lm_and_a_patcher_are_goals_too() {
     assert_eq!(f32_lists(&loss, "entropies")[2].as_ref().unwrap().len(), 1);
 
     let patcher = |patcher: &str, score: &str| {
-        format!("name: score\ngraph:\n  docs: {SOURCE}\n  patches: {patcher}\nrun:\n  - score: {{goal: patches{score}}}\n")
+        format!(
+            "name: score\ngraph:\n  docs: {SOURCE}\n  patches: {patcher}\nrun:\n  - score: {{goal: patches{score}}}\n"
+        )
     };
     let stride = score(patcher("{node: StridePatch, in: docs, stride: 4}", ", emit: [patch_lengths]"));
     assert_eq!(names(&stride), ["id", "text", "n_bytes", "n_patches", "patch_lengths"]);
-    let expected = |n: usize| -> Vec<i32> { std::iter::once(1).chain((0..n).step_by(4).map(|i| 4.min(n - i) as i32)).collect() };
+    let expected =
+        |n: usize| -> Vec<i32> { std::iter::once(1).chain((0..n).step_by(4).map(|i| 4.min(n - i) as i32)).collect() };
     let lengths = ROWS.iter().map(|row| row.map(|row| expected(row.len())));
     assert_eq!(i32_lists(&stride, "patch_lengths"), lengths.collect::<Vec<_>>());
     let patches = ROWS.iter().map(|row| row.map(|row| row.len().div_ceil(4) as i64));
@@ -370,12 +408,15 @@ fn lists_fed_back_in_give_the_same_patches() {
     write_parquet(&bench.path("in/a.parquet"), &texts(&ROWS), 3);
     let emit = "  - score: {goal: loss, emit: [entropies, patch_lengths]}\n";
     let first = read_parquet(&bench.run(&(graph(SOURCE, ENTROPY) + emit)).join("outputs/in/a.parquet"));
-    let again = ["id", "text", "entropies", "patch_lengths"].map(|name| (format!("given {name}"), first[name].clone(), true));
+    let again =
+        ["id", "text", "entropies", "patch_lengths"].map(|name| (format!("given {name}"), first[name].clone(), true));
     std::fs::create_dir(bench.path("again")).unwrap();
     write_parquet(&bench.path("again/a.parquet"), &RecordBatch::try_from_iter_with_nullable(again).unwrap(), 3);
     let patches = |nodes: &str| {
         let source = "{node: ParquetBytes, path: again, column: given text}";
-        let text = format!("name: score\ngraph:\n  docs: {source}\n{nodes}run:\n  - score: {{goal: patches, emit: [patch_lengths]}}\n");
+        let text = format!(
+            "name: score\ngraph:\n  docs: {source}\n{nodes}run:\n  - score: {{goal: patches, emit: [patch_lengths]}}\n"
+        );
         i32_lists(&read_parquet(&bench.run(&text).join("outputs/again/a.parquet")), "patch_lengths")
     };
     let lengths = i32_lists(&first, "patch_lengths");
@@ -398,7 +439,8 @@ fn a_stopped_run_goes_on_with_what_is_not_finished() {
     assert!(stopped.interrupted(), "{stopped}");
     let store = std::fs::read_dir(bench.path("runs/.store")).unwrap().map(|e| e.unwrap().path());
     let partial = store.into_iter().find(|p| p.to_string_lossy().ends_with(".partial")).unwrap();
-    let finished: Vec<_> = ["a", "b", "c"].into_iter().filter(|f| partial.join(format!("outputs/in/{f}.parquet")).exists()).collect();
+    let finished: Vec<_> =
+        ["a", "b", "c"].into_iter().filter(|f| partial.join(format!("outputs/in/{f}.parquet")).exists()).collect();
     assert_eq!(finished, ["a"]);
     // What a kill left of the part in work.
     std::fs::write(partial.join("part.partial"), "torn").unwrap();
@@ -426,8 +468,12 @@ fn arrow_and_text_files_become_parquet() {
     let n = 2500;
     let words = ["one", "", "three and more", "4"];
     let text: DictionaryArray<Int32Type> = (0..n).map(|i| (i % 7 != 0).then(|| words[i % 4])).collect();
-    let views: ArrayRef = Arc::new(StringViewArray::from_iter((0..n).map(|i| (i % 5 != 0).then(|| format!("a string of some length {i}")))));
-    let batch = RecordBatch::try_from_iter_with_nullable([("text", Arc::new(text) as ArrayRef, true), ("view", views, true)]).unwrap();
+    let views: ArrayRef = Arc::new(StringViewArray::from_iter(
+        (0..n).map(|i| (i % 5 != 0).then(|| format!("a string of some length {i}"))),
+    ));
+    let batch =
+        RecordBatch::try_from_iter_with_nullable([("text", Arc::new(text) as ArrayRef, true), ("view", views, true)])
+            .unwrap();
     let mut writer = FileWriter::try_new(File::create(bench.path("in/a.arrow")).unwrap(), &batch.schema()).unwrap();
     writer.write(&batch).unwrap();
     writer.finish().unwrap();
@@ -448,7 +494,10 @@ fn arrow_and_text_files_become_parquet() {
     let files = score("{node: TextFiles, path: in}");
     for (file, n) in [("a", 15), ("b", 0)] {
         let file = read_parquet(&files.join(format!("{file}.txt.parquet")));
-        assert_eq!((names(&file)[..2].to_vec(), i64s(&file, "n_bytes")), (vec!["text".into(), "path".into()], vec![Some(n)]));
+        assert_eq!(
+            (names(&file)[..2].to_vec(), i64s(&file, "n_bytes")),
+            (vec!["text".into(), "path".into()], vec![Some(n)])
+        );
     }
 }
 
@@ -482,7 +531,9 @@ fn columns_that_clash_are_told_before_anything_is_trained() {
     assert!(error.contains("in/a.parquet") && error.contains("`nats`") && error.contains("rename"), "{error}");
     assert!(!bench.path("runs/score").exists(), "a run was begun");
     // A patcher writes no nats.
-    let text = format!("name: score\ngraph:\n  docs: {SOURCE}\n  patches: {{node: BytePatch, in: docs}}\nrun:\n  - score: {{goal: patches}}\n");
+    let text = format!(
+        "name: score\ngraph:\n  docs: {SOURCE}\n  patches: {{node: BytePatch, in: docs}}\nrun:\n  - score: {{goal: patches}}\n"
+    );
     bench.run(&text);
 }
 

@@ -4,7 +4,8 @@
 //! and one unit at a time is read, in its needed columns only, so that memory does not grow with the corpus: it is a few
 //! MiB of a Parquet row group (with its dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
 //! A [`DocumentReader`] gives the documents of a [`Part`] in an [`Order`]; its [`Cursor`] is where it stands, small, and
-//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches.
+//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches; [`RowBatches`] does, and brings the
+//! whole rows along, for who writes them back.
 //!
 //! ```
 //! use blt_plugins::data::{BatchReader, Corpus, Packer, Request, Source, SourceConfig, SourceKind};

@@ -35,7 +35,8 @@ impl Packer {
         Ok(packer)
     }
 
-    pub(super) fn check(&self) -> Result<(), DataError> {
+    /// Whether the numbers fit each other.
+    pub fn check(&self) -> Result<(), DataError> {
         let what = if self.span_bytes == 0 {
             "span_bytes is 0; expected at least 1".to_string()
         } else if self.batch_bytes == 0 {

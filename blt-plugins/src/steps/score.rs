@@ -3,7 +3,7 @@ mod part;
 use self::part::{Columns, Part, PartWriter, Scores, Summary};
 use super::evaluate::Split;
 use crate::data::{Packer, RawEvent, Request, RowBatches, Rows, Table};
-use crate::loaded::{Feed, Loaded, first_wire, fingerprints, sources};
+use crate::loaded::{Feed, Loaded, fingerprints, first_wire, sources};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, Span};
@@ -113,7 +113,8 @@ impl Score {
             let sibling = goal.node.entry.out_slots().iter().position(|slot| slot.name == Loss::NAME);
             let sibling = sibling.filter(|_| goal.is::<Entropies>());
             let Some(port) = sibling.map(|at| goal.node.entry.outputs[at]) else {
-                let msg = format!("`{}` is {}, and scores come from a Loss, a ByteLm or Patches", self.goal, goal.port_type);
+                let msg =
+                    format!("`{}` is {}, and scores come from a Loss, a ByteLm or Patches", self.goal, goal.port_type);
                 return Err(NodeError::param("goal", msg));
             };
             wires.loss = Some(format!("{}.{port}", goal.node.name));
@@ -130,6 +131,11 @@ impl Score {
             }
         }
         Ok(wires)
+    }
+
+    fn packer(&self, span_bytes: usize) -> Packer {
+        // An empty document has an entropy, BOS's.
+        Packer { span_bytes, batch_bytes: self.batch_bytes, context_bytes: self.context_bytes, keep_empty: true }
     }
 
     fn columns(&self, wires: &Wires, tables: &[Table]) -> Columns {
@@ -168,9 +174,10 @@ impl Step for Score {
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
-        // Names that clash are told before earlier steps have trained for an hour.
+        // What cannot be written is told before earlier steps have trained for an hour.
         let wires = self.wires(cx.plan())?;
         for (_, handle) in sources(cx, &[&self.goal])? {
+            self.packer(handle.span_bytes).check()?;
             let tables = handle.source.tables()?;
             let columns = self.columns(&wires, &tables);
             tables.iter().try_for_each(|table| columns.schema(table).map(|_| ()))?;
@@ -193,13 +200,7 @@ impl Step for Score {
 
         let lists = loaded.lists();
         let request = Request { lists: lists.clone(), ..Request::part(self.split.part()) };
-        let packer = Packer {
-            span_bytes: loaded.source.span_bytes,
-            batch_bytes: self.batch_bytes,
-            context_bytes: self.context_bytes,
-            // An empty document has an entropy, BOS's.
-            keep_empty: true,
-        };
+        let packer = self.packer(loaded.source.span_bytes);
         let mut events = RowBatches::start(source.open_rows(&request, &to_do)?, packer, lists, 8)?;
         let mut scoring =
             Scoring { wires, columns, loaded, parts, waiting: VecDeque::new(), writer: None, seen: Summary::default() };
@@ -373,7 +374,10 @@ impl Scoring {
             if span.last {
                 open.open -= 1;
                 if !scores.nats.is_finite() {
-                    return Err(StepError::other(format!("the loss of the document in row {} is not finite", span.row)));
+                    return Err(StepError::other(format!(
+                        "the loss of the document in row {} is not finite",
+                        span.row
+                    )));
                 }
             }
         }
@@ -411,15 +415,28 @@ impl Scoring {
         }
     }
 
-    fn finish(self, step: &Score, cx: &StepCx, tables: &[Table], profile: &NodeProfile, seconds: f64) -> Result<(), StepError> {
+    fn finish(
+        self,
+        step: &Score,
+        cx: &StepCx,
+        tables: &[Table],
+        profile: &NodeProfile,
+        seconds: f64,
+    ) -> Result<(), StepError> {
         let mut total = Summary::default();
         let mut parts = Vec::new();
         for (part, table) in self.parts.iter().zip(tables) {
-            let summary = part.summary.as_ref().ok_or_else(|| StepError::other(format!("{} was not scored", table.name)))?;
+            let summary =
+                part.summary.as_ref().ok_or_else(|| StepError::other(format!("{} was not scored", table.name)))?;
             total.merge(summary);
             parts.push(self.columns.json(summary, &[("input", json!(part.input)), ("part", json!(part.name))]));
         }
-        let head = [("kind", json!("score")), ("goal", json!(step.goal)), ("emit", json!(step.emit)), ("split", json!(step.split))];
+        let head = [
+            ("kind", json!("score")),
+            ("goal", json!(step.goal)),
+            ("emit", json!(step.emit)),
+            ("split", json!(step.split)),
+        ];
         let mut result = self.columns.json(&total, &head);
         result["parts"] = json!(parts);
         write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
@@ -428,7 +445,10 @@ impl Scoring {
             "seconds_by_node": profile.seconds(),
         });
         write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
-        let bpb = total.bits_per_byte().filter(|_| self.columns.nats).map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
+        let bpb = total
+            .bits_per_byte()
+            .filter(|_| self.columns.nats)
+            .map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
         cx.progress().finish(&format!("{bpb}{} bytes in {} rows ({} null)", total.bytes, total.rows, total.nulls));
         Ok(())
     }
@@ -438,7 +458,13 @@ impl Columns {
     /// Sums, as far as these columns have them.
     fn json(&self, of: &Summary, head: &[(&str, serde_json::Value)]) -> serde_json::Value {
         let mut map: serde_json::Map<_, _> = head.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
-        for (key, value) in [("rows", of.rows), ("documents", of.documents), ("bytes", of.bytes), ("nulls", of.nulls), ("empty", of.empty)] {
+        for (key, value) in [
+            ("rows", of.rows),
+            ("documents", of.documents),
+            ("bytes", of.bytes),
+            ("nulls", of.nulls),
+            ("empty", of.empty),
+        ] {
             map.insert(key.into(), json!(value));
         }
         if self.nats {

@@ -1,7 +1,9 @@
 //! A part: the Parquet file that is written for an input file, its columns first and the scores after them.
 
 use crate::data::{Rows, Table};
-use arrow::array::{ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait, RecordBatch};
+use arrow::array::{
+    ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait, RecordBatch,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use blt_graph::StepError;
@@ -101,7 +103,8 @@ impl Columns {
             ))
             .help("rename them in the input, or leave them out"));
         }
-        let fields: Vec<FieldRef> = table.schema.fields().iter().cloned().chain(scores.into_iter().map(Arc::new)).collect();
+        let fields: Vec<FieldRef> =
+            table.schema.fields().iter().cloned().chain(scores.into_iter().map(Arc::new)).collect();
         let mut metadata = table.schema.metadata().clone();
         // Of a part that was scored before.
         metadata.remove(FOOTER_KEY);
@@ -111,7 +114,8 @@ impl Columns {
     /// One array for each of [`Columns::fields`].
     fn arrays(&self, rows: &[Option<Scores>]) -> Result<Vec<ArrayRef>, StepError> {
         let known = || rows.iter().map(Option::as_ref);
-        let mut arrays: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter(known().map(|s| s.map(|s| s.n_bytes as i64))))];
+        let mut arrays: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from_iter(known().map(|s| s.map(|s| s.n_bytes as i64))))];
         if self.patches {
             arrays.push(Arc::new(Int64Array::from_iter(known().map(|s| s.map(|s| s.n_patches as i64)))));
         }
@@ -130,14 +134,20 @@ impl Columns {
             arrays.push(floats(|s| &s.entropies)?);
         }
         if self.patch_lengths {
-            let values: Result<Vec<i32>, _> = known().flatten().flat_map(Scores::patch_lengths).map(i32::try_from).collect();
-            let values = values.map_err(|_| StepError::other("a patch is too long for a list of int32; give `max_patch_length`"))?;
+            let values: Result<Vec<i32>, _> =
+                known().flatten().flat_map(Scores::patch_lengths).map(i32::try_from).collect();
+            let values = values
+                .map_err(|_| StepError::other("a patch is too long for a list of int32; give `max_patch_length`"))?;
             arrays.push(self.lists(Arc::new(Int32Array::from(values)), known().map(|s| s.map(|s| s.starts.len())))?);
         }
         Ok(arrays)
     }
 
-    fn lists(&self, values: ArrayRef, lengths: impl Iterator<Item = Option<usize>> + Clone) -> Result<ArrayRef, StepError> {
+    fn lists(
+        &self,
+        values: ArrayRef,
+        lengths: impl Iterator<Item = Option<usize>> + Clone,
+    ) -> Result<ArrayRef, StepError> {
         match self.large {
             true => lists::<i64>(values, lengths),
             false => lists::<i32>(values, lengths),
@@ -151,7 +161,8 @@ fn lists<O: OffsetSizeTrait>(
 ) -> Result<ArrayRef, StepError> {
     let nulls = NullBuffer::from_iter(lengths.clone().map(|l| l.is_some()));
     let offsets = OffsetBuffer::<O>::try_from_lengths(lengths.map(Option::unwrap_or_default)).map_err(|_| {
-        StepError::other("documents are too long for lists with 32-bit offsets").help("emit less, or write the input uncompressed")
+        StepError::other("documents are too long for lists with 32-bit offsets")
+            .help("emit less, or write the input uncompressed")
     })?;
     let item = Field::new_list_field(values.data_type().clone(), true).into();
     Ok(Arc::new(GenericListArray::<O>::try_new(item, offsets, values, Some(nulls))?))
@@ -313,7 +324,8 @@ impl PartWriter {
             let path = ColumnPath::new(vec![list.into(), "list".into(), "item".into()]);
             properties = properties.set_column_dictionary_enabled(path, false);
         }
-        let writer = ArrowWriter::try_new(file, part.schema.clone(), Some(properties.build())).map_err(|e| part.failed(e))?;
+        let writer =
+            ArrowWriter::try_new(file, part.schema.clone(), Some(properties.build())).map_err(|e| part.failed(e))?;
         Ok(PartWriter { writer, columns, summary: Summary::default() })
     }
 
@@ -347,9 +359,16 @@ mod tests {
 
     #[test]
     fn names_follow_from_inputs_and_stay_inside() {
-        let inputs = ["in/a.parquet", "in/b.txt", "../x/a.parquet", "/x/a.parquet", "in/year=2024/a.arrow", "x/a.parquet"];
-        let expected =
-            ["in/a.parquet", "in/b.txt.parquet", "x/a.parquet", "x/a~2.parquet", "in/year=2024/a.arrow.parquet", "x/a~3.parquet"];
+        let inputs =
+            ["in/a.parquet", "in/b.txt", "../x/a.parquet", "/x/a.parquet", "in/year=2024/a.arrow", "x/a.parquet"];
+        let expected = [
+            "in/a.parquet",
+            "in/b.txt.parquet",
+            "x/a.parquet",
+            "x/a~2.parquet",
+            "in/year=2024/a.arrow.parquet",
+            "x/a~3.parquet",
+        ];
         assert_eq!(names(inputs), expected);
         for (input, expected) in inputs.into_iter().zip(expected).take(3) {
             assert_eq!(names([input]), [expected]);
@@ -358,10 +377,16 @@ mod tests {
 
     #[test]
     fn lists_of_either_width() {
-        let scores = |n: u64| Scores { n_bytes: n, starts: (0..=n).collect(), log_probs: vec![-1.0; n as usize], ..Scores::default() };
+        let scores = |n: u64| Scores {
+            n_bytes: n,
+            starts: (0..=n).collect(),
+            log_probs: vec![-1.0; n as usize],
+            ..Scores::default()
+        };
         let rows = [Some(scores(2)), None, Some(scores(0))];
         for large in [false, true] {
-            let columns = Columns { patches: false, nats: false, log_probs: true, entropies: false, patch_lengths: true, large };
+            let columns =
+                Columns { patches: false, nats: false, log_probs: true, entropies: false, patch_lengths: true, large };
             let arrays = columns.arrays(&rows).unwrap();
             for (array, field) in arrays.iter().zip(columns.fields()) {
                 assert_eq!((array.data_type(), array.len(), array.null_count()), (field.data_type(), 3, 1));
