@@ -139,16 +139,20 @@ pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     }
 }
 
-/// Digests of the data that `goals` read.
-pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepError> {
-    let mut prints = Vec::new();
+/// The sources that `goals` read, by node, without the rest of the graph.
+pub fn sources(cx: &StepCx, goals: &[&str]) -> Result<Vec<(String, Rc<SourceHandle>)>, StepError> {
+    let mut sources = Vec::new();
     for node in source_nodes(cx.plan(), goals)? {
         let live = Live::build(cx.plan(), &[node], World::new())?;
-        if let Some(handle) = live.facility::<SourceHandle>(node) {
-            prints.push(format!("{node} {}", handle.source.fingerprint()?));
-        }
+        sources.extend(live.facility::<SourceHandle>(node).map(|handle| (node.to_owned(), handle)));
     }
-    Ok(prints)
+    Ok(sources)
+}
+
+/// Digests of the data that `goals` read.
+pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepError> {
+    let print = |(node, handle): (String, Rc<SourceHandle>)| Ok(format!("{node} {}", handle.source.fingerprint()?));
+    sources(cx, goals)?.into_iter().map(print).collect()
 }
 
 impl Loaded {
@@ -320,7 +324,7 @@ fn node_params(live: &Live) -> Vec<NodeParam> {
 }
 
 /// The first wire of port `P` in `goals`' sub-graph.
-pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, StepError> {
+pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
     Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
 }
 
