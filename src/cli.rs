@@ -300,6 +300,7 @@ fn finish(report: &RunReport, baseline: Option<&str>) -> Result<(), StepError> {
     let results = results::build(pipeline, &report.dir.id, &seeds, &runs, baseline)?;
     write_atomic(dir.join("results.json"), serde_json::to_string_pretty(&results)?)?;
     results::write_samples(dir, &runs)?;
+    write_atomic(dir.join(report::MACHINE_FILE), serde_json::to_string_pretty(&report::machine())?)?;
     let input = ReportInput::read(dir)?;
     write_atomic(dir.join("report.html"), report::html(&input)?)?;
     Ok(say(&report::table(&results))?)

@@ -288,8 +288,15 @@ impl RunError {
         match self {
             RunError::Document(diagnostics) => diagnostics.render(color),
             RunError::Step { error: StepError::Interrupted, .. } => self.to_string(),
-            RunError::Step { error, .. } => {
-                format!("{}\n{}", error.render(color), Diagnostic::error(self.to_string_without_cause()).render(color))
+            RunError::Step { error: StepError::Document(diagnostics), .. } => {
+                let noted = diagnostics.0.iter().map(|d| d.clone().note(self.to_string_without_cause()));
+                Diagnostics(noted.collect()).render(color)
+            }
+            RunError::Step { error: StepError::Failed { error, help }, .. } => {
+                Diagnostic::error(crate::node::chain(error.as_ref()))
+                    .note(self.to_string_without_cause())
+                    .help(help.as_deref())
+                    .render(color)
             }
             RunError::Report(error) => error.render(color),
             RunError::File(error) => Diagnostic::error(crate::node::chain(error)).render(color),

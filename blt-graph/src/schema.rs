@@ -32,11 +32,23 @@ pub(crate) fn params(root: &Value) -> Vec<Param> {
         .map(|(name, schema)| Param {
             name: name.clone(),
             kind: kind(root, schema, 0),
-            doc: doc(schema),
+            doc: param_doc(root, schema),
             required: required.contains(&name.as_str()),
             default: schema.get("default").cloned(),
         })
         .collect()
+}
+
+/// A parameter's doc comment, and those of the values that it chooses from.
+fn param_doc(root: &Value, schema: &Value) -> String {
+    let mut text = doc(schema);
+    for one in alternatives(root, schema) {
+        if let (Some(value), Some(doc)) = (one.get("const").and_then(Value::as_str), one.get("description")) {
+            let doc = doc.as_str().unwrap_or_default().replace('\n', " ");
+            text.push_str(&format!("{}`{value}`: {doc}", if text.is_empty() { "" } else { "\n" }));
+        }
+    }
+    text
 }
 
 fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {

@@ -309,13 +309,15 @@ impl GraphSpec {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    fn to_value(&self) -> Value {
+    /// The graph as a JSON value, in the form that YAML has.
+    pub fn to_value(&self) -> Value {
         self.nodes.iter().map(|node| (node.name.clone(), node.to_value())).collect::<Map<_, _>>().into()
     }
 }
 
 impl NodeSpec {
-    fn to_value(&self) -> Value {
+    /// The graph as a JSON value, in the form that YAML has.
+    pub fn to_value(&self) -> Value {
         let mut map = Map::new();
         map.insert("node".into(), json!(self.node));
         match &self.inputs {
@@ -346,7 +348,8 @@ impl NodeSpec {
 }
 
 impl StepSpec {
-    fn to_value(&self) -> Value {
+    /// The graph as a JSON value, in the form that YAML has.
+    pub fn to_value(&self) -> Value {
         json!({ &self.step: self.params })
     }
 

@@ -40,6 +40,8 @@ Parameters:
       What to multiply by.
   rule: \"global\" or \"relative\" (default \"global\")
       How.
+      `global`: By the factor.
+      `relative`: By the factor and the limit.
   limits: {{low: number, high: number}} (default {{\"low\":-1000000000.0,\"high\":1000000000.0}})
       The bounds of the result.
   sizes: list of integer >= 0 (default [])

@@ -230,9 +230,9 @@ fn a_step_that_fails_says_where_and_leaves_a_status() {
     let error = bench.run_with(&yaml, bench.options.clone(), &Told::default()).err().unwrap();
     let expected = "\
 error: it was told to fail
-  |
-  = help: do not tell it to
-error: step 2 (`sum`) of the variant `ten` did not finish (seed 3)";
+ |
+ = note: step 2 (`sum`) of the variant `ten` did not finish (seed 3)
+ = help: do not tell it to";
     assert_eq!(error.render(false), expected);
     let status = read(bench.latest().join("status.json"));
     assert!(status.contains("\"failed\"") && status.contains("it was told to fail"), "{status}");

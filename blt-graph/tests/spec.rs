@@ -61,6 +61,25 @@ fn yaml_and_rust_are_two_spellings_of_one_spec() {
 }
 
 #[test]
+fn block_and_flow_style_anchors_and_quotes_say_the_same() {
+    let flow = "graph: {a: {node: Constant, value: 1}, b: {node: Add, in: {left: a, right: a}}, c: {node: Constant, value: 1}}";
+    let block = "\
+# a comment
+\"graph\":
+  a: &one
+    node: 'Constant'   # another
+    value: 1
+  b:
+    node: Add
+    in:
+      left: a
+      right: a
+  c: *one
+";
+    assert_eq!(PipelineSpec::parse(block, "x.yaml").unwrap(), PipelineSpec::parse(flow, "x.yaml").unwrap());
+}
+
+#[test]
 fn the_name_is_the_files_unless_it_is_written() {
     let yaml = "graph:\n  a: {node: Constant, value: 1}\n";
     assert_eq!(PipelineSpec::parse(yaml, "pipelines/score.yaml").unwrap().name, "score");

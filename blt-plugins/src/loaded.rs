@@ -354,14 +354,22 @@ impl Loaded {
     /// Writes a checkpoint directory, whole or not at all.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         let partial = dir.with_extension("partial");
+        self.write(&partial, dir, t, training).map_err(|error| {
+            // Its part of a full disk is wanted for saying so. If it cannot be removed either, the first error is the one to tell.
+            let _ = std::fs::remove_dir_all(&partial);
+            error.help("make room there, or give another folder with `--runs`; a stopped step goes on from its last checkpoint")
+        })
+    }
+
+    fn write(&self, partial: &Path, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         let failed = |e: std::io::Error| StepError::other(format!("cannot write checkpoint {}: {e}", dir.display()));
         if partial.exists() {
-            std::fs::remove_dir_all(&partial).map_err(failed)?;
+            std::fs::remove_dir_all(partial).map_err(failed)?;
         }
-        std::fs::create_dir_all(&partial).map_err(failed)?;
+        std::fs::create_dir_all(partial).map_err(failed)?;
         let stored = self.stored();
-        checkpoint::save_params(&partial, &stored, &*self.session.backend)?;
-        checkpoint::save_moments(&partial, &stored, &*self.session.backend)?;
+        checkpoint::save_params(partial, &stored, &*self.session.backend)?;
+        checkpoint::save_moments(partial, &stored, &*self.session.backend)?;
         let mut nodes: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for p in &self.params {
             nodes.entry(p.node.clone()).or_default().insert(p.canonical.name.clone(), p.stored.name.clone());
@@ -371,7 +379,7 @@ impl Loaded {
         if dir.exists() {
             std::fs::remove_dir_all(dir).map_err(failed)?;
         }
-        std::fs::rename(&partial, dir).map_err(failed)
+        std::fs::rename(partial, dir).map_err(failed)
     }
 }
 

@@ -1,29 +1,4 @@
-//! Runtime multiversioning, and the vectorisable functions that several operations share.
-
-/// The widest instruction set that the kernels may use on this machine.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    Scalar,
-    Avx2,
-    Avx512,
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn level() -> Level {
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512bw")
-    {
-        Level::Avx512
-    } else if is_x86_feature_detected!("avx2") {
-        Level::Avx2
-    } else {
-        Level::Scalar
-    }
-}
+//! Plain loops that the compiler vectorises, compiled for several instruction sets; and the functions that they share.
 
 /// Compiles a function's body for AVX-512, for AVX2 and for the build's own target, and calls the widest that the
 /// machine has. The bodies are plain loops without fused multiply-add, so all versions yield the same bits.
@@ -37,7 +12,7 @@ macro_rules! multiversion {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
@@ -45,12 +20,12 @@ macro_rules! multiversion {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
-                match $crate::fused::loops::level() {
-                    // SAFETY: the machine has these instructions.
-                    $crate::fused::loops::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: the machine has these instructions.
-                    $crate::fused::loops::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::fused::loops::Level::Scalar => {}
+                match $crate::fused::simd::Level::best() {
+                    // SAFETY: a level is the best only of a machine that has its instructions.
+                    $crate::fused::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::fused::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::fused::simd::Level::Scalar => {}
                 }
             }
             body($($arg),*)

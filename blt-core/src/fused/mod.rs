@@ -220,7 +220,7 @@ impl Backend for Fused {
         let ops = self.tape.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
         let mut params = self.params.borrow_mut();
         let mut grads = Grads { values: HashMap::new(), params: &mut params };
-        // Of a tensor that is no scalar: the gradient of its sum.
+        // A loss is [1, 1]; of anything else this starts from the sum of its elements.
         grads.values.insert(self.value(loss).id, vec![1.0; loss.rows * loss.cols]);
         for op in ops.into_iter().rev() {
             op(&mut grads);

@@ -1,10 +1,13 @@
-//! RMSNorm.
+//! RMSNorm of plain rows, `x * rsqrt(mean(x^2) + eps) * w` (that of a block's tiles is in `norm`).
+
 use super::loops::{dot, multiversion};
 use rayon::prelude::*;
 
+/// Rows of one task. Fixed, because a task's part of the weight's gradient is a term of the whole.
 const TASK_ROWS: usize = 64;
 
 multiversion! {
+    /// Normalises the rows of `x` `[rows, dim]` into `y`; `inverse` `[rows]` becomes their inverse root mean squares.
     pub(super) fn norm_rows(x: &[f32], weight: &[f32], eps: f64, y: &mut [f32], inverse: &mut [f32]) {
         let dim = weight.len();
         for ((x, y), inverse) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)).zip(inverse) {
@@ -16,6 +19,7 @@ multiversion! {
 }
 
 multiversion! {
+    /// Adds into `dx` `[rows, dim]` and `dw` `[dim]`.
     pub(super) fn norm_rows_backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
         let dim = weight.len();
         let mut wdy = vec![0.0; dim];
@@ -28,6 +32,7 @@ multiversion! {
     }
 }
 
+/// `[rows, dim]` normalised, and each row's inverse root mean square.
 pub(super) fn forward(x: &[f32], weight: &[f32], eps: f64) -> (Vec<f32>, Vec<f32>) {
     let dim = weight.len();
     let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / dim]);

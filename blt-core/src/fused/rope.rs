@@ -1,6 +1,7 @@
-//! Rotary position embedding over interleaved pairs (2i, 2i + 1): pair i at position p turns by `p * theta^(-2i/head_dim)`.
+//! Rotary position embedding over interleaved pairs (2i, 2i + 1), by the angles that [`crate::rope`] defines.
 
 use super::simd::{LANES, Simd, kernel};
+use crate::rope;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +16,7 @@ pub(crate) struct Table {
 static TABLES: Mutex<BTreeMap<(u64, usize), Arc<Table>>> = Mutex::new(BTreeMap::new());
 
 impl Table {
-    /// A table of at least `positions` positions, computed in f64 once and kept.
+    /// A table of at least `positions` positions, computed once and kept.
     pub fn get(theta: f64, head_dim: usize, positions: usize) -> Arc<Self> {
         // A poisoned lock guards a map that is whole after every step.
         let mut tables = TABLES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -31,11 +32,11 @@ impl Table {
     fn new(theta: f64, head_dim: usize, positions: usize) -> Self {
         let width = head_dim.next_multiple_of(LANES);
         let mut data = vec![0.0; positions * 2 * width];
-        let frequencies: Vec<f64> = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
+        let frequencies = rope::frequencies(theta, head_dim);
         for (p, row) in data.chunks_exact_mut(2 * width).enumerate() {
             let (own, partner) = row.split_at_mut(width);
-            for (i, frequency) in frequencies.iter().enumerate() {
-                let (sin, cos) = (p as f64 * frequency).sin_cos();
+            for (i, &frequency) in frequencies.iter().enumerate() {
+                let (sin, cos) = rope::angle(p, frequency).sin_cos();
                 own[2 * i..2 * i + 2].fill(cos as f32);
                 partner[2 * i] = -sin as f32;
                 partner[2 * i + 1] = sin as f32;
@@ -95,7 +96,7 @@ mod tests {
                     let mut y = x.clone();
                     rotate(level, &mut y, head_dim, table.at(p), 0.5, 1.0);
                     for (i, (x, y)) in x.chunks_exact(2).zip(y.chunks_exact(2)).enumerate() {
-                        let angle = p as f64 * 10000f64.powf(-2.0 * (i % (head_dim / 2)) as f64 / head_dim as f64);
+                        let angle = rope::angle(p, rope::frequencies(10000.0, head_dim)[i % (head_dim / 2)]);
                         let (a, b) = (x[0] as f64, x[1] as f64);
                         let want =
                             [0.5 * (a * angle.cos() - b * angle.sin()), 0.5 * (a * angle.sin() + b * angle.cos())];

@@ -21,10 +21,20 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The best level of this machine.
+    /// The best level of this machine, or a lower one that the environment asks for: `BLT_SIMD=scalar` or `avx2`.
     pub fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Level::Scalar))
+        *BEST.get_or_init(|| {
+            let most = std::env::var("BLT_SIMD").unwrap_or_default();
+            let mut levels = Self::available();
+            levels.retain(|level| match most.as_str() {
+                "scalar" => *level == Level::Scalar,
+                #[cfg(target_arch = "x86_64")]
+                "avx2" => *level <= Level::Avx2,
+                _ => true,
+            });
+            levels.pop().unwrap_or(Level::Scalar)
+        })
     }
 
     /// Levels of this machine, ascending.
@@ -33,7 +43,14 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             levels.push(Level::Avx2);
-            if std::is_x86_feature_detected!("avx512f") {
+            // All but the first Xeon Phi have these together; the loops of `loops` use them.
+            let avx512 = [
+                std::is_x86_feature_detected!("avx512f"),
+                std::is_x86_feature_detected!("avx512bw"),
+                std::is_x86_feature_detected!("avx512dq"),
+                std::is_x86_feature_detected!("avx512vl"),
+            ];
+            if avx512 == [true; 4] {
                 levels.push(Level::Avx512);
             }
         }

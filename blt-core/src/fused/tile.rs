@@ -225,11 +225,6 @@ impl Panels {
         Self { data, k }
     }
 
-    /// Output panels.
-    pub fn count(&self) -> usize {
-        self.data.len().checked_div(self.k * PANEL).unwrap_or(0)
-    }
-
     /// `c = a @ self`, or the chains start from c; a has `k` columns. Panel p of c starts at `p * panel_stride`, its rows are
     /// `row_stride` apart.
     pub fn apply(

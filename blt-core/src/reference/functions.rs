@@ -2,6 +2,7 @@
 
 use super::Element;
 use super::tape::SharedTape;
+use crate::rope;
 use dfdx::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -91,12 +92,15 @@ pub struct Rotation<E: Element, D: Device<E>> {
 }
 
 impl<E: Element, D: Device<E>> Rotation<E, D> {
-    /// The table for positions `0..positions`: angle `position * theta^(-2i / head_dim)` for pair i, in f64.
+    /// The table for positions `0..positions`, of the angles that [`crate::rope`] defines.
     pub fn table(device: &D, positions: usize, head_dim: usize, theta: f64) -> Self {
         assert!(head_dim.is_multiple_of(2), "RoPE rotates pairs, head_dim is {head_dim}");
+        let frequencies = rope::frequencies(theta, head_dim);
         let angles = |f: fn(f64) -> f64| {
-            let frequency = |i: usize| theta.powf(-((i / 2 * 2) as f64) / head_dim as f64);
-            let row = |p: usize| (0..head_dim).map(move |i| E::of(f(p as f64 * frequency(i))));
+            let row = |p: usize| {
+                let pairs = frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))));
+                pairs.flat_map(|x| [x, x])
+            };
             device.tensor_from_vec((0..positions).flat_map(row).collect(), (positions, head_dim))
         };
         let mut turn = vec![E::of(0.0); head_dim * head_dim];

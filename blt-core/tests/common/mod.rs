@@ -465,10 +465,11 @@ fn attention(q: &Rows, k: &Rows, v: &Rows, [heads, kv_heads, head_dim]: [usize; 
 }
 
 fn rope(x: &Rows, positions: &[usize], head_dim: usize, theta: f64) -> Rows {
+    let frequencies = blt_core::rope::frequencies(theta, head_dim);
     let turn = |x: &[f64], position: usize| {
         let mut out = x.to_vec();
         for c in (0..x.len()).step_by(2) {
-            let angle = position as f64 * theta.powf(-((c % head_dim) as f64) / head_dim as f64);
+            let angle = blt_core::rope::angle(position, frequencies[c % head_dim / 2]);
             out[c] = x[c] * angle.cos() - x[c + 1] * angle.sin();
             out[c + 1] = x[c] * angle.sin() + x[c + 1] * angle.cos();
         }

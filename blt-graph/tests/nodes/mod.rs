@@ -267,7 +267,7 @@ impl Node for Columns {
         if text.width == 0 {
             return Err(NodeError::input("text", "it has no width"));
         }
-        if text.width % self.heads != 0 {
+        if !text.width.is_multiple_of(self.heads) {
             return Err(NodeError::param(
                 "heads",
                 format!("{} columns do not divide the width {}", self.heads, text.width),

@@ -39,6 +39,11 @@ impl Default for Split {
 }
 
 impl Split {
+    /// `valid` of the documents held out, by the hash of column `by` (or [`BY_CONTENT`]); all else at its default.
+    pub fn of(valid: f64, by: impl Into<String>) -> Self {
+        Split { valid, by: by.into(), ..Split::default() }
+    }
+
     /// A split with no calibration part.
     pub fn new(valid: f64, by: impl Into<String>) -> Self {
         Split { valid, by: by.into(), calibration: 0.0 }

@@ -40,6 +40,13 @@ fn default_functions() -> usize {
     1
 }
 
+impl ByteEmbed {
+    /// All else at its default.
+    pub fn new(dim: usize) -> Self {
+        ByteEmbed { dim, ngrams: default_ngrams(), table: default_table(), functions: default_functions() }
+    }
+}
+
 impl Node for ByteEmbed {
     const NAME: &'static str = "ByteEmbed";
     const INPUTS: &'static [&'static str] = &["bytes"];

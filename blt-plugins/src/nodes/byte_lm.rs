@@ -62,6 +62,23 @@ fn theta() -> f64 {
 }
 
 impl ByteLm {
+    /// All else at its default; set fields with `..ByteLm::new(64, 2, 4)`.
+    pub fn new(dim: usize, layers: usize, heads: usize) -> Self {
+        ByteLm {
+            dim,
+            layers,
+            heads,
+            kv_heads: None,
+            ffn: None,
+            window: default_window(),
+            context_reset: no_reset(),
+            rope_theta: theta(),
+            eps: default_eps(),
+        }
+    }
+}
+
+impl ByteLm {
     fn block(&self) -> Result<BlockConfig, NodeError> {
         Sizes {
             dim: self.dim,

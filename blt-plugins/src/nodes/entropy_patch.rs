@@ -58,6 +58,25 @@ fn calibration_bytes() -> u64 {
     1 << 20
 }
 
+impl EntropyPatch {
+    /// The global rule, calibrated to a mean patch size.
+    pub fn bytes_per_patch(bytes_per_patch: f64) -> Self {
+        EntropyPatch { bytes_per_patch: Some(bytes_per_patch), threshold: None, ..Self::threshold(0.0) }
+    }
+
+    /// The global rule at a threshold in nats.
+    pub fn threshold(threshold: f64) -> Self {
+        EntropyPatch {
+            rule: global(),
+            threshold: Some(threshold),
+            relative_threshold: None,
+            bytes_per_patch: None,
+            max_patch_length: None,
+            calibration_bytes: calibration_bytes(),
+        }
+    }
+}
+
 /// What is given: the whole rule, or which threshold is to be found.
 #[derive(Clone, Copy)]
 enum Given {

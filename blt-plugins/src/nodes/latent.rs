@@ -30,6 +30,13 @@ pub struct Latent {
 }
 
 impl Latent {
+    /// All else at its default.
+    pub fn new(dim: usize, layers: usize, heads: usize) -> Self {
+        Latent { dim, layers, heads, kv_heads: None, ffn: None, rope_theta: default_theta(), eps: default_eps() }
+    }
+}
+
+impl Latent {
     fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
         let sizes = Sizes {
             dim: self.dim,

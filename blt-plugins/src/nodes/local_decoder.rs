@@ -52,6 +52,22 @@ fn all() -> DecoderCross {
 }
 
 impl LocalDecoder {
+    /// All else at its default.
+    pub fn new(layers: usize, heads: usize) -> Self {
+        LocalDecoder {
+            layers,
+            heads,
+            kv_heads: None,
+            ffn: None,
+            window: default_window(),
+            cross: all(),
+            rope_theta: default_theta(),
+            eps: default_eps(),
+        }
+    }
+}
+
+impl LocalDecoder {
     fn config(&self, bytes: &ByteStatesInfo, patches: &PatchStatesInfo) -> Result<model::LocalDecoderConfig, NodeError> {
         let sizes = Sizes {
             dim: bytes.dim,

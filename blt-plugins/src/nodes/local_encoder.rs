@@ -67,6 +67,24 @@ fn max() -> Pooling {
 }
 
 impl LocalEncoder {
+    /// All else at its default.
+    pub fn new(heads: usize) -> Self {
+        LocalEncoder {
+            layers: one(),
+            heads,
+            kv_heads: None,
+            ffn: None,
+            window: default_window(),
+            k: two(),
+            cross: last(),
+            pooling: max(),
+            rope_theta: default_theta(),
+            eps: default_eps(),
+        }
+    }
+}
+
+impl LocalEncoder {
     fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
         let sizes = Sizes {
             dim,

@@ -26,7 +26,7 @@ pub use latent::Latent;
 pub use local_decoder::{DecoderCross, LocalDecoder};
 pub use local_encoder::LocalEncoder;
 pub use next_byte_loss::NextByteLoss;
-pub use sources::{ArrowBytes, ParquetBytes, TextFiles};
+pub use sources::{ArrowBytes, ParquetBytes, Paths, TextFiles};
 pub use space_patch::SpacePatch;
 pub use stride_patch::StridePatch;
 

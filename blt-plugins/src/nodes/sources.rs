@@ -171,6 +171,19 @@ pub struct ParquetBytes {
     pub shuffle_buffer: usize,
 }
 
+impl ParquetBytes {
+    /// All else at its default: column `text`, no split.
+    pub fn new(path: impl Into<String>) -> Self {
+        ParquetBytes {
+            path: Paths::One(path.into()),
+            column: text(),
+            split: None,
+            span_bytes: span_bytes(),
+            shuffle_buffer: shuffle_buffer(),
+        }
+    }
+}
+
 source_node!(
     ParquetBytes,
     |this| SourceKind::Parquet,

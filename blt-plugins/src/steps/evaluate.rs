@@ -136,6 +136,21 @@ struct Measuring<'a> {
     spans: u64,
 }
 
+impl Evaluate {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        Evaluate {
+            goal: goal.into(),
+            split: valid(),
+            by: None,
+            batch_bytes: batch_bytes(),
+            metrics: Vec::new(),
+            limit: None,
+            sample_bytes: sample_bytes(),
+        }
+    }
+}
+
 impl Step for Evaluate {
     const NAME: &'static str = "evaluate";
     const EXAMPLE: &'static str = "evaluate: {goal: loss, split: valid, by: domain}";
@@ -325,8 +340,7 @@ impl Measuring<'_> {
             self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.
         let behind = nodes_behind_borders(plan, &refs)?;
-        // From 0.0 on: an empty `sum` is -0.0, and reads so in results.json.
-        let entropy_flops = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).fold(0.0, |sum, (_, f)| sum + f);
+        let entropy_flops: f64 = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| f).fold(0.0, |a, b| a + b);
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
         for p in &self.loaded.params {
             *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
@@ -347,7 +361,7 @@ impl Measuring<'_> {
             "patches": patches,
             "bytes_per_patch": patches.map(|p| bytes / p as f64),
             "patch_lengths": self.patches_wire.as_ref().map(|_| &self.patch_stats.histogram),
-            "flops_per_byte": flops_by_node.values().sum::<f64>(),
+            "flops_per_byte": flops_by_node.values().fold(0.0, |a, b| a + b),
             "entropy_flops_per_byte": entropy_flops,
             "flops_by_node": flops_by_node,
             "closed_form_flops_per_byte": crate::closed_form::per_byte(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),

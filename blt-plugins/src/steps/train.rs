@@ -119,6 +119,27 @@ struct Window {
 }
 
 impl Train {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>, steps: u64, batch_bytes: usize, lr: f64) -> Self {
+        Train {
+            goal: goal.into(),
+            steps,
+            batch_bytes,
+            accumulate: one(),
+            lr,
+            warmup: None,
+            decay: cosine(),
+            min_lr: tenth(),
+            weight_decay: tenth(),
+            betas: betas(),
+            eps: adam_eps(),
+            clip: clip(),
+            checkpoint_every: hundred(),
+            log_every: ten(),
+            from: None,
+        }
+    }
+
     fn optimiser(&self) -> AdamWConfig {
         AdamWConfig {
             lr: self.lr,

@@ -1,0 +1,560 @@
+//! `config.json` of a `BltForCausalLM` directory, resolved.
+//!
+//! Defaults and their order of precedence are those of transformers 5.23. Both of its spellings of rotary embedding are
+//! read: `rope_parameters` (5.x) and `rope_theta` with `rope_scaling` (4.x). `HfConfig::write` writes the 5.x one.
+
+use super::fields::Fields;
+use super::{CONFIG_FILE, HfError};
+use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
+use crate::bytes::VOCAB;
+use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// What a directory's `config.json` describes, every field resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HfConfig {
+    /// None where there are no hash functions: the layout's table is there and has no rows.
+    pub hash: Option<HashConfig>,
+    /// Pools by maximum; the cross-attention of all layers pools anew in each (`CrossLayers::AllRepool`).
+    pub encoder: LocalEncoderConfig,
+    pub latent: LatentConfig,
+    pub decoder: LocalDecoderConfig,
+    /// None (`patch_in_forward: false`): the directory has no entropy model, patches come from outside.
+    pub patching: Option<HfPatching>,
+}
+
+/// The entropy patcher: its model and its rule, `entropy > threshold`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HfPatching {
+    pub patcher: HfPatcher,
+    /// Nats. The reference compares in f32: `entropy > threshold as f32`.
+    pub threshold: f64,
+    pub max_patch_length: Option<usize>,
+}
+
+/// The entropy model, a plain byte language model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HfPatcher {
+    pub layers: usize,
+    pub block: BlockConfig,
+}
+
+/// A parameter's canonical name, and its shape as checkpoints write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+const DEFAULT_THRESHOLD: f64 = 1.335442066192627;
+const DEFAULT_HASH_SIZES: [usize; 6] = [3, 4, 5, 6, 7, 8];
+/// Rotary base where a part's configuration has none; the patcher's is another.
+const DEFAULT_THETA: f64 = 500_000.0;
+const DEFAULT_PATCHER_THETA: f64 = 10_000.0;
+
+/// Fields of any configuration of that library that do not enter the forward pass of a BLT model: what the process
+/// prints and returns, labels, storage types, initialisation, and how attention is computed.
+const INERT: &[&str] = &[
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "bos_token_id",
+    // Splits the feed-forward layer over rows; BLT never does.
+    "chunk_size_feed_forward",
+    "decoder_start_token_id",
+    // The reference drops activations in training alone; here nothing is dropped.
+    "dropout",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    // Bounds nothing while rope_type is `default`.
+    "max_position_embeddings",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "return_dict",
+    "sep_token_id",
+    "task_specific_params",
+    "tf_legacy_loss",
+    "tie_last_hidden_states",
+    "tokenizer_class",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "use_bfloat16",
+    "use_cache",
+];
+
+/// Parameters of generation that 4.x wrote into every configuration; 5.x drops them on loading.
+const INERT_GENERATION: &[&str] = &[
+    "assistant_confidence_threshold",
+    "assistant_lookbehind",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "suppress_tokens",
+    "target_lookbehind",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+];
+
+/// Fields of the original code's configuration that conversions to this layout carried along and the library does not
+/// read. (`norm_eps` among them: the eps that counts is `rms_norm_eps`.)
+const INERT_CARRIED: &[&str] = &[
+    "attn_bias_type",
+    "attn_impl",
+    "norm_eps",
+    "patching_device",
+    "patching_threshold_add",
+    "pm_size",
+    "realtime_patching",
+];
+
+/// At the top alone. Rotary embedding is made from each part's own configuration.
+const INERT_TOP: &[&str] = &["patching_batch_size", "rope_parameters", "rope_scaling", "rope_theta"];
+
+/// In the parts. The encoder's and decoder's mask is made once, from `local_attention_window_len`; ties are forced off
+/// in the parts; whether the latent has a projection follows from the widths; only the decoder's `hidden_size_global`
+/// and the encoder's `vocab_size` shape a parameter.
+const INERT_ENCODER: &[&str] = &["hidden_size_global", "sliding_window", "tie_word_embeddings"];
+const INERT_DECODER: &[&str] = &["sliding_window", "tie_word_embeddings", "vocab_size"];
+const INERT_LATENT: &[&str] = &["encoder_cross_output_size", "sliding_window", "tie_word_embeddings"];
+const INERT_PATCHER: &[&str] = &["tie_word_embeddings"];
+
+/// Fields that are inert at these values, and would ask for something else at any other.
+fn refuse_active(f: &Fields) -> Result<(), HfError> {
+    for name in ["attention_bias", "mlp_bias", "use_bias", "bias", "is_encoder_decoder", "is_decoder"] {
+        f.only(name, &[json!(false)])?;
+    }
+    for name in ["add_cross_attention", "tie_encoder_decoder", "monotonicity"] {
+        f.only(name, &[json!(false)])?;
+    }
+    f.only("cross_attention_hidden_size", &[])?;
+    f.only("pretraining_tp", &[json!(1)])?;
+    f.only("pruned_heads", &[json!({})])?;
+    f.only("quantization_config", &[])?;
+    f.only("per_layer_config", &[json!({})])
+}
+
+struct Defaults {
+    model_type: &'static str,
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    /// None: 8/3 of the width, rounded down.
+    intermediate: Option<usize>,
+    theta: f64,
+}
+
+const PATCHER: Defaults = Defaults {
+    model_type: "blt_patcher",
+    layers: 14,
+    hidden: 768,
+    heads: 12,
+    intermediate: Some(2048),
+    theta: DEFAULT_PATCHER_THETA,
+};
+const ENCODER: Defaults = Defaults {
+    model_type: "blt_local_encoder",
+    layers: 1,
+    hidden: 1024,
+    heads: 16,
+    intermediate: None,
+    theta: DEFAULT_THETA,
+};
+const DECODER: Defaults = Defaults {
+    model_type: "blt_local_decoder",
+    layers: 9,
+    hidden: 1024,
+    heads: 16,
+    intermediate: Some(2816),
+    theta: DEFAULT_THETA,
+};
+const LATENT: Defaults = Defaults {
+    model_type: "blt_global_transformer",
+    layers: 25,
+    hidden: 2048,
+    heads: 16,
+    intermediate: Some(5632),
+    theta: DEFAULT_THETA,
+};
+
+/// Layers and block of one part; the window is the caller's.
+fn stack(f: &Fields, d: &Defaults, window: Option<usize>) -> Result<(usize, BlockConfig), HfError> {
+    if let Some(found) = f.some("model_type").filter(|v| **v != json!(d.model_type)) {
+        return Err(f.wrong("model_type", format!("\"{}\"", d.model_type), found));
+    }
+    refuse_active(f)?;
+    f.only("hidden_act", &[json!("silu"), json!("swish")])?;
+    let dim = f.positive("hidden_size", d.hidden)?;
+    let heads = f.positive("num_attention_heads", d.heads)?;
+    // The library takes null and 0 alike for "as many as heads" and, below, for 8/3 of the width.
+    let kv_heads = match f.count("num_key_value_heads", 0)? {
+        0 => heads,
+        n => n,
+    };
+    if heads % kv_heads != 0 {
+        return Err(f.wrong_number("num_key_value_heads", format!("a divisor of the {heads} heads"), kv_heads));
+    }
+    let head_dim = dim / heads;
+    if head_dim == 0 || head_dim % 2 != 0 {
+        let expected = format!("heads of an even width (rotary pairs); hidden_size / heads is {dim} / {heads}");
+        return Err(f.wrong_number("num_attention_heads", expected, heads));
+    }
+    if let Some(found) = f.some("head_dim").filter(|v| v.as_u64() != Some(head_dim as u64)) {
+        return Err(f.unsupported("head_dim", format!("{head_dim} (hidden_size / num_attention_heads)"), found));
+    }
+    let ffn = match f.get("intermediate_size") {
+        None => d.intermediate.unwrap_or(8 * dim / 3),
+        Some(_) => match f.count("intermediate_size", 0)? {
+            0 => 8 * dim / 3,
+            n => n,
+        },
+    };
+    let block = BlockConfig {
+        dim,
+        heads,
+        kv_heads,
+        head_dim,
+        ffn,
+        window,
+        rope_theta: rope_theta(f, d.theta)?,
+        eps: f.positive_float("rms_norm_eps", 1e-5)?,
+    };
+    Ok((f.positive("num_hidden_layers", d.layers)?, block))
+}
+
+/// `rope_scaling`, where it says anything, takes the place of `rope_parameters`; a theta inside goes before one outside.
+fn rope_theta(f: &Fields, default: f64) -> Result<f64, HfError> {
+    let (scaling, parameters) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
+    let outside = f.positive_float("rope_theta", default)?;
+    f.only("partial_rotary_factor", &[json!(1.0)])?;
+    let inside = if scaling.is_empty() { parameters } else { scaling };
+    for name in ["rope_type", "type"] {
+        inside.only(name, &[json!("default")])?;
+    }
+    inside.only("partial_rotary_factor", &[json!(1.0)])?;
+    let theta = inside.positive_float("rope_theta", outside)?;
+    inside.finish(&[])?;
+    Ok(theta)
+}
+
+fn cross(block: &BlockConfig) -> CrossConfig {
+    CrossConfig {
+        dim: block.dim,
+        heads: block.heads,
+        kv_heads: block.kv_heads,
+        head_dim: block.head_dim,
+        eps: block.eps,
+    }
+}
+
+impl HfConfig {
+    /// Reads `dir/config.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not JSON; a field of the wrong type or value; a field that would change the
+    /// numbers and is not supported; an unknown field. Each names the file, the field, and what was found.
+    pub fn read(dir: &Path) -> Result<Self, HfError> {
+        let path = dir.join(CONFIG_FILE);
+        let text = std::fs::read(&path).map_err(|source| HfError::Read { path: path.clone(), source })?;
+        Self::parse(&path, &text)
+    }
+
+    /// Parses the bytes of a `config.json`; `file` is named in errors.
+    pub fn parse(file: &Path, json: &[u8]) -> Result<Self, HfError> {
+        let value: Value =
+            serde_json::from_slice(json).map_err(|source| HfError::Json { path: file.to_owned(), source })?;
+        let Some(map) = value.as_object() else {
+            return Err(HfError::Field {
+                file: file.to_owned(),
+                field: ".".into(),
+                expected: "an object".into(),
+                found: value.to_string(),
+            });
+        };
+        let f = Fields::new(file, String::new(), map);
+        if let Some(found) = f.some("model_type").filter(|v| **v != json!("blt")) {
+            return Err(f.wrong("model_type", "\"blt\"", found));
+        }
+        if let Some(found) = f.some("architectures") {
+            let named = found.as_array().is_some_and(|a| a.contains(&json!("BltForCausalLM")));
+            if !named {
+                return Err(f.wrong("architectures", "[\"BltForCausalLM\"]", found));
+            }
+        }
+        refuse_active(&f)?;
+        f.only("tie_word_embeddings", &[json!(false)])?;
+        f.only("vocab_size", &[json!(VOCAB)])?;
+
+        let k = f.positive("cross_attn_k", 2)?;
+        let local_window = f.optional("local_attention_window_len", Some(512))?;
+        let hash = HashConfig {
+            sizes: f.counts("encoder_hash_byte_group_size", &DEFAULT_HASH_SIZES)?,
+            functions: f.count("encoder_hash_byte_group_nb_functions", 1)?,
+            vocab: f.positive("encoder_hash_byte_group_vocab", 500_002)?,
+        };
+        if hash.functions > HASH_PRIMES.len() {
+            // The library begins again with the first multiplier: the same hashes into tables of their own.
+            let expected = format!("at most {}, the number of multipliers", HASH_PRIMES.len());
+            return Err(f.unsupported("encoder_hash_byte_group_nb_functions", expected, hash.functions));
+        }
+        if hash.functions as u128 * hash.sizes.len() as u128 * hash.vocab as u128 > u32::MAX as u128 {
+            let expected = format!("tables of at most {} rows in all", u32::MAX);
+            return Err(f.wrong_number("encoder_hash_byte_group_vocab", expected, hash.vocab));
+        }
+        let encoder = Self::encoder(&f, k, local_window)?;
+        let latent = Self::latent(&f, k * encoder.block.dim)?;
+        let decoder = Self::decoder(&f, k, local_window)?;
+        let hash = (hash.functions > 0).then_some(hash);
+        let config = HfConfig { hash, encoder, latent, decoder, patching: Self::patching(&f)? };
+        f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_TOP])?;
+        // The parts meet in these widths.
+        let (encoder, decoder) = (config.encoder.block.dim, config.decoder.block.dim);
+        if encoder != decoder {
+            let expected = format!("the encoder's hidden_size {encoder}");
+            return Err(f.wrong_number("decoder_config.hidden_size", expected, decoder));
+        }
+        let (latent, wanted) = (config.latent.block.dim, config.decoder.latent_dim);
+        if latent != wanted {
+            let expected = format!("the global transformer's hidden_size {latent}");
+            return Err(f.wrong_number("decoder_config.hidden_size_global", expected, wanted));
+        }
+        Ok(config)
+    }
+
+    /// A part's own copy of `cross_attn_k` shapes its parameters, the top's shapes what flows between them.
+    fn agree_on_k(part: &Fields, k: usize) -> Result<(), HfError> {
+        match part.positive("cross_attn_k", 2)? {
+            own if own == k => Ok(()),
+            own => Err(part.wrong_number("cross_attn_k", format!("{k}, as at the top"), own)),
+        }
+    }
+
+    fn encoder(top: &Fields, k: usize, window: Option<usize>) -> Result<LocalEncoderConfig, HfError> {
+        let f = top.object("encoder_config")?;
+        let (layers, block) = stack(&f, &ENCODER, window)?;
+        Self::agree_on_k(&f, k)?;
+        f.only("vocab_size", &[json!(VOCAB)])?;
+        let cross_layers = match f.flag("cross_attn_all_layers", false)? {
+            true => CrossLayers::AllRepool,
+            false => CrossLayers::Last,
+        };
+        f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_ENCODER])?;
+        Ok(LocalEncoderConfig { layers, cross: cross(&block), block, cross_layers, pooling: Pooling::Max, k })
+    }
+
+    fn latent(top: &Fields, input_dim: usize) -> Result<LatentConfig, HfError> {
+        let f = top.object("global_config")?;
+        let (layers, block) = stack(&f, &LATENT, None)?;
+        f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_LATENT])?;
+        Ok(LatentConfig { layers, block, input_dim })
+    }
+
+    fn decoder(top: &Fields, k: usize, window: Option<usize>) -> Result<LocalDecoderConfig, HfError> {
+        let f = top.object("decoder_config")?;
+        let (layers, block) = stack(&f, &DECODER, window)?;
+        Self::agree_on_k(&f, k)?;
+        let latent_dim = f.positive("hidden_size_global", 2048)?;
+        let cross_all = f.flag("cross_attn_all_layers", true)?;
+        f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_DECODER])?;
+        Ok(LocalDecoderConfig { layers, cross: cross(&block), block, cross_all, k, latent_dim })
+    }
+
+    fn patching(top: &Fields) -> Result<Option<HfPatching>, HfError> {
+        // Every field is read whether or not it counts, so that a wrong one is told and none is unknown.
+        let in_forward = top.flag("patch_in_forward", true)?;
+        top.only("patching_mode", &[json!("entropy")])?;
+        let max_patch_length = top.optional("max_patch_length", None)?;
+        let threshold = match top.get("patching_threshold") {
+            Some(Value::Null) if !in_forward => DEFAULT_THRESHOLD,
+            _ => top.float("patching_threshold", DEFAULT_THRESHOLD)?,
+        };
+        // An on/off switch in the library: null means patches of one byte, any number means the entropy rule.
+        let switched_off = top.get("patch_size").is_some_and(Value::is_null);
+        if in_forward && switched_off {
+            return Err(top.unsupported("patch_size", "a number (patches by entropy)", "null"));
+        }
+        let f = top.object("patcher_config")?;
+        let window = f.optional("sliding_window", Some(512))?;
+        let (layers, block) = stack(&f, &PATCHER, window)?;
+        f.only("vocab_size", &[json!(VOCAB)])?;
+        f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_PATCHER])?;
+        Ok(in_forward.then_some(HfPatching { patcher: HfPatcher { layers, block }, threshold, max_patch_length }))
+    }
+
+    /// Every parameter of the model, in the order in which the parts register them: embeddings, encoder, latent,
+    /// decoder, entropy model. Without hash functions their table is listed with no rows; no part registers that one.
+    pub fn parameters(&self) -> Vec<TensorSpec> {
+        let mut out = Vec::new();
+        let mut add = |name: String, shape: &[usize]| out.push(TensorSpec { name, shape: shape.to_vec() });
+        let dim = self.encoder.block.dim;
+        let rows = self.hash.as_ref().map_or(0, |h| h.functions * h.sizes.len() * h.vocab);
+        add("model.local_encoder.embed_tokens.weight".into(), &[VOCAB, dim]);
+        add("model.encoder_hash_tok_embedding.weight".into(), &[rows, dim]);
+
+        let e = &self.encoder;
+        block_tensors(&mut add, "model.local_encoder", e.layers, &e.block);
+        add("model.local_encoder.patch_embedding_projection.weight".into(), &[e.k * dim, dim]);
+        let n_cross = if e.cross_layers == CrossLayers::Last { 1 } else { e.layers };
+        cross_tensors(&mut add, "model.local_encoder", n_cross, &e.cross);
+
+        let g = &self.latent;
+        if g.input_dim != g.block.dim {
+            add("model.global_transformer.token_embedding_projection.weight".into(), &[g.block.dim, g.input_dim]);
+        }
+        block_tensors(&mut add, "model.global_transformer", g.layers, &g.block);
+
+        let d = &self.decoder;
+        block_tensors(&mut add, "model.local_decoder", d.layers, &d.block);
+        add("model.local_decoder.patch_embedding_projection.weight".into(), &[d.k * dim, d.latent_dim]);
+        cross_tensors(&mut add, "model.local_decoder", if d.cross_all { d.layers } else { 1 }, &d.cross);
+        add("model.local_decoder.norm.weight".into(), &[dim]);
+        add("lm_head.weight".into(), &[VOCAB, dim]);
+
+        if let Some(p) = &self.patching {
+            let (layers, block) = (p.patcher.layers, &p.patcher.block);
+            add("model.patcher.embed_tokens.weight".into(), &[VOCAB, block.dim]);
+            block_tensors(&mut add, "model.patcher", layers, block);
+            add("model.patcher.norm.weight".into(), &[block.dim]);
+            add("model.patcher.lm_head.weight".into(), &[VOCAB, block.dim]);
+        }
+        out
+    }
+
+    /// The JSON that `write` writes: the 5.x spelling, nothing left to a default that a version could change.
+    pub fn to_json(&self) -> Value {
+        let (e, g, d) = (&self.encoder, &self.latent, &self.decoder);
+        let mut encoder = part(ENCODER.model_type, e.layers, &e.block);
+        encoder.insert("cross_attn_all_layers".into(), json!(e.cross_layers != CrossLayers::Last));
+        encoder.insert("cross_attn_k".into(), json!(e.k));
+        encoder.insert("hidden_size_global".into(), json!(g.block.dim));
+        encoder.insert("sliding_window".into(), json!(e.block.window));
+        encoder.insert("vocab_size".into(), json!(VOCAB));
+        let mut decoder = part(DECODER.model_type, d.layers, &d.block);
+        decoder.insert("cross_attn_all_layers".into(), json!(d.cross_all));
+        decoder.insert("cross_attn_k".into(), json!(d.k));
+        decoder.insert("hidden_size_global".into(), json!(d.latent_dim));
+        decoder.insert("vocab_size".into(), json!(VOCAB));
+        let latent = part(LATENT.model_type, g.layers, &g.block);
+        let none = HashConfig { sizes: vec![3], functions: 0, vocab: 1 };
+        let hash = self.hash.as_ref().unwrap_or(&none);
+        let mut top = json!({
+            "architectures": ["BltForCausalLM"],
+            "model_type": "blt",
+            "dtype": "float32",
+            "vocab_size": VOCAB,
+            "tie_word_embeddings": false,
+            "use_cache": false,
+            "cross_attn_k": e.k,
+            "local_attention_window_len": e.block.window,
+            "encoder_hash_byte_group_nb_functions": hash.functions,
+            "encoder_hash_byte_group_size": hash.sizes,
+            "encoder_hash_byte_group_vocab": hash.vocab,
+            "patch_in_forward": self.patching.is_some(),
+            "patch_size": 4,
+            "patching_mode": "entropy",
+            "encoder_config": encoder,
+            "global_config": latent,
+            "decoder_config": decoder,
+        });
+        if let (Some(p), Some(top)) = (&self.patching, top.as_object_mut()) {
+            let mut patcher = part(PATCHER.model_type, p.patcher.layers, &p.patcher.block);
+            patcher.insert("sliding_window".into(), json!(p.patcher.block.window));
+            patcher.insert("vocab_size".into(), json!(VOCAB));
+            top.insert("patching_threshold".into(), json!(p.threshold));
+            top.insert("max_patch_length".into(), json!(p.max_patch_length));
+            top.insert("patcher_config".into(), Value::Object(patcher));
+        }
+        top
+    }
+
+    /// Writes `dir/config.json` through a temporary file.
+    pub fn write(&self, dir: &Path) -> Result<(), HfError> {
+        let path = dir.join(CONFIG_FILE);
+        let partial = dir.join(format!("{CONFIG_FILE}.partial"));
+        let text = format!("{:#}\n", self.to_json());
+        std::fs::write(&partial, text)
+            .and_then(|()| std::fs::rename(&partial, &path))
+            .map_err(|source| HfError::Write { path, source })
+    }
+}
+
+fn part(model_type: &str, layers: usize, b: &BlockConfig) -> Map<String, Value> {
+    let fields = [
+        ("model_type", json!(model_type)),
+        ("hidden_act", json!("silu")),
+        ("hidden_size", json!(b.dim)),
+        ("intermediate_size", json!(b.ffn)),
+        ("num_attention_heads", json!(b.heads)),
+        ("num_hidden_layers", json!(layers)),
+        ("num_key_value_heads", json!(b.kv_heads)),
+        ("rms_norm_eps", json!(b.eps)),
+        ("rope_parameters", json!({"rope_type": "default", "rope_theta": b.rope_theta})),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn block_tensors(add: &mut impl FnMut(String, &[usize]), part: &str, layers: usize, c: &BlockConfig) {
+    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    for layer in 0..layers {
+        let prefix = format!("{part}.layers.{layer}");
+        add(format!("{prefix}.input_layernorm.weight"), &[c.dim]);
+        add(format!("{prefix}.self_attn.q_proj.weight"), &[q, c.dim]);
+        add(format!("{prefix}.self_attn.k_proj.weight"), &[kv, c.dim]);
+        add(format!("{prefix}.self_attn.v_proj.weight"), &[kv, c.dim]);
+        add(format!("{prefix}.self_attn.o_proj.weight"), &[c.dim, q]);
+        add(format!("{prefix}.post_attention_layernorm.weight"), &[c.dim]);
+        add(format!("{prefix}.mlp.gate_proj.weight"), &[c.ffn, c.dim]);
+        add(format!("{prefix}.mlp.up_proj.weight"), &[c.ffn, c.dim]);
+        add(format!("{prefix}.mlp.down_proj.weight"), &[c.dim, c.ffn]);
+    }
+}
+
+fn cross_tensors(add: &mut impl FnMut(String, &[usize]), part: &str, layers: usize, c: &CrossConfig) {
+    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    for layer in 0..layers {
+        let prefix = format!("{part}.cross_attn_layers.{layer}");
+        add(format!("{prefix}.q_norm.weight"), &[c.dim]);
+        add(format!("{prefix}.k_norm.weight"), &[c.dim]);
+        add(format!("{prefix}.q_proj.weight"), &[q, c.dim]);
+        add(format!("{prefix}.k_proj.weight"), &[kv, c.dim]);
+        add(format!("{prefix}.v_proj.weight"), &[kv, c.dim]);
+        add(format!("{prefix}.o_proj.weight"), &[c.dim, q]);
+    }
+}

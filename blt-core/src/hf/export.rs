@@ -1,0 +1,265 @@
+//! From a model here to the layout: what can be said, and what is refused by name.
+
+use super::{CONFIG_FILE, HfConfig, HfError, HfPatcher, HfPatching, INDEX_FILE, WEIGHTS_FILE};
+use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
+use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
+use crate::patching::EntropyRule;
+use safetensors::{Dtype, View};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// All of a model that an export has to say.
+#[derive(Clone, Debug)]
+pub struct ModelShape {
+    pub hash: Option<HashConfig>,
+    pub encoder: LocalEncoderConfig,
+    pub latent: LatentConfig,
+    pub decoder: LocalDecoderConfig,
+    pub patching: PatchingShape,
+}
+
+/// Where the model's patches come from.
+#[derive(Clone, Debug)]
+pub enum PatchingShape {
+    /// An entropy model and a rule on its entropies.
+    Entropy { model: ByteLmShape, rule: EntropyRule, max_patch_length: Option<usize> },
+    /// Anything else (stride, space, BPE, a column): exported with `patch_in_forward: false`.
+    Outside,
+}
+
+#[derive(Clone, Debug)]
+pub struct ByteLmShape {
+    pub layers: usize,
+    pub block: BlockConfig,
+    /// Its context begins anew after each newline.
+    pub reset_at_newline: bool,
+}
+
+/// One thing that the layout cannot say.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unsupported {
+    #[error("{0:?} pooling: the layout pools by maximum")]
+    Pooling(Pooling),
+    #[error(
+        "`cross: all` over {layers} encoder layers refines patch states from layer to layer; the layout has `last` and `all_repool`"
+    )]
+    RefiningCross { layers: usize },
+    #[error("local windows {encoder:?} (encoder) and {decoder:?} (decoder): the layout has one for both")]
+    LocalWindows { encoder: Option<usize>, decoder: Option<usize> },
+    #[error("a latent window of {0} patches: the layout's latent attends to all earlier patches")]
+    LatentWindow(usize),
+    #[error("{0:?}: the layout has the global entropy rule alone, not the relative one")]
+    RelativeRule(EntropyRule),
+    #[error("an entropy model whose context resets at newlines: the layout's does not")]
+    NewlineReset,
+    #[error("k = {encoder} (encoder) and {decoder} (decoder): the layout has one for both")]
+    K { encoder: usize, decoder: usize },
+    #[error("widths {encoder} (encoder) and {decoder} (decoder): the layout has one for both")]
+    LocalWidths { encoder: usize, decoder: usize },
+    #[error("{part}: heads of width {head_dim}: the layout divides the width {dim} by {heads} heads")]
+    HeadDim { part: &'static str, head_dim: usize, dim: usize, heads: usize },
+    #[error(
+        "{part}: cross-attention {cross:?} differs from the self-attention's heads or eps: the layout has one set for both"
+    )]
+    Cross { part: &'static str, cross: Box<CrossConfig> },
+    #[error("{functions} hash functions: the layout has {} multipliers", HASH_PRIMES.len())]
+    HashFunctions { functions: usize },
+    #[error("{part}: the layout computes `{field}` from what it has, {expected} here, found {found}")]
+    Width { part: &'static str, field: &'static str, expected: usize, found: usize },
+}
+
+impl HfConfig {
+    /// The configuration that says `model`, or everything about it that the layout cannot say.
+    pub fn from_model(model: &ModelShape) -> Result<HfConfig, Vec<Unsupported>> {
+        let mut refused = Vec::new();
+        let (e, g, d) = (&model.encoder, &model.latent, &model.decoder);
+        if e.pooling != Pooling::Max {
+            refused.push(Unsupported::Pooling(e.pooling));
+        }
+        // With one layer there is nothing to refine: all three spellings are one model.
+        if e.cross_layers == CrossLayers::All && e.layers > 1 {
+            refused.push(Unsupported::RefiningCross { layers: e.layers });
+        }
+        if let Some(hash) = model.hash.as_ref().filter(|h| h.functions > HASH_PRIMES.len()) {
+            refused.push(Unsupported::HashFunctions { functions: hash.functions });
+        }
+        if e.block.window != d.block.window {
+            refused.push(Unsupported::LocalWindows { encoder: e.block.window, decoder: d.block.window });
+        }
+        if let Some(window) = g.block.window {
+            refused.push(Unsupported::LatentWindow(window));
+        }
+        if e.k != d.k {
+            refused.push(Unsupported::K { encoder: e.k, decoder: d.k });
+        }
+        if e.block.dim != d.block.dim {
+            refused.push(Unsupported::LocalWidths { encoder: e.block.dim, decoder: d.block.dim });
+        }
+        for (part, found, expected, field) in [
+            ("latent", g.input_dim, e.k * e.block.dim, "encoder_cross_output_size"),
+            ("decoder", d.latent_dim, g.block.dim, "hidden_size_global"),
+        ] {
+            if found != expected {
+                refused.push(Unsupported::Width { part, field, expected, found });
+            }
+        }
+        let mut blocks = vec![("encoder", &e.block), ("latent", &g.block), ("decoder", &d.block)];
+        if let PatchingShape::Entropy { model, rule, .. } = &model.patching {
+            blocks.push(("entropy model", &model.block));
+            if !matches!(rule, EntropyRule::Global { .. }) {
+                refused.push(Unsupported::RelativeRule(*rule));
+            }
+            if model.reset_at_newline {
+                refused.push(Unsupported::NewlineReset);
+            }
+        }
+        for (part, b) in blocks {
+            if b.head_dim != b.dim / b.heads {
+                refused.push(Unsupported::HeadDim { part, head_dim: b.head_dim, dim: b.dim, heads: b.heads });
+            }
+        }
+        for (part, b, c) in [("encoder", &e.block, &e.cross), ("decoder", &d.block, &d.cross)] {
+            let same =
+                CrossConfig { dim: b.dim, heads: b.heads, kv_heads: b.kv_heads, head_dim: b.head_dim, eps: b.eps };
+            if *c != same {
+                refused.push(Unsupported::Cross { part, cross: Box::new(c.clone()) });
+            }
+        }
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        let patching = match &model.patching {
+            PatchingShape::Entropy { model, rule: EntropyRule::Global { threshold }, max_patch_length } => {
+                let patcher = HfPatcher { layers: model.layers, block: model.block.clone() };
+                Some(HfPatching { patcher, threshold: *threshold, max_patch_length: *max_patch_length })
+            }
+            _ => None,
+        };
+        let mut encoder = e.clone();
+        if encoder.cross_layers == CrossLayers::All {
+            encoder.cross_layers = CrossLayers::Last;
+        }
+        let hash = model.hash.clone().filter(|h| h.functions > 0 && !h.sizes.is_empty());
+        Ok(HfConfig { hash, encoder, latent: g.clone(), decoder: d.clone(), patching })
+    }
+}
+
+/// A tensor to be written: its numbers are fetched when its turn comes, so that one tensor is held at a time.
+struct Pending<'a, F> {
+    shape: &'a [usize],
+    name: &'a str,
+    fetch: &'a F,
+}
+
+impl<F: Fn(&str) -> Vec<f32>> View for Pending<'_, F> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.data_len() == 0 {
+            return Cow::Borrowed(&[]);
+        }
+        let data = (self.fetch)(self.name);
+        assert_eq!(data.len() * 4, self.data_len(), "{}: shape {:?}", self.name, self.shape);
+        Cow::Owned(bytemuck::cast_slice(&data).to_vec())
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * 4
+    }
+}
+
+/// Writes `dir` whole or not at all: `config.json`, and `model.safetensors` with `config.parameters()`, each of whose
+/// numbers `fetch` returns by name (row-major, of the shape that `config.parameters()` states; not asked of an empty table).
+///
+/// A directory that stands there is replaced if it holds nothing but such files.
+///
+/// # Errors
+/// `Write` where the disk refuses; `Occupied` where the directory holds anything else.
+pub fn write_directory(dir: &Path, config: &HfConfig, fetch: impl Fn(&str) -> Vec<f32>) -> Result<(), HfError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| HfError::Write { path, source }
+    };
+    let replaces = check_replaceable(dir)?;
+    let parent = match dir.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    fs::create_dir_all(&parent).map_err(failed(&parent))?;
+    let name = dir.file_name().ok_or_else(|| failed(dir)(io::ErrorKind::InvalidFilename.into()))?;
+    let hidden = |suffix: &str| parent.join(format!(".{}.{suffix}", name.to_string_lossy()));
+    let (partial, old) = (hidden("partial"), hidden("old"));
+    // Left by a writer that was killed.
+    for leftover in [&partial, &old] {
+        if leftover.exists() {
+            fs::remove_dir_all(leftover).map_err(failed(leftover))?;
+        }
+    }
+    let written = (|| {
+        fs::create_dir(&partial).map_err(failed(&partial))?;
+        write_weights(&partial.join(WEIGHTS_FILE), config, &fetch)?;
+        config.write(&partial)?;
+        if replaces {
+            fs::rename(dir, &old).map_err(failed(dir))?;
+        }
+        fs::rename(&partial, dir).map_err(failed(dir))
+    })();
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&partial);
+    }
+    if old.exists() {
+        let _ = fs::remove_dir_all(&old);
+    }
+    written
+}
+
+/// Whether `dir` stands there, holding nothing but a model.
+fn check_replaceable(dir: &Path) -> Result<bool, HfError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(HfError::Write { path: dir.to_owned(), source }),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| HfError::Write { path: dir.to_owned(), source })?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let shard = name.starts_with("model-") && name.ends_with(".safetensors");
+        if !shard && ![CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE].contains(&name.as_str()) {
+            return Err(HfError::Occupied { dir: dir.to_owned(), found: name });
+        }
+    }
+    Ok(true)
+}
+
+fn write_weights(path: &Path, config: &HfConfig, fetch: &impl Fn(&str) -> Vec<f32>) -> Result<(), HfError> {
+    let failed = |source| HfError::Write { path: path.to_owned(), source };
+    let specs = config.parameters();
+    let pending = specs.iter().map(|s| (s.name.as_str(), Pending { shape: &s.shape, name: &s.name, fetch }));
+    // The library refuses a file that does not say which framework's it is.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(pending, Some(metadata), path).map_err(|e| {
+        failed(match e {
+            safetensors::SafeTensorError::IoError(e) => e,
+            other => io::Error::other(other),
+        })
+    })?;
+    let file = fs::File::open(path).map_err(failed)?;
+    // The writer above makes a file that its owner alone can read; a model is for whoever may read its directory.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = fs::metadata(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+        let mode = 0o600 | directory.permissions().mode() & 0o044;
+        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+    }
+    file.sync_all().map_err(failed)
+}

@@ -1,0 +1,404 @@
+//! Both paths against the numbers of the reference implementation (Hugging Face transformers): the stored fixtures of
+//! `tests/parity`, and any folder of settings that `tests/peer/fixtures.py fuzz` made.
+
+use blt_core::backend::Backend;
+use blt_core::bytes::{Batch, OFFSET, VOCAB};
+use blt_core::fused::Fused;
+use blt_core::hf::{HfConfig, TensorSpec, Weights, write_directory};
+use blt_core::model::{ByteEmbed, ByteLm, Latent, LocalDecoder, LocalEncoder, Session, next_byte_targets};
+use blt_core::params::{NamedParam, ParamMaker};
+use blt_core::patches::Patches;
+use blt_core::patching::{EntropyRule, entropy_patches};
+use blt_core::reference::Reference;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What is compared, and the largest deviation allowed.
+const ENTROPIES: (&str, f64) = ("entropies (nats)", 1e-4);
+const LOGITS: (&str, f64) = ("logits", 1e-4);
+const LOG_PROBS: (&str, f64) = ("log probabilities (nats)", 1e-4);
+const LOSS: (&str, f64) = ("loss (relative)", 1e-5);
+const GRADIENTS: (&str, f64) = ("gradients (relative, in norm)", 1e-3);
+const DEAD: (&str, f64) = ("gradients that are zero there", 1e-6);
+const PACKED: (&str, f64) = ("packed against alone", 1e-5);
+const PACKED_FUSED: (&str, f64) = ("packed against alone", 0.0);
+/// An entropy this close to the threshold may fall on either side.
+const NEAR_TIE: f32 = 1e-5;
+
+/// The largest deviation of each kind, and where it was seen.
+#[derive(Default)]
+struct Deviations {
+    largest: BTreeMap<&'static str, (f64, f64, String)>,
+    near_ties: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Deviations {
+    fn note(&mut self, (kind, allowed): (&'static str, f64), deviation: f64, place: &str) {
+        // A NaN counts as the largest of all.
+        let deviation = if deviation.is_nan() { f64::INFINITY } else { deviation };
+        if deviation > allowed {
+            self.failures.push(format!("{place}: {kind}: {deviation:.3e}, allowed {allowed:.0e}"));
+        }
+        let worst = self.largest.entry(kind).or_insert((-1.0, allowed, String::new()));
+        if deviation > worst.0 {
+            *worst = (deviation, allowed, place.to_owned());
+        }
+    }
+
+    fn print(&self, path: &str, settings: usize) {
+        println!("\n{path}, {settings} settings");
+        for (kind, (deviation, allowed, place)) in &self.largest {
+            println!("  {kind:32} {deviation:9.2e}  allowed {allowed:5.0e}  {place}");
+        }
+        for tie in &self.near_ties {
+            println!("  near-tie: {tie}");
+        }
+    }
+
+    fn check(&self) {
+        let shown = &self.failures[..self.failures.len().min(40)];
+        assert!(self.failures.is_empty(), "{} deviations too large:\n{}", self.failures.len(), shown.join("\n"));
+    }
+}
+
+struct Model {
+    cx: Session,
+    config: HfConfig,
+    embed: ByteEmbed,
+    encoder: LocalEncoder,
+    latent: Latent,
+    decoder: LocalDecoder,
+    byte_lm: Option<ByteLm>,
+    params: Vec<NamedParam>,
+}
+
+impl Model {
+    fn load(dir: &Path, backend: Rc<dyn Backend>) -> Model {
+        let config = HfConfig::read(dir).unwrap();
+        let weights = Weights::open(dir).unwrap();
+        weights.check(&config.parameters()).unwrap();
+        let model = Model::new(config, backend);
+        for p in &model.params {
+            model.cx.backend.write_param(p.id, &weights.get(&p.name, &p.stored_shape()).unwrap());
+        }
+        model
+    }
+
+    /// With parameters as initialised.
+    fn new(config: HfConfig, backend: Rc<dyn Backend>) -> Model {
+        let mut maker = ParamMaker::new(&*backend, 0);
+        let embed = ByteEmbed::new(&mut maker, config.encoder.block.dim, config.hash.clone());
+        let encoder = LocalEncoder::new(&mut maker, &config.encoder);
+        let latent = Latent::new(&mut maker, &config.latent);
+        let decoder = LocalDecoder::new(&mut maker, &config.decoder);
+        let byte_lm = config.patching.as_ref().map(|p| ByteLm::new(&mut maker, p.patcher.layers, &p.patcher.block));
+        let params = maker.finish();
+        let described = config.parameters().into_iter().filter(|p| !p.shape.contains(&0));
+        let registered = params.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.stored_shape() });
+        assert!(registered.eq(described), "the model and the configuration differ in parameters");
+        Model { cx: Session::new(backend), config, embed, encoder, latent, decoder, byte_lm, params }
+    }
+
+    /// Entropies, where the directory has an entropy model.
+    fn entropies(&self, batch: &Batch) -> Option<Vec<f32>> {
+        self.byte_lm.as_ref().map(|lm| lm.forward(&self.cx, batch).entropies(&self.cx))
+    }
+
+    fn patches(&self, batch: &Batch, entropies: Option<&[f32]>, given: &[Vec<f32>]) -> Patches {
+        match (&self.config.patching, entropies) {
+            (Some(p), Some(entropies)) => {
+                let rule = EntropyRule::Global { threshold: p.threshold };
+                entropy_patches(batch, entropies, rule, p.max_patch_length).unwrap()
+            }
+            _ => Patches::from_lengths(batch, given).unwrap(),
+        }
+    }
+
+    fn head(&self, batch: &Batch, patches: &Patches) -> blt_core::model::Head {
+        let x = self.embed.forward(&self.cx, batch);
+        let (bytes, queries) = self.encoder.forward(&self.cx, &x, batch, patches);
+        let latents = self.latent.forward(&self.cx, &queries, patches);
+        self.decoder.forward(&self.cx, &bytes, &latents, batch, patches)
+    }
+}
+
+/// A safetensors file in memory, its numbers as f64.
+struct Numbers(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
+
+impl Numbers {
+    fn read(path: &Path) -> Numbers {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let convert = |dtype: Dtype, data: &[u8]| -> Vec<f64> {
+            match dtype {
+                Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
+                Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+                Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+                other => panic!("{}: a tensor of {other:?}", path.display()),
+            }
+        };
+        let tensor = |(name, t): (&str, safetensors::tensor::TensorView)| {
+            (name.to_owned(), (t.shape().to_vec(), convert(t.dtype(), t.data())))
+        };
+        Numbers(file.iter().map(tensor).collect())
+    }
+
+    fn get(&self, key: &str) -> Option<&[f64]> {
+        self.0.get(key).map(|(_, data)| data.as_slice())
+    }
+
+    fn of_text(&self, text: usize, key: &str) -> &[f64] {
+        self.get(&format!("text{text}.{key}")).unwrap_or_else(|| panic!("no text{text}.{key}"))
+    }
+}
+
+fn largest_difference(ours: &[f32], theirs: &[f64]) -> f64 {
+    assert_eq!(ours.len(), theirs.len(), "as many numbers on both sides");
+    let differences = ours.iter().zip(theirs).map(|(&a, &b)| (a as f64 - b).abs());
+    differences.fold(0.0, |worst, d| if d.is_nan() { f64::INFINITY } else { d.max(worst) })
+}
+
+fn norm(x: impl Iterator<Item = f64>) -> f64 {
+    x.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+fn log_prob(logits: &[f32], target: u16) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)) as f64;
+    let sum: f64 = logits.iter().map(|&l| (l as f64 - max).exp()).sum();
+    logits[target as usize] as f64 - max - sum.ln()
+}
+
+/// Holds one directory's numbers against one backend.
+fn compare(dir: &Path, backend: Rc<dyn Backend>, seen: &mut Deviations) {
+    let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+    let fused = backend.path() == "fused";
+    let model = Model::load(dir, backend);
+    let expected = Numbers::read(&dir.join("expected.safetensors"));
+    let all_gradients = Numbers::read(&dir.join("grads_all.safetensors"));
+    let n_texts = (0..).take_while(|i| expected.get(&format!("text{i}.input_ids")).is_some()).count();
+    assert!(n_texts > 0, "{name}: no text0.input_ids");
+
+    let texts: Vec<Vec<u8>> = (0..n_texts)
+        .map(|i| expected.of_text(i, "input_ids")[1..].iter().map(|&id| (id as u16 - OFFSET) as u8).collect())
+        .collect();
+    let lengths: Vec<Vec<f32>> =
+        (0..n_texts).map(|i| expected.of_text(i, "patch_lengths").iter().map(|&l| l as f32).collect()).collect();
+    let mut alone = Vec::new();
+    for (i, text) in texts.iter().enumerate() {
+        let place = format!("{name} text {i}");
+        let batch = Batch::from_documents([text.as_slice()]);
+        let entropies = model.entropies(&batch);
+        if let Some(entropies) = &entropies {
+            seen.note(ENTROPIES, largest_difference(entropies, expected.of_text(i, "entropies")), &place);
+        }
+        let patches = model.patches(&batch, entropies.as_deref(), &lengths[i..=i]);
+        if !same_patches(&model, &patches, &lengths[i]) {
+            let threshold = model.config.patching.as_ref().map_or(f32::NAN, |p| p.threshold as f32);
+            match entropies.iter().flatten().find(|&e| (e - threshold).abs() <= NEAR_TIE) {
+                Some(e) => seen.near_ties.push(format!("{place}: entropy {e}, threshold {threshold}")),
+                None => seen.failures.push(format!(
+                    "{place}: patch lengths: expected {:?}, found {:?}",
+                    lengths[i],
+                    patches.span_lengths(0).collect::<Vec<_>>()
+                )),
+            }
+            continue;
+        }
+        let logits = model.head(&batch, &patches).logits(&model.cx);
+        // With max_patch_length the reference's last position does not know that a full patch ended.
+        let split = model.config.patching.as_ref().is_some_and(|p| p.max_patch_length.is_some());
+        let compared = (batch.len() - split as usize) * VOCAB;
+        seen.note(LOGITS, largest_difference(&logits[..compared], &expected.of_text(i, "logits")[..compared]), &place);
+        let log_probs: Vec<f32> =
+            (1..batch.len()).map(|t| log_prob(&logits[(t - 1) * VOCAB..t * VOCAB], batch.ids[t]) as f32).collect();
+        seen.note(LOG_PROBS, largest_difference(&log_probs, expected.of_text(i, "next_logprobs")), &place);
+        gradients(&model, &batch, &patches, i, &expected, &all_gradients, seen, &place);
+        alone.push((i, entropies, logits));
+    }
+
+    let batch = Batch::from_documents(texts.iter().map(Vec::as_slice));
+    let entropies = model.entropies(&batch);
+    let patches = model.patches(&batch, entropies.as_deref(), &lengths);
+    let logits = model.head(&batch, &patches).logits(&model.cx);
+    for (i, alone_entropies, alone_logits) in alone {
+        let (a, b) = (batch.offsets[i], batch.offsets[i + 1]);
+        let widen = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
+        let mut deviation = largest_difference(&logits[a * VOCAB..b * VOCAB], &widen(&alone_logits));
+        if let (Some(packed), Some(alone)) = (&entropies, &alone_entropies) {
+            deviation = deviation.max(largest_difference(&packed[a..b], &widen(alone)));
+        }
+        seen.note(if fused { PACKED_FUSED } else { PACKED }, deviation, &format!("{name} text {i}"));
+    }
+}
+
+/// Whether our patches of a lone text are the reference's. Its trailing zero says that the next byte would start a patch
+/// (only without `max_patch_length`, which drops it).
+fn same_patches(model: &Model, patches: &Patches, theirs: &[f32]) -> bool {
+    let Some(patching) = &model.config.patching else { return true };
+    let next_starts = theirs.last() == Some(&0.0);
+    let lengths = theirs.iter().map(|&l| l as usize).filter(|&l| l > 0);
+    patches.span_lengths(0).eq(lengths)
+        && (patching.max_patch_length.is_some() || patches.next_starts[0] == next_starts)
+}
+
+#[allow(clippy::too_many_arguments)] // What is compared, against what, and where it is noted.
+fn gradients(
+    model: &Model,
+    batch: &Batch,
+    patches: &Patches,
+    text: usize,
+    expected: &Numbers,
+    all: &Numbers,
+    seen: &mut Deviations,
+    place: &str,
+) {
+    let Some(loss) = expected.get(&format!("text{text}.loss")) else {
+        assert_eq!(batch.len(), 1, "{place}: only a text without a byte has no loss");
+        return;
+    };
+    let backend = &model.cx.backend;
+    backend.zero_grads();
+    backend.record(true);
+    let head = model.head(batch, patches);
+    let ours = head.loss(&model.cx, &next_byte_targets(batch, false));
+    let value = backend.to_host(&ours.loss)[0] as f64;
+    seen.note(LOSS, (value - loss[0]).abs() / loss[0].abs(), place);
+    let nats: Vec<f32> = ours.nats[..batch.len() - 1].iter().map(|n| -n).collect();
+    seen.note(LOG_PROBS, largest_difference(&nats, expected.of_text(text, "next_logprobs")), place);
+    backend.backward(&ours.loss);
+    backend.record(false);
+
+    let total = norm(all.0.values().flat_map(|(_, g)| g.iter().copied()));
+    for p in &model.params {
+        let theirs = match text {
+            0 => all.get(&p.name),
+            _ => expected.get(&format!("text{text}.grad.{}", p.name)),
+        };
+        let ours = backend.grad(p.id).unwrap_or_else(|| vec![0.0; p.n_elements()]);
+        let place = format!("{place} {}", p.name);
+        match theirs {
+            Some(theirs) => {
+                assert_eq!(ours.len(), theirs.len(), "{place}");
+                let size = norm(theirs.iter().copied());
+                let difference = norm(ours.iter().zip(theirs).map(|(&a, b)| a as f64 - b));
+                // Where softmax has one key to choose from, what remains of a gradient is rounding on both sides.
+                if size > 1e-6 * total {
+                    seen.note(GRADIENTS, difference / size, &place);
+                } else {
+                    seen.note(DEAD, difference / total, &place);
+                }
+            }
+            None if text == 0 => seen.note(DEAD, norm(ours.iter().map(|&g| g as f64)) / total, &place),
+            None => {}
+        }
+    }
+}
+
+fn paths() -> Vec<Rc<dyn Backend>> {
+    vec![Rc::new(Fused::new()), Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu())]
+}
+
+fn directories(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut found: Vec<PathBuf> =
+        entries.map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()).collect();
+    found.sort();
+    assert!(!found.is_empty(), "{} holds no settings", folder.display());
+    found
+}
+
+/// Runs every directory on every path, prints the largest deviations, and fails if one is too large.
+fn compare_all(dirs: &[PathBuf]) {
+    let mut failed = Vec::new();
+    for index in 0..paths().len() {
+        let mut seen = Deviations::default();
+        let mut path = "";
+        for dir in dirs {
+            let backend = paths().swap_remove(index);
+            path = backend.path();
+            compare(dir, backend, &mut seen);
+        }
+        seen.print(path, dirs.len());
+        failed.push(seen);
+    }
+    failed.iter().for_each(Deviations::check);
+}
+
+#[test]
+fn fixtures_agree_on_both_paths() {
+    let dirs = directories(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity"));
+    assert_eq!(dirs.len(), 3);
+    compare_all(&dirs);
+}
+
+/// `BLT_FUZZ_DIR=DIR cargo test --release -p blt-core --test parity -- --ignored --nocapture`, where DIR is what
+/// `tests/peer/fixtures.py fuzz --out DIR` made.
+#[test]
+#[ignore = "needs BLT_FUZZ_DIR, a folder of random settings made by tests/peer/fixtures.py"]
+fn random_settings_agree_on_both_paths() {
+    let folder = std::env::var_os("BLT_FUZZ_DIR").expect("BLT_FUZZ_DIR names a folder of settings");
+    let dirs = directories(Path::new(&folder));
+    let mut covered: BTreeMap<String, usize> = BTreeMap::new();
+    for dir in &dirs {
+        let meta = std::fs::read(dir.join("meta.json")).unwrap();
+        let meta: serde_json::Value = serde_json::from_slice(&meta).unwrap();
+        for name in meta["covers"].as_array().into_iter().flatten() {
+            *covered.entry(name.as_str().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    for (name, n) in &covered {
+        println!("{name:44} {n}");
+    }
+    compare_all(&dirs);
+}
+
+/// `BLT_EXPORT_DIR=DIR cargo test ... --test parity -- --ignored exports`: writes models as this project initialises them
+/// under DIR, each with its logits beside it, for `tests/peer/check_export.py DIR/NAME DIR/NAME.safetensors`.
+#[test]
+#[ignore = "needs BLT_EXPORT_DIR; the check itself is tests/peer/check_export.py"]
+fn exports_for_the_library() {
+    let folder = PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity");
+    let texts = ["Bytes to patches.\n".repeat(30).into_bytes(), "한국어 🙂".into(), b"x".to_vec(), Vec::new()];
+    for fixture in ["k1_proj_gqa_win", "k2_base", "k4_all_fullattn"] {
+        for variant in ["whole", "outside", "untabled", "split"] {
+            let mut config = HfConfig::read(&fixtures.join(fixture)).unwrap();
+            match variant {
+                "outside" => config.patching = None,
+                "untabled" => config.hash = None,
+                "split" => config.patching.as_mut().unwrap().max_patch_length = Some(3),
+                _ => {}
+            }
+            // Median entropy of an untrained model, so that both sides of the threshold occur.
+            if let Some(p) = &mut config.patching {
+                p.threshold = 5.05;
+            }
+            let model = Model::new(config, Rc::new(Fused::new()));
+            let backend = &model.cx.backend;
+            let of = |name: &str| backend.read_param(model.params.iter().find(|p| p.name == name).unwrap().id);
+            let dir = folder.join(format!("{fixture}-{variant}"));
+            write_directory(&dir, &model.config, of).unwrap();
+            let mut numbers: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+            for (i, text) in texts.iter().enumerate() {
+                let batch = Batch::from_documents([text.as_slice()]);
+                let entropies = model.entropies(&batch);
+                let lengths = std::iter::once(1).chain((1..batch.len()).step_by(4).map(|at| 4.min(batch.len() - at)));
+                let mut lengths: Vec<f32> = lengths.map(|l| l as f32).collect();
+                lengths.push(1.0); // The unseen next byte starts a patch.
+                let patches = model.patches(&batch, entropies.as_deref(), &[lengths.clone()]);
+                let logits = model.head(&batch, &patches).logits(&model.cx);
+                let ids: Vec<f32> = batch.ids.iter().map(|&id| id as f32).collect();
+                numbers.push((format!("text{i}.input_ids"), vec![ids.len()], ids));
+                numbers.push((format!("text{i}.patch_lengths"), vec![lengths.len()], lengths));
+                numbers.push((format!("text{i}.logits"), vec![batch.len(), VOCAB], logits));
+            }
+            let path = folder.join(format!("{fixture}-{variant}.safetensors"));
+            blt_core::checkpoint::write_tensors(&path, &numbers).unwrap();
+            println!("{}", dir.display());
+        }
+    }
+}

@@ -1,2 +1,0 @@
-#[path = "../../../../blt-graph/tests/nodes/mod.rs"]
-mod nodes;

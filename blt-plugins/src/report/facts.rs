@@ -1,0 +1,445 @@
+//! What results.json says, read leniently: what is missing, null or not a number is left out of the report.
+
+use serde_json::Value;
+use std::cmp::Ordering;
+
+/// A paired difference to the baseline in bits per byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    pub bpb: f64,
+    /// Standard error; None where it is not known (one document and one seed).
+    pub se: Option<f64>,
+}
+
+/// What a node of a variant found before training.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where there are several.
+    pub seed: Option<String>,
+    pub node: String,
+    /// Names and values.
+    pub values: Vec<(String, String)>,
+}
+
+/// One variant's numbers. `index` is its place in results.json, which decides its colour and mark in every chart.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    pub index: usize,
+    pub name: String,
+    pub bpb: Option<f64>,
+    /// Standard error of `bpb` over seeds.
+    pub bpb_se: Option<f64>,
+    pub bpb_by: Vec<(String, f64)>,
+    pub bytes: Option<f64>,
+    pub documents: Option<f64>,
+    pub bytes_per_patch: Option<f64>,
+    /// (length in bytes, patches of that length), ascending.
+    pub patch_lengths: Vec<(usize, f64)>,
+    pub flops: Option<f64>,
+    pub entropy_flops: Option<f64>,
+    pub flops_by_node: Vec<(String, f64)>,
+    pub closed_form: Option<f64>,
+    pub parameters: Option<f64>,
+    pub train_rate: Option<f64>,
+    pub evaluate_rate: Option<f64>,
+    pub lookahead: bool,
+    pub metrics: Vec<(String, f64)>,
+    pub prepared: Vec<Found>,
+    pub difference: Option<Difference>,
+}
+
+/// All variants, in the order of results.json.
+#[derive(Clone, Debug)]
+pub struct Results {
+    pub pipeline: String,
+    pub id: String,
+    pub seeds: Vec<String>,
+    pub baseline: Option<String>,
+    pub variants: Vec<Variant>,
+}
+
+fn number(value: &Value, key: &str) -> Option<f64> {
+    value.get(key)?.as_f64().filter(|v| v.is_finite())
+}
+
+fn text(value: &Value, key: &str) -> Option<String> {
+    value.get(key)?.as_str().map(str::to_owned)
+}
+
+fn numbers(value: &Value, key: &str) -> Vec<(String, f64)> {
+    let map = value.get(key).and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_f64().filter(|v| v.is_finite())?))).collect()
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        Value::Null => "–".to_owned(),
+        Value::Number(n) if n.is_f64() => n.as_f64().map_or_else(String::new, |x| significant(x, 6)),
+        other => other.to_string(),
+    }
+}
+
+fn prepared(value: &Value, seed: Option<&str>) -> Vec<Found> {
+    let nodes = value.get("prepared").and_then(Value::as_object);
+    let values = |of_node: &Value| match of_node {
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
+        Value::Null => Vec::new(),
+        other => vec![("value".to_owned(), plain(other))],
+    };
+    let found = |(node, of_node): (&String, &Value)| Found {
+        seed: seed.map(str::to_owned),
+        node: node.clone(),
+        values: values(of_node),
+    };
+    nodes.into_iter().flatten().map(found).filter(|f| !f.values.is_empty()).collect()
+}
+
+impl Variant {
+    fn read(index: usize, name: &str, value: &Value) -> Self {
+        let mut patch_lengths: Vec<(usize, f64)> = numbers(value, "patch_lengths")
+            .into_iter()
+            .filter_map(|(length, count)| Some((length.parse().ok()?, count)))
+            .collect();
+        patch_lengths.sort_by_key(|(length, _)| *length);
+        let by_seed = value.get("seeds").and_then(Value::as_object);
+        let prepared = match by_seed {
+            Some(seeds) => seeds.iter().flat_map(|(seed, of_seed)| prepared(of_seed, Some(seed))).collect(),
+            None => prepared(value, None),
+        };
+        let difference =
+            value.get("difference").and_then(|d| Some(Difference { bpb: number(d, "bpb")?, se: number(d, "se") }));
+        Variant {
+            index,
+            name: name.to_owned(),
+            bpb: number(value, "bpb"),
+            bpb_se: number(value, "bpb_se_seeds"),
+            bpb_by: numbers(value, "bpb_by"),
+            bytes: number(value, "bytes"),
+            documents: number(value, "documents"),
+            bytes_per_patch: number(value, "bytes_per_patch"),
+            patch_lengths,
+            flops: number(value, "flops_per_byte"),
+            entropy_flops: number(value, "entropy_flops_per_byte"),
+            flops_by_node: numbers(value, "flops_by_node"),
+            closed_form: number(value, "closed_form_flops_per_byte"),
+            parameters: number(value, "parameters"),
+            train_rate: number(value, "train_bytes_per_second"),
+            evaluate_rate: number(value, "evaluate_bytes_per_second"),
+            lookahead: value.get("boundary_lookahead").and_then(Value::as_bool).unwrap_or(false),
+            metrics: numbers(value, "metrics"),
+            prepared,
+            difference,
+        }
+    }
+}
+
+/// Fewest bits per byte first; what was not evaluated last.
+fn by_bpb(a: &&Variant, b: &&Variant) -> Ordering {
+    match (a.bpb, b.bpb) {
+        (Some(x), Some(y)) => x.total_cmp(&y),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    }
+}
+
+impl Results {
+    pub fn read(value: &Value) -> Self {
+        let variants = value.get("variants").and_then(Value::as_object);
+        let variants = variants.into_iter().flatten().enumerate();
+        let mut seeds: Vec<String> =
+            value.get("seeds").and_then(Value::as_array).into_iter().flatten().map(Value::to_string).collect();
+        if seeds.is_empty() {
+            seeds.extend(value.get("seed").filter(|s| !s.is_null()).map(Value::to_string));
+        }
+        Results {
+            pipeline: text(value, "pipeline").unwrap_or_else(|| "pipeline".to_owned()),
+            id: text(value, "id").unwrap_or_default(),
+            seeds,
+            baseline: text(value, "baseline"),
+            variants: variants.map(|(index, (name, value))| Variant::read(index, name, value)).collect(),
+        }
+    }
+
+    /// The variants that are ranked, fewest bits per byte first: evaluated, and patched without looking ahead.
+    pub fn ranked(&self) -> Vec<&Variant> {
+        let mut ranked: Vec<&Variant> = self.variants.iter().filter(|v| v.bpb.is_some() && !v.lookahead).collect();
+        ranked.sort_by(by_bpb);
+        ranked
+    }
+
+    /// The evaluated variants whose borders look ahead, fewest bits per byte first.
+    pub fn looking_ahead(&self) -> Vec<&Variant> {
+        let mut apart: Vec<&Variant> = self.variants.iter().filter(|v| v.bpb.is_some() && v.lookahead).collect();
+        apart.sort_by(by_bpb);
+        apart
+    }
+
+    /// The variants without bits per byte.
+    pub fn not_evaluated(&self) -> Vec<&Variant> {
+        self.variants.iter().filter(|v| v.bpb.is_none()).collect()
+    }
+
+    pub fn is_baseline(&self, variant: &Variant) -> bool {
+        self.baseline.as_deref() == Some(&variant.name)
+    }
+
+    /// The baseline, where it was evaluated.
+    pub fn baseline(&self) -> Option<&Variant> {
+        self.variants.iter().find(|v| self.is_baseline(v) && v.bpb.is_some())
+    }
+
+    /// Standard error of the difference of two variants, if one is known.
+    ///
+    /// Only differences to the baseline are paired. For two variants that both differ from it, the errors are added as if they
+    /// were independent; as both share the baseline's noise they are not, so this is rather too large than too small.
+    pub fn standard_error(&self, a: &Variant, b: &Variant) -> Option<f64> {
+        let of = |v: &Variant| match self.is_baseline(v) {
+            true => Some(0.0),
+            false => v.difference.and_then(|d| d.se),
+        };
+        let known = of(a).zip(of(b)).or_else(|| a.bpb_se.zip(b.bpb_se));
+        known.map(|(x, y)| x.hypot(y))
+    }
+
+    /// None where no standard error is known; else whether the two lie further apart than two of them.
+    pub fn order_is_certain(&self, a: &Variant, b: &Variant) -> Option<bool> {
+        let (x, y) = a.bpb.zip(b.bpb)?;
+        Some((x - y).abs() > 2.0 * self.standard_error(a, b)?)
+    }
+
+    /// What a reader of the table has to know: which order is not certain, and why some variants stand apart.
+    pub fn notes(&self) -> Vec<String> {
+        let ranked = self.ranked();
+        let mut notes = Vec::new();
+        let mut known = false;
+        let mut first = 0;
+        // Runs of neighbours, each within two standard errors of the next.
+        for i in 1..=ranked.len() {
+            let certain = (i < ranked.len()).then(|| self.order_is_certain(ranked[i - 1], ranked[i])).flatten();
+            known |= certain.is_some();
+            if certain == Some(false) {
+                continue;
+            }
+            match &ranked[first..i] {
+                [a, b] => {
+                    let apart = a.bpb.zip(b.bpb).map_or(f64::NAN, |(x, y)| (x - y).abs());
+                    let two = 2.0 * self.standard_error(a, b).unwrap_or(f64::NAN);
+                    notes.push(format!(
+                        "The order of {} and {} is not certain: they are {apart:.4} bits per byte apart, and two standard errors are {two:.4}.",
+                        a.name, b.name
+                    ));
+                }
+                [best, .., worst] => notes.push(format!(
+                    "The order of ranks {} to {}, {} to {}, is not certain: each is within two standard errors of the next.",
+                    first + 1,
+                    i,
+                    best.name,
+                    worst.name
+                )),
+                _ => {}
+            }
+            first = i;
+        }
+        if ranked.len() > 1 && !known {
+            notes.push("No standard errors are known, so how certain the order is cannot be said.".to_owned());
+        } else if known && self.seeds.len() < 2 {
+            notes.push(
+                "Standard errors are over documents alone, with one seed: training again with another seed may move a result by more."
+                    .to_owned(),
+            );
+        }
+        if let Some(name) = &self.baseline
+            && self.baseline().is_none()
+        {
+            notes.push(format!("The baseline {name} was not evaluated, so there are no differences to it."));
+        }
+        let apart: Vec<&str> = self.variants.iter().filter(|v| v.lookahead).map(|v| v.name.as_str()).collect();
+        if !apart.is_empty() {
+            notes.push(format!("Not ranked: {}. {LOOKAHEAD}", listed(&apart)));
+        }
+        notes
+    }
+
+    /// Ranked variants that no other ranked variant beats in both bits and FLOPs per byte, cheapest first.
+    pub fn frontier(&self) -> Vec<&Variant> {
+        let priced: Vec<(&Variant, f64, f64)> =
+            self.ranked().into_iter().filter_map(|v| Some((v, v.bpb?, v.flops?))).collect();
+        let beaten =
+            |bpb: f64, flops: f64| priced.iter().any(|&(_, b, f)| b <= bpb && f <= flops && (b < bpb || f < flops));
+        let mut frontier: Vec<_> = priced.iter().filter(|&&(_, b, f)| !beaten(b, f)).collect();
+        frontier.sort_by(|x, y| x.2.total_cmp(&y.2));
+        frontier.into_iter().map(|(v, _, _)| *v).collect()
+    }
+
+    /// The result in a few plain sentences.
+    pub fn summary(&self) -> String {
+        let ranked = self.ranked();
+        let Some(best) = ranked.first() else {
+            return match self.looking_ahead().first() {
+                Some(best) => format!(
+                    "No variant can be ranked: the borders of all that were evaluated look ahead. The fewest bits per byte are those of {}: {:.4}.",
+                    best.name,
+                    best.bpb.unwrap_or(f64::NAN)
+                ),
+                None => "No variant was evaluated, so there are no bits per byte to compare.".to_owned(),
+            };
+        };
+        let bpb = best.bpb.unwrap_or(f64::NAN);
+        let mut read = String::new();
+        if let (Some(bytes), Some(documents)) = (best.bytes, best.documents) {
+            let noun = if documents == 1.0 { "document" } else { "documents" };
+            read = format!(" on {} bytes of {} {noun}", grouped(bytes), grouped(documents));
+        }
+        let mut said = match ranked.len() {
+            1 => format!("{} reaches {bpb:.4} bits per byte{read}.", best.name),
+            n => format!("Of {n} ranked variants, {} has the fewest bits per byte: {bpb:.4}{read}.", best.name),
+        };
+        let difference = |v: &Variant| {
+            let d = v.difference?;
+            let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4} (standard error)"));
+            Some(format!("{:.4}{se} bits per byte {}", d.bpb.abs(), if d.bpb > 0.0 { "more" } else { "fewer" }))
+        };
+        if self.is_baseline(best) {
+            said += " It is the baseline";
+            said += &match ranked.get(1).and_then(|next| Some((next, difference(next)?))) {
+                Some((next, difference)) => format!("; the next, {}, has {difference}.", next.name),
+                None => ".".to_owned(),
+            };
+        } else if let (Some(baseline), Some(difference)) = (self.baseline(), difference(best)) {
+            said += &format!(" That is {difference} than the baseline, {}.", baseline.name);
+        }
+        if let Some(next) = ranked.get(1)
+            && self.order_is_certain(best, next) == Some(false)
+        {
+            said += &format!(
+                " Its lead over {} is within two standard errors, so the first place is not certain.",
+                next.name
+            );
+        }
+        if let Some(flops) = best.flops {
+            said += &format!(" A byte costs it {} MFLOP forward", mega(flops));
+            if let Some(entropy) = best.entropy_flops.filter(|&e| e > 0.0) {
+                said += &format!(", {} of them in the entropy model", mega(entropy));
+            }
+            said += ".";
+        }
+        let frontier = self.frontier();
+        if ranked.len() > 1 && !frontier.is_empty() {
+            let names: Vec<&str> = frontier.iter().map(|v| v.name.as_str()).collect();
+            said += &match names.len() {
+                1 => format!(" No other ranked variant has fewer bits, or fewer FLOPs, than {}.", names[0]),
+                _ => format!(
+                    " For the compute, from the cheapest up, {} are not beaten: no ranked variant has fewer bits for as few FLOPs.",
+                    listed(&names)
+                ),
+            };
+        }
+        said
+    }
+}
+
+/// Why variants with lookahead stand apart.
+pub const LOOKAHEAD: &str = "Patch borders that depend on later bytes give each prediction a hint of what follows. Such patches cannot generate text, and these bits per byte do not compare with the others'.";
+
+/// `a, b and c`.
+pub fn listed(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// A whole number with commas between thousands.
+pub fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    if value <= -0.5 { format!("-{out}") } else { out }
+}
+
+/// Millions, to three digits or so.
+pub fn mega(flops: f64) -> String {
+    let value = flops / 1e6;
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        v if v < 0.0995 => format!("{value:.4}"),
+        v if v < 9.995 => format!("{value:.3}"),
+        v if v < 99.95 => format!("{value:.2}"),
+        v if v < 999.5 => format!("{value:.1}"),
+        _ => grouped(value),
+    }
+}
+
+/// A number to so many significant digits, without trailing zeros.
+pub fn significant(value: f64, digits: i32) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}");
+    }
+    let magnitude = value.abs().log10().floor() as i32;
+    if !(-5..9).contains(&magnitude) {
+        return format!("{value:.3e}");
+    }
+    let text = format!("{value:.*}", (digits - 1 - magnitude).max(0) as usize);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// Columns that a character takes in a terminal, roughly: two for East Asian scripts and pictures.
+pub fn columns(text: &str) -> usize {
+    let wide = |c: char| matches!(c as u32, 0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F | 0xFF00..=0xFF60 | 0x1F300..=0x1FAFF | 0x20000..=0x3FFFD);
+    text.chars().map(|c| if wide(c) { 2 } else { 1 }).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!(
+            [0.0, 999.4, 1000.0, 1234567.0, -1234.0, -0.2].map(grouped),
+            ["0", "999", "1,000", "1,234,567", "-1,234", "0"]
+        );
+        assert_eq!(
+            [0.0, 4e4, 5.2e5, 1.23456e7, 1.5e8, 2e9].map(mega),
+            ["0", "0.0400", "0.520", "12.35", "150.0", "2,000"]
+        );
+        assert_eq!(
+            [0.71234, 100.0, 0.0, 1.5e-7, 12345678.0].map(|x| significant(x, 4)),
+            ["0.7123", "100", "0", "1.500e-7", "12345678"]
+        );
+        assert_eq!((columns("abc"), columns("한국")), (3, 4));
+        assert_eq!((listed(&["a"]), listed(&["a", "b", "c"])), ("a".to_owned(), "a, b and c".to_owned()));
+    }
+
+    #[test]
+    fn only_variants_that_another_beats_in_both_are_off_the_frontier() {
+        let of = |bpb: f64, flops: f64| serde_json::json!({"bpb": bpb, "flops_per_byte": flops});
+        let results = serde_json::json!({"variants": {"dear": of(2.0, 9.0), "cheap": of(3.0, 1.0), "beaten": of(3.0, 2.0), "middle": of(2.5, 4.0)}});
+        let results = Results::read(&results);
+        let names: Vec<&str> = results.frontier().iter().map(|v| v.name.as_str()).collect();
+        assert_eq!(names, ["cheap", "middle", "dear"]);
+    }
+
+    #[test]
+    fn errors_of_two_that_are_paired_to_a_third_add_up() {
+        let of = |bpb: f64, se: f64| serde_json::json!({"bpb": bpb, "difference": {"bpb": 0.1, "se": se}});
+        let results = serde_json::json!({"baseline": "b", "variants": {"b": {"bpb": 2.0}, "x": of(2.1, 0.03), "y": of(2.21, 0.04), "z": {"bpb": 2.3}}});
+        let results = Results::read(&results);
+        let [b, x, y, z] = results.variants.as_slice() else { panic!("four variants") };
+        assert_eq!(results.standard_error(b, x), Some(0.03));
+        assert!((results.standard_error(x, y).unwrap() - 0.05).abs() < 1e-12);
+        assert_eq!((results.order_is_certain(b, x), results.order_is_certain(b, y)), (Some(true), Some(true)));
+        assert_eq!((results.order_is_certain(x, y), results.order_is_certain(y, z)), (Some(true), None));
+    }
+}

@@ -1,0 +1,399 @@
+//! From a run's facts to the page: which charts there are, and what goes into them.
+
+use super::facts::{Found, Results, Variant, columns, listed, mega};
+use super::sample::{self, SHADES, Sample};
+use super::svg::{self, Bar, Line, LinePoint, Look, Part, Point};
+use super::{ReportError, ReportInput, table};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, Value, context};
+use std::collections::BTreeMap;
+
+/// Nodes that get a colour of their own in the chart of FLOPs; the cheaper rest is one.
+const NODE_COLOURS: usize = 8;
+
+/// Renders the report: a whole HTML document.
+///
+/// # Errors
+/// Only if the template itself is at fault; missing results are left out.
+pub fn html(input: &ReportInput) -> Result<String, ReportError> {
+    let results = Results::read(&input.results);
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.add_template("report", include_str!("template.html"))?;
+    let context = context! {
+        pipeline => results.pipeline.as_str(),
+        id => results.id.as_str(),
+        seeds => results.seeds.join(", "),
+        n_seeds => results.seeds.len(),
+        summary => results.summary(),
+        notes => results.notes(),
+        ranking => ranking(&results),
+        legend => legend(&results),
+        scatters => scatters(&results),
+        curves => curves(&results, &input.metrics),
+        domains => domains(&results),
+        lengths => lengths(&results),
+        samples => samples(&results, &input.samples),
+        metrics => metrics(&results),
+        flops => flops(&results),
+        prepared => prepared(&results),
+        facts => input.facts.iter().map(|(name, value)| context! { name => name, value => value }).collect::<Vec<_>>(),
+        written => input.pipeline.as_str(),
+        resolved => input.resolved.as_str(),
+    };
+    Ok(environment.get_template("report")?.render(context)?)
+}
+
+fn look(variant: &Variant) -> Look {
+    Look { index: variant.index, hollow: variant.lookahead }
+}
+
+fn safe(html: String) -> Value {
+    Value::from_safe_string(html)
+}
+
+fn named(variant: &Variant) -> Value {
+    context! { swatch => safe(look(variant).swatch()), name => variant.name.as_str(), lookahead => variant.lookahead }
+}
+
+fn legend(results: &Results) -> Vec<Value> {
+    results.variants.iter().map(named).collect()
+}
+
+fn ranking(results: &Results) -> Value {
+    let used = table::used(results, true);
+    let row = |rank: Option<usize>, v: &Variant| {
+        context! {
+            rank => rank,
+            variant => named(v),
+            baseline => results.is_baseline(v),
+            // A proper minus sign is as wide as a plus, so that columns of differences line up.
+            cells => table::cells(results, v, &used).into_iter().map(|c| c.replace('-', "−")).collect::<Vec<_>>(),
+        }
+    };
+    let all = |variants: Vec<&Variant>| variants.into_iter().map(|v| row(None, v)).collect::<Vec<_>>();
+    context! {
+        columns => used.iter().map(|c| context! { title => c.title, about => c.about }).collect::<Vec<_>>(),
+        width => used.len() + 2,
+        ranked => results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect::<Vec<_>>(),
+        looking_ahead => all(results.looking_ahead()),
+        not_evaluated => all(results.not_evaluated()),
+    }
+}
+
+/// Bits per byte against what they cost.
+fn scatters(results: &Results) -> Vec<Value> {
+    let against = |slug: &str, title: &str, x_title: &str, of: fn(&Variant) -> Option<f64>| {
+        let point = |v: &Variant| {
+            let error = v.bpb_se.filter(|e| *e > 0.0);
+            Some(Point { look: look(v), name: v.name.clone(), x: of(v)?, y: v.bpb?, error })
+        };
+        let points: Vec<Point> = results.variants.iter().filter_map(point).collect();
+        let svg = svg::scatter(slug, title, x_title, "bits per byte (lower is better)", &points)?;
+        let errors = points.iter().any(|p| p.error.is_some());
+        Some(
+            context! { title => title, svg => safe(svg), errors => errors, hollow => points.iter().any(|p| p.look.hollow) },
+        )
+    };
+    let size = against("patch", "Bits per byte against patch size", "bytes per patch", |v| v.bytes_per_patch);
+    let compute = "MFLOP per byte, the entropy model's included";
+    let compute = against("compute", "Bits per byte against compute", compute, |v| Some(v.flops? / 1e6));
+    size.into_iter().chain(compute).collect()
+}
+
+/// One seed's curve of one variant: (bytes or steps, bits per byte).
+type Curve = Vec<(f64, f64)>;
+
+/// Loss curves, a chart for each goal, that of the last training first.
+fn curves(results: &Results, lines: &[serde_json::Value]) -> Vec<Value> {
+    let in_bytes = lines.iter().filter(|l| l.get("bpb").is_some()).all(|l| l.get("bytes").is_some());
+    // Goal by goal in the order in which they were trained first; of each, variant and seed.
+    let mut goals: Vec<(String, u64)> = Vec::new();
+    let mut curves: BTreeMap<(String, String, String), (Curve, f64)> = BTreeMap::new();
+    for line in lines {
+        let of = |key: &str| line.get(key).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
+        let (Some(goal), Some(bpb)) = (line.get("goal").and_then(|g| g.as_str()), of("bpb")) else { continue };
+        let Some(at) = of(if in_bytes { "bytes" } else { "step" }) else { continue };
+        let run_step = line.get("run_step").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        match goals.iter_mut().find(|(g, _)| g == goal) {
+            Some((_, last)) => *last = run_step.max(*last),
+            None => goals.push((goal.to_owned(), run_step)),
+        }
+        let variant = line.get("variant").and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        let seed = line.get("seed").map(ToString::to_string).unwrap_or_default();
+        let (curve, offset) = curves.entry((goal.to_owned(), variant, seed)).or_default();
+        // A second training of the same goal goes on where the first ended.
+        if let Some((last, _)) = curve.last()
+            && at + *offset <= *last
+        {
+            *offset = *last;
+        }
+        curve.push((at + *offset, bpb));
+    }
+    goals.sort_by_key(|(_, run_step)| std::cmp::Reverse(*run_step));
+    let chart = |(n, (goal, _)): (usize, &(String, u64))| {
+        let mut groups: Vec<(Vec<&Variant>, Vec<&Curve>)> = Vec::new();
+        for variant in &results.variants {
+            let of_variant = curves.iter().filter(|((g, v, _), _)| g == goal && *v == variant.name);
+            let of_variant: Vec<&Curve> = of_variant.map(|(_, (curve, _))| curve).collect();
+            if of_variant.is_empty() {
+                continue;
+            }
+            // Variants share what they have in common: an entropy model that was trained once is one line.
+            match groups.iter_mut().find(|(_, have)| *have == of_variant) {
+                Some((names, _)) => names.push(variant),
+                None => groups.push((vec![variant], of_variant)),
+            }
+        }
+        let all_in_one = groups.len() == 1 && results.variants.len() > 1 && groups[0].0.len() == results.variants.len();
+        let scale = if in_bytes { 1e-6 } else { 1.0 };
+        let drawn: Vec<Line> = groups
+            .iter()
+            .map(|(variants, curves)| Line {
+                look: look(variants[0]),
+                name: listed(&variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>()),
+                points: over_seeds(curves, scale),
+            })
+            .collect();
+        let x_title = if in_bytes { "bytes trained on (MB)" } else { "step" };
+        let title = format!("Training loss of {goal}");
+        let svg = svg::lines(&format!("curve-{n}"), &title, x_title, "bits per byte", &drawn)?;
+        let seeds = groups.iter().map(|(_, curves)| curves.len()).max().unwrap_or(1);
+        Some(context! {
+            goal => goal.as_str(),
+            svg => safe(svg),
+            seeds => seeds,
+            legend => drawn.iter().zip(&groups).map(|(line, (variants, _))| context! {
+                swatch => safe(line.look.swatch()),
+                name => if all_in_one { "all variants" } else { line.name.as_str() },
+                shared => variants.len() > 1 && !all_in_one,
+                lookahead => line.look.hollow,
+            }).collect::<Vec<_>>(),
+        })
+    };
+    goals.iter().enumerate().filter_map(chart).collect()
+}
+
+/// Mean, lowest and highest over seeds, for as long as all have points.
+fn over_seeds(curves: &[&Curve], scale: f64) -> Vec<LinePoint> {
+    let length = curves.iter().map(|c| c.len()).min().unwrap_or(0);
+    let at = |i: usize| {
+        let values = || curves.iter().map(|c| c[i].1);
+        let mean = values().sum::<f64>() / curves.len() as f64;
+        (curves[0][i].0 * scale, mean, values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max))
+    };
+    (0..length).map(at).collect()
+}
+
+/// A small chart of bars for each domain, on one scale.
+fn domains(results: &Results) -> Vec<Value> {
+    let mut names: Vec<&String> = Vec::new();
+    for (name, _) in results.variants.iter().flat_map(|v| &v.bpb_by) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let full = results.variants.iter().flat_map(|v| &v.bpb_by).map(|(_, b)| *b).fold(0.0, f64::max);
+    let chart = |(n, domain): (usize, &&String)| {
+        let bar = |v: &Variant| {
+            let (_, bpb) = v.bpb_by.iter().find(|(name, _)| name == *domain)?;
+            let class = format!("f c{}{}", look(v).colour(), if v.lookahead { " hollow" } else { "" });
+            let part = Part { class, title: format!("{bpb:.4} bits per byte"), length: *bpb };
+            Some(Bar { look: look(v), name: v.name.clone(), parts: vec![part], value: format!("{bpb:.3}") })
+        };
+        let bars: Vec<Bar> = results.variants.iter().filter_map(bar).collect();
+        let described: Vec<String> = bars.iter().map(|b| format!("{}: {}", b.name, b.value)).collect();
+        let title = format!("Bits per byte on {domain}");
+        let svg = svg::bars(&format!("domain-{n}"), &title, &described.join("; "), 340.0, full, &bars)?;
+        Some(context! { name => domain.as_str(), svg => safe(svg) })
+    };
+    names.iter().enumerate().filter_map(chart).collect()
+}
+
+/// The distribution of patch lengths of each variant, on one axis of lengths.
+fn lengths(results: &Results) -> Vec<Value> {
+    // As far as the longest variant's 99.5 %; what is longer is counted into the last bar.
+    let reach = |v: &Variant| {
+        let total: f64 = v.patch_lengths.iter().map(|(_, count)| count).sum();
+        let mut seen = 0.0;
+        let cut = v.patch_lengths.iter().find(|(_, count)| {
+            seen += count;
+            seen >= 0.995 * total
+        });
+        cut.map_or(0, |(length, _)| *length)
+    };
+    let longest = results.variants.iter().map(reach).max().unwrap_or(0).clamp(1, 256);
+    let chart = |v: &Variant| {
+        let total: f64 = v.patch_lengths.iter().map(|(_, count)| count).sum();
+        let mut shares = vec![0.0; longest];
+        for (length, count) in v.patch_lengths.iter().filter(|(length, _)| *length > 0) {
+            shares[(length - 1).min(longest - 1)] += count / total;
+        }
+        let open_ended = v.patch_lengths.iter().any(|(length, _)| *length > longest);
+        let title = format!("Patch lengths of {}", v.name);
+        let svg =
+            svg::histogram(&format!("lengths-{}", v.index), &title, look(v), &shares, open_ended, v.bytes_per_patch)?;
+        Some(context! {
+            variant => named(v),
+            svg => safe(svg),
+            mean => v.bytes_per_patch.map(|m| format!("{m:.2}")),
+            longest => v.patch_lengths.iter().rev().find(|(_, count)| *count > 0.0).map(|(length, _)| *length),
+        })
+    };
+    results.variants.iter().filter_map(chart).collect()
+}
+
+/// Sample texts group by group, each under every variant; variants that show the same share a line.
+fn samples(results: &Results, samples: &BTreeMap<String, Vec<Sample>>) -> Value {
+    let of_variant = || {
+        let have = results.variants.iter().filter_map(|v| Some((v, samples.get(&v.name)?)));
+        have.flat_map(|(v, list)| list.iter().map(move |s| (v, s)))
+    };
+    let worth = |s: &Sample| !s.bytes.is_empty() && (s.starts.is_some() || s.entropies.is_some());
+    // The groups in which there is something to see.
+    let mut texts: Vec<&Sample> = Vec::new();
+    for (_, sample) in of_variant().filter(|(_, s)| worth(s)) {
+        if !texts.iter().any(|t| t.same_text(sample)) {
+            texts.push(sample);
+        }
+    }
+    let highest = of_variant().filter_map(|(_, s)| s.entropies.as_ref()).flatten().copied();
+    let highest = highest.filter(|e| e.is_finite()).fold(0.0, f32::max);
+    let top = if highest > 0.0 { (highest * 2.0).ceil() / 2.0 } else { 0.0 };
+    let text = |sample: &&Sample| {
+        let same = || of_variant().filter(|(_, s)| s.same_text(sample));
+        let lender = same().find(|(_, s)| s.entropies.is_some());
+        let mut shown: Vec<(Vec<&Variant>, &Sample, Option<&Variant>)> = Vec::new();
+        for (variant, own) in same() {
+            let borrowed = if own.entropies.is_none() { lender.map(|(from, _)| from) } else { None };
+            let alike = |(_, other, _): &&mut (Vec<&Variant>, &Sample, Option<&Variant>)| {
+                other.starts == own.starts && other.entropies == own.entropies
+            };
+            match shown.iter_mut().find(alike) {
+                Some((variants, _, _)) => variants.push(variant),
+                None => shown.push((vec![variant], own, borrowed)),
+            }
+        }
+        let block = |(variants, own, borrowed): (Vec<&Variant>, &Sample, Option<&Variant>)| {
+            let entropies = own.entropies.as_ref().or(lender.and_then(|(_, s)| s.entropies.as_ref()));
+            let starts = own.starts.as_deref().unwrap_or(&[]);
+            let all = variants.len() > 1 && variants.len() == results.variants.len();
+            context! {
+                all => all.then_some(variants.len()),
+                variants => variants.iter().map(|v| named(v)).collect::<Vec<_>>(),
+                patches => own.starts.as_ref().map(Vec::len),
+                mean => own.mean_patch().map(|m| format!("{m:.1}")),
+                borrowed => borrowed.map(|v| v.name.as_str()),
+                shaded => entropies.is_some(),
+                html => safe(sample::html(&own.bytes, starts, entropies.map(Vec::as_slice), top)),
+            }
+        };
+        context! {
+            group => sample.group.as_deref().unwrap_or("sample"),
+            row => sample.row,
+            bytes => sample.bytes.len(),
+            blocks => shown.into_iter().map(block).collect::<Vec<_>>(),
+        }
+    };
+    context! {
+        texts => texts.iter().map(text).collect::<Vec<_>>(),
+        top => (top > 0.0).then(|| format!("{top}")),
+        shades => (0..SHADES).collect::<Vec<_>>(),
+    }
+}
+
+fn metrics(results: &Results) -> Value {
+    let (names, rows) = table::metrics(results);
+    context! {
+        names => names,
+        rows => rows.into_iter().map(|(v, cells)| context! { variant => named(v), cells => cells }).collect::<Vec<_>>(),
+    }
+}
+
+/// FLOPs per byte by node, a stacked bar for each variant.
+fn flops(results: &Results) -> Value {
+    let mut totals: Vec<(&String, f64)> = Vec::new();
+    for (node, flops) in results.variants.iter().flat_map(|v| &v.flops_by_node) {
+        match totals.iter_mut().find(|(name, _)| *name == node) {
+            Some((_, most)) => *most = most.max(*flops),
+            None => totals.push((node, *flops)),
+        }
+    }
+    totals.retain(|(_, most)| *most > 0.0);
+    let mut dearest: Vec<(&String, f64)> = totals.clone();
+    dearest.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let cheap = dearest.len() > NODE_COLOURS;
+    dearest.truncate(if cheap { NODE_COLOURS - 1 } else { NODE_COLOURS });
+    // In the bars nodes keep the order in which they are listed, the cheap rest last.
+    let own: Vec<&String> = totals.iter().map(|(n, _)| *n).filter(|n| dearest.iter().any(|(d, _)| d == n)).collect();
+    let total = |v: &Variant| v.flops_by_node.iter().map(|(_, f)| f).sum::<f64>();
+    let full = results.variants.iter().map(total).fold(0.0, f64::max);
+    let bar = |v: &Variant| {
+        let of = |node: &String| v.flops_by_node.iter().find(|(n, _)| n == node).map_or(0.0, |(_, f)| *f);
+        let part = |i: usize, name: &str, length: f64| {
+            let class = format!("n n{i}");
+            Part { class, title: format!("{name}: {} MFLOP per byte", mega(length)), length }
+        };
+        let mut parts: Vec<Part> = own.iter().enumerate().map(|(i, n)| part(i, n, of(n))).collect();
+        let rest = total(v) - parts.iter().map(|p| p.length).sum::<f64>();
+        if cheap {
+            parts.push(part(NODE_COLOURS - 1, "other nodes", rest.max(0.0)));
+        }
+        parts.retain(|p| p.length > 0.0);
+        Bar { look: look(v), name: v.name.clone(), value: mega(total(v)), parts }
+    };
+    let bars: Vec<Bar> = results.variants.iter().filter(|v| !v.flops_by_node.is_empty()).map(bar).collect();
+    let described: Vec<String> = bars
+        .iter()
+        .map(|b| format!("{}: {}", b.name, b.parts.iter().map(|p| p.title.as_str()).collect::<Vec<_>>().join(", ")))
+        .collect();
+    // As wide as the text below it on a large screen, and yet readable on a small one.
+    let width = 560.0 + 4.0 * bars.iter().map(|b| columns(&b.name)).max().unwrap_or(0).min(20) as f64;
+    let svg = svg::bars("flops", "MFLOP per byte by node", &described.join("; "), width, full, &bars);
+    let mut legend: Vec<&str> = own.iter().map(|n| n.as_str()).collect();
+    if cheap {
+        legend.push("other nodes");
+    }
+    context! {
+        svg => svg.map(safe),
+        legend => legend.iter().enumerate().map(|(i, name)| context! { i => i, name => *name }).collect::<Vec<_>>(),
+    }
+}
+
+/// What nodes found before training: thresholds, vocabularies.
+fn prepared(results: &Results) -> Value {
+    let mut keys: Vec<&String> = Vec::new();
+    let rows = || results.variants.iter().flat_map(|v| v.prepared.iter().map(move |p| (v, p)));
+    for (key, _) in rows().flat_map(|(_, found)| &found.values) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    let row = |(v, found): (&Variant, &Found)| {
+        let cell = |key: &&String| {
+            let value = found.values.iter().find(|(k, _)| k == *key);
+            // Lists and tables of numbers can be long; the file has them whole.
+            value.map_or_else(|| "–".to_owned(), |(_, v)| svg::shortened(v, 60))
+        };
+        context! {
+            variant => named(v),
+            seed => found.seed.as_deref(),
+            node => found.node.as_str(),
+            cells => keys.iter().map(cell).collect::<Vec<_>>(),
+        }
+    };
+    let seeds = rows().any(|(_, found)| found.seed.is_some());
+    context! { seeds => seeds, keys => keys.iter().map(|k| k.replace('_', " ")).collect::<Vec<_>>(), rows => rows().map(row).collect::<Vec<_>>() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_averaged_for_as_long_as_all_have_points() {
+        let (a, b) = (vec![(1.0, 4.0), (2.0, 3.0)], vec![(1.0, 2.0)]);
+        assert_eq!(over_seeds(&[&a, &b], 1.0), [(1.0, 3.0, 2.0, 4.0)]);
+    }
+}

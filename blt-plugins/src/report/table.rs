@@ -1,0 +1,197 @@
+//! The closing table: what the terminal shows when a run ends, and the same rows for the page.
+
+use super::facts::{Results, Variant, columns, grouped, mega, significant};
+use serde_json::Value;
+
+/// A column: its title, and a variant's cell where there is a value.
+pub struct Column {
+    pub title: &'static str,
+    /// What the title means, at more length.
+    pub about: &'static str,
+    pub cells: fn(&Results, &Variant) -> Option<String>,
+    /// Only on the page; a terminal is too narrow.
+    pub page_only: bool,
+}
+
+fn difference(results: &Results, variant: &Variant) -> Option<String> {
+    if results.is_baseline(variant) {
+        return Some("baseline".to_owned());
+    }
+    let d = variant.difference?;
+    let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4}"));
+    Some(format!("{:+.4}{se}", d.bpb))
+}
+
+/// All columns, in order.
+pub const COLUMNS: &[Column] = &[
+    Column {
+        title: "bits/byte",
+        about: "bits per byte on held-out documents; fewer is better",
+        cells: |_, v| v.bpb.map(|x| format!("{x:.4}")),
+        page_only: false,
+    },
+    Column {
+        title: "± seeds",
+        about: "standard error of bits per byte over seeds",
+        cells: |_, v| v.bpb_se.map(|x| format!("{x:.4}")),
+        page_only: true,
+    },
+    Column {
+        title: "difference ± s.e.",
+        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document, with its standard error",
+        cells: difference,
+        page_only: false,
+    },
+    Column {
+        title: "bytes/patch",
+        about: "mean length of a patch, as realised on the held-out documents",
+        cells: |_, v| v.bytes_per_patch.map(|x| format!("{x:.2}")),
+        page_only: false,
+    },
+    Column {
+        title: "MFLOP/byte",
+        about: "millions of floating-point operations per byte, forward, counted from the executed shapes, with the entropy model's",
+        cells: |_, v| v.flops.map(mega),
+        page_only: false,
+    },
+    Column {
+        title: "of it entropy model",
+        about: "the part of MFLOP/byte that only serves to find patch borders",
+        cells: |r, v| v.entropy_flops.filter(|_| r.variants.iter().any(|v| v.entropy_flops > Some(0.0))).map(mega),
+        page_only: false,
+    },
+    Column {
+        title: "closed form",
+        about: "MFLOP/byte by the paper's closed formula, for the model without the entropy model",
+        cells: |_, v| v.closed_form.map(mega),
+        page_only: true,
+    },
+    Column {
+        title: "train bytes/s",
+        about: "bytes per second of the last training step",
+        cells: |_, v| v.train_rate.map(grouped),
+        page_only: false,
+    },
+    Column {
+        title: "evaluate bytes/s",
+        about: "bytes per second of evaluation",
+        cells: |_, v| v.evaluate_rate.map(grouped),
+        page_only: true,
+    },
+    Column {
+        title: "parameters",
+        about: "parameters of all that the loss depends on, the entropy model's included",
+        cells: |_, v| v.parameters.map(grouped),
+        page_only: false,
+    },
+];
+
+/// The columns that at least one variant has a value for.
+pub fn used(results: &Results, page: bool) -> Vec<&'static Column> {
+    let has = |c: &&Column| {
+        let baseline_only =
+            c.title.starts_with("difference") && results.variants.iter().all(|v| v.difference.is_none());
+        !baseline_only && results.variants.iter().any(|v| (c.cells)(results, v).is_some())
+    };
+    COLUMNS.iter().filter(|c| page || !c.page_only).filter(has).collect()
+}
+
+/// A variant's cells; a dash where there is no value.
+pub fn cells(results: &Results, variant: &Variant, of: &[&Column]) -> Vec<String> {
+    of.iter().map(|c| (c.cells)(results, variant).unwrap_or_else(|| "–".to_owned())).collect()
+}
+
+/// The closing table for a terminal: ranked variants by bits per byte, then those whose patch borders look ahead, apart and without
+/// a rank, then those that were not evaluated; below, what a reader has to know. Ends without a newline.
+pub fn table(results: &Value) -> String {
+    let results = Results::read(results);
+    if results.variants.is_empty() {
+        return "no variant left results".to_owned();
+    }
+    let used = used(&results, false);
+    let header: Vec<String> =
+        ["", "variant"].into_iter().chain(used.iter().map(|c| c.title)).map(str::to_owned).collect();
+    let row = |rank: Option<usize>, v: &Variant| {
+        let mark = if results.is_baseline(v) { " *" } else { "" };
+        let mut row = vec![rank.map_or_else(String::new, |r| r.to_string()), format!("{}{mark}", v.name)];
+        row.extend(cells(&results, v, &used));
+        row
+    };
+    let ranked: Vec<_> = results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect();
+    let apart: Vec<_> = results.looking_ahead().into_iter().map(|v| row(None, v)).collect();
+    let left: Vec<_> = results.not_evaluated().into_iter().map(|v| row(None, v)).collect();
+    let mut widths = vec![0; header.len()];
+    for row in ranked.iter().chain(&apart).chain(&left).chain([&header]) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = columns(cell).max(*width);
+        }
+    }
+    let line = |row: &[String]| {
+        let padded = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
+            let pad = " ".repeat(width - columns(cell));
+            // Names to the left, numbers to the right.
+            if i == 1 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let total = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+    let rule = |label: &str| {
+        let label = if label.is_empty() { String::new() } else { format!(" {label} ") };
+        format!("──{label}{}", "─".repeat(total.max(40).saturating_sub(columns(&label) + 2)))
+    };
+    let mut out = vec![line(&header), rule("")];
+    out.extend(ranked.iter().map(|row| line(row)));
+    if !apart.is_empty() {
+        out.push(rule("not ranked: patch borders look ahead"));
+        out.extend(apart.iter().map(|row| line(row)));
+    }
+    if !left.is_empty() {
+        out.push(rule("not evaluated"));
+        out.extend(left.iter().map(|row| line(row)));
+    }
+    out.push(String::new());
+    if results.baseline().is_some() {
+        out.push("* baseline: differences are to it, paired by document".to_owned());
+    }
+    out.extend(results.notes().iter().flat_map(|note| wrapped(note, total.clamp(72, 120))));
+    while out.last().is_some_and(String::is_empty) {
+        out.pop();
+    }
+    out.join("\n")
+}
+
+/// Lines of at most `width` columns, broken at spaces; a word that is longer stands alone.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.len() - 1;
+        if !lines[last].is_empty() && columns(&lines[last]) + 1 + columns(word) > width {
+            lines.push(word.to_owned());
+        } else {
+            if !lines[last].is_empty() {
+                lines[last].push(' ');
+            }
+            lines[last].push_str(word);
+        }
+    }
+    lines
+}
+
+/// Metrics of plugin nodes: their names in order of first appearance, and a row for each variant that has any.
+pub fn metrics(results: &Results) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in results.variants.iter().flat_map(|v| &v.metrics) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let rows = results.variants.iter().filter(|v| !v.metrics.is_empty()).map(|v| {
+        let cell = |name: &String| {
+            let found = v.metrics.iter().find(|(n, _)| n == name);
+            found.map_or_else(|| "–".to_owned(), |(_, value)| significant(*value, 4))
+        };
+        (v, names.iter().map(cell).collect())
+    });
+    let rows = rows.collect();
+    (names, rows)
+}
