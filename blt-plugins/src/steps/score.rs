@@ -93,6 +93,12 @@ fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeErr
 }
 
 impl Score {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        let (emit, split, batch_bytes) = (Vec::new(), all(), batch_bytes());
+        Score { goal: goal.into(), emit, split, batch_bytes, context_bytes: 0 }
+    }
+
     fn emits(&self, list: Emit) -> bool {
         self.emit.contains(&list)
     }
