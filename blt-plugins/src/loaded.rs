@@ -404,7 +404,7 @@ fn node_params(live: &Live) -> Vec<NodeParam> {
 }
 
 /// The first wire of port `P` in `goals`' sub-graph.
-pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, StepError> {
+pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
     Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
 }
 
