@@ -8,7 +8,7 @@
 //! Scores are in units of log2: queries come scaled by `head_dim^-0.5 * log2(e)`.
 
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{Into, Left, PANEL, Scratch, band};
+use super::tile::{Buffer, Into, Left, PANEL, Scratch, band, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -88,23 +88,6 @@ fn pack_rows(from: &[f32], stride: usize, rows: usize, head_dim: usize, to: &mut
     }
 }
 
-/// Transposes `rows` rows of `head_dim` elements, `stride` apart, to panels `[head_dim][PANEL]` of 64 rows each, zeros
-/// after the last row.
-fn pack_columns(from: &[f32], stride: usize, rows: usize, head_dim: usize, to: &mut [f32]) {
-    for (p, panel) in to.chunks_exact_mut(PANEL * head_dim).take(rows.div_ceil(PANEL)).enumerate() {
-        let rows = PANEL.min(rows - p * PANEL);
-        if rows < PANEL {
-            panel.fill(0.0);
-        }
-        for r in 0..rows {
-            let row = &from[(p * PANEL + r) * stride..][..head_dim];
-            for (x, to) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
-                to[r] = *x;
-            }
-        }
-    }
-}
-
 /// `scores[.., columns] = left @ packed columns`, `left` `[rows, head_dim]` with rows `width` apart.
 #[allow(clippy::too_many_arguments)]
 fn score(
@@ -172,7 +155,7 @@ fn soften_body<S: Simd>(
         let sum = &mut sums[r * LANES..].as_chunks_mut::<LANES>().0[0];
         let mut total = s.load(sum);
         if now > before {
-            let factor = s.exp2(s.splat(before - now));
+            let factor = s.exp2_finite(s.splat(before - now));
             total = s.mul(total, factor);
             for x in out[r * width..][..width].as_chunks_mut::<LANES>().0 {
                 let scaled = s.mul(s.load(x), factor);
@@ -183,7 +166,7 @@ fn soften_body<S: Simd>(
         // A row that has seen no key yet: the powers below are 0, not 1.
         let base = s.splat(if now == NEVER { 0.0 } else { now });
         for x in row.iter_mut() {
-            let p = s.exp2(s.sub(s.load(x), base));
+            let p = s.exp2_finite(s.sub(s.load(x), base));
             s.store(x, p);
             total = s.add(total, p);
         }
@@ -232,7 +215,7 @@ kernel!(
 );
 
 /// Attention over rows `qkv` `[n, stride]`: outputs `[heads, n, head_dim]` and log2-sum-exps `[heads, n]`.
-pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout) -> (Buffer, Buffer) {
     struct Task<'a> {
         head: usize,
         span: usize,
@@ -241,9 +224,9 @@ pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Lay
         lse: &'a mut [f32],
     }
     let n = offsets.last().copied().unwrap_or(0);
-    let mut out = vec![0.0; layout.heads * n * layout.head_dim];
-    let mut lse = vec![0.0; layout.heads * n];
-    let (mut tasks, mut rest) = (Vec::new(), (out.as_mut_slice(), lse.as_mut_slice()));
+    let mut out = Buffer::new(layout.heads * n * layout.head_dim);
+    let mut lse = Buffer::new(layout.heads * n);
+    let (mut tasks, mut rest) = (Vec::new(), (&mut *out, &mut *lse));
     for head in 0..layout.heads {
         for span in offsets.windows(2) {
             let len = span[1] - span[0];
@@ -285,7 +268,7 @@ fn forward_task(
     let (o, buffer) = buffer.split_at_mut(QUERIES * width);
     let (scores, buffer) = buffer.split_at_mut(QUERIES * KEYS);
     let (sums, greatest) = buffer.split_at_mut(QUERIES * LANES);
-    pack_columns(&qkv[first * stride + k_column..], stride, keys, head_dim, k);
+    pack_columns(level, &qkv[first * stride + k_column..], stride, keys, head_dim, k);
     pack_rows(&qkv[first * stride + v_column..], stride, keys, head_dim, v, width, padded);
     for start in queries.clone().step_by(QUERIES) {
         let tile = start..queries.end.min(start + QUERIES);
@@ -322,11 +305,11 @@ struct Part {
     keys: Range<usize>,
     queries: Range<usize>,
     /// `[queries, head_dim]`
-    dq: Vec<f32>,
+    dq: Buffer,
     /// `[keys, head_dim]`
-    dk: Vec<f32>,
+    dk: Buffer,
     /// `[keys, head_dim]`
-    dv: Vec<f32>,
+    dv: Buffer,
 }
 
 /// Gradients of queries, keys and values, before they are put together row by row.
@@ -393,7 +376,7 @@ fn unsoften_body<S: Simd>(
         let grads = grads[r * KEYS_BACKWARD..][columns.clone()].as_chunks_mut::<LANES>().0;
         let (lse, delta) = (s.splat(lse[r]), s.splat(deltas[r]));
         for (i, (x, g)) in scores.iter_mut().zip(grads).enumerate() {
-            let mut p = s.exp2(s.sub(s.load(x), lse));
+            let mut p = s.exp2_finite(s.sub(s.load(x), lse));
             if let Some((low, high)) = bounds {
                 let mask = lane_mask(columns.start + i * LANES, low + r as isize, high + r as isize);
                 p = s.select(mask, p, s.splat(0.0));
@@ -449,12 +432,12 @@ fn backward_task(
     let (grad, buffer) = buffer.split_at_mut(tile_len);
     let (scores, buffer) = buffer.split_at_mut(QUERIES * KEYS_BACKWARD);
     let (score_grads, deltas) = buffer.split_at_mut(QUERIES * KEYS_BACKWARD);
-    pack_columns(&qkv[first * stride + k_column..], stride, keys.len(), head_dim, kt);
-    pack_columns(&qkv[first * stride + v_column..], stride, keys.len(), head_dim, vt);
+    pack_columns(level, &qkv[first * stride + k_column..], stride, keys.len(), head_dim, kt);
+    pack_columns(level, &qkv[first * stride + v_column..], stride, keys.len(), head_dim, vt);
     pack_rows(&qkv[first * stride + k_column..], stride, keys.len(), head_dim, k, width, padded);
     dk.fill(0.0);
     dv.fill(0.0);
-    let mut dq_rows = vec![0.0; queries.len() * head_dim];
+    let mut dq_rows = Buffer::new(queries.len() * head_dim);
     for start in queries.clone().step_by(QUERIES) {
         let tile = start..queries.end.min(start + QUERIES);
         let rows = tile.len();
@@ -474,6 +457,10 @@ fn backward_task(
             score(level, q, width, rows, head_dim, kt, local, &columns, scores, KEYS_BACKWARD);
             score(level, grad, width, rows, head_dim, vt, local, &columns, score_grads, KEYS_BACKWARD);
             unsoften(level, rows, columns.clone(), bounds, scores, score_grads, lse, deltas);
+            // The softmax over one key is 1 whatever its score: rounding left here would become whole steps of Adam.
+            for r in (0..rows).filter(|r| layout.first_key(start + r) == start + r) {
+                score_grads[r * KEYS_BACKWARD..][columns.clone()].fill(0.0);
+            }
             let at = (local + columns.start) * width;
             let shape = (columns.len(), width, rows);
             band(
@@ -502,8 +489,13 @@ fn backward_task(
         }
         unpack_rows(dq, width, &mut dq_rows[(start - queries.start) * head_dim..][..rows * head_dim], head_dim);
     }
-    let mut part =
-        Part { dk: vec![0.0; keys.len() * head_dim], dv: vec![0.0; keys.len() * head_dim], keys, queries, dq: dq_rows };
+    let mut part = Part {
+        dk: Buffer::new(keys.len() * head_dim),
+        dv: Buffer::new(keys.len() * head_dim),
+        keys,
+        queries,
+        dq: dq_rows,
+    };
     unpack_rows(dk, width, &mut part.dk, head_dim);
     unpack_rows(dv, width, &mut part.dv, head_dim);
     part

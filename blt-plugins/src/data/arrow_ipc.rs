@@ -146,7 +146,8 @@ impl IpcFile {
         let mut units = Vec::with_capacity(batches.len());
         for (i, message) in batches.into_iter().enumerate() {
             let rows = self.rows(&message, &format!("record batch {i}"))?;
-            units.push(Unit { extent: Extent::Batch { message, n_dictionaries: dictionaries.len() }, rows });
+            let bytes = message.body;
+            units.push(Unit { extent: Extent::Batch { message, n_dictionaries: dictionaries.len() }, rows, bytes });
         }
         Ok(Scan { schema, units, dictionaries })
     }
@@ -196,7 +197,8 @@ impl IpcFile {
                     let rows = header.header_as_record_batch().and_then(|b| u64::try_from(b.length()).ok());
                     let rows = rows.ok_or_else(|| self.corrupt(&place, "it has no number of rows"))?;
                     let n_dictionaries = dictionaries.len();
-                    units.push(Unit { extent: Extent::Batch { message, n_dictionaries }, rows });
+                    let bytes = message.body;
+                    units.push(Unit { extent: Extent::Batch { message, n_dictionaries }, rows, bytes });
                 }
                 (MessageHeader::Schema, Some(_)) => return Err(self.corrupt(&place, "a second schema")),
                 (_, None) => return Err(self.corrupt(&place, "it comes before the schema")),
@@ -234,7 +236,7 @@ struct IpcReader {
 impl UnitReader for IpcReader {
     fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
         let path = &file.found.path;
-        let Unit { extent: Extent::Batch { message, n_dictionaries }, rows } = file.scan.units[unit] else {
+        let Unit { extent: Extent::Batch { message, n_dictionaries }, rows, .. } = file.scan.units[unit] else {
             unreachable!("an IPC unit is a record batch");
         };
         if self.open.as_ref().is_none_or(|(open, _)| &open.path != path) {

@@ -62,6 +62,9 @@ pub enum DataError {
     )]
     NoBytes { corpus: String, part: Part, documents: u64 },
 
+    #[error("this source gives documents and no files of rows, so their rows can't be written back with other columns")]
+    NoTables,
+
     #[error("no row {row}: the corpus has {rows} rows")]
     NoSuchRow { row: u64, rows: u64 },
 

@@ -38,6 +38,8 @@ pub(super) enum Extent {
 pub(super) struct Unit {
     pub extent: Extent,
     pub rows: u64,
+    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count once.
+    pub bytes: u64,
 }
 
 /// What is known of a file before its rows are read.

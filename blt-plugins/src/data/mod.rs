@@ -4,7 +4,8 @@
 //! and one unit at a time is read, in its needed columns only, so that memory does not grow with the corpus: it is a few
 //! MiB of a Parquet row group (with its dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
 //! A [`DocumentReader`] gives the documents of a [`Part`] in an [`Order`]; its [`Cursor`] is where it stands, small, and
-//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches.
+//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches; [`RowBatches`] does, and brings the
+//! whole rows along, for who writes them back.
 //!
 //! ```
 //! use blt_plugins::data::{BatchReader, Corpus, Packer, Request, Source, SourceConfig, SourceKind};
@@ -28,6 +29,7 @@ mod files;
 mod format;
 mod pack;
 mod parquet_file;
+mod raw;
 mod reader;
 mod shuffle;
 mod split;
@@ -45,6 +47,7 @@ use serde::{Deserialize, Serialize};
 pub use self::columns::{ListColumn, ListKind, is_text};
 pub use self::error::DataError;
 pub use self::pack::{BatchReader, BatchState, Packer, Pending};
+pub use self::raw::{RawEvent, RawRows, RowBatches, RowReader, Rows, Table};
 pub use self::reader::{Counts, Cursor};
 pub use self::shuffle::Order;
 pub use self::split::{BY_CONTENT, Part, Split};
@@ -227,6 +230,21 @@ pub trait Source: Send + Sync {
 
     /// Checks a request against files and columns, as [`Source::open`] does. Reads no rows.
     fn check(&self, request: &Request) -> Result<(), DataError>;
+
+    /// The files in the order they are read, for who writes their rows back with columns of its own. Reads no rows.
+    ///
+    /// # Errors
+    /// Also if the source has no files of rows, which is what a source says that does not implement this.
+    fn tables(&self) -> Result<Vec<Table>, DataError> {
+        Err(DataError::NoTables)
+    }
+
+    /// Starts reading whole rows, all columns, of some of [`Source::tables`], in order. Order and epochs of the request play
+    /// no part.
+    fn open_rows(&self, request: &Request, tables: &[usize]) -> Result<Box<dyn RowReader>, DataError> {
+        let _ = (request, tables);
+        Err(DataError::NoTables)
+    }
 }
 
 /// A stream of documents.
@@ -424,6 +442,14 @@ impl Source for Corpus {
 
     fn check(&self, request: &Request) -> Result<(), DataError> {
         self.wanted(request).map(|_| ())
+    }
+
+    fn tables(&self) -> Result<Vec<Table>, DataError> {
+        Ok(self.index()?.files.iter().map(Table::of).collect())
+    }
+
+    fn open_rows(&self, request: &Request, tables: &[usize]) -> Result<Box<dyn RowReader>, DataError> {
+        Ok(Box::new(raw::Reader::new(self.plan(request)?, tables)))
     }
 }
 

@@ -35,7 +35,8 @@ impl Packer {
         Ok(packer)
     }
 
-    fn check(&self) -> Result<(), DataError> {
+    /// Whether the numbers fit each other.
+    pub fn check(&self) -> Result<(), DataError> {
         let what = if self.span_bytes == 0 {
             "span_bytes is 0; expected at least 1".to_string()
         } else if self.batch_bytes == 0 {
@@ -132,18 +133,50 @@ impl List {
 }
 
 /// A document being cut.
-struct Cutting {
+pub(super) struct Cutting {
     document: Document,
     lists: Vec<List>,
     from: usize,
 }
 
+/// What became of a document's next span.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Laid {
+    /// It is in the batch, and others follow.
+    More,
+    /// It is in the batch, and was the last.
+    Last,
+    /// It waits for the next batch.
+    Full,
+}
+
+/// A batch without spans that is to have these columns of lists.
+pub(super) fn empty_batch(lists: &[ListColumn]) -> Batch {
+    let lists = lists.iter().map(|list| (list.column.clone(), Vec::new())).collect();
+    Batch { lists, ..Batch::new() }
+}
+
 impl Cutting {
-    fn new(mut document: Document, lists: &[ListColumn], from: usize) -> Self {
+    pub(super) fn new(mut document: Document, lists: &[ListColumn], from: usize) -> Self {
         let take = |list: &ListColumn| {
             List::new(list.kind, document.lists.get_mut(&list.column).map(std::mem::take).unwrap_or_default())
         };
         Cutting { lists: lists.iter().map(take).collect(), document, from }
+    }
+
+    /// Lays the next span into the batch, if there is room.
+    pub(super) fn lay(&mut self, packer: &Packer, lists: &[ListColumn], batch: &mut Batch) -> Laid {
+        let span = packer.span(self.document.row, self.document.bytes.len(), self.from);
+        if !batch.is_empty() && batch.len() + 1 + span.range.len() > packer.batch_bytes {
+            return Laid::Full;
+        }
+        for (list, values) in lists.iter().zip(&self.lists) {
+            batch.lists.entry(list.column.clone()).or_default().push(values.cut(&span.range));
+        }
+        self.from = span.range.end;
+        let (last, range) = (span.last, span.range.clone());
+        batch.push(span, &self.document.bytes[range]);
+        if last { Laid::Last } else { Laid::More }
     }
 }
 
@@ -172,8 +205,7 @@ impl Producer {
     }
 
     fn next(&mut self) -> Next {
-        let (mut batch, mut scalars) = (Batch::new(), Vec::new());
-        batch.lists.extend(self.lists.iter().map(|list| (list.column.clone(), Vec::new())));
+        let (mut batch, mut scalars) = (empty_batch(&self.lists), Vec::new());
         while batch.len() < self.packer.batch_bytes {
             let cutting = match &mut self.cutting {
                 Some(cutting) => cutting,
@@ -184,19 +216,13 @@ impl Producer {
                     Some(Row::Document(d)) => self.cutting.insert(Cutting::new(d, &self.lists, 0)),
                 },
             };
-            let Document { row, bytes, scalars: values, .. } = &cutting.document;
-            let span = self.packer.span(*row, bytes.len(), cutting.from);
-            if !batch.is_empty() && batch.len() + 1 + span.range.len() > self.packer.batch_bytes {
+            let laid = cutting.lay(&self.packer, &self.lists, &mut batch);
+            if laid == Laid::Full {
                 break;
             }
-            for (list, values) in self.lists.iter().zip(&cutting.lists) {
-                batch.lists.entry(list.column.clone()).or_default().push(values.cut(&span.range));
-            }
-            scalars.push(values.clone());
-            batch.push(span.clone(), &bytes[span.range.clone()]);
-            match span.last {
-                true => self.cutting = None,
-                false => cutting.from = span.range.end,
+            scalars.push(cutting.document.scalars.clone());
+            if laid == Laid::Last {
+                self.cutting = None;
             }
         }
         if batch.is_empty() {

@@ -33,7 +33,8 @@ impl Format for Parquet {
                 place: "footer".into(),
                 cause: format!("row group {i} has {} rows", group.num_rows()),
             })?;
-            units.push(Unit { extent: Extent::RowGroup(i), rows });
+            let bytes = group.total_byte_size().max(0) as u64;
+            units.push(Unit { extent: Extent::RowGroup(i), rows, bytes });
         }
         Ok(Scan { schema: metadata.schema().clone(), units, dictionaries: Vec::new() })
     }
@@ -102,7 +103,7 @@ struct ParquetReader {
 impl UnitReader for ParquetReader {
     fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
         let path = &file.found.path;
-        let Unit { extent: Extent::RowGroup(group), rows } = file.scan.units[unit] else {
+        let Unit { extent: Extent::RowGroup(group), rows, .. } = file.scan.units[unit] else {
             unreachable!("a Parquet unit is a row group");
         };
         if self.open.as_ref().is_none_or(|(open, ..)| open != path) {

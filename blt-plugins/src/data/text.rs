@@ -26,7 +26,7 @@ impl Format for Text {
     }
 
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
-        let whole = [Unit { extent: Extent::Text(0..found.size), rows: 1 }].to_vec();
+        let whole = [Unit { extent: Extent::Text(0..found.size), rows: 1, bytes: found.size }].to_vec();
         let units = if self.lines { line_units(found)? } else { whole };
         Ok(Scan { schema: self.fixed_schema().expect("it has one"), units, dictionaries: Vec::new() })
     }
@@ -57,7 +57,7 @@ fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
             let end = at + i as u64 + 1;
             rows += 1;
             if end - start >= PIECE {
-                units.push(Unit { extent: Extent::Text(start..end), rows });
+                units.push(Unit { extent: Extent::Text(start..end), rows, bytes: end - start });
                 (start, rows) = (end, 0);
             }
         }
@@ -66,7 +66,7 @@ fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
     // The last line needs no newline.
     rows += (last != b'\n') as u64;
     if rows > 0 {
-        units.push(Unit { extent: Extent::Text(start..at), rows });
+        units.push(Unit { extent: Extent::Text(start..at), rows, bytes: at - start });
     }
     Ok(units)
 }
@@ -79,7 +79,7 @@ struct TextReader {
 impl UnitReader for TextReader {
     fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
         let found = &file.found;
-        let Unit { extent: Extent::Text(extent), rows } = &file.scan.units[unit] else {
+        let Unit { extent: Extent::Text(extent), rows, .. } = &file.scan.units[unit] else {
             unreachable!("a text unit is a range of bytes");
         };
         let mut bytes = Vec::new();

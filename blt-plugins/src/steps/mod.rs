@@ -1,7 +1,9 @@
 //! The built-in steps, a file each; they register themselves as nodes do.
 
 mod evaluate;
+mod score;
 mod train;
 
 pub use evaluate::{Evaluate, Split};
+pub use score::{Emit, Score};
 pub use train::Train;
