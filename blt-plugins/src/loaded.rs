@@ -298,7 +298,11 @@ impl Loaded {
     /// What reading answered, pointing at the node that is at fault: the source, or the one that wants a column of lists.
     pub fn data_error(&self, error: DataError) -> StepError {
         let plan = self.live.plan();
-        if let DataError::NoSuchColumn { column, .. } | DataError::ColumnType { column, .. } = &error
+        if let DataError::NoSuchColumn { column, .. }
+        | DataError::ColumnType { column, .. }
+        | DataError::NullList { column, .. }
+        | DataError::ListLength { column, .. }
+        | DataError::ListValue { column, .. } = &error
             && let Some((node, _)) = self.live.facilities::<WantsList>().iter().find(|(_, wants)| wants.0.column == *column)
         {
             return StepError::Document(plan.diagnose(node, &NodeError::param("column", error)).into());
