@@ -27,7 +27,7 @@ fn main() {
     let train = |goal: &str, steps| Train::new(goal, steps, 4096, 6e-3);
     let pipeline = PipelineSpec::new("from_rust", graph())
         .step(train("entropy.loss", 500))
-        .step(train("loss", 900))
+        .step(train("loss", 800))
         .step(Evaluate { by: Some("domain".into()), ..Evaluate::new("loss") })
         .variant("stride-6", [("graph.patches", json!({"node": "StridePatch", "in": "docs", "stride": 6}))])
         .variant("entropy", []);

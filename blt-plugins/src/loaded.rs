@@ -144,6 +144,16 @@ pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     }
 }
 
+/// A step's `source` must be a node that gives bytes and reads nothing.
+pub fn check_source(plan: &Plan, source: Option<&str>) -> Result<(), NodeError> {
+    let Some(source) = source else { return Ok(()) };
+    let goal = plan.goal(source)?;
+    match goal.is::<Bytes>() && goal.node.entry.inputs.is_empty() {
+        true => Ok(()),
+        false => Err(NodeError::param("source", format!("`{source}` is not a source of bytes"))),
+    }
+}
+
 /// The sources that `goals` read, by node, without the rest of the graph.
 pub fn sources(cx: &StepCx, goals: &[&str]) -> Result<Vec<(String, Rc<SourceHandle>)>, StepError> {
     let mut sources = Vec::new();
@@ -259,6 +269,17 @@ impl Loaded {
         }
         self.t = state.t;
         Ok(state.training)
+    }
+
+    /// Reads documents from another source node from now on.
+    pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
+        if let Some(node) = source {
+            let mut handles = sources(cx, &[node])?;
+            let (_, handle) =
+                handles.pop().ok_or_else(|| StepError::other(format!("node `{node}` provides no `SourceHandle`")))?;
+            self.source = handle;
+        }
+        Ok(())
     }
 
     /// Reads the optimiser's moments of every parameter.

@@ -457,6 +457,10 @@ fn backward_task(
             score(level, q, width, rows, head_dim, kt, local, &columns, scores, KEYS_BACKWARD);
             score(level, grad, width, rows, head_dim, vt, local, &columns, score_grads, KEYS_BACKWARD);
             unsoften(level, rows, columns.clone(), bounds, scores, score_grads, lse, deltas);
+            // The softmax over one key is 1 whatever its score: rounding left here would become whole steps of Adam.
+            for r in (0..rows).filter(|r| layout.first_key(start + r) == start + r) {
+                score_grads[r * KEYS_BACKWARD..][columns.clone()].fill(0.0);
+            }
             let at = (local + columns.start) * width;
             let shape = (columns.len(), width, rows);
             band(
