@@ -1,5 +1,5 @@
 use crate::data::{BatchReader, BatchState, Packer, Request};
-use crate::loaded::{CHECKPOINT_DIR, CheckpointState, Feed, Loaded, backend, check_sources, fingerprints, STATE_FILE};
+use crate::loaded::{CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources, fingerprints};
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
@@ -167,7 +167,9 @@ impl Step for Train {
         if !plan.goal(&self.goal)?.is::<Loss>() {
             return Err(NodeError::param("goal", format!("`{}` is not a Loss, and training minimises one", self.goal)));
         }
-        for (name, value) in [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)] {
+        for (name, value) in
+            [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)]
+        {
             if value == 0 {
                 return Err(NodeError::param(name, format!("{name} must be at least 1")));
             }
@@ -249,7 +251,8 @@ impl Step for Train {
         }
         .map_err(|e| loaded.data_error(e))?;
         let mut reader = reader.read_ahead(2 * self.accumulate);
-        let (mut metrics_lines, mut timings_lines) = state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
+        let (mut metrics_lines, mut timings_lines) =
+            state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
         let mut metrics = JsonLines::open(dir.join("metrics.jsonl"), metrics_lines)?;
         let mut timings = JsonLines::open(dir.join("timings.jsonl"), timings_lines)?;
         let (mut step, mut bytes, mut window) =
@@ -277,8 +280,12 @@ impl Step for Train {
                 backend.backward(&loss.loss);
                 let nats: f64 = (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum();
                 if !nats.is_finite() {
-                    return Err(StepError::other(format!("the loss of `{}` is not finite at step {}", self.goal, step + 1))
-                        .help("lower `lr`, or lengthen `warmup`"));
+                    return Err(StepError::other(format!(
+                        "the loss of `{}` is not finite at step {}",
+                        self.goal,
+                        step + 1
+                    ))
+                    .help("lower `lr`, or lengthen `warmup`"));
                 }
                 window.nats += nats;
                 window.bytes += batch.n_counted_bytes() as u64;
