@@ -16,7 +16,10 @@ use std::sync::Arc;
 /// A pipeline that a node's example fits into: the names that examples use for their wires, each with a node of the kind that
 /// the name stands for. The node under test takes the place of the one whose outputs are of its types.
 const CONTEXT: [(&str, &str); 8] = [
-    ("docs", "{node: ParquetBytes, path: corpus/sample.parquet, column: text, split: {valid: 0.3, by: id, calibration: 0.3}}"),
+    (
+        "docs",
+        "{node: ParquetBytes, path: corpus/sample.parquet, column: text, split: {valid: 0.3, by: id, calibration: 0.3}}",
+    ),
     ("entropy", "{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}"),
     ("patches", "{node: StridePatch, in: docs, stride: 4}"),
     ("embed", "{node: ByteEmbed, in: docs, dim: 64, ngrams: [3], table: 64}"),
@@ -58,7 +61,7 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
     let role = role(node)?;
     let reads = |port: &str| node.in_slots().iter().any(|slot| slot.name == port);
     let with_entropies = role == "entropy" || reads("Entropies");
-    let mut yaml = format!("name: example\nseed: 3\n\ngraph:\n");
+    let mut yaml = "name: example\nseed: 3\n\ngraph:\n".to_string();
     for (name, context) in CONTEXT {
         let line = match name {
             _ if name == role => node.example,
@@ -89,12 +92,13 @@ fn corpus(place: &Place) {
     let rows = reader.next().unwrap().unwrap();
     let column = |name: &str| -> ArrayRef { rows.column_by_name(name).unwrap().clone() };
     let texts = arrow::compute::cast(&column("text"), &arrow::datatypes::DataType::Utf8).unwrap();
-    let short: StringArray = as_string_array(&texts).iter().map(|t| t.map(|t| t.chars().take(200).collect::<String>())).collect();
+    let short: StringArray =
+        as_string_array(&texts).iter().map(|t| t.map(|t| t.chars().take(200).collect::<String>())).collect();
     // As scoring leaves them: one entropy for BOS and each byte; BOS's patch, then patches of four bytes.
     let mut entropies = ListBuilder::new(Float32Builder::new());
     let mut lengths = ListBuilder::new(Int32Builder::new());
     for text in short.iter().flatten() {
-        (0..=text.len()).for_each(|t| entropies.values().append_value((t * 7 % 5) as f32));
+        (0..=text.len()).for_each(|t| entropies.values().append_value((t * 7919 % 1013) as f32 / 256.0));
         entropies.append(true);
         lengths.values().append_value(1);
         (0..text.len()).step_by(4).for_each(|at| lengths.values().append_value((text.len() - at).min(4) as i32));
@@ -102,8 +106,13 @@ fn corpus(place: &Place) {
     }
     let (entropies, lengths): (ArrayRef, ArrayRef) = (Arc::new(entropies.finish()), Arc::new(lengths.finish()));
     let text: ArrayRef = Arc::new(short.clone());
-    let columns =
-        [("id", column("id")), ("domain", column("domain")), ("text", text), ("entropies", entropies), ("patch_lengths", lengths)];
+    let columns = [
+        ("id", column("id")),
+        ("domain", column("domain")),
+        ("text", text),
+        ("entropies", entropies),
+        ("patch_lengths", lengths),
+    ];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
 
     fs::create_dir_all(place.path("corpus")).unwrap();

@@ -20,7 +20,9 @@ fn stdout(output: &Output) -> String {
 fn its_nodes_are_listed_with_their_docs() {
     let here = Path::new(".");
     let list = stdout(&plugin(&["nodes"], here));
-    for (name, doc) in [("NewlinePatch", "A patch starts after each newline"), ("TopKAccuracy", "How often the next byte is")] {
+    for (name, doc) in
+        [("NewlinePatch", "A patch starts after each newline"), ("TopKAccuracy", "How often the next byte is")]
+    {
         let line = list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{list}"));
         assert!(line.contains(doc), "{line}");
         let help = stdout(&plugin(&["nodes", name], here));
@@ -42,7 +44,15 @@ fn its_pipeline_runs_and_its_report_shows_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml");
     let output = plugin(
-        &[yaml, "--set", "run.0.train.steps=2", "--set", "run.0.train.batch_bytes=2048", "--set", "run.1.evaluate.limit=12"],
+        &[
+            yaml,
+            "--set",
+            "run.0.train.steps=2",
+            "--set",
+            "run.0.train.batch_bytes=2048",
+            "--set",
+            "run.1.evaluate.limit=12",
+        ],
         dir.path(),
     );
     let run = dir.path().join(stdout(&output).trim_end().lines().last().unwrap());
@@ -69,7 +79,8 @@ fn its_pipeline_runs_and_its_report_shows_the_node() {
 fn a_misspelt_parameter_is_refused_as_that_of_a_built_in_node() {
     let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml");
     let set = "graph.patches.max_patch_lenght=4";
-    let output = Command::new(env!("CARGO_BIN_EXE_newline-plugin")).args(["check", yaml, "--set", set]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_newline-plugin")).args(["check", yaml, "--set", set]).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("`max_patch_lenght`") && stderr.contains("did you mean"), "{stderr}");
