@@ -19,16 +19,20 @@
 //! the graph that it needs as [`Live`] and runs it on batches that it puts into the [`World`].
 
 pub mod check;
+mod checker;
 mod describe;
 pub mod diagnostic;
 pub mod dsl;
 mod edit;
 pub mod files;
+mod findings;
 pub mod live;
 pub mod node;
 pub mod port;
+mod reader;
 pub mod registry;
 pub mod run;
+mod rundir;
 mod schema;
 pub mod spec;
 pub mod step;

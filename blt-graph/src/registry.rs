@@ -366,7 +366,7 @@ pub fn self_test() -> Vec<String> {
             Err(diagnostics) => say(format!("its example does not parse:\n{diagnostics}")),
             Ok(node) if node.node != entry.name => say(format!("its example is of `{}`", node.node)),
             Ok(node) => {
-                if let Err(diagnostics) = crate::check::check_example(entry, &node) {
+                if let Err(diagnostics) = crate::checker::check_example(entry, &node) {
                     say(format!("its example is refused:\n{diagnostics}"));
                 }
             }
@@ -380,7 +380,7 @@ pub fn self_test() -> Vec<String> {
             Err(diagnostics) => say(format!("its example does not parse:\n{diagnostics}")),
             Ok(step) if step.step != entry.name => say(format!("its example is of `{}`", step.step)),
             Ok(step) => {
-                if let Err(diagnostics) = crate::check::check_step_example(entry, &step) {
+                if let Err(diagnostics) = crate::checker::check_step_example(entry, &step) {
                     say(format!("its example is refused:\n{diagnostics}"));
                 }
             }

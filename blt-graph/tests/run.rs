@@ -83,7 +83,7 @@ impl Bench {
         let report = self.run_with(yaml, options.clone(), &told).unwrap_or_else(|error| panic!("{error}"));
         let mut lines = told.steps.take();
         lines.retain(|line| !line.ends_with(" reused"));
-        (report, lines.iter().map(|line| line.splitn(2, ' ').nth(1).unwrap().to_string()).collect())
+        (report, lines.iter().map(|line| line.split_once(' ').unwrap().1.to_string()).collect())
     }
 
     fn latest(&self) -> PathBuf {
