@@ -7,7 +7,8 @@ use blt_graph::{Diagnostics, PipelineSpec, StepError, check_all, describe, regis
 use blt_plugins::report::{self, ReportInput};
 use blt_plugins::results::{self, Entry, VariantRun};
 use clap::{Args, Parser, Subcommand};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ struct Run {
     fresh: bool,
     /// Threads; changes no number. All processors where left out.
     #[arg(long)]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     /// `cpu`, or a device of this build.
     #[arg(long)]
     device: Option<String>,
@@ -131,8 +132,18 @@ fn color() -> bool {
 }
 
 fn fail(message: &str) -> ExitCode {
-    eprintln!("{}", message.trim_end());
+    progress::line(message.trim_end());
     ExitCode::FAILURE
+}
+
+/// Prints to standard output. That nobody reads on (`| head`) is no failure; that it cannot be kept (`> full/disk`) is.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(std::io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))),
+        Ok(()) => Ok(()),
+    }
 }
 
 fn rendered(diagnostics: Diagnostics) -> String {
@@ -160,22 +171,22 @@ fn check(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
     let plans = check_all(spec, dir).map_err(rendered)?;
     for plan in &plans {
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
-        println!("{}, seed {}: {} nodes, steps {}: ok", plan.variant, plan.seed, plan.nodes().len(), steps.join(", "));
+        let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
+        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", "))).map_err(plain)?;
     }
     Ok(())
 }
 
 fn graph(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
     for plan in check_all(spec, dir).map_err(rendered)? {
-        println!("{}", describe(&plan));
+        say(&describe(&plan)).map_err(plain)?;
     }
     Ok(())
 }
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     if let Some(name) = name {
-        println!("{}", registry::help(name).map_err(|d| d.render(color()))?.trim_end());
-        return Ok(());
+        return say(registry::help(name).map_err(|d| d.render(color()))?.trim_end()).map_err(plain);
     }
     let summary = |doc: String| doc.lines().next().unwrap_or_default().to_owned();
     let entries: Vec<(&str, String)> = match kind {
@@ -184,10 +195,10 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     };
     let width = entries.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, summary) in entries {
-        println!("{name:width$}  {summary}");
+        say(&format!("{name:width$}  {summary}")).map_err(plain)?;
     }
-    println!("\n`blt-run {kind}s NAME` prints parameters{} and an example.", if kind == "node" { ", ports" } else { "" });
-    Ok(())
+    let ports = if kind == "node" { ", ports" } else { "" };
+    say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example.")).map_err(plain)
 }
 
 fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
@@ -197,12 +208,15 @@ fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
             for entry in store.list().map_err(plain)? {
                 let state = if entry.partial { "interrupted" } else { "finished" };
                 let mib = entry.bytes as f64 / (1 << 20) as f64;
-                println!("{}  {:11}  {}  {:8.1} MiB  {} {}", entry.key, state, entry.created, mib, entry.step, entry.goals.join(", "));
+                let (key, created, step) = (&entry.key, &entry.created, &entry.step);
+                let goals = entry.goals.join(", ");
+                say(&format!("{key}  {state:11}  {created}  {mib:8.1} MiB  {step} {goals}")).map_err(plain)?;
             }
         }
         StoreAction::Clean { partial } => {
             let cleaned = store.clean(|entry| !partial || entry.partial).map_err(plain)?;
-            println!("removed {} kept steps; {} are in use", cleaned.removed.len(), cleaned.in_use.len());
+            let (removed, in_use) = (cleaned.removed.len(), cleaned.in_use.len());
+            say(&format!("removed {removed} kept steps; {in_use} are in use")).map_err(plain)?;
         }
     }
     Ok(())
@@ -237,7 +251,7 @@ fn run(args: &Run) -> ExitCode {
         _ => Resume::Steps,
     };
     if let Some(threads) = args.threads {
-        options.threads = threads.max(1);
+        options.threads = threads.get();
     }
     // Fails where the process already has a pool (in a test); results do not depend on it.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
@@ -248,7 +262,7 @@ fn run(args: &Run) -> ExitCode {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        progress::line("stopping after this step; once more to stop at once");
     };
     if let Err(error) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will not save a checkpoint: {error}");
@@ -258,12 +272,12 @@ fn run(args: &Run) -> ExitCode {
     let runner = Runner::new(&spec, dir, options).progress(&*progress).interrupt(interrupt);
     let finished = runner.run_with(|report| finish(report, baseline.as_deref()));
     match finished {
-        Ok(report) => {
-            println!("{}", report.dir.path.display());
-            ExitCode::SUCCESS
-        }
+        Ok(report) => match say(&report.dir.path.display().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&plain(error)),
+        },
         Err(error) if error.interrupted() => {
-            eprintln!("{}", error.render(color()));
+            progress::line(&error.render(color()));
             ExitCode::from(130)
         }
         Err(error) => fail(&error.render(color())),
@@ -289,8 +303,7 @@ fn finish(report: &RunReport, baseline: Option<&str>) -> Result<(), StepError> {
     write_atomic(dir.join(report::MACHINE_FILE), serde_json::to_string_pretty(&report::machine())?)?;
     let input = ReportInput::read(dir)?;
     write_atomic(dir.join("report.html"), report::html(&input)?)?;
-    println!("{}", report::table(&results));
-    Ok(())
+    Ok(say(&report::table(&results))?)
 }
 
 fn render_report(dir: &Path) -> Result<(), String> {
@@ -298,6 +311,5 @@ fn render_report(dir: &Path) -> Result<(), String> {
     let html = report::html(&input).map_err(plain)?;
     let path = dir.join("report.html");
     write_atomic(&path, html).map_err(plain)?;
-    println!("{}", path.display());
-    Ok(())
+    say(&path.display().to_string()).map_err(plain)
 }

@@ -3,11 +3,16 @@
 use blt_graph::{Progress, StepHeading};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::RefCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Plain lines come no closer than this, so that a log stays readable.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// A line on standard error. A run goes on though nobody reads it (`2>&1 | head`), so what writing answers does not matter.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
 
 /// The progress that fits standard error.
 pub fn for_stderr() -> Box<dyn Progress> {
@@ -34,7 +39,7 @@ struct Bars {
 
 impl Progress for Bars {
     fn step(&self, heading: &StepHeading) {
-        eprintln!("{}", title(heading));
+        line(&title(heading));
     }
 
     fn start(&self, what: &str, total: Option<u64>) {
@@ -62,14 +67,14 @@ impl Progress for Bars {
         if let Some(bar) = self.bar.borrow_mut().take() {
             let what = bar.prefix();
             bar.finish_and_clear();
-            eprintln!("  {what}: {summary}");
+            line(&format!("  {what}: {summary}"));
         }
     }
 
     fn message(&self, line: &str) {
         match &*self.bar.borrow() {
-            Some(bar) => bar.suspend(|| eprintln!("  {line}")),
-            None => eprintln!("  {line}"),
+            Some(bar) => bar.suspend(|| self::line(&format!("  {line}"))),
+            None => self::line(&format!("  {line}")),
         }
     }
 }
@@ -88,7 +93,7 @@ struct Work {
 
 impl Progress for Lines {
     fn step(&self, heading: &StepHeading) {
-        eprintln!("{}", title(heading));
+        line(&title(heading));
     }
 
     fn start(&self, what: &str, total: Option<u64>) {
@@ -105,16 +110,16 @@ impl Progress for Lines {
             format!("  {:.0} s left", per_unit * total.saturating_sub(done) as f64)
         });
         let of = work.total.map_or(String::new(), |total| format!("/{total}"));
-        eprintln!("  {} {done}{of}  {}{}", work.what, fields_line(fields), left.unwrap_or_default());
+        line(&format!("  {} {done}{of}  {}{}", work.what, fields_line(fields), left.unwrap_or_default()));
     }
 
     fn finish(&self, summary: &str) {
         if let Some(work) = self.work.borrow_mut().take() {
-            eprintln!("  {}: {summary}", work.what);
+            line(&format!("  {}: {summary}", work.what));
         }
     }
 
     fn message(&self, line: &str) {
-        eprintln!("  {line}");
+        self::line(&format!("  {line}"));
     }
 }

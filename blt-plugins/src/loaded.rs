@@ -1,7 +1,7 @@
 //! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier steps' checkpoints, and
 //! what its nodes must learn from data before they run (a threshold, a tokenizer) learned.
 
-use crate::data::{BatchReader, ListColumn, Packer, Part, Request, Source};
+use crate::data::{DataError, BatchReader, ListColumn, Packer, Part, Request, Source};
 use crate::model::ParamSet;
 use crate::ports::{Bytes, Patches};
 use blt_core::backend::{Backend, ParamId};
@@ -56,6 +56,9 @@ pub trait Prepare {
 /// Facility under which a node provides its [`Prepare`].
 pub struct Prepared(pub Rc<dyn Prepare>);
 
+/// Facility of a node that can tell, once a step has run it on all its data, that its parameters make no sense on them.
+pub struct AtEnd(pub Box<dyn Fn() -> Result<(), NodeError>>);
+
 /// What a checkpoint directory says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointState {
@@ -71,7 +74,8 @@ pub struct CheckpointState {
     pub training: Option<Value>,
 }
 
-const STATE_FILE: &str = "state.json";
+/// The file of a checkpoint directory that holds its [`CheckpointState`].
+pub const STATE_FILE: &str = "state.json";
 /// Where a step's entry keeps its final checkpoint.
 pub const CHECKPOINT_DIR: &str = "checkpoints/final";
 /// Ids in a batch while nodes learn.
@@ -111,6 +115,7 @@ pub struct Loaded {
     /// In graph order.
     pub params: Vec<NodeParam>,
     pub source: Rc<SourceHandle>,
+    source_node: String,
     /// What nodes learned, by node.
     pub prepared: BTreeMap<String, Value>,
     /// Optimiser steps behind the parameters.
@@ -151,8 +156,54 @@ pub fn sources(cx: &StepCx, goals: &[&str]) -> Result<Vec<(String, Rc<SourceHand
 
 /// Digests of the data that `goals` read.
 pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepError> {
-    let print = |(node, handle): (String, Rc<SourceHandle>)| Ok(format!("{node} {}", handle.source.fingerprint()?));
+    let print = |(node, handle): (String, Rc<SourceHandle>)| match handle.source.fingerprint() {
+        Ok(print) => Ok(format!("{node} {print}")),
+        Err(e) => Err(source_error(cx.plan(), &node, e)),
+    };
     sources(cx, goals)?.into_iter().map(print).collect()
+}
+
+/// Refuses a request that the sources of `goals` cannot answer (no such file or column, no such part) before any step starts.
+/// Reads no rows.
+pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(), StepError> {
+    for (node, handle) in sources(cx, goals)? {
+        handle.source.check(request).map_err(|e| source_error(cx.plan(), &node, e))?;
+    }
+    Ok(())
+}
+
+/// A source's error, pointing at the parameter of its node that is at fault.
+fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
+    let param = |path: &[&str]| {
+        let first = plan.node(node).and_then(|node| node.params.get(path[0]));
+        path[1..].iter().try_fold(first?, |value, key| value.get(key))
+    };
+    let is = |path: &[&str], column: &str| param(path).and_then(Value::as_str) == Some(column);
+    let at = match &error {
+        DataError::NoSuchColumn { column, .. } | DataError::ColumnType { column, .. } => {
+            let of_column = is(&["column"], column).then_some("column");
+            of_column.or_else(|| is(&["split", "by"], column).then_some("split.by"))
+        }
+        DataError::NoSplit { .. } => Some("split"),
+        DataError::NoSuchFile { .. }
+        | DataError::NoMatch { .. }
+        | DataError::BadGlob { .. }
+        | DataError::EmptyFolder { .. }
+        | DataError::NotAFile { .. }
+        | DataError::Read { .. }
+        | DataError::SchemaDiffers { .. }
+        | DataError::WrongFormat { .. }
+        | DataError::Corrupt { .. }
+        | DataError::Changed { .. }
+        | DataError::Empty { .. }
+        | DataError::NoBytes { .. } => Some("path"),
+        _ => None,
+    };
+    let error = match at {
+        Some(at) => NodeError::param(at, error),
+        None => NodeError::other(error),
+    };
+    StepError::Document(plan.diagnose(node, &error).into())
 }
 
 impl Loaded {
@@ -171,7 +222,8 @@ impl Loaded {
             .facility::<SourceHandle>(source_node)
             .ok_or_else(|| StepError::other(format!("source `{source_node}` provides no `SourceHandle`")))?;
         let params = node_params(&live);
-        let mut loaded = Loaded { params, live, session, source, prepared: BTreeMap::new(), t: 0 };
+        let source_node = (*source_node).to_owned();
+        let mut loaded = Loaded { params, live, session, source, source_node, prepared: BTreeMap::new(), t: 0 };
         for earlier in cx.earlier() {
             let dir = earlier.dir.join(CHECKPOINT_DIR);
             if dir.is_dir() {
@@ -220,7 +272,8 @@ impl Loaded {
             let Some(part) = prepared.0.wants() else { continue };
             let request = Request { exclude_calibration: true, lists: self.lists(), ..Request::part(part) };
             let packer = Packer::new(self.source.span_bytes, PREPARE_BATCH)?;
-            let mut reader = BatchReader::new(self.source.source.clone(), request, packer)?;
+            let source = self.source.source.clone();
+            let mut reader = BatchReader::new(source, request, packer).map_err(|e| self.data_error(e))?;
             cx.progress().start(&format!("prepare {node}"), None);
             prepared.0.begin();
             let mut seen = 0u64;
@@ -228,7 +281,7 @@ impl Loaded {
                 if cx.interrupted() {
                     return Err(StepError::Interrupted);
                 }
-                let Some(batch) = reader.next_batch()? else { break };
+                let Some(batch) = reader.next_batch().map_err(|e| self.data_error(e))? else { break };
                 seen += batch.n_counted_bytes() as u64;
                 self.live.world().insert(Feed(Rc::new(batch)));
                 self.live.run(&[&node])?;
@@ -239,6 +292,25 @@ impl Loaded {
             self.prepared.insert(node, learned);
         }
         self.session.take_flops();
+        Ok(())
+    }
+
+    /// What reading answered, pointing at the node that is at fault: the source, or the one that wants a column of lists.
+    pub fn data_error(&self, error: DataError) -> StepError {
+        let plan = self.live.plan();
+        if let DataError::NoSuchColumn { column, .. } | DataError::ColumnType { column, .. } = &error
+            && let Some((node, _)) = self.live.facilities::<WantsList>().iter().find(|(_, wants)| wants.0.column == *column)
+        {
+            return StepError::Document(plan.diagnose(node, &NodeError::param("column", error)).into());
+        }
+        source_error(plan, &self.source_node, error)
+    }
+
+    /// Asks the nodes whether what they were run on makes sense; at the end of a step, before its results count.
+    pub fn check_end(&self) -> Result<(), StepError> {
+        for (node, at_end) in self.live.facilities::<AtEnd>() {
+            at_end.0().map_err(|e| StepError::Document(self.live.plan().diagnose(&node, &e).into()))?;
+        }
         Ok(())
     }
 
@@ -282,14 +354,22 @@ impl Loaded {
     /// Writes a checkpoint directory, whole or not at all.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         let partial = dir.with_extension("partial");
+        self.write(&partial, dir, t, training).map_err(|error| {
+            // Its part of a full disk is wanted for saying so. If it cannot be removed either, the first error is the one to tell.
+            let _ = std::fs::remove_dir_all(&partial);
+            error.help("make room there, or give another folder with `--runs`; a stopped step goes on from its last checkpoint")
+        })
+    }
+
+    fn write(&self, partial: &Path, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         let failed = |e: std::io::Error| StepError::other(format!("cannot write checkpoint {}: {e}", dir.display()));
         if partial.exists() {
-            std::fs::remove_dir_all(&partial).map_err(failed)?;
+            std::fs::remove_dir_all(partial).map_err(failed)?;
         }
-        std::fs::create_dir_all(&partial).map_err(failed)?;
+        std::fs::create_dir_all(partial).map_err(failed)?;
         let stored = self.stored();
-        checkpoint::save_params(&partial, &stored, &*self.session.backend)?;
-        checkpoint::save_moments(&partial, &stored, &*self.session.backend)?;
+        checkpoint::save_params(partial, &stored, &*self.session.backend)?;
+        checkpoint::save_moments(partial, &stored, &*self.session.backend)?;
         let mut nodes: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for p in &self.params {
             nodes.entry(p.node.clone()).or_default().insert(p.canonical.name.clone(), p.stored.name.clone());
@@ -299,7 +379,7 @@ impl Loaded {
         if dir.exists() {
             std::fs::remove_dir_all(dir).map_err(failed)?;
         }
-        std::fs::rename(&partial, dir).map_err(failed)
+        std::fs::rename(partial, dir).map_err(failed)
     }
 }
 

@@ -1,6 +1,6 @@
 use super::check_max_patch_length;
 use crate::data::Part;
-use crate::loaded::{Prepare, Prepared};
+use crate::loaded::{AtEnd, Prepare, Prepared};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, Unknown};
@@ -8,7 +8,7 @@ use blt_core::patching::{self, EntropyRule};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// Which comparison starts a patch.
@@ -138,6 +138,42 @@ pub struct Threshold {
     unknown: Option<Unknown>,
     rule: RefCell<Option<EntropyRule>>,
     collecting: RefCell<Option<Calibration>>,
+    /// Bytes that the rule decided on so far, each of which started a patch; None once one did not.
+    one_byte: Cell<Option<u64>>,
+}
+
+/// So many bytes that are all patches of their own are the threshold's doing, not the text's.
+const ONE_BYTE_LIMIT: u64 = 8192;
+
+impl Threshold {
+    /// Watches for a given threshold under which every byte starts a patch: a far dearer model than was meant.
+    fn watch(&self, batch: &Batch, patches: &blt_core::patches::Patches) -> Result<(), NodeError> {
+        let Some(seen) = self.one_byte.get() else { return Ok(()) };
+        if patches.n_patches() < batch.len() {
+            self.one_byte.set(None);
+            return Ok(());
+        }
+        // BOS and the first byte start patches whatever the rule says.
+        let decided: usize = (0..batch.n_spans()).map(|s| batch.span_ids(s).len().saturating_sub(2)).sum();
+        self.one_byte.set(Some(seen + decided as u64));
+        if seen + decided as u64 >= ONE_BYTE_LIMIT { self.refuse_one_byte_patches() } else { Ok(()) }
+    }
+
+    fn refuse_one_byte_patches(&self) -> Result<(), NodeError> {
+        let Some(seen @ 1..) = self.one_byte.get() else { return Ok(()) };
+        let (name, value) = match (self.params.threshold, self.params.relative_threshold) {
+            (_, Some(relative)) => ("relative_threshold", relative),
+            (global, None) => ("threshold", global.unwrap_or_default()),
+        };
+        let what = match name {
+            "threshold" => format!("the entropies of all {seen} bytes seen are above {value} nats"),
+            _ => format!("at all {seen} bytes seen the entropy rose by more than {value} nats"),
+        };
+        Err(NodeError::param(name, format!("every patch is one byte long: {what}")).help(format!(
+            "raise `{name}`, or have it found: `bytes_per_patch: 4`; an untrained entropy model calls for a train step of its own; \
+             one-byte patches on purpose are the node BytePatch"
+        )))
+    }
 }
 
 impl Prepare for Threshold {
@@ -207,8 +243,11 @@ impl Node for EntropyPatch {
             unknown,
             rule: RefCell::new(rule),
             collecting: RefCell::new(None),
+            one_byte: Cell::new((unknown.is_none() && self.max_patch_length != Some(1)).then_some(0)),
         });
         cx.provide(Prepared(threshold.clone()));
+        let at_end = threshold.clone();
+        cx.provide(AtEnd(Box::new(move || at_end.refuse_one_byte_patches())));
         Ok(threshold)
     }
 
@@ -224,7 +263,9 @@ impl Node for EntropyPatch {
         }
         let rule = *threshold.rule.borrow();
         let rule = rule.ok_or_else(|| NodeError::other("the threshold has not been found yet"))?;
-        Ok(Rc::new(patching::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?))
+        let patches = patching::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?;
+        threshold.watch(&batch, &patches)?;
+        Ok(Rc::new(patches))
     }
 }
 

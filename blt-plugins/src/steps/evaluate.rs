@@ -1,5 +1,7 @@
 use crate::data::{BatchReader, Counts, Packer, Part, Request};
-use crate::loaded::{Feed, Loaded, boundary_lookahead, fingerprints, first_wire, nodes_behind_borders};
+use crate::loaded::{
+    Feed, Loaded, backend, boundary_lookahead, check_sources, fingerprints, first_wire, nodes_behind_borders, sources,
+};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, OFFSET};
@@ -178,7 +180,19 @@ impl Step for Evaluate {
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         let goals = self.goals();
-        fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
+        let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
+        backend(cx)?;
+        let request = Request::part(self.split.part());
+        check_sources(cx, &refs, &request)?;
+        if let Some(by) = &self.by {
+            // The rest of the request is fine, so what is wrong now is wrong with `by`.
+            let request = Request { scalars: vec![by.clone()], ..request };
+            for (_, handle) in sources(cx, &refs)? {
+                let at_by = |e| StepError::Document(cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into());
+                handle.source.check(&request).map_err(at_by)?;
+            }
+        }
+        fingerprints(cx, &refs)
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
@@ -194,7 +208,8 @@ impl Step for Evaluate {
             ..Request::part(self.split.part())
         };
         let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
-        let mut reader = BatchReader::new(loaded.source.source.clone(), request, packer)?.read_ahead(2);
+        let reader = BatchReader::new(loaded.source.source.clone(), request, packer).map_err(|e| loaded.data_error(e))?;
+        let mut reader = reader.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
             patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
@@ -215,7 +230,7 @@ impl Step for Evaluate {
         cx.progress().start(&format!("evaluate {}", self.goal), None);
         let started = Instant::now();
         while self.limit.is_none_or(|limit| measuring.total.documents < limit) {
-            let Some(batch) = reader.next_batch()? else { break };
+            let Some(batch) = reader.next_batch().map_err(|e| measuring.loaded.data_error(e))? else { break };
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
@@ -235,6 +250,7 @@ impl Step for Evaluate {
                 counts.empty
             )));
         }
+        measuring.loaded.check_end()?;
         let seconds = started.elapsed().as_secs_f64();
         measuring.finish(cx, &counts, seconds)
     }

@@ -1,8 +1,9 @@
 use crate::data::{BatchReader, BatchState, Packer, Request};
-use crate::loaded::{CHECKPOINT_DIR, Feed, Loaded, fingerprints};
+use crate::loaded::{CHECKPOINT_DIR, CheckpointState, Feed, Loaded, backend, check_sources, fingerprints, STATE_FILE};
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
+use blt_core::checkpoint;
 use blt_core::optim::{AdamWConfig, Decay};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
@@ -195,12 +196,20 @@ impl Step for Train {
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
+        backend(cx)?;
+        // The shuffle's settings do not bear on what is checked.
+        check_sources(cx, &[&self.goal], &Request { exclude_calibration: true, ..Request::training(cx.seed(), 1) })?;
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
-            let path = cx.base_dir().join(from).join(blt_core::checkpoint::MODEL_FILE);
-            let bytes = std::fs::read(&path)
-                .map_err(|e| StepError::other(format!("`from`: cannot read {}: {e}", path.display())))?;
-            on.push(format!("from {}", blake3::hash(&bytes)));
+            let dir = cx.base_dir().join(from);
+            CheckpointState::read(&dir).map_err(|e| at_from(cx, e))?;
+            for file in [STATE_FILE, checkpoint::MODEL_FILE, checkpoint::OPTIMIZER_FILE] {
+                let path = dir.join(file);
+                let bytes = std::fs::read(&path).map_err(|e| {
+                    at_from(cx, StepError::other(format!("cannot read checkpoint {}: {e}", path.display())))
+                })?;
+                on.push(format!("from {file} {}", blake3::hash(&bytes)));
+            }
         }
         Ok(on)
     }
@@ -210,8 +219,8 @@ impl Step for Train {
         let mut loaded = Loaded::build(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
             let from = cx.base_dir().join(from);
-            loaded.restore(&from, true)?;
-            loaded.restore_moments(&from)?;
+            let restored = loaded.restore(&from, true).and_then(|_| loaded.restore_moments(&from));
+            restored.map_err(|e| at_from(cx, e))?;
         }
         let resumed = if cx.resumed() { latest(&dir)? } else { None };
         let mut state = None;
@@ -235,9 +244,10 @@ impl Step for Train {
         let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
         let source = loaded.source.source.clone();
         let reader = match &state {
-            None => BatchReader::new(source, request, packer)?,
-            Some(s) => BatchReader::restore(source, request, packer, &s.data)?,
-        };
+            None => BatchReader::new(source, request, packer),
+            Some(s) => BatchReader::restore(source, request, packer, &s.data),
+        }
+        .map_err(|e| loaded.data_error(e))?;
         let mut reader = reader.read_ahead(2 * self.accumulate);
         let (mut metrics_lines, mut timings_lines) = state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
         let mut metrics = JsonLines::open(dir.join("metrics.jsonl"), metrics_lines)?;
@@ -254,7 +264,7 @@ impl Step for Train {
         while step < self.steps {
             let micro: Vec<Rc<Batch>> = (0..self.accumulate)
                 .map(|_| {
-                    let batch = reader.next_batch()?;
+                    let batch = reader.next_batch().map_err(|e| loaded.data_error(e))?;
                     batch.map(Rc::new).ok_or_else(|| StepError::other("the training documents ran out"))
                 })
                 .collect::<Result<_, _>>()?;
@@ -307,10 +317,12 @@ impl Step for Train {
                 loaded.save(&path, t0 + step, Some(serde_json::to_value(progress)?))?;
                 drop_older(&dir, step)?;
             }
-            if stop {
+            // After the last step there is nothing to save but the result.
+            if stop && step < self.steps {
                 return Err(StepError::Interrupted);
             }
         }
+        loaded.check_end()?;
         metrics.sync()?;
         timings.sync()?;
         loaded.save(&dir.join(CHECKPOINT_DIR), t0 + step, None)?;
@@ -329,6 +341,17 @@ impl Step for Train {
         cx.progress().finish(&format!("{bytes} bytes in {seconds:.1} s"));
         Ok(())
     }
+}
+
+/// An error of the checkpoint that `from` names, pointing there.
+fn at_from(cx: &StepCx, error: StepError) -> StepError {
+    let StepError::Failed { error, help } = error else { return error };
+    let error = NodeError::param("from", error);
+    let error = match help {
+        Some(help) => error.help(help),
+        None => error,
+    };
+    StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
 }
 
 /// Checkpoints of a step that has not finished.
