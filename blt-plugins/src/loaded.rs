@@ -4,10 +4,12 @@
 use crate::data::{BatchReader, DataError, ListColumn, Packer, Part, Request, Source};
 use crate::model::ParamSet;
 use crate::ports::{Bytes, Patches};
+use crate::shape::{self, Found, NotBlt, WholeModel};
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
 use blt_core::checkpoint::{self, CheckpointError, TensorFile};
 use blt_core::fused::Fused;
+use blt_core::hf::ModelShape;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::reference::Reference;
@@ -69,9 +71,20 @@ pub struct CheckpointState {
     pub nodes: BTreeMap<String, BTreeMap<String, String>>,
     /// What nodes learned before training: thresholds, tokenizers.
     pub prepared: BTreeMap<String, Value>,
+    /// The model, where the sub-graph has BLT's shape: what a `Blt` node needs to read the checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<StoredModel>,
     /// The training loop's own state, in a checkpoint that a run resumes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Value>,
+}
+
+/// A model in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredModel {
+    pub shape: ModelShape,
+    /// The nodes that hold its parameters.
+    pub nodes: Vec<String>,
 }
 
 /// The file of a checkpoint directory that holds its [`CheckpointState`].
@@ -382,6 +395,25 @@ impl Loaded {
         self.prepared.iter().filter_map(summary).collect()
     }
 
+    /// The model that the sub-graph is, as far as it is learned.
+    ///
+    /// # Errors
+    /// What keeps it from being one.
+    pub fn model(&self) -> Result<StoredModel, NotBlt> {
+        let plan = self.live.plan();
+        let nodes: Vec<&PlannedNode> = self.live.nodes().filter_map(|name| plan.node(name)).collect();
+        match shape::find(plan, &nodes)? {
+            Found::Parts(parts) => {
+                let parts = parts.with_rule(|node| shape::learned_rule(self.prepared.get(node)?));
+                Ok(StoredModel { shape: parts.shape, nodes: parts.nodes })
+            }
+            Found::Whole(node) => {
+                let whole = self.live.facility::<WholeModel>(&node).ok_or(NotBlt::Count { kind: "Blt", found: 0 })?;
+                Ok(StoredModel { shape: whole.0.clone(), nodes: vec![node] })
+            }
+        }
+    }
+
     /// Writes a checkpoint directory, whole or not at all.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         let partial = dir.with_extension("partial");
@@ -405,7 +437,8 @@ impl Loaded {
         for p in &self.params {
             nodes.entry(p.node.clone()).or_default().insert(p.canonical.name.clone(), p.stored.name.clone());
         }
-        let state = CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared: self.prepared.clone(), training };
+        let (prepared, model) = (self.prepared.clone(), self.model().ok());
+        let state = CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared, model, training };
         write_atomic(partial.join(STATE_FILE), serde_json::to_string_pretty(&state)?)?;
         if dir.exists() {
             std::fs::remove_dir_all(dir).map_err(failed)?;

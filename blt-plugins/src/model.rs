@@ -1,9 +1,11 @@
 //! What the model nodes share: their session, their parameter sets, and the checks of an attention's sizes.
 
 use blt_core::backend::{BlockConfig, CrossConfig};
+use blt_core::hf::{HfError, Weights};
 use blt_core::model::{Session, default_ffn};
 use blt_core::params::{NamedParam, ParamMaker};
 use blt_graph::{BuildCx, NodeError, RunCx};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A node's parameters: the facility by which steps save, load and update them.
@@ -12,6 +14,20 @@ pub struct ParamSet(pub Vec<NamedParam>);
 /// The session that steps put into the world.
 pub fn session(cx: &RunCx) -> Rc<Session> {
     cx.world.get::<Session>().expect("a step puts the session into the world before it runs a graph")
+}
+
+/// Builds a part of the model whose parameters are read from `weights` (`names`: canonical names to those in the files, where they
+/// differ), and provides them.
+pub fn with_stored_params<T>(
+    cx: &mut BuildCx,
+    weights: &Weights,
+    names: &BTreeMap<String, String>,
+    make: impl FnOnce(&mut ParamMaker) -> T,
+) -> Result<T, HfError> {
+    let session = cx.world.get::<Session>().expect("a step puts the session into the world before it builds a graph");
+    let (part, params) = ParamMaker::read(&*session.backend, weights, names, make)?;
+    cx.provide(ParamSet(params));
+    Ok(part)
 }
 
 /// Builds a part of the model and provides its parameters.
@@ -37,6 +53,14 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// The sizes of a block as one would write them; inverse of `resolve` where a head's width is `dim / heads`.
+    pub fn of(layers: usize, block: &BlockConfig) -> Self {
+        let BlockConfig { dim, heads, kv_heads, ffn, window, rope_theta, eps, .. } = *block;
+        let kv_heads = (kv_heads != heads).then_some(kv_heads);
+        let ffn = (ffn != default_ffn(dim)).then_some(ffn);
+        Sizes { dim, layers, heads, kv_heads, ffn, window, rope_theta, eps }
+    }
+
     /// Checks the sizes and resolves what was left out. The errors name the parameter at fault.
     pub fn resolve(&self) -> Result<BlockConfig, NodeError> {
         for (name, value) in [("dim", self.dim), ("layers", self.layers), ("heads", self.heads)] {

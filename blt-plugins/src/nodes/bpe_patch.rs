@@ -9,7 +9,7 @@ use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A patch for each token of a byte-pair encoding.
@@ -104,6 +104,13 @@ impl Node for BpePatch {
             }
             _ => Ok(PatchesInfo { boundary_lookahead: true }),
         }
+    }
+
+    fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
+        let Some(path) = &self.tokenizer else { return Ok(Vec::new()) };
+        let path = base_dir.join(path);
+        let at = |e| NodeError::param("tokenizer", format!("cannot read {}: {e}", path.display()));
+        Ok(vec![blake3::hash(&std::fs::read(&path).map_err(at)?).to_string()])
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<Rc<Tokenizer>, NodeError> {

@@ -45,6 +45,14 @@ impl ByteEmbed {
     pub fn new(dim: usize) -> Self {
         ByteEmbed { dim, ngrams: default_ngrams(), table: default_table(), functions: default_functions() }
     }
+
+    pub(crate) fn hash(&self) -> Option<HashConfig> {
+        (!self.ngrams.is_empty()).then(|| HashConfig {
+            sizes: self.ngrams.clone(),
+            functions: self.functions,
+            vocab: self.table,
+        })
+    }
 }
 
 impl Node for ByteEmbed {
@@ -78,12 +86,7 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        let hash = (!self.ngrams.is_empty()).then(|| HashConfig {
-            sizes: self.ngrams.clone(),
-            functions: self.functions,
-            vocab: self.table,
-        });
-        Ok(with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, hash)))
+        Ok(with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash())))
     }
 
     fn run(&self, part: &model::ByteEmbed, batch: Rc<Batch>, cx: &RunCx) -> Result<ByteStatesValue, NodeError> {

@@ -1,5 +1,6 @@
 //! The built-in nodes, a file each. A node registers itself; nothing lists them but the module tree.
 
+mod blt;
 mod bpe_patch;
 mod byte_embed;
 mod byte_lm;
@@ -15,6 +16,7 @@ mod sources;
 mod space_patch;
 mod stride_patch;
 
+pub use blt::Blt;
 pub use bpe_patch::BpePatch;
 pub use byte_embed::ByteEmbed;
 pub use byte_lm::{ByteLm, ContextReset};

@@ -1,7 +1,7 @@
 use crate::data::{BatchReader, Counts, Packer, Part, Request};
 use crate::loaded::{Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire, nodes_behind_borders, sources};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
-use crate::profile::NodeProfile;
+use crate::profile::{NodeProfile, PatcherFlops};
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::PatchStats;
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
@@ -209,6 +209,7 @@ impl Step for Evaluate {
         let mut loaded = Loaded::build(cx, &refs)?;
         loaded.prepare(cx)?;
         loaded.read_from(cx, self.source.as_deref())?;
+        loaded.live.facilities::<PatcherFlops>().iter().for_each(|(_, flops)| flops.0.set(0));
         let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
         loaded.live.world().observe(profile.clone());
         let request = Request {
@@ -348,7 +349,10 @@ impl Measuring<'_> {
             self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.
         let behind = nodes_behind_borders(plan, &refs)?;
-        let entropy_flops: f64 = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| f).fold(0.0, |a, b| a + b);
+        let of_nodes = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
+        let inside = self.loaded.live.facilities::<PatcherFlops>();
+        let of_parts = inside.iter().filter(|(node, _)| !behind.contains(node)).map(|(_, f)| f.0.get() as f64 / bytes);
+        let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
         for p in &self.loaded.params {
             *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
