@@ -93,7 +93,14 @@ impl<'a> ParamMaker<'a> {
     }
 
     /// `sigma: None` begins as ones.
-    fn register(&mut self, name: String, shape: [usize; 2], sigma: Option<f64>, by_rows: bool, vector: bool) -> ParamId {
+    fn register(
+        &mut self,
+        name: String,
+        shape: [usize; 2],
+        sigma: Option<f64>,
+        by_rows: bool,
+        vector: bool,
+    ) -> ParamId {
         let mut param = NamedParam { name, id: ParamId(0), shape, vector };
         let len = param.n_elements();
         param.id = match &mut self.numbers {

@@ -73,7 +73,9 @@ fn parts(graph: &GraphSpec) -> Vec<String> {
                 fields.push(format!("in: {{{}}}", wires.join(", ")));
             }
         }
-        fields.extend(node.params.iter().map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))));
+        fields.extend(
+            node.params.iter().map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))),
+        );
         format!("{:width$} {{{}}}", format!("{}:", node.name), fields.join(", "))
     };
     graph.nodes.iter().map(line).collect()

@@ -469,6 +469,7 @@ impl<'a> Runner<'a> {
                 if several_seeds {
                     tag.insert("seed".to_string(), json!(plan.seed));
                 }
+                tag.insert("run_step".to_string(), json!(index));
                 gather(&finished.dir.join("metrics.jsonl"), &tag, &mut metrics)?;
                 gather(&finished.dir.join("timings.jsonl"), &tag, &mut timings)?;
                 steps.push(StepRun {

@@ -1,9 +1,9 @@
 //! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier steps' checkpoints, and
 //! what its nodes must learn from data before they run (a threshold, a tokenizer) learned.
 
-use crate::data::{BatchReader, DataError, ListColumn, Packer, Part, Request, Source};
+use crate::data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use crate::model::ParamSet;
-use crate::ports::{Bytes, Patches};
+use crate::ports::{Bytes, Entropies, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
@@ -293,9 +293,9 @@ impl Loaded {
     pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
         if let Some(node) = source {
             let mut handles = sources(cx, &[node])?;
-            let (_, handle) =
+            let (name, handle) =
                 handles.pop().ok_or_else(|| StepError::other(format!("node `{node}` provides no `SourceHandle`")))?;
-            self.source = handle;
+            (self.source_node, self.source) = (name, handle);
         }
         Ok(())
     }
@@ -309,7 +309,9 @@ impl Loaded {
     pub fn prepare(&mut self, cx: &StepCx) -> Result<(), StepError> {
         for (node, prepared) in self.live.facilities::<Prepared>() {
             let Some(part) = prepared.0.wants() else { continue };
-            let request = Request { exclude_calibration: true, lists: self.lists(), ..Request::part(part) };
+            // In the order of training: files may be sorted by domain.
+            let order = Order::Shuffled { seed: cx.seed(), buffer: self.source.shuffle_buffer };
+            let request = Request { exclude_calibration: true, order, lists: self.lists(), ..Request::part(part) };
             let packer = Packer::new(self.source.span_bytes, PREPARE_BATCH)?;
             let source = self.source.source.clone();
             let mut reader = BatchReader::new(source, request, packer).map_err(|e| self.data_error(e))?;
@@ -470,6 +472,17 @@ fn node_params(live: &Live) -> Vec<NodeParam> {
 /// The first wire of port `P` in `goals`' sub-graph.
 pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
     Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
+}
+
+/// The first wire of entropies that a patcher of `goals`' sub-graph reads: computed in any case.
+pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
+    let patchers = plan.needs(goals)?.into_iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
+    for wire in patchers.flat_map(|node| plan.wires(node)).filter_map(|(_, wire)| wire) {
+        if plan.goal(&wire)?.is::<Entropies>() {
+            return Ok(Some(wire));
+        }
+    }
+    Ok(None)
 }
 
 /// The nodes of `goals`' sub-graph that only patch borders depend on: the patcher, and the entropy model behind it.

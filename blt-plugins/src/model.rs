@@ -70,18 +70,26 @@ impl Sizes {
         }
         if !self.dim.is_multiple_of(self.heads) {
             let msg = format!("a width of {} is not divisible by {} heads", self.dim, self.heads);
-            let heads: Vec<String> =
-                (1..=self.dim).filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2)).map(|h| h.to_string()).collect();
+            let heads: Vec<String> = (1..=self.dim)
+                .filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2))
+                .map(|h| h.to_string())
+                .collect();
             return Err(NodeError::param("heads", msg).help(format!("heads that work here: {}", heads.join(", "))));
         }
         let head_dim = self.dim / self.heads;
         if !head_dim.is_multiple_of(2) {
-            let msg = format!("{} heads of a width of {} leave {head_dim} a head; RoPE rotates pairs and wants an even number", self.heads, self.dim);
+            let msg = format!(
+                "{} heads of a width of {} leave {head_dim} a head; RoPE rotates pairs and wants an even number",
+                self.heads, self.dim
+            );
             return Err(NodeError::param("heads", msg));
         }
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
         if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
-            return Err(NodeError::param("kv_heads", format!("{} heads can't share {kv_heads} key/value heads evenly", self.heads)));
+            return Err(NodeError::param(
+                "kv_heads",
+                format!("{} heads can't share {kv_heads} key/value heads evenly", self.heads),
+            ));
         }
         if self.window == Some(0) {
             return Err(NodeError::param("window", "a window of 0 sees nothing, not even the byte itself")
@@ -91,7 +99,10 @@ impl Sizes {
             return Err(NodeError::param("ffn", "ffn must be at least 1"));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return Err(NodeError::param("rope_theta", format!("rope_theta must be a positive number, not {}", self.rope_theta)));
+            return Err(NodeError::param(
+                "rope_theta",
+                format!("rope_theta must be a positive number, not {}", self.rope_theta),
+            ));
         }
         if !(self.eps.is_finite() && self.eps > 0.0) {
             return Err(NodeError::param("eps", format!("eps must be a positive number, not {}", self.eps)));
@@ -111,7 +122,13 @@ impl Sizes {
 
 /// Cross-attention of the same heads as a part's blocks.
 pub fn cross_of(block: &BlockConfig) -> CrossConfig {
-    CrossConfig { dim: block.dim, heads: block.heads, kv_heads: block.kv_heads, head_dim: block.head_dim, eps: block.eps }
+    CrossConfig {
+        dim: block.dim,
+        heads: block.heads,
+        kv_heads: block.kv_heads,
+        head_dim: block.head_dim,
+        eps: block.eps,
+    }
 }
 
 pub fn default_window() -> Option<usize> {

@@ -26,7 +26,12 @@ impl NodeProfile {
 
     /// Forward FLOPs by node.
     pub fn flops(&self) -> BTreeMap<String, u64> {
-        self.sums.borrow().iter().filter(|(_, (flops, _))| *flops > 0).map(|(n, (flops, _))| (n.clone(), *flops)).collect()
+        self.sums
+            .borrow()
+            .iter()
+            .filter(|(_, (flops, _))| *flops > 0)
+            .map(|(n, (flops, _))| (n.clone(), *flops))
+            .collect()
     }
 
     /// Seconds by node.

@@ -72,7 +72,9 @@ impl Node for ByteEmbed {
             return Err(NodeError::param("ngrams", format!("an n-gram has at least one byte, not {n}")));
         }
         if !self.ngrams.is_empty() && self.table == 0 {
-            return Err(NodeError::param("table", "a hash table has at least one row").help("for no tables: `ngrams: []`"));
+            return Err(
+                NodeError::param("table", "a hash table has at least one row").help("for no tables: `ngrams: []`")
+            );
         }
         if self.functions == 0 || self.functions > HASH_PRIMES.len() {
             let msg = format!("there are {} hash functions, not {}", HASH_PRIMES.len(), self.functions);

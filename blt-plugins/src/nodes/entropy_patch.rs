@@ -223,10 +223,18 @@ impl Prepare for Threshold {
     }
 
     fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
-        if self.unknown.is_some() {
-            let found: Calibrated = serde_json::from_value(learned.clone())?;
-            *self.rule.borrow_mut() = Some(found.rule);
+        let Some(unknown) = self.unknown else { return Ok(()) };
+        let found: Calibrated = serde_json::from_value(learned.clone())?;
+        let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);
+        if wanted != (self.params.bytes_per_patch, self.params.max_patch_length, unknown.rule(found.threshold)) {
+            return Err(StepError::other(format!(
+                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {:?} and {:?}, which is not what \
+                 the pipeline says",
+                self.node, found.wanted_bytes_per_patch, found.max_patch_length, found.rule
+            ))
+            .help("write the same in the pipeline, or give it the threshold that the checkpoint's state.json records"));
         }
+        *self.rule.borrow_mut() = Some(found.rule);
         Ok(())
     }
 }

@@ -35,7 +35,9 @@ pub use stride_patch::StridePatch;
 /// `max_patch_length: 0` is refused wherever it can be given.
 fn check_max_patch_length(max: Option<usize>) -> Result<(), blt_graph::NodeError> {
     match max {
-        Some(0) => Err(blt_graph::NodeError::param("max_patch_length", "a patch has at least one byte, max_patch_length: 1")),
+        Some(0) => {
+            Err(blt_graph::NodeError::param("max_patch_length", "a patch has at least one byte, max_patch_length: 1"))
+        }
         _ => Ok(()),
     }
 }
