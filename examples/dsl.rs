@@ -7,7 +7,8 @@ use blt::prelude::*;
 /// The same graph as in YAML; `tests/dsl.rs` holds the two against each other.
 pub fn graph() -> GraphSpec {
     let mut g = Graph::new();
-    let corpus = ParquetBytes { split: Some(DataSplit::of(0.1, "id")), ..ParquetBytes::new("corpus/sample.parquet") };
+    let split = Some(DataSplit::of(0.1, "id"));
+    let corpus = ParquetBytes { split, span_bytes: 4096, ..ParquetBytes::new("corpus/sample.parquet") };
     let docs = g.add("docs", corpus, ());
     let (entropies, _, _) = g.add("entropy", ByteLm { window: Some(128), ..ByteLm::new(64, 2, 4) }, &docs);
     let patches = g.add("patches", EntropyPatch::bytes_per_patch(6.0), (&docs, &entropies));
@@ -23,10 +24,10 @@ pub fn graph() -> GraphSpec {
 // The test that includes this file has a main of its own.
 #[allow(dead_code)]
 fn main() {
-    let train = |goal: &str, steps| Train::new(goal, steps, 16384, 4e-3);
+    let train = |goal: &str, steps| Train::new(goal, steps, 4096, 6e-3);
     let pipeline = PipelineSpec::new("from_rust", graph())
-        .step(train("entropy.loss", 200))
-        .step(train("loss", 300))
+        .step(train("entropy.loss", 500))
+        .step(train("loss", 800))
         .step(Evaluate { by: Some("domain".into()), ..Evaluate::new("loss") })
         .variant("stride-6", [("graph.patches", json!({"node": "StridePatch", "in": "docs", "stride": 6}))])
         .variant("entropy", []);

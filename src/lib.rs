@@ -23,3 +23,8 @@ pub use blt_graph as graph;
 pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;
 pub use cli::main;
+
+/// README's Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -118,3 +118,10 @@ fn agree_on_everything(make: [&dyn Fn() -> Box<dyn Backend>; 2]) {
 fn reference_in_f32_agrees_with_reference_in_f64() {
     agree_on_everything([&|| Box::new(Reference::<f32, Cpu>::cpu()), &|| Box::new(Reference::<f64, Cpu>::cpu())]);
 }
+
+#[test]
+fn fused_agrees_with_the_reference() {
+    let fused = || Box::new(blt_core::fused::Fused::new()) as Box<dyn Backend>;
+    let reference = || Box::new(Reference::<f64, Cpu>::cpu()) as Box<dyn Backend>;
+    agree_on_everything([&fused, &reference]);
+}

@@ -1,7 +1,7 @@
 //! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier steps' checkpoints, and
 //! what its nodes must learn from data before they run (a threshold, a tokenizer) learned.
 
-use crate::data::{DataError, BatchReader, ListColumn, Packer, Part, Request, Source};
+use crate::data::{BatchReader, DataError, ListColumn, Packer, Part, Request, Source};
 use crate::model::ParamSet;
 use crate::ports::{Bytes, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
@@ -98,7 +98,8 @@ impl CheckpointState {
     /// Reads `dir/state.json`; a format that this version does not know is refused in words.
     pub fn read(dir: &Path) -> Result<Self, StepError> {
         let path = dir.join(STATE_FILE);
-        let damaged = |e: serde_json::Error| StepError::other(format!("{} is not a checkpoint's state: {e}", path.display()));
+        let damaged =
+            |e: serde_json::Error| StepError::other(format!("{} is not a checkpoint's state: {e}", path.display()));
         let text = std::fs::read_to_string(&path)
             .map_err(|e| StepError::other(format!("cannot read checkpoint {}: {e}", path.display())))?;
         let value: Value = serde_json::from_str(&text).map_err(damaged)?;
@@ -143,9 +144,11 @@ fn source_nodes<'a>(plan: &'a Plan, goals: &[&str]) -> Result<Vec<&'a str>, Step
 
 /// Wires of port `P` that leave `node`, with what is known of them.
 fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::Info)> {
-    node.entry.outputs.iter().zip(&node.infos).filter_map(|(port, info)| {
-        Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?))
-    })
+    node.entry
+        .outputs
+        .iter()
+        .zip(&node.infos)
+        .filter_map(|(port, info)| Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?)))
 }
 
 /// The backend that a run's options name.
@@ -153,7 +156,19 @@ pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     match (cx.path(), cx.device()) {
         (ComputePath::Fused, "cpu") => Ok(Rc::new(Fused::new())),
         (ComputePath::Reference, "cpu") => Ok(Rc::new(Reference::<f32, _>::cpu())),
-        (_, device) => Err(StepError::other(format!("device `{device}` is not in this build")).help("use `device: cpu`")),
+        (_, device) => {
+            Err(StepError::other(format!("device `{device}` is not in this build")).help("use `device: cpu`"))
+        }
+    }
+}
+
+/// A step's `source` must be a node that gives bytes and reads nothing.
+pub fn check_source(plan: &Plan, source: Option<&str>) -> Result<(), NodeError> {
+    let Some(source) = source else { return Ok(()) };
+    let goal = plan.goal(source)?;
+    match goal.is::<Bytes>() && goal.node.entry.inputs.is_empty() {
+        true => Ok(()),
+        false => Err(NodeError::param("source", format!("`{source}` is not a source of bytes"))),
     }
 }
 
@@ -274,6 +289,17 @@ impl Loaded {
         Ok(state.training)
     }
 
+    /// Reads documents from another source node from now on.
+    pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
+        if let Some(node) = source {
+            let mut handles = sources(cx, &[node])?;
+            let (_, handle) =
+                handles.pop().ok_or_else(|| StepError::other(format!("node `{node}` provides no `SourceHandle`")))?;
+            self.source = handle;
+        }
+        Ok(())
+    }
+
     /// Reads the optimiser's moments of every parameter.
     pub fn restore_moments(&self, dir: &Path) -> Result<(), StepError> {
         Ok(checkpoint::load_moments(dir, &self.stored(), &*self.session.backend)?)
@@ -311,8 +337,13 @@ impl Loaded {
     /// What reading answered, pointing at the node that is at fault: the source, or the one that wants a column of lists.
     pub fn data_error(&self, error: DataError) -> StepError {
         let plan = self.live.plan();
-        if let DataError::NoSuchColumn { column, .. } | DataError::ColumnType { column, .. } = &error
-            && let Some((node, _)) = self.live.facilities::<WantsList>().iter().find(|(_, wants)| wants.0.column == *column)
+        if let DataError::NoSuchColumn { column, .. }
+        | DataError::ColumnType { column, .. }
+        | DataError::NullList { column, .. }
+        | DataError::ListLength { column, .. }
+        | DataError::ListValue { column, .. } = &error
+            && let Some((node, _)) =
+                self.live.facilities::<WantsList>().iter().find(|(_, wants)| wants.0.column == *column)
         {
             return StepError::Document(plan.diagnose(node, &NodeError::param("column", error)).into());
         }

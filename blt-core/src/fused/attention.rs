@@ -8,24 +8,27 @@
 //! Scores are in units of log2: queries come scaled by `head_dim^-0.5 * log2(e)`.
 
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{Into, Left, PANEL, Scratch, band};
+use super::tile::{Buffer, Into, Left, PANEL, Scratch, band, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of a tile of queries: a multiple of the microkernels' 6, 12 and 16.
-const QUERIES: usize = 48;
+/// Rows of a tile of queries: a multiple of the microkernels' 6 and 12, few, so that little of a partly visible block is wasted.
+const QUERIES: usize = 24;
 
 /// Keys of a block, forward: a tile's scores stay in L1.
 const KEYS: usize = 128;
 
-/// Keys of a block, backward, where two score tiles are held.
+/// Rows of a tile of queries, backward: the depth of the products that make the keys' gradients.
+const QUERIES_BACKWARD: usize = 48;
+
+/// Keys of a block, backward.
 const KEYS_BACKWARD: usize = 64;
 
-/// Queries of a forward task; a multiple of [`QUERIES`].
-const TASK_QUERIES: usize = 10 * QUERIES;
+/// Queries of a forward task, at least: fewer would pack too many keys for too few queries.
+const TASK_QUERIES: usize = 480;
 
-/// Keys of a backward task, at least; a multiple of [`QUERIES`] and [`KEYS_BACKWARD`].
-const TASK_KEYS: usize = 960;
+/// Keys of a backward task, about; without a window, at most a quarter of a longer span.
+const TASK_KEYS: usize = 1152;
 
 /// Stands for minus infinity where infinity would give NaN.
 const NEVER: f32 = -1e30;
@@ -68,6 +71,19 @@ impl Layout {
     }
 }
 
+/// Shares of `len`, about equal and not much greater than `most`, a multiple of `of`.
+fn even_share(len: usize, most: usize, of: usize) -> usize {
+    len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(of).max(of)
+}
+
+const fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
+}
+
 /// Lanes of the vector at `column` within `low .. high`.
 #[inline(always)]
 fn lane_mask(column: usize, low: isize, high: isize) -> u16 {
@@ -84,23 +100,6 @@ fn pack_rows(from: &[f32], stride: usize, rows: usize, head_dim: usize, to: &mut
             to[head_dim..].fill(0.0);
         } else {
             to.fill(0.0);
-        }
-    }
-}
-
-/// Transposes `rows` rows of `head_dim` elements, `stride` apart, to panels `[head_dim][PANEL]` of 64 rows each, zeros
-/// after the last row.
-fn pack_columns(from: &[f32], stride: usize, rows: usize, head_dim: usize, to: &mut [f32]) {
-    for (p, panel) in to.chunks_exact_mut(PANEL * head_dim).take(rows.div_ceil(PANEL)).enumerate() {
-        let rows = PANEL.min(rows - p * PANEL);
-        if rows < PANEL {
-            panel.fill(0.0);
-        }
-        for r in 0..rows {
-            let row = &from[(p * PANEL + r) * stride..][..head_dim];
-            for (x, to) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
-                to[r] = *x;
-            }
         }
     }
 }
@@ -139,6 +138,7 @@ fn score(
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn soften_body<S: Simd>(
     s: S,
     rows: usize,
@@ -172,7 +172,7 @@ fn soften_body<S: Simd>(
         let sum = &mut sums[r * LANES..].as_chunks_mut::<LANES>().0[0];
         let mut total = s.load(sum);
         if now > before {
-            let factor = s.exp2(s.splat(before - now));
+            let factor = s.exp2_finite(s.splat(before - now));
             total = s.mul(total, factor);
             for x in out[r * width..][..width].as_chunks_mut::<LANES>().0 {
                 let scaled = s.mul(s.load(x), factor);
@@ -183,7 +183,7 @@ fn soften_body<S: Simd>(
         // A row that has seen no key yet: the powers below are 0, not 1.
         let base = s.splat(if now == NEVER { 0.0 } else { now });
         for x in row.iter_mut() {
-            let p = s.exp2(s.sub(s.load(x), base));
+            let p = s.exp2_finite(s.sub(s.load(x), base));
             s.store(x, p);
             total = s.add(total, p);
         }
@@ -232,7 +232,7 @@ kernel!(
 );
 
 /// Attention over rows `qkv` `[n, stride]`: outputs `[heads, n, head_dim]` and log2-sum-exps `[heads, n]`.
-pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout) -> (Buffer, Buffer) {
     struct Task<'a> {
         head: usize,
         span: usize,
@@ -241,14 +241,17 @@ pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Lay
         lse: &'a mut [f32],
     }
     let n = offsets.last().copied().unwrap_or(0);
-    let mut out = vec![0.0; layout.heads * n * layout.head_dim];
-    let mut lse = vec![0.0; layout.heads * n];
-    let (mut tasks, mut rest) = (Vec::new(), (out.as_mut_slice(), lse.as_mut_slice()));
+    let mut out = Buffer::new(layout.heads * n * layout.head_dim);
+    let mut lse = Buffer::new(layout.heads * n);
+    let (mut tasks, mut rest) = (Vec::new(), (&mut *out, &mut *lse));
+    // How the queries are shared out does not show in the results.
+    let share = (layout.heads * n / (8 * rayon::current_num_threads())).max(TASK_QUERIES);
     for head in 0..layout.heads {
         for span in offsets.windows(2) {
             let len = span[1] - span[0];
-            for start in (0..len).step_by(TASK_QUERIES) {
-                let queries = start..len.min(start + TASK_QUERIES);
+            let size = even_share(len, share, QUERIES);
+            for start in (0..len).step_by(size) {
+                let queries = start..len.min(start + size);
                 let (out, out_rest) = rest.0.split_at_mut(queries.len() * layout.head_dim);
                 let (lse, lse_rest) = rest.1.split_at_mut(queries.len());
                 rest = (out_rest, lse_rest);
@@ -285,7 +288,7 @@ fn forward_task(
     let (o, buffer) = buffer.split_at_mut(QUERIES * width);
     let (scores, buffer) = buffer.split_at_mut(QUERIES * KEYS);
     let (sums, greatest) = buffer.split_at_mut(QUERIES * LANES);
-    pack_columns(&qkv[first * stride + k_column..], stride, keys, head_dim, k);
+    pack_columns(level, &qkv[first * stride + k_column..], stride, keys, head_dim, k);
     pack_rows(&qkv[first * stride + v_column..], stride, keys, head_dim, v, width, padded);
     for start in queries.clone().step_by(QUERIES) {
         let tile = start..queries.end.min(start + QUERIES);
@@ -322,11 +325,11 @@ struct Part {
     keys: Range<usize>,
     queries: Range<usize>,
     /// `[queries, head_dim]`
-    dq: Vec<f32>,
+    dq: Buffer,
     /// `[keys, head_dim]`
-    dk: Vec<f32>,
+    dk: Buffer,
     /// `[keys, head_dim]`
-    dv: Vec<f32>,
+    dv: Buffer,
 }
 
 /// Gradients of queries, keys and values, before they are put together row by row.
@@ -355,9 +358,10 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
     for slot in 0..layout.heads * spans {
         let len = offsets[slot % spans + 1] - offsets[slot % spans];
         // With a window a task's queries reach at most a window past its keys; without one at most four tasks share a span,
-        // so that the parts of dq stay within a small multiple of dq.
-        let least = layout.window.unwrap_or(len.div_ceil(4)).clamp(TASK_KEYS, len.max(TASK_KEYS));
-        let size = least.next_multiple_of(TASK_KEYS);
+        // so that the parts of dq stay within a small multiple of dq. The shares show in how dq is summed, so they follow
+        // from the span alone.
+        let share = layout.window.unwrap_or(len.div_ceil(4)).max(TASK_KEYS);
+        let size = even_share(len, share, lcm(QUERIES_BACKWARD, KEYS_BACKWARD));
         for start in (0..len).step_by(size) {
             let keys = start..len.min(start + size);
             let queries = start..layout.window.map_or(len, |window| len.min((keys.end - 1).saturating_add(window)));
@@ -378,6 +382,7 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn unsoften_body<S: Simd>(
     s: S,
     rows: usize,
@@ -393,7 +398,7 @@ fn unsoften_body<S: Simd>(
         let grads = grads[r * KEYS_BACKWARD..][columns.clone()].as_chunks_mut::<LANES>().0;
         let (lse, delta) = (s.splat(lse[r]), s.splat(deltas[r]));
         for (i, (x, g)) in scores.iter_mut().zip(grads).enumerate() {
-            let mut p = s.exp2(s.sub(s.load(x), lse));
+            let mut p = s.exp2_finite(s.sub(s.load(x), lse));
             if let Some((low, high)) = bounds {
                 let mask = lane_mask(columns.start + i * LANES, low + r as isize, high + r as isize);
                 p = s.select(mask, p, s.splat(0.0));
@@ -436,9 +441,10 @@ fn backward_task(
     let [q_column, k_column, v_column] = layout.columns(head);
     let (first, padded) = (keys.start, keys.len().next_multiple_of(PANEL));
     let qkv = &qkv[span * stride..];
-    let tile_len = QUERIES * width;
-    let mut buffer =
-        Scratch::new(padded * (2 * head_dim + 3 * width) + 3 * tile_len + 2 * QUERIES * KEYS_BACKWARD + QUERIES);
+    let tile_len = QUERIES_BACKWARD * width;
+    let mut buffer = Scratch::new(
+        padded * (2 * head_dim + 3 * width) + 3 * tile_len + 2 * QUERIES_BACKWARD * KEYS_BACKWARD + QUERIES_BACKWARD,
+    );
     let (kt, buffer) = buffer.split_at_mut(padded * head_dim);
     let (vt, buffer) = buffer.split_at_mut(padded * head_dim);
     let (k, buffer) = buffer.split_at_mut(padded * width);
@@ -447,16 +453,16 @@ fn backward_task(
     let (q, buffer) = buffer.split_at_mut(tile_len);
     let (dq, buffer) = buffer.split_at_mut(tile_len);
     let (grad, buffer) = buffer.split_at_mut(tile_len);
-    let (scores, buffer) = buffer.split_at_mut(QUERIES * KEYS_BACKWARD);
-    let (score_grads, deltas) = buffer.split_at_mut(QUERIES * KEYS_BACKWARD);
-    pack_columns(&qkv[first * stride + k_column..], stride, keys.len(), head_dim, kt);
-    pack_columns(&qkv[first * stride + v_column..], stride, keys.len(), head_dim, vt);
+    let (scores, buffer) = buffer.split_at_mut(QUERIES_BACKWARD * KEYS_BACKWARD);
+    let (score_grads, deltas) = buffer.split_at_mut(QUERIES_BACKWARD * KEYS_BACKWARD);
+    pack_columns(level, &qkv[first * stride + k_column..], stride, keys.len(), head_dim, kt);
+    pack_columns(level, &qkv[first * stride + v_column..], stride, keys.len(), head_dim, vt);
     pack_rows(&qkv[first * stride + k_column..], stride, keys.len(), head_dim, k, width, padded);
     dk.fill(0.0);
     dv.fill(0.0);
-    let mut dq_rows = vec![0.0; queries.len() * head_dim];
-    for start in queries.clone().step_by(QUERIES) {
-        let tile = start..queries.end.min(start + QUERIES);
+    let mut dq_rows = Buffer::new(queries.len() * head_dim);
+    for start in queries.clone().step_by(QUERIES_BACKWARD) {
+        let tile = start..queries.end.min(start + QUERIES_BACKWARD);
         let rows = tile.len();
         pack_rows(&qkv[start * stride + q_column..], stride, rows, head_dim, q, width, rows);
         let grad_rows = &outputs.grad[(span + start) * outputs.grad_stride + head * head_dim..];
@@ -474,6 +480,10 @@ fn backward_task(
             score(level, q, width, rows, head_dim, kt, local, &columns, scores, KEYS_BACKWARD);
             score(level, grad, width, rows, head_dim, vt, local, &columns, score_grads, KEYS_BACKWARD);
             unsoften(level, rows, columns.clone(), bounds, scores, score_grads, lse, deltas);
+            // The softmax over one key is 1 whatever its score: rounding left here would become whole steps of Adam.
+            for r in (0..rows).filter(|r| layout.first_key(start + r) == start + r) {
+                score_grads[r * KEYS_BACKWARD..][columns.clone()].fill(0.0);
+            }
             let at = (local + columns.start) * width;
             let shape = (columns.len(), width, rows);
             band(
@@ -502,8 +512,13 @@ fn backward_task(
         }
         unpack_rows(dq, width, &mut dq_rows[(start - queries.start) * head_dim..][..rows * head_dim], head_dim);
     }
-    let mut part =
-        Part { dk: vec![0.0; keys.len() * head_dim], dv: vec![0.0; keys.len() * head_dim], keys, queries, dq: dq_rows };
+    let mut part = Part {
+        dk: Buffer::new(keys.len() * head_dim),
+        dv: Buffer::new(keys.len() * head_dim),
+        keys,
+        queries,
+        dq: dq_rows,
+    };
     unpack_rows(dk, width, &mut part.dk, head_dim);
     unpack_rows(dv, width, &mut part.dv, head_dim);
     part

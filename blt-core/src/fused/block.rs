@@ -10,9 +10,7 @@ use super::attention::{self, Layout};
 use super::norm::{norm, norm_backward};
 use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, from_tile, panels, to_tile, weight_grads,
-};
+use super::tile::{BLOCK, Buffer, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, panels, to_tile, weight_grads};
 use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -79,15 +77,15 @@ struct Block {
 /// What backward needs of forward.
 struct Saved {
     /// Rotated and scaled queries, rotated keys, values, `[n, layout.stride]`.
-    qkv: Vec<f32>,
+    qkv: Buffer,
     /// `[heads, n, head_dim]`
-    attended: Vec<f32>,
+    attended: Buffer,
     /// `[heads, n]`
-    lse: Vec<f32>,
+    lse: Buffer,
     /// The input plus attention, `[n, dim]`.
-    middle: Vec<f32>,
+    middle: Buffer,
     /// Outputs of gate and up, a tile's panels after the other's: `[tiles][2 * panels(ffn)][ROWS][PANEL]`.
-    gate_up: Vec<f32>,
+    gate_up: Buffer,
 }
 
 impl Block {
@@ -155,12 +153,12 @@ impl Block {
     }
 
     /// Norm, the three projections, RoPE, and the queries' scale (in units of log2): `[n, layout.stride]`.
-    fn project(&self, x: &[f32]) -> Vec<f32> {
+    fn project(&self, x: &[f32]) -> Buffer {
         let (level, dim, stride) = (self.level, self.config.dim, self.layout.stride);
         let (q, kv) = (self.q_width(), self.kv_width());
-        let weights = Panels::transposed(&[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
+        let weights = Panels::transposed(level, &[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
         let scale = (self.scale() * std::f64::consts::LOG2_E) as f32;
-        let mut qkv = vec![0.0; x.len() / dim * stride];
+        let mut qkv = Buffer::new(x.len() / dim * stride);
         qkv.par_chunks_mut(ROWS * stride).zip(x.par_chunks(ROWS * dim)).enumerate().for_each(|(t, (qkv, x))| {
             let rows = x.len() / dim;
             let mut normed = Scratch::new(panels(dim) * BLOCK);
@@ -192,16 +190,16 @@ impl Block {
 
     /// Output projection, residual, norm, SwiGLU, residual. Returns the output, and if they are kept the sum after
     /// attention and the outputs of gate and up.
-    fn feed_forward(&self, x: &[f32], attended: &[f32], save: bool) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    fn feed_forward(&self, x: &[f32], attended: &[f32], save: bool) -> (Vec<f32>, Buffer, Buffer) {
         let (level, dim, ffn) = (self.level, self.config.dim, self.config.ffn);
-        let o = Panels::transposed(&[(&self.o, dim)], self.q_width());
-        let gate_up = Panels::transposed(&[(&self.gate, ffn), (&self.up, ffn)], dim);
-        let down = Panels::transposed(&[(&self.down, dim)], ffn);
+        let o = Panels::transposed(level, &[(&self.o, dim)], self.q_width());
+        let gate_up = Panels::transposed(level, &[(&self.gate, ffn), (&self.up, ffn)], dim);
+        let down = Panels::transposed(level, &[(&self.down, dim)], ffn);
         let (hidden, wide) = (panels(dim) * BLOCK, panels(ffn) * BLOCK);
         let tiles = (x.len() / dim).div_ceil(ROWS);
         let mut y = vec![0.0; x.len()];
-        let mut middle = vec![0.0; if save { x.len() } else { 0 }];
-        let mut kept = vec![0.0; if save { tiles * 2 * wide } else { 0 }];
+        let mut middle = Buffer::new(if save { x.len() } else { 0 });
+        let mut kept = Buffer::new(if save { tiles * 2 * wide } else { 0 });
         let mut middles: Vec<Option<&mut [f32]>> = middle.chunks_mut(ROWS * dim).map(Some).collect();
         let mut keeps: Vec<Option<&mut [f32]>> = kept.chunks_mut(2 * wide).map(Some).collect();
         middles.resize_with(tiles, || None);
@@ -210,13 +208,11 @@ impl Block {
         outputs.enumerate().for_each(|(t, (((y, x), middle), kept))| {
             let rows = x.len() / dim;
             let mut from = Scratch::new(panels(self.q_width()) * BLOCK);
-            let mut sum = Scratch::new(hidden);
             let mut normed = Scratch::new(hidden);
             let mut product = Scratch::new(wide);
             self.attended_tile(attended, t * ROWS, rows, &mut from);
-            to_tile(x, dim, &mut sum);
-            o.apply_tile(level, rows, &from, &mut sum, Into::Chain);
-            from_tile(&sum, dim, y);
+            y.copy_from_slice(x);
+            o.apply_to_rows(level, &from, y, dim);
             if let Some(middle) = middle {
                 middle.copy_from_slice(y);
             }
@@ -230,8 +226,7 @@ impl Block {
             gate_up.apply_tile(level, rows, &normed, both, Into::Set);
             let (gate, up) = both.split_at(wide);
             swiglu(level, rows, gate, up, &mut product);
-            down.apply_tile(level, rows, &product, &mut sum, Into::Chain);
-            from_tile(&sum, dim, y);
+            down.apply_to_rows(level, &product, y, dim);
         });
         (y, middle, kept)
     }
@@ -261,10 +256,10 @@ impl Block {
         &self,
         middle: &[f32],
         attended: &[f32],
-        mut gate_up: Vec<f32>,
+        mut gate_up: Buffer,
         dy: Vec<f32>,
         grads: &mut Grads,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> (Vec<f32>, Buffer) {
         let (level, dim, ffn, q) = (self.level, self.config.dim, self.config.ffn, self.q_width());
         let o = Panels::stacked(&[(&self.o, dim)], q);
         let gate_up_weights = Panels::stacked(&[(&self.gate, ffn), (&self.up, ffn)], dim);
@@ -273,7 +268,7 @@ impl Block {
         let q_stride = panels(q) * PANEL;
         let n = dy.len() / dim;
         let mut dmiddle = vec![0.0; n * dim];
-        let mut dattended = vec![0.0; n * q_stride];
+        let mut dattended = Buffer::new(n * q_stride);
         let mut do_ = grads.take_dense(self.params.o);
         let mut dgate = grads.take_dense(self.params.gate);
         let mut dup = grads.take_dense(self.params.up);
@@ -281,9 +276,9 @@ impl Block {
         let mut dnorm = NormGrad::new(n, dim);
         let group = self.tiles_at_once();
         let held = group.min(n.div_ceil(ROWS));
-        let mut products = vec![0.0; held * wide];
-        let mut normeds = vec![0.0; held * hidden];
-        let mut attendeds = vec![0.0; held * q_tile];
+        let mut products = Buffer::new(held * wide);
+        let mut normeds = Buffer::new(held * hidden);
+        let mut attendeds = Buffer::new(held * q_tile);
         for start in (0..n.div_ceil(ROWS)).step_by(group) {
             let rows = start * ROWS..n.min((start + group) * ROWS);
             let band = |width: usize| rows.start * width..rows.end * width;
@@ -302,10 +297,10 @@ impl Block {
                     (((dy, middle), (dmiddle, dattended)), (((product, normed), attended_tile), (dnorm, gate_up))),
                 )| {
                     let rows = dy.len() / dim;
-                    let mut grad = Scratch::new(hidden.max(q_tile));
+                    let mut grad = Scratch::new(hidden);
                     let mut dproduct = Scratch::new(wide);
-                    to_tile(dy, dim, &mut grad);
-                    down.apply_tile(level, rows, &grad, &mut dproduct, Into::Set);
+                    let left = rows_left(dy, dim, &mut grad);
+                    down.apply(level, rows, left, &mut dproduct, (PANEL, BLOCK), Into::Set);
                     let (gate, up) = gate_up.split_at_mut(wide);
                     swiglu_backward(level, rows, gate, up, &dproduct, product);
                     gate_up_weights.apply_tile(level, rows, gate_up, &mut grad, Into::Set);
@@ -320,8 +315,8 @@ impl Block {
                         dmiddle,
                         dnorm,
                     );
-                    to_tile(dmiddle, dim, &mut grad);
-                    o.apply(level, rows, Left::tile(&grad), dattended, (q_stride, PANEL), Into::Set);
+                    let left = rows_left(dmiddle, dim, &mut grad);
+                    o.apply(level, rows, left, dattended, (q_stride, PANEL), Into::Set);
                     self.attended_tile(attended, (start + t) * ROWS, rows, attended_tile);
                 },
             );
@@ -376,8 +371,8 @@ impl Block {
         let mut dnorm = NormGrad::new(n, dim);
         let group = self.tiles_at_once();
         let held = group.min(n.div_ceil(ROWS));
-        let mut normeds = vec![0.0; held * hidden];
-        let mut dqkvs = vec![0.0; held * packed];
+        let mut normeds = Buffer::new(held * hidden);
+        let mut dqkvs = Buffer::new(held * packed);
         for start in (0..n.div_ceil(ROWS)).step_by(group) {
             let rows = start * ROWS..n.min((start + group) * ROWS);
             let band = |width: usize| rows.start * width..rows.end * width;
@@ -420,6 +415,15 @@ impl Block {
         dnorm.add_to(grads.dense(self.params.input_layernorm));
         dmiddle
     }
+}
+
+/// Rows `[rows, dim]` as a left operand of whole panels: as they are, or else copied into `tile`.
+fn rows_left<'a>(rows: &'a [f32], dim: usize, tile: &'a mut [f32]) -> Left<'a> {
+    if dim.is_multiple_of(PANEL) {
+        return Left::strided(rows, dim, 1);
+    }
+    to_tile(rows, dim, tile);
+    Left::tile(tile)
 }
 
 /// Copies contiguous elements to columns `column ..` of row r of a tile.

@@ -2,7 +2,7 @@
 
 use super::simd::Level;
 use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, from_tile, panels, to_tile, weight_grads,
+    BLOCK, Buffer, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, from_tile, panels, to_tile, weight_grads,
 };
 use super::{Backend, Fused, ParamId, Tensor};
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
     assert_eq!(x.cols, cols, "a linear layer's input has its weight's columns");
     let weight = fused.weight(id);
     let (rows, input, input_id) = (x.rows, x.data.clone(), x.id);
-    let y = product(level, &input, cols, &Panels::transposed(&[(&weight, out)], cols), out);
+    let y = product(level, &input, cols, &Panels::transposed(level, &[(&weight, out)], cols), out);
     let (y, y_id) = fused.output(rows, out, y);
     if fused.recording() {
         fused.push(move |grads| {
@@ -27,7 +27,7 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
             let tile_len = panels(cols) * BLOCK;
             // Tiles of the input in panels, as many at a time as keep every thread busy.
             let at_once = 4 * rayon::current_num_threads();
-            let mut inputs = vec![0.0; at_once.min(rows.div_ceil(ROWS)) * tile_len];
+            let mut inputs = Buffer::new(at_once.min(rows.div_ceil(ROWS)) * tile_len);
             for (dy, x) in dy.chunks(at_once * ROWS * out).zip(input.chunks(at_once * ROWS * cols)) {
                 inputs
                     .par_chunks_mut(tile_len)

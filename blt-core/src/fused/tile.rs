@@ -11,6 +11,7 @@ use super::simd::{LANES, Level, Simd, kernel};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard};
 
 /// Rows of a tile: a multiple of the microkernels' 6 and 12 rows, small enough that a tile's activations stay in L2.
 pub(crate) const ROWS: usize = 96;
@@ -114,6 +115,7 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn band_body<S: Simd>(
     s: S,
     (rows, cols, k): (usize, usize, usize),
@@ -181,29 +183,61 @@ kernel!(
     pub(crate) fn band(shape: (usize, usize, usize), a: Left, b: &[f32], ldb: usize, c: &mut [f32], ldc: usize, into: Into) = band_body
 );
 
+#[inline(always)]
+fn pack_columns_body<S: Simd>(s: S, from: &[f32], stride: usize, rows: usize, cols: usize, to: &mut [f32]) {
+    for (p, panel) in to.chunks_exact_mut((PANEL * cols).max(1)).take(rows.div_ceil(PANEL)).enumerate() {
+        for first in (0..PANEL).step_by(LANES) {
+            let (row, count) = (p * PANEL + first, rows.saturating_sub(p * PANEL + first).min(LANES));
+            for col in (0..cols).step_by(LANES) {
+                let width = LANES.min(cols - col);
+                let to = &mut panel[col * PANEL + first..];
+                if count == LANES && width == LANES {
+                    let mut block = [s.splat(0.0); LANES];
+                    for (r, v) in block.iter_mut().enumerate() {
+                        if let Some(row) = from[(row + r) * stride + col..].first_chunk() {
+                            *v = s.load(row);
+                        }
+                    }
+                    for (c, v) in s.transpose(block).into_iter().enumerate() {
+                        if let Some(to) = to[c * PANEL..].first_chunk_mut() {
+                            s.store(to, v);
+                        }
+                    }
+                } else {
+                    for c in 0..width {
+                        let to = &mut to[c * PANEL..][..LANES];
+                        for (r, x) in to.iter_mut().enumerate() {
+                            *x = if r < count { from[(row + r) * stride + col + c] } else { 0.0 };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel!(
+    /// Transposes `rows` rows of `cols` elements, `stride` apart, to panels `[cols][PANEL]` of 64 rows each, zeros after the
+    /// last row.
+    pub(crate) fn pack_columns(from: &[f32], stride: usize, rows: usize, cols: usize, to: &mut [f32]) = pack_columns_body
+);
+
 /// A weight as the right operand of products, in panels of output columns. Parts start on panels of their own, the added
 /// columns and rows are zero.
 pub(crate) struct Panels {
-    data: Vec<f32>,
+    data: Buffer,
     k: usize,
 }
 
 impl Panels {
     /// For `x @ W^T`: weights `[out, k]`, their outputs side by side.
-    pub fn transposed(weights: &[(&[f32], usize)], k: usize) -> Self {
+    pub fn transposed(level: Level, weights: &[(&[f32], usize)], k: usize) -> Self {
         let count: usize = weights.iter().map(|(_, out)| panels(*out)).sum();
-        let mut data = vec![0.0; count * k * PANEL];
+        let mut data = Buffer::new(count * k * PANEL);
         let sources: Vec<&[f32]> =
             weights.iter().flat_map(|(w, out)| w[..out * k].chunks((PANEL * k).max(1))).collect();
         data.par_chunks_mut((k * PANEL).max(1)).zip(sources).for_each(|(panel, rows)| {
-            // Sixteen rows at a time: sixteen sequential reads fill whole cache lines.
-            for (group, rows) in rows.chunks(LANES * k).enumerate() {
-                for (j, row) in rows.chunks_exact(k).enumerate() {
-                    for (x, to) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
-                        to[group * LANES + j] = *x;
-                    }
-                }
-            }
+            pack_columns(level, rows, k, rows.len() / k, k, panel);
         });
         Self { data, k }
     }
@@ -211,15 +245,21 @@ impl Panels {
     /// For `y @ W`: weights `[out, cols]`, one below the other, so k is the sum of their outputs, each rounded up to panels.
     pub fn stacked(weights: &[(&[f32], usize)], cols: usize) -> Self {
         let k: usize = weights.iter().map(|(_, out)| panels(*out) * PANEL).sum();
-        let mut data = vec![0.0; panels(cols) * k * PANEL];
+        let mut data = Buffer::new(panels(cols) * k * PANEL);
         data.par_chunks_mut((k * PANEL).max(1)).enumerate().for_each(|(p, panel)| {
             let width = PANEL.min(cols - p * PANEL);
-            let mut first = 0;
+            let mut to = panel.as_chunks_mut::<PANEL>().0.iter_mut();
             for (w, out) in weights {
-                for (to, row) in panel.chunks_exact_mut(PANEL).skip(first).zip(w[..out * cols].chunks_exact(cols)) {
-                    to[..width].copy_from_slice(&row[p * PANEL..][..width]);
+                let rows = w[..out * cols].chunks_exact(cols).map(Some).chain(std::iter::repeat(None));
+                for (row, to) in rows.zip(to.by_ref().take(panels(*out) * PANEL)) {
+                    match row {
+                        Some(row) => {
+                            to[..width].copy_from_slice(&row[p * PANEL..][..width]);
+                            to[width..].fill(0.0);
+                        }
+                        None => to.fill(0.0),
+                    }
                 }
-                first += panels(*out) * PANEL;
             }
         });
         Self { data, k }
@@ -245,6 +285,18 @@ impl Panels {
                 band(level, (rows, PANEL, depth), a, &panel[start * PANEL..], PANEL, c, row_stride, part);
             }
         }
+    }
+
+    /// Adds `tile @ self` to rows `[rows, cols]`: the chains start from them.
+    pub fn apply_to_rows(&self, level: Level, tile: &[f32], rows: &mut [f32], cols: usize) {
+        let count = rows.len() / cols;
+        if cols.is_multiple_of(PANEL) {
+            return self.apply(level, count, Left::tile(tile), rows, (cols, PANEL), Into::Chain);
+        }
+        let mut sum = Scratch::new(panels(cols) * BLOCK);
+        to_tile(rows, cols, &mut sum);
+        self.apply_tile(level, count, tile, &mut sum, Into::Chain);
+        from_tile(&sum, cols, rows);
     }
 
     /// [`Panels::apply`] to tiles in panels.
@@ -379,5 +431,167 @@ impl DerefMut for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.data)));
+    }
+}
+
+/// Free buffers, and the elements that are lent and were ever lent at once.
+struct Pool {
+    free: Vec<Vec<f32>>,
+    pooled: usize,
+    lent: usize,
+    most: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), pooled: 0, lent: 0, most: 0 });
+
+fn pool() -> MutexGuard<'static, Pool> {
+    // Every step leaves the pool whole.
+    POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A large buffer from a pool of the process, handed back when dropped: an activation's pages are asked of the system in the
+/// first step, not in each (page faults were a sixth of a training step). Its contents are whatever was there. The pool
+/// never makes the process hold more than was once lent at a time.
+pub(crate) struct Buffer {
+    data: Vec<f32>,
+    len: usize,
+}
+
+impl Buffer {
+    pub fn new(len: usize) -> Self {
+        let mut pool = pool();
+        let fits = |data: &Vec<f32>| data.len() >= len && data.len() <= len + len / 4;
+        let best = (0..pool.free.len()).filter(|i| fits(&pool.free[*i])).min_by_key(|i| pool.free[*i].len());
+        if let Some(best) = best {
+            let data = pool.free.swap_remove(best);
+            pool.pooled -= data.len();
+            pool.lent += data.len();
+            pool.most = pool.most.max(pool.lent);
+            return Self { data, len };
+        }
+        pool.lent += len;
+        pool.most = pool.most.max(pool.lent);
+        let mut dropped = Vec::new();
+        while pool.pooled + pool.lent > pool.most
+            && let Some(data) = pool.free.pop()
+        {
+            pool.pooled -= data.len();
+            dropped.push(data);
+        }
+        drop(pool);
+        drop(dropped);
+        Self { data: vec![0.0; len], len }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut pool = pool();
+        pool.lent -= self.data.len();
+        pool.pooled += self.data.len();
+        pool.free.push(std::mem::take(&mut self.data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(len: usize, step: f32) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    #[test]
+    fn bands_match_a_plain_loop() {
+        for (rows, cols, k) in [(1, 16, 1), (7, 32, 5), (12, 48, 64), (23, 64, 130), (96, 112, 200), (5, 16, 0)] {
+            for (row_stride, k_stride) in [(k + 3, 1), (1, rows + 2)] {
+                let (a, b) = (wave(rows * row_stride + k * k_stride, 0.7), wave(k * (cols + 4), 0.3));
+                let start = wave(rows * (cols + 1), 0.9);
+                for level in Level::available() {
+                    for into in [Into::Set, Into::Chain, Into::Add] {
+                        let mut c = start.clone();
+                        band(
+                            level,
+                            (rows, cols, k),
+                            Left::strided(&a, row_stride, k_stride),
+                            &b,
+                            cols + 4,
+                            &mut c,
+                            cols + 1,
+                            into,
+                        );
+                        for (i, (c, start)) in c.iter().zip(&start).enumerate() {
+                            let (r, j) = (i / (cols + 1), i % (cols + 1));
+                            if j == cols {
+                                assert_eq!(c, start, "between the rows");
+                                continue;
+                            }
+                            let sum: f64 = (0..k)
+                                .map(|k| a[r * row_stride + k * k_stride] as f64 * b[k * (cols + 4) + j] as f64)
+                                .sum();
+                            let want = sum + if into == Into::Set { 0.0 } else { *start as f64 };
+                            assert!(
+                                (*c as f64 - want).abs() < 1e-5 * (1.0 + want.abs()),
+                                "{level:?} {rows} {cols} {k} {into:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a holds 4 rows of 9 columns")]
+    fn operands_are_checked() {
+        band(
+            Level::best(),
+            (4, 16, 9),
+            Left::strided(&[0.0; 35], 9, 1),
+            &[0.0; 144],
+            16,
+            &mut [0.0; 64],
+            16,
+            Into::Set,
+        );
+    }
+
+    #[test]
+    fn columns_are_packed_with_zeros_after_the_last() {
+        for (rows, cols) in [(1, 1), (64, 32), (70, 20), (130, 48)] {
+            let from = wave(rows * (cols + 2), 0.1);
+            for level in Level::available() {
+                let mut to = vec![f32::NAN; rows.div_ceil(PANEL) * PANEL * cols];
+                pack_columns(level, &from, cols + 2, rows, cols, &mut to);
+                for (i, x) in to.iter().enumerate() {
+                    let (row, col) = (i / (PANEL * cols) * PANEL + i % PANEL, i / PANEL % cols);
+                    assert_eq!(*x, if row < rows { from[row * (cols + 2) + col] } else { 0.0 }, "{level:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_are_copied_both_ways() {
+        let rows = wave(5 * 70, 0.4);
+        let mut tile = vec![f32::NAN; 2 * BLOCK];
+        to_tile(&rows, 70, &mut tile);
+        assert_eq!(tile[BLOCK + 4 * PANEL..][..7], [&rows[4 * 70 + 64..5 * 70], &[0.0]].concat());
+        let mut back = vec![0.0; rows.len()];
+        from_tile(&tile, 70, &mut back);
+        assert_eq!(back, rows);
     }
 }

@@ -119,9 +119,8 @@ impl EntropyPatch {
         if self.bytes_per_patch.is_some_and(|b| !(b >= 1.0 && b.is_finite())) {
             return Err(NodeError::param("bytes_per_patch", "a patch has at least one byte, bytes_per_patch: 1"));
         }
-        let unused = |name: &str| {
-            Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())))
-        };
+        let unused =
+            |name: &str| Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())));
         match (self.rule, self.threshold, self.relative_threshold, self.bytes_per_patch) {
             (Rule::Global, _, Some(_), _) => unused("relative_threshold"),
             (Rule::Relative, Some(_), _, _) => unused("threshold"),

@@ -1,7 +1,5 @@
 use crate::data::{BatchReader, Counts, Packer, Part, Request};
-use crate::loaded::{
-    Feed, Loaded, backend, boundary_lookahead, check_sources, fingerprints, first_wire, nodes_behind_borders, sources,
-};
+use crate::loaded::{Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire, nodes_behind_borders, sources};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::{NodeProfile, PatcherFlops};
 use blt_core::bytes::{Batch, OFFSET};
@@ -48,6 +46,9 @@ pub struct Evaluate {
     #[serde(default = "valid")]
     #[schemars(with = "String")]
     pub split: Split,
+    /// Another source node to read the documents from; the goal's own where left out.
+    #[serde(default)]
+    pub source: Option<String>,
     /// A column whose values are also measured apart.
     #[serde(default)]
     pub by: Option<String>,
@@ -142,12 +143,18 @@ impl Evaluate {
         Evaluate {
             goal: goal.into(),
             split: valid(),
+            source: None,
             by: None,
             batch_bytes: batch_bytes(),
             metrics: Vec::new(),
             limit: None,
             sample_bytes: sample_bytes(),
         }
+    }
+
+    /// The wires that are computed.
+    fn computed(&self) -> Vec<&str> {
+        std::iter::once(&self.goal).chain(&self.metrics).map(String::as_str).collect()
     }
 }
 
@@ -156,7 +163,7 @@ impl Step for Evaluate {
     const EXAMPLE: &'static str = "evaluate: {goal: loss, split: valid, by: domain}";
 
     fn goals(&self) -> Vec<String> {
-        std::iter::once(&self.goal).chain(&self.metrics).cloned().collect()
+        std::iter::once(&self.goal).chain(&self.metrics).chain(&self.source).cloned().collect()
     }
 
     fn feeds_later_steps(&self) -> bool {
@@ -172,6 +179,7 @@ impl Step for Evaluate {
                 return Err(NodeError::param("metrics", format!("`{metric}` is not a Metric")));
             }
         }
+        check_source(plan, self.source.as_deref())?;
         if self.batch_bytes == 0 {
             return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
         }
@@ -181,13 +189,14 @@ impl Step for Evaluate {
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         let goals = self.goals();
         let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
+        let read: Vec<&str> = self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
         backend(cx)?;
         let request = Request::part(self.split.part());
-        check_sources(cx, &refs, &request)?;
+        check_sources(cx, &read, &request)?;
         if let Some(by) = &self.by {
             // The rest of the request is fine, so what is wrong now is wrong with `by`.
             let request = Request { scalars: vec![by.clone()], ..request };
-            for (_, handle) in sources(cx, &refs)? {
+            for (_, handle) in sources(cx, &read)? {
                 let at_by = |e| StepError::Document(cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into());
                 handle.source.check(&request).map_err(at_by)?;
             }
@@ -196,8 +205,7 @@ impl Step for Evaluate {
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let goals = self.goals();
-        let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
+        let refs = self.computed();
         let mut loaded = Loaded::build(cx, &refs)?;
         loaded.prepare(cx)?;
         loaded.live.facilities::<PatcherFlops>().iter().for_each(|(_, flops)| flops.0.set(0));
@@ -335,8 +343,7 @@ impl Measuring<'_> {
         self.documents.sync()?;
         let bytes = self.total.bytes as f64;
         let plan = cx.plan();
-        let goals = self.step.goals();
-        let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
+        let refs = self.step.computed();
         let flops_by_node: BTreeMap<String, f64> =
             self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.

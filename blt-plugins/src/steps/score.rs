@@ -3,7 +3,7 @@ mod part;
 use self::part::{Columns, Part, PartWriter, Scores, Summary};
 use super::evaluate::Split;
 use crate::data::{Packer, RawEvent, Request, RowBatches, Rows, Table};
-use crate::loaded::{Feed, Loaded, fingerprints, first_wire, sources};
+use crate::loaded::{check_source, Feed, Loaded, fingerprints, first_wire, sources};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, Span};
@@ -56,6 +56,9 @@ pub struct Score {
     #[serde(default = "all")]
     #[schemars(with = "String")]
     pub split: Split,
+    /// Another source node to read the documents from; the goal's own where left out.
+    #[serde(default)]
+    pub source: Option<String>,
     /// Ids in a batch; changes no number.
     #[serde(default = "batch_bytes")]
     pub batch_bytes: usize,
@@ -93,6 +96,12 @@ fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeErr
 }
 
 impl Score {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        let (emit, split, batch_bytes) = (Vec::new(), all(), batch_bytes());
+        Score { goal: goal.into(), emit, split, source: None, batch_bytes, context_bytes: 0 }
+    }
+
     fn emits(&self, list: Emit) -> bool {
         self.emit.contains(&list)
     }
@@ -155,7 +164,7 @@ impl Step for Score {
     const EXAMPLE: &'static str = "score: {goal: loss, emit: [log_probs, entropies, patch_lengths]}";
 
     fn goals(&self) -> Vec<String> {
-        vec![self.goal.clone()]
+        std::iter::once(&self.goal).chain(&self.source).cloned().collect()
     }
 
     fn feeds_later_steps(&self) -> bool {
@@ -164,6 +173,7 @@ impl Step for Score {
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         self.wires(plan)?;
+        check_source(plan, self.source.as_deref())?;
         if self.batch_bytes == 0 {
             return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
         }
@@ -176,19 +186,21 @@ impl Step for Score {
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         // What cannot be written is told before earlier steps have trained for an hour.
         let wires = self.wires(cx.plan())?;
-        for (_, handle) in sources(cx, &[&self.goal])? {
+        for (_, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
             self.packer(handle.span_bytes).check()?;
             let tables = handle.source.tables()?;
             let columns = self.columns(&wires, &tables);
             tables.iter().try_for_each(|table| columns.schema(table).map(|_| ()))?;
         }
-        fingerprints(cx, &[&self.goal])
+        let goals = self.goals();
+        fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         let wires = self.wires(cx.plan())?;
         let mut loaded = Loaded::build(cx, &[&self.goal])?;
         loaded.prepare(cx)?;
+        loaded.read_from(cx, self.source.as_deref())?;
         let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
         loaded.live.world().observe(profile.clone());
         let source = loaded.source.source.clone();

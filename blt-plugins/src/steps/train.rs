@@ -1,5 +1,5 @@
 use crate::data::{BatchReader, BatchState, Packer, Request};
-use crate::loaded::{CHECKPOINT_DIR, CheckpointState, Feed, Loaded, backend, check_sources, fingerprints, STATE_FILE};
+use crate::loaded::{CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources, fingerprints};
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
@@ -167,7 +167,9 @@ impl Step for Train {
         if !plan.goal(&self.goal)?.is::<Loss>() {
             return Err(NodeError::param("goal", format!("`{}` is not a Loss, and training minimises one", self.goal)));
         }
-        for (name, value) in [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)] {
+        for (name, value) in
+            [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)]
+        {
             if value == 0 {
                 return Err(NodeError::param(name, format!("{name} must be at least 1")));
             }
@@ -249,7 +251,8 @@ impl Step for Train {
         }
         .map_err(|e| loaded.data_error(e))?;
         let mut reader = reader.read_ahead(2 * self.accumulate);
-        let (mut metrics_lines, mut timings_lines) = state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
+        let (mut metrics_lines, mut timings_lines) =
+            state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
         let mut metrics = JsonLines::open(dir.join("metrics.jsonl"), metrics_lines)?;
         let mut timings = JsonLines::open(dir.join("timings.jsonl"), timings_lines)?;
         let (mut step, mut bytes, mut window) =
@@ -277,8 +280,12 @@ impl Step for Train {
                 backend.backward(&loss.loss);
                 let nats: f64 = (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum();
                 if !nats.is_finite() {
-                    return Err(StepError::other(format!("the loss of `{}` is not finite at step {}", self.goal, step + 1))
-                        .help("lower `lr`, or lengthen `warmup`"));
+                    return Err(StepError::other(format!(
+                        "the loss of `{}` is not finite at step {}",
+                        self.goal,
+                        step + 1
+                    ))
+                    .help("lower `lr`, or lengthen `warmup`"));
                 }
                 window.nats += nats;
                 window.bytes += batch.n_counted_bytes() as u64;
@@ -380,3 +387,25 @@ fn drop_older(dir: &Path, step: u64) -> Result<(), StepError> {
 }
 
 blt_graph::step!(Train);
+
+#[cfg(test)]
+mod tests {
+    use super::Window;
+
+    /// Numbers of seventeen digits are where a hasty reader of JSON is off by a bit, and a resumed run with it.
+    #[test]
+    fn what_a_checkpoint_records_comes_back_to_the_bit() {
+        let mut nats = 0.1f64;
+        for _ in 0..2000 {
+            nats = nats * 1.618 + 1.0 / 3.0;
+            if nats > 1e9 {
+                nats /= 7e11;
+            }
+            let window = Window { nats, bytes: 0, norm: 1.0 / nats };
+            let text = serde_json::to_string(&serde_json::to_value(window).unwrap()).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let read: Window = serde_json::from_value(value).unwrap();
+            assert_eq!((read.nats.to_bits(), read.norm.to_bits()), (nats.to_bits(), (1.0 / nats).to_bits()), "{text}");
+        }
+    }
+}
