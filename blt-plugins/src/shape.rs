@@ -63,7 +63,9 @@ fn only<'a>(nodes: &[&'a PlannedNode], kind: &'static str) -> Result<&'a Planned
     let mut of_kind = nodes.iter().filter(|n| n.entry.name == kind);
     match (of_kind.next(), of_kind.next()) {
         (Some(node), None) => Ok(node),
-        (first, second) => Err(NotBlt::Count { kind, found: first.iter().len() + second.iter().len() + of_kind.count() }),
+        (first, second) => {
+            Err(NotBlt::Count { kind, found: first.iter().len() + second.iter().len() + of_kind.count() })
+        }
     }
 }
 
@@ -156,7 +158,8 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
     let patches = match &shape.patching {
         PatchingShape::Outside => Wire::outside("patches"),
         PatchingShape::Entropy { model, rule, max_patch_length } => {
-            let Sizes { dim, layers, heads, kv_heads, ffn, window, rope_theta, eps } = Sizes::of(model.layers, &model.block);
+            let Sizes { dim, layers, heads, kv_heads, ffn, window, rope_theta, eps } =
+                Sizes::of(model.layers, &model.block);
             let context_reset = if model.reset_at_newline { ContextReset::Newline } else { ContextReset::None };
             let lm = ByteLm { dim, layers, heads, kv_heads, ffn, window, context_reset, rope_theta, eps };
             let (entropies, ..) = graph.add("entropy", lm, bytes.clone());
@@ -174,7 +177,8 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
     let (cross, pooling, k) = (e.cross_layers, e.pooling, e.k);
     let encoder = LocalEncoder { layers, heads, kv_heads, ffn, window, k, cross, pooling, rope_theta, eps };
     let (states, patch_states) = graph.add("encoder", encoder, (embed, patches));
-    let Sizes { dim, layers, heads, kv_heads, ffn, rope_theta, eps, .. } = Sizes::of(shape.latent.layers, &shape.latent.block);
+    let Sizes { dim, layers, heads, kv_heads, ffn, rope_theta, eps, .. } =
+        Sizes::of(shape.latent.layers, &shape.latent.block);
     let latents = graph.add("latent", Latent { dim, layers, heads, kv_heads, ffn, rope_theta, eps }, patch_states);
     let d = &shape.decoder;
     let Sizes { layers, heads, kv_heads, ffn, window, rope_theta, eps, .. } = Sizes::of(d.layers, &d.block);

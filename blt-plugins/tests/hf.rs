@@ -198,7 +198,8 @@ fn evaluations_and_scores_are_those_of_the_reference_implementation() {
 fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f32>, Vec<usize>)> {
     let world = World::new();
     world.insert(Session::new(backend));
-    let live = Live::build(plan, &["blt.logits", "blt.patches"], world).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let live =
+        Live::build(plan, &["blt.logits", "blt.patches"], world).unwrap_or_else(|e| panic!("{}", e.render(false)));
     let of = |text: &String| {
         live.world().insert(Feed(Rc::new(Batch::from_documents([text.as_bytes()]))));
         let mut found = live.run(&["blt.logits", "blt.patches"]).unwrap();
@@ -250,7 +251,8 @@ fn write_tensors(path: &Path, tensors: &Tensors) {
         (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap().data().to_vec(), *dtype, shape.clone())
     };
     let owned: Vec<_> = tensors.iter().map(view).collect();
-    let views = owned.iter().map(|(name, data, dtype, shape)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views =
+        owned.iter().map(|(name, data, dtype, shape)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
 }
@@ -538,7 +540,8 @@ fn a_trained_pipeline_comes_back_as_it_was() {
                 _ => assert!((a / b - 1.0).abs() < 1e-5, "{a} {b}"),
             }
         }
-        let (ours, theirs) = (json_of(step(&report, 2).join("result.json")), json_of(step(&again, 0).join("result.json")));
+        let (ours, theirs) =
+            (json_of(step(&report, 2).join("result.json")), json_of(step(&again, 0).join("result.json")));
         for same in ["patches", "patch_lengths", "parameters"] {
             assert_eq!(ours[same], theirs[same], "{same}");
         }
@@ -586,7 +589,8 @@ fn patches_from_outside_replace_the_entropy_model() {
     let (bytes, result) = with("{node: BytePatch, in: docs}");
     assert_ne!(bytes, own);
     assert_eq!((&result["boundary_lookahead"], &result["entropy_flops_per_byte"]), (&json!(false), &json!(0.0)));
-    let n_parameters = |config: &HfConfig| config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
+    let n_parameters =
+        |config: &HfConfig| config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
     let config = HfConfig::read(&fixture("k2_base")).unwrap();
     let without = HfConfig { patching: None, ..config.clone() };
     assert_eq!(result["parameters"], json!(n_parameters(&without)), "the entropy model is not loaded");
@@ -610,7 +614,9 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
         .replace("layers: 2, heads: 4, kv_heads: 2, window: 20", "layers: 2, heads: 4, kv_heads: 2, window: 30")
         .replace("eps: 1e-6}", "eps: 1e-6, context_reset: newline}");
     let error = place.fails(&yaml);
-    for says in ["Mean pooling", "`cross: all` over 2", "local windows Some(20)", "Relative", "newlines", "goal", "hf.yaml:"] {
+    for says in
+        ["Mean pooling", "`cross: all` over 2", "local windows Some(20)", "Relative", "newlines", "goal", "hf.yaml:"]
+    {
         assert!(error.contains(says), "`{says}` is not in\n{error}");
     }
     assert!(!place.path("runs").exists(), "nothing ran");
@@ -659,10 +665,11 @@ fn a_checkpoint_is_fine_tuned_and_exported() {
     // Untrained, it is the same bytes; and the trained one is read as it was.
     let untouched = read_tensors(&before.dir.path.join("outputs/1-export/hf/model.safetensors"));
     assert!(untouched == old);
-    let again = place.run(&yaml.replace("  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n", "").replace(
-        &format!("{:?}", fixture("k2_base")),
-        &format!("{:?}", report.dir.path.join("checkpoints/0-train/final")),
-    ));
+    let again =
+        place.run(&yaml.replace("  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n", "").replace(
+            &format!("{:?}", fixture("k2_base")),
+            &format!("{:?}", report.dir.path.join("checkpoints/0-train/final")),
+        ));
     assert_eq!(nats(&step(&again, 0)), nats(&step(&report, 1)));
 }
 
@@ -672,7 +679,8 @@ fn a_checkpoint_is_fine_tuned_and_exported() {
 fn exports_for_the_reference_implementation() {
     let to = PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
     let place = Place::new(&corpus());
-    for (name, patcher, run) in [("entropy", FOUND, format!("{TRAIN_LM}{TRAIN}")), ("stride", STRIDE, TRAIN.to_owned())] {
+    for (name, patcher, run) in [("entropy", FOUND, format!("{TRAIN_LM}{TRAIN}")), ("stride", STRIDE, TRAIN.to_owned())]
+    {
         let report = place.run(&trained(patcher, "", &run));
         let dir = to.join(name);
         fs::create_dir_all(&dir).unwrap();

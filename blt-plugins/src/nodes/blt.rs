@@ -1,8 +1,6 @@
 use crate::loaded::{CheckpointState, STATE_FILE};
 use crate::model::{session, with_stored_params};
-use crate::ports::{
-    Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
-};
+use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo};
 use crate::profile::PatcherFlops;
 use crate::shape::{WholeModel, graph_of};
 use blt_core::blt;
@@ -62,9 +60,8 @@ impl Blt {
         }
         let description = dir.join(CONFIG_FILE);
         let config = HfConfig::read(&dir).map_err(|e| match &e {
-            HfError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => at(e).help(
-                "a checkpoint is a directory with config.json, or one of a run: RUN/checkpoints/0-train/final",
-            ),
+            HfError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => at(e)
+                .help("a checkpoint is a directory with config.json, or one of a run: RUN/checkpoints/0-train/final"),
             _ => at(e),
         })?;
         let weights = Weights::open(&dir).map_err(at)?;
@@ -153,8 +150,10 @@ impl Node for Blt {
         state: &State,
         (batch, given): (Rc<Batch>, Option<Rc<blt_core::patches::Patches>>),
         cx: &RunCx,
-    ) -> Result<(Option<LossValue>, Option<LogitsValue>, Option<Rc<blt_core::patches::Patches>>, Option<Rc<Vec<f32>>>), NodeError>
-    {
+    ) -> Result<
+        (Option<LossValue>, Option<LogitsValue>, Option<Rc<blt_core::patches::Patches>>, Option<Rc<Vec<f32>>>),
+        NodeError,
+    > {
         let session = session(cx);
         let (patches, entropies) = match given {
             Some(patches) => (patches, None),

@@ -209,6 +209,7 @@ impl Step for Evaluate {
         let mut loaded = Loaded::build(cx, &refs)?;
         loaded.prepare(cx)?;
         loaded.live.facilities::<PatcherFlops>().iter().for_each(|(_, flops)| flops.0.set(0));
+        loaded.read_from(cx, self.source.as_deref())?;
         let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
         loaded.live.world().observe(profile.clone());
         let request = Request {

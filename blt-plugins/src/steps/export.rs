@@ -70,7 +70,9 @@ impl Step for Export {
         let plain = |c: Component| matches!(c, Component::Normal(_));
         if self.dir.as_os_str().is_empty() || !self.dir.components().all(plain) {
             let msg = format!("`{}` is not a folder under `outputs/`", self.dir.display());
-            return Err(NodeError::param("dir", msg).help("a name such as `hf`; absolute paths and `..` lead elsewhere"));
+            return Err(
+                NodeError::param("dir", msg).help("a name such as `hf`; absolute paths and `..` lead elsewhere")
+            );
         }
         match shape::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
             // Its shape is known when its files are opened; what came from the layout can be said in it.
@@ -88,8 +90,7 @@ impl Step for Export {
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let at_goal =
-            |error: NodeError| StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into());
+        let at_goal = |error: NodeError| StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into());
         let mut loaded = Loaded::build(cx, &[&self.goal])?;
         loaded.prepare(cx)?;
         let model = loaded.model().map_err(|e| at_goal(self.not_a_model(e)))?;
