@@ -1,6 +1,8 @@
 //! Reading and writing Hugging Face directories: defaults, both spellings, and what is refused.
 
-use blt_core::backend::{HashConfig, Pooling};
+use blt_core::backend::{AdamWStep, Backend, HashConfig, Pooling};
+use blt_core::bytes::Batch;
+use blt_core::fused::Fused;
 use blt_core::hf::{
     ByteLmShape, HfConfig, HfError, ModelShape, PatchingShape, Unsupported, WeightType, Weights, write_directory,
 };
@@ -261,6 +263,55 @@ fn a_large_tensor_is_read_whole_and_checked_to_its_end() {
     let error = Weights::open(dir.path()).unwrap().get("a", &[values.len()]).unwrap_err();
     let HfError::NotFinite { key, element, found, .. } = error else { panic!("{error}") };
     assert_eq!((key.as_str(), element, found), ("a", 100_002, f32::NEG_INFINITY));
+}
+
+/// Read where they lie, written to in memory: the same bits as parameters that were copied, and the file stays.
+#[test]
+fn mapped_parameters_are_copied_by_their_first_update() {
+    let values = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
+    let (dim, hash) = (6, HashConfig { sizes: vec![2, 3], functions: 1, vocab: 7 });
+    let shapes = [("tokens", [260, dim], true), ("table", [14, dim], true), ("weight", [5, dim], false)];
+    for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+        let tensor = |(name, shape): (&'static str, [usize; 2])| {
+            let bytes = values(shape[0] * shape[1]).into_iter().flat_map(|x| match dtype {
+                Dtype::F32 => x.to_le_bytes().to_vec(),
+                Dtype::BF16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+                _ => f16::from_f32(x).to_le_bytes().to_vec(),
+            });
+            Tensor { name, dtype, shape: shape.to_vec(), bytes: bytes.collect() }
+        };
+        let dir = one_file(&shapes.map(|(name, shape, _)| tensor((name, shape))));
+        let before = fs::read(dir.path().join("model.safetensors")).unwrap();
+        let weights = Weights::open(dir.path()).unwrap();
+        let run = |mapped: bool| {
+            let fused = Fused::new();
+            let ids = shapes.map(|(name, shape, by_rows)| {
+                let view = weights.view(name, &shape).unwrap();
+                match mapped {
+                    true => fused.add_mapped_param(shape, view, by_rows),
+                    false => fused.add_param(shape, view.to_f32(), by_rows),
+                }
+            });
+            let batch = Batch::from_documents([&b"mapped or not"[..]]);
+            let mut seen = Vec::new();
+            for t in 1..=3 {
+                fused.record(true);
+                let x = fused.embed(&batch.ids, &batch.offsets, ids[0], Some((ids[1], &hash)));
+                let y = fused.linear(&x, ids[2]);
+                seen.extend(fused.to_host(&y));
+                fused.backward(&y);
+                let step =
+                    AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 1.0, t };
+                // The first time only the layer, so that a table is read once more as it is kept.
+                fused.adamw(if t == 1 { &ids[2..] } else { &ids }, &step);
+                fused.zero_grads();
+            }
+            seen.extend(ids.iter().flat_map(|&id| fused.read_param(id)));
+            seen.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()
+        };
+        assert_eq!(run(true), run(false), "{dtype:?}");
+        assert!(fs::read(dir.path().join("model.safetensors")).unwrap() == before, "{dtype:?}");
+    }
 }
 
 fn sharded() -> tempfile::TempDir {

@@ -194,7 +194,7 @@ fn evaluations_and_scores_are_those_of_the_reference_implementation() {
     }
 }
 
-/// Logits of the wire `blt.logits`, `[1 + bytes, 260]`, and patch lengths, for each text alone.
+/// Logits of the wire `blt.logits`, `[1 + bytes, 260]`, and patch lengths with the unseen next byte, for each text alone.
 fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f32>, Vec<usize>)> {
     let world = World::new();
     world.insert(Session::new(backend));
@@ -205,7 +205,11 @@ fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f
         let mut found = live.run(&["blt.logits", "blt.patches"]).unwrap();
         let logits = found.take::<ports::Logits>("blt.logits").unwrap();
         let patches = found.take::<ports::Patches>("blt.patches").unwrap();
-        let lengths = patches.offsets().windows(2).map(|o| o[1] - o[0]).collect();
+        let mut lengths: Vec<usize> = patches.offsets().windows(2).map(|o| o[1] - o[0]).collect();
+        match patches.next_starts[0] {
+            true => lengths.push(1),
+            false => *lengths.last_mut().unwrap() += 1,
+        }
         (logits.head.logits(&live.world().get::<Session>().unwrap()), lengths)
     };
     texts.iter().map(of).collect()

@@ -9,7 +9,6 @@ use super::loops::multiversion;
 use super::{Param, ParamGrad};
 use crate::backend::AdamWStep;
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// Elements of one task. Fixed, because a task's partial sum of squares is a term of the whole.
 const TASK: usize = 16384;
@@ -144,7 +143,9 @@ pub(super) fn update(param: &mut Param, step: &AdamWStep) {
             catch_up(param);
             let len = param.data.len();
             let (m, v) = param.moments.get_or_insert_with(|| (vec![0.0; len], vec![0.0; len]));
-            Arc::make_mut(&mut param.data)
+            param
+                .data
+                .make_mut()
                 .par_chunks_mut(TASK)
                 .zip(m.par_chunks_mut(TASK))
                 .zip(v.par_chunks_mut(TASK))
@@ -181,7 +182,7 @@ struct Row<'a> {
 fn for_rows<'a>(param: &'a mut Param, rows: &[u32]) -> (Vec<Row<'a>>, &'a [Scalars]) {
     let (len, cols) = (param.data.len(), param.shape[1]);
     let (m, v) = param.moments.get_or_insert_with(|| (vec![0.0; len], vec![0.0; len]));
-    let (mut p, mut m, mut v) = (&mut Arc::make_mut(&mut param.data)[..], &mut m[..], &mut v[..]);
+    let (mut p, mut m, mut v) = (param.data.make_mut(), &mut m[..], &mut v[..]);
     let mut seen = &mut param.lag.seen[..];
     let mut next = 0;
     let mut lent = Vec::with_capacity(rows.len());

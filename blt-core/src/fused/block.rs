@@ -11,6 +11,7 @@ use super::norm::{norm, norm_backward};
 use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
 use super::tile::{BLOCK, Buffer, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, panels, to_tile, weight_grads};
+use super::weight::Weight;
 use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -63,15 +64,15 @@ struct Block {
     offsets: Vec<usize>,
     layout: Layout,
     table: Arc<Table>,
-    input_layernorm: Arc<Vec<f32>>,
-    q: Arc<Vec<f32>>,
-    k: Arc<Vec<f32>>,
-    v: Arc<Vec<f32>>,
-    o: Arc<Vec<f32>>,
-    post_attention_layernorm: Arc<Vec<f32>>,
-    gate: Arc<Vec<f32>>,
-    up: Arc<Vec<f32>>,
-    down: Arc<Vec<f32>>,
+    input_layernorm: Weight,
+    q: Weight,
+    k: Weight,
+    v: Weight,
+    o: Weight,
+    post_attention_layernorm: Weight,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
 }
 
 /// What backward needs of forward.

@@ -7,6 +7,7 @@
 use super::gemm::{Mat, MatMut, Write, parallel};
 use super::loops::{axpy, dot, exp, multiversion};
 use super::ragged::{split_by_groups, task_groups};
+use super::weight::Weight;
 use super::{Fused, Grads, rms_norm};
 use crate::backend::{Backend, CrossConfig, CrossParams, Tensor};
 use crate::patches::Patches;
@@ -132,7 +133,7 @@ fn cross(
         q: fused.weight(params.q),
         kv: match segments.one_key {
             true => fused.weight(params.v),
-            false => Arc::new([&fused.weight(params.k)[..], &fused.weight(params.v)[..]].concat()),
+            false => [&fused.weight(params.k)[..], &fused.weight(params.v)[..]].concat().into(),
         },
         o: fused.weight(params.o),
         dim,
@@ -187,14 +188,14 @@ fn scatter(x: &[f32], cols: usize, order: &[u32]) -> Vec<f32> {
 
 /// One call's weights and shapes.
 struct Layer {
-    q_norm: Arc<Vec<f32>>,
-    k_norm: Arc<Vec<f32>>,
+    q_norm: Weight,
+    k_norm: Weight,
     /// `[heads * head_dim, dim]`
-    q: Arc<Vec<f32>>,
+    q: Weight,
     /// `[kv_stride, dim]`
-    kv: Arc<Vec<f32>>,
+    kv: Weight,
     /// `[dim, heads * head_dim]`
-    o: Arc<Vec<f32>>,
+    o: Weight,
     dim: usize,
     eps: f64,
     heads: Heads,

@@ -1,6 +1,7 @@
 //! Byte and hash n-gram embeddings: rolling hashes, a gather-sum forward, sorted segment sums backward.
 
 use super::loops::multiversion;
+use super::weight::Table;
 use super::{Fused, Grads, Param, ParamGrad, adamw};
 use crate::backend::{Backend, HASH_PRIMES, HashConfig, ParamId, Tensor};
 use rayon::prelude::*;
@@ -122,8 +123,8 @@ pub(super) fn embed(
         assert_eq!(params[table.0].shape[1], dim, "the hash tables are as wide as the byte embedding");
         adamw::catch_up_rows(&mut params[table.0], &hash_rows);
     }
-    let token_table = &params[tokens.0].data[..];
-    let hash_table = hash.map_or(&[][..], |(table, _)| &params[table.0].data[..]);
+    let token_table = params[tokens.0].data.table();
+    let hash_table = hash.map_or(Table::F32(&[]), |(table, _)| params[table.0].data.table());
     let mut y = vec![0.0; n * dim];
     let token_rows_of = token_rows.par_chunks(TASK_ROWS);
     y.par_chunks_mut((TASK_ROWS * dim).max(1)).zip(token_rows_of).enumerate().for_each(|(task, (y, token_rows))| {
@@ -148,13 +149,13 @@ pub(super) fn embed(
 
 multiversion! {
     /// `y` `[n, dim]`: each id's token row, and its hash rows in the tables' order.
-    fn gather_sum(token_table: &[f32], token_rows: &[u32], hash_table: &[f32], hash_rows: &[u32], dim: usize, y: &mut [f32]) {
+    fn gather_sum(token_table: Table, token_rows: &[u32], hash_table: Table, hash_rows: &[u32], dim: usize, y: &mut [f32]) {
         let tables = hash_rows.len() / token_rows.len();
         for i in 0..token_rows.len() {
             let y = &mut y[i * dim..][..dim];
-            y.copy_from_slice(&token_table[token_rows[i] as usize * dim..][..dim]);
+            token_table.copy_row(token_rows[i], y);
             for &row in &hash_rows[i * tables..][..tables] {
-                add_into(y, &hash_table[row as usize * dim..][..dim]);
+                hash_table.add_row(row, y);
             }
         }
     }

@@ -7,6 +7,7 @@
 use super::gemm::{Mat, MatMut, Write, parallel, serial};
 use super::loops::{exp, max, multiversion};
 use super::rms_norm::{norm_rows, norm_rows_backward};
+use super::weight::Weight;
 use super::{Fused, Value};
 use crate::backend::{Backend, HeadLoss, ParamId, Tensor};
 use rayon::prelude::*;
@@ -19,9 +20,9 @@ const BAND: usize = 16 * TILE;
 
 struct Head {
     x: Arc<Vec<f32>>,
-    norm: Arc<Vec<f32>>,
+    norm: Weight,
     /// `[vocab, dim]`
-    weight: Arc<Vec<f32>>,
+    weight: Weight,
     dim: usize,
     vocab: usize,
     eps: f64,

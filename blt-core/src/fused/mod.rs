@@ -9,6 +9,7 @@ use crate::backend::{
     AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss, ParamId, Pooling,
     Tensor,
 };
+use crate::hf::MappedTensor;
 use crate::patches::Patches;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -34,6 +35,9 @@ mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod weight;
+
+use weight::{Stored, Weight};
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
 pub(crate) struct Value {
@@ -53,7 +57,7 @@ pub(crate) enum ParamGrad {
 
 pub(crate) struct Param {
     pub shape: [usize; 2],
-    pub data: Arc<Vec<f32>>,
+    pub data: Stored,
     pub by_rows: bool,
     pub grad: Option<ParamGrad>,
     /// First and second moments, allocated by the first update.
@@ -148,10 +152,17 @@ impl Fused {
         x.inner.downcast_ref().expect("a tensor of the fused backend")
     }
 
-    pub(crate) fn weight(&self, id: ParamId) -> Arc<Vec<f32>> {
+    pub(crate) fn weight(&self, id: ParamId) -> Weight {
         let param = &mut self.params.borrow_mut()[id.0];
         adamw::catch_up(param);
-        param.data.clone()
+        param.data.weight().clone()
+    }
+
+    fn add_stored(&self, shape: [usize; 2], data: Stored, by_rows: bool) -> ParamId {
+        assert_eq!(data.len(), shape[0] * shape[1], "a parameter's data must fill its shape");
+        let mut params = self.params.borrow_mut();
+        params.push(Param { shape, data, by_rows, grad: None, moments: None, lag: Default::default() });
+        ParamId(params.len() - 1)
     }
 
     /// Makes an output value.
@@ -180,10 +191,12 @@ impl Backend for Fused {
     }
 
     fn add_param(&self, shape: [usize; 2], data: Vec<f32>, by_rows: bool) -> ParamId {
-        assert_eq!(data.len(), shape[0] * shape[1], "a parameter's data must fill its shape");
-        let mut params = self.params.borrow_mut();
-        params.push(Param { shape, data: Arc::new(data), by_rows, grad: None, moments: None, lag: Default::default() });
-        ParamId(params.len() - 1)
+        self.add_stored(shape, Stored::F32(data.into()), by_rows)
+    }
+
+    /// f32, and tables of bf16, stay where they lie until they are first written to.
+    fn add_mapped_param(&self, shape: [usize; 2], data: MappedTensor, by_rows: bool) -> ParamId {
+        self.add_stored(shape, Stored::mapped(data, by_rows), by_rows)
     }
 
     fn param_shape(&self, id: ParamId) -> [usize; 2] {
@@ -191,14 +204,16 @@ impl Backend for Fused {
     }
 
     fn read_param(&self, id: ParamId) -> Vec<f32> {
-        self.weight(id).to_vec()
+        let param = &mut self.params.borrow_mut()[id.0];
+        adamw::catch_up(param);
+        param.data.to_vec()
     }
 
     fn write_param(&self, id: ParamId, data: &[f32]) {
         let param = &mut self.params.borrow_mut()[id.0];
         assert_eq!(data.len(), param.data.len(), "a parameter's data must fill its shape");
         adamw::catch_up(param);
-        param.data = Arc::new(data.to_vec());
+        param.data = Stored::F32(data.to_vec().into());
     }
 
     fn record(&self, on: bool) {
