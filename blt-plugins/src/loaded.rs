@@ -280,9 +280,9 @@ impl Loaded {
     pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
         if let Some(node) = source {
             let mut handles = sources(cx, &[node])?;
-            let (_, handle) =
+            let (node, handle) =
                 handles.pop().ok_or_else(|| StepError::other(format!("node `{node}` provides no `SourceHandle`")))?;
-            self.source = handle;
+            (self.source_node, self.source) = (node, handle);
         }
         Ok(())
     }
