@@ -228,6 +228,21 @@ fn build_id() -> String {
     format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }
 
+/// `report:` names a baseline among the variants, and nothing else.
+fn check_report(spec: &PipelineSpec) -> Result<(), String> {
+    if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
+        return Err(plain(format!(
+            "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
+        )));
+    }
+    let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
+    let names: Vec<String> = spec.variants().map_err(rendered)?.into_iter().map(|variant| variant.name).collect();
+    match names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
+        true => Ok(()),
+        false => Err(plain(format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `")))),
+    }
+}
+
 fn run(args: &Run) -> ExitCode {
     let (mut spec, dir) = match args.pipeline.read() {
         Ok(read) => read,
@@ -240,6 +255,9 @@ fn run(args: &Run) -> ExitCode {
                 Err(diagnostics) => return fail(&rendered(diagnostics)),
             };
         }
+    }
+    if let Err(message) = check_report(&spec) {
+        return fail(&message);
     }
     let mut options = RunOptions::new(build_id());
     options.runs_dir = args.runs.clone();
@@ -262,7 +280,7 @@ fn run(args: &Run) -> ExitCode {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        progress::line("stopping after this step; once more to stop at once");
+        progress::line("saving a checkpoint and stopping; once more to stop at once");
     };
     if let Err(error) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will not save a checkpoint: {error}");

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::rc::Rc;
 
-const TEXT: &str = "fn main() {\n    println!(\"hi, 42\");\n}\n\nA patch ends; 한국어 글 🙂 begins.\nTwo  spaces, then the end";
+const TEXT: &str =
+    "fn main() {\n    println!(\"hi, 42\");\n}\n\nA patch ends; 한국어 글 🙂 begins.\nTwo  spaces, then the end";
 
 /// What a model says of a document: logits `[1 + bytes, 260]` as bits, and where patches start.
 type Said = (Vec<u32>, Vec<usize>);
@@ -123,7 +124,10 @@ fn incremental_patchers() -> Vec<(String, bool)> {
         entropy("entropy", format!("threshold: {global}")),
         entropy("entropy", format!("threshold: {global}, max_patch_length: 3")),
         entropy("entropy", format!("rule: relative, relative_threshold: {relative}")),
-        entropy("entropy", format!("rule: both, threshold: {global}, relative_threshold: {relative}, max_patch_length: 6")),
+        entropy(
+            "entropy",
+            format!("rule: both, threshold: {global}, relative_threshold: {relative}, max_patch_length: 6"),
+        ),
         entropy("lines", format!("threshold: {lines}")),
     ]
 }
@@ -148,7 +152,11 @@ fn the_table_above_covers_every_patcher_that_is_registered() {
     for entry in registry::nodes() {
         let is_patcher = entry.out_slots().iter().any(|slot| slot.name == "Patches");
         if is_patcher && !["BpePatch", "ColumnPatch", "StartsAtNewline"].contains(&entry.name) {
-            assert!(tested.iter().any(|p| p.contains(&format!("node: {},", entry.name))), "{} is not tested", entry.name);
+            assert!(
+                tested.iter().any(|p| p.contains(&format!("node: {},", entry.name))),
+                "{} is not tested",
+                entry.name
+            );
         }
     }
 }
@@ -191,8 +199,16 @@ fn a_patcher_that_starts_at_its_newline_is_caught() {
 fn by_hand(shift: u32) -> impl Fn(&[u8]) -> Said {
     let backend: Rc<dyn Backend> = Rc::new(Fused::new());
     let session = Session::new(backend.clone());
-    let block =
-        BlockConfig { dim: 16, heads: 2, kv_heads: 2, head_dim: 8, ffn: 32, window: Some(8), rope_theta: 1e4, eps: 1e-5 };
+    let block = BlockConfig {
+        dim: 16,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 8,
+        ffn: 32,
+        window: Some(8),
+        rope_theta: 1e4,
+        eps: 1e-5,
+    };
     let cross = CrossConfig { dim: 16, heads: 2, kv_heads: 2, head_dim: 8, eps: 1e-5 };
     let mut maker = ParamMaker::new(&*backend, 3);
     let hash = HashConfig { sizes: vec![3], functions: 1, vocab: 40 };

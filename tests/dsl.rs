@@ -11,7 +11,8 @@ mod example;
 /// What a graph means: each node's kind, its parameters with every default written out, and its wires as `node.port`.
 fn meaning(graph: GraphSpec) -> BTreeMap<String, Value> {
     let pipeline = PipelineSpec::new("p", graph).step(Evaluate::new("loss"));
-    let plan = blt_graph::Plan::check(&pipeline, "base", 0, Path::new(".")).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let plan =
+        blt_graph::Plan::check(&pipeline, "base", 0, Path::new(".")).unwrap_or_else(|e| panic!("{}", e.render(false)));
     let node = |n: &blt_graph::PlannedNode| (n.name.clone(), json!([n.entry.name, n.params, plan.wires(n)]));
     plan.nodes().iter().map(node).collect()
 }

@@ -8,7 +8,9 @@
 //!
 //! All weights are stored `[out, in]`, as `torch.nn.Linear` does, and applied as `x @ W^T`; there are no biases.
 
+use crate::hf::MappedTensor;
 use crate::patches::Patches;
+use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::rc::Rc;
 
@@ -26,7 +28,7 @@ pub struct Tensor {
 pub struct ParamId(pub usize);
 
 /// A pre-norm transformer block: `x += Attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x))`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockConfig {
     pub dim: usize,
     pub heads: usize,
@@ -56,7 +58,7 @@ pub struct BlockParams {
 }
 
 /// Cross-attention between patch rows and byte rows. No RoPE. Scale `head_dim^-0.5`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CrossConfig {
     pub dim: usize,
     pub heads: usize,
@@ -77,7 +79,7 @@ pub struct CrossParams {
 
 /// Hash n-gram embeddings: one table of `vocab` rows for each (function, size), all in one parameter, function-major:
 /// table `t = function * sizes.len() + size_index` is rows `t * vocab ..`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HashConfig {
     pub sizes: Vec<usize>,
     pub functions: usize,
@@ -90,7 +92,7 @@ pub const HASH_PRIMES: [i64; 11] = [
     5463458053, 3367900313,
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// Elementwise maximum; its gradient is shared equally among ties (PyTorch's amax).
@@ -135,6 +137,11 @@ pub trait Backend {
     /// Registers a parameter of `shape` `[rows, cols]` (a norm's weight is `[1, dim]`), row-major `data`. `by_rows`: read by rows
     /// (an embedding or hash table), so a step touches few of them.
     fn add_param(&self, shape: [usize; 2], data: Vec<f32>, by_rows: bool) -> ParamId;
+    /// As `add_param`, of numbers in a mapped file, of `shape[0] * shape[1]` elements. A backend that can reads them where they lie,
+    /// and copies them when they are first written to; this one copies them now.
+    fn add_mapped_param(&self, shape: [usize; 2], data: MappedTensor, by_rows: bool) -> ParamId {
+        self.add_param(shape, data.to_f32(), by_rows)
+    }
     fn param_shape(&self, id: ParamId) -> [usize; 2];
     fn read_param(&self, id: ParamId) -> Vec<f32>;
     fn write_param(&self, id: ParamId, data: &[f32]);

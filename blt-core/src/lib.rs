@@ -4,6 +4,7 @@
 //! end on one byte axis, [`patches::Patches`] are starts into that axis, and operations take offsets instead of masks.
 
 pub mod backend;
+pub mod blt;
 pub mod bytes;
 pub mod calibrate;
 pub mod checkpoint;

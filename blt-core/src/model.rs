@@ -31,6 +31,11 @@ impl Session {
         self.flops.set(self.flops.get() + flops);
     }
 
+    /// Forward FLOPs since they were last taken.
+    pub fn flops(&self) -> u64 {
+        self.flops.get()
+    }
+
     /// Forward FLOPs since the last call (a multiply-add is two; allowed pairs only).
     pub fn take_flops(&self) -> u64 {
         self.flops.replace(0)
@@ -129,7 +134,7 @@ pub enum CrossLayers {
     AllRepool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LocalEncoderConfig {
     pub layers: usize,
     pub block: BlockConfig,
@@ -190,7 +195,7 @@ impl LocalEncoder {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatentConfig {
     pub layers: usize,
     pub block: BlockConfig,
@@ -276,7 +281,7 @@ pub fn next_byte_targets(batch: &Batch, eos: bool) -> Vec<Option<u16>> {
     targets
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LocalDecoderConfig {
     pub layers: usize,
     pub block: BlockConfig,

@@ -4,6 +4,8 @@
 //! Names are those of the Hugging Face `BltForCausalLM` layout.
 
 use crate::backend::{Backend, ParamId};
+use crate::hf::{HfError, Weights};
+use std::collections::BTreeMap;
 
 /// A registered parameter under its canonical name.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,38 +34,96 @@ impl NamedParam {
 /// Registers parameters with a backend and remembers their names.
 pub struct ParamMaker<'a> {
     pub backend: &'a dyn Backend,
-    seed: u64,
+    numbers: Numbers<'a>,
     made: Vec<NamedParam>,
 }
 
+/// Where a parameter's first numbers come from.
+enum Numbers<'a> {
+    Drawn {
+        seed: u64,
+    },
+    Stored {
+        weights: &'a Weights,
+        /// Canonical names to those in the file, where they differ.
+        names: &'a BTreeMap<String, String>,
+        failed: Option<HfError>,
+    },
+}
+
 impl<'a> ParamMaker<'a> {
+    /// Initialises parameters.
     pub fn new(backend: &'a dyn Backend, seed: u64) -> Self {
-        ParamMaker { backend, seed, made: Vec::new() }
+        ParamMaker { backend, numbers: Numbers::Drawn { seed }, made: Vec::new() }
+    }
+
+    /// Lets `make` build a part whose parameters are read from `weights`; none is drawn. `names`: canonical names to those in the
+    /// file, where they differ.
+    ///
+    /// # Errors
+    /// The first parameter that could not be read: no such tensor, another shape or type, a number that is not finite.
+    pub fn read<T>(
+        backend: &'a dyn Backend,
+        weights: &'a Weights,
+        names: &'a BTreeMap<String, String>,
+        make: impl FnOnce(&mut Self) -> T,
+    ) -> Result<(T, Vec<NamedParam>), HfError> {
+        let numbers = Numbers::Stored { weights, names, failed: None };
+        let mut maker = ParamMaker { backend, numbers, made: Vec::new() };
+        let part = make(&mut maker);
+        match maker.numbers {
+            Numbers::Stored { failed: Some(error), .. } => Err(error),
+            _ => Ok((part, maker.made)),
+        }
     }
 
     /// A `[out, in]` matrix, truncated normal with sigma `in^-0.5`.
     pub fn linear(&mut self, name: impl Into<String>, out: usize, input: usize) -> ParamId {
-        self.normal(name.into(), [out, input], (input as f64).powf(-0.5), false)
+        self.register(name.into(), [out, input], Some((input as f64).powf(-0.5)), false, false)
     }
 
     /// A table read by rows, `[rows, dim]`, truncated normal with sigma `dim^-0.5`.
     pub fn table(&mut self, name: impl Into<String>, rows: usize, dim: usize) -> ParamId {
-        self.normal(name.into(), [rows, dim], (dim as f64).powf(-0.5), true)
+        self.register(name.into(), [rows, dim], Some((dim as f64).powf(-0.5)), true, false)
     }
 
     /// A norm's weight, ones.
     pub fn norm(&mut self, name: impl Into<String>, dim: usize) -> ParamId {
-        self.register(name.into(), [1, dim], vec![1.0; dim], false, true)
+        self.register(name.into(), [1, dim], None, false, true)
     }
 
-    fn normal(&mut self, name: String, shape: [usize; 2], sigma: f64, by_rows: bool) -> ParamId {
-        let data = truncated_normal(self.seed, &name, shape[0] * shape[1], sigma);
-        self.register(name, shape, data, by_rows, false)
-    }
-
-    fn register(&mut self, name: String, shape: [usize; 2], data: Vec<f32>, by_rows: bool, vector: bool) -> ParamId {
-        let id = self.backend.add_param(shape, data, by_rows);
-        self.made.push(NamedParam { name, id, shape, vector });
+    /// `sigma: None` begins as ones.
+    fn register(
+        &mut self,
+        name: String,
+        shape: [usize; 2],
+        sigma: Option<f64>,
+        by_rows: bool,
+        vector: bool,
+    ) -> ParamId {
+        let mut param = NamedParam { name, id: ParamId(0), shape, vector };
+        let len = param.n_elements();
+        param.id = match &mut self.numbers {
+            Numbers::Drawn { seed } => {
+                let data = match sigma {
+                    Some(sigma) => truncated_normal(*seed, &param.name, len, sigma),
+                    None => vec![1.0; len],
+                };
+                self.backend.add_param(shape, data, by_rows)
+            }
+            Numbers::Stored { weights, names, failed } => {
+                let stored = names.get(&param.name).unwrap_or(&param.name);
+                match weights.view(stored, &param.stored_shape()) {
+                    Ok(tensor) => self.backend.add_mapped_param(shape, tensor, by_rows),
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        self.backend.add_param(shape, vec![0.0; len], by_rows)
+                    }
+                }
+            }
+        };
+        let id = param.id;
+        self.made.push(param);
         id
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::check::Plan;
+use crate::spec::{GraphSpec, Inputs};
 
 /// The graph of `plan` for people to read: nodes in the order of data flow, wires, types, and what is known of each output.
 pub fn describe(plan: &Plan) -> String {
@@ -36,6 +37,18 @@ pub fn describe(plan: &Plan) -> String {
             };
             let _ = writeln!(text, "  {:width$}    .{port}: {}{info}", "", slot.name);
         }
+        match node.node.stands_for(&plan.base_dir) {
+            Ok(None) => {}
+            Ok(Some(graph)) => {
+                let _ = writeln!(text, "  {:width$}    stands for", "");
+                for line in parts(&graph) {
+                    let _ = writeln!(text, "  {:width$}      {line}", "");
+                }
+            }
+            Err(error) => {
+                let _ = writeln!(text, "  {:width$}    stands for what cannot be read: {error}", "");
+            }
+        }
     }
     if !plan.steps().is_empty() {
         text.push_str("\nrun\n");
@@ -45,4 +58,25 @@ pub fn describe(plan: &Plan) -> String {
         let _ = writeln!(text, "  {index}  {} {{{}}}", step.entry.name, params.join(", "));
     }
     text
+}
+
+/// A graph's nodes as one would write them, a line each.
+fn parts(graph: &GraphSpec) -> Vec<String> {
+    let width = graph.nodes.iter().map(|node| node.name.chars().count() + 1).max().unwrap_or(0);
+    let line = |node: &crate::spec::NodeSpec| {
+        let mut fields = vec![format!("node: {}", node.node)];
+        match &node.inputs {
+            Inputs::None => {}
+            Inputs::One(wire) => fields.push(format!("in: {wire}")),
+            Inputs::Map(wires) => {
+                let wires: Vec<String> = wires.iter().map(|(port, wire)| format!("{port}: {wire}")).collect();
+                fields.push(format!("in: {{{}}}", wires.join(", ")));
+            }
+        }
+        fields.extend(
+            node.params.iter().map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))),
+        );
+        format!("{:width$} {{{}}}", format!("{}:", node.name), fields.join(", "))
+    };
+    graph.nodes.iter().map(line).collect()
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::port::{AnyInfo, AnyValue, Ports};
+use crate::spec::GraphSpec;
 use crate::world::World;
 
 /// A node: a struct whose fields are its parameters, with serde and schemars derives, and one registration line.
@@ -83,6 +84,26 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// [`NodeError::param`] or [`NodeError::input`] where one is at fault, so that the diagnostic points at it.
     fn check(&self, inputs: <Self::In as Ports>::Infos, cx: &CheckCx)
     -> Result<<Self::Out as Ports>::Infos, NodeError>;
+
+    /// What the outputs depend on beside the parameters, the inputs and the seed: fingerprints of files. Part of the keys of steps
+    /// that need this node. Asked before the first step starts, so what is wrong with the files is best found here. May open files.
+    ///
+    /// # Errors
+    /// What the files answer.
+    fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
+        let _ = base_dir;
+        Ok(Vec::new())
+    }
+
+    /// The graph that a node of several parts stands for; wires from outside carry the names of this node's inputs. May open
+    /// files.
+    ///
+    /// # Errors
+    /// What the files answer.
+    fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError> {
+        let _ = base_dir;
+        Ok(None)
+    }
 
     /// Makes the state. May open files.
     ///
@@ -260,6 +281,8 @@ pub(crate) trait AnyNode {
         cx: &RunCx,
     ) -> Result<Vec<Option<AnyValue>>, NodeError>;
     fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
+    fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError>;
+    fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError>;
 }
 
 impl<N: Node> AnyNode for N {
@@ -280,6 +303,12 @@ impl<N: Node> AnyNode for N {
     }
     fn params(&self) -> Result<serde_json::Value, serde_json::Error> {
         serde_json::to_value(self)
+    }
+    fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
+        Node::depends(self, base_dir)
+    }
+    fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError> {
+        Node::stands_for(self, base_dir)
     }
 }
 

@@ -136,6 +136,11 @@ impl<P: Port> Debug for Wire<P> {
 }
 
 impl<P> Wire<P> {
+    /// A wire from outside the graph that is being made, called `name`.
+    pub fn outside(name: &str) -> Self {
+        Wire { node: name.to_string(), port: "", first: true, marker: PhantomData }
+    }
+
     /// The wire as YAML spells it: `node` for a node's first output, `node.port` for the others.
     pub fn path(&self) -> String {
         if self.first { self.node.clone() } else { format!("{}.{}", self.node, self.port) }

@@ -365,7 +365,13 @@ impl<'a> Runner<'a> {
                 })
                 .collect();
             let cx = self.cx(plan, index, earlier.clone(), None, false);
-            let depends = step.step.depends(&cx).map_err(|error| self.step_error(plan, index, error))?;
+            let mut depends = step.step.depends(&cx).map_err(|error| self.step_error(plan, index, error))?;
+            for node in needed.iter().map(|node| &plan.nodes[*node]) {
+                let of_node = node.node.depends(&plan.base_dir).map_err(|error| {
+                    self.step_error(plan, index, StepError::Document(plan.diagnose(&node.name, &error).into()))
+                })?;
+                depends.extend(of_node.into_iter().map(|what| format!("{} {what}", node.name)));
+            }
             let mut crates = plan.origins(&needed);
             crates.insert((step.entry.origin.krate, step.entry.origin.version));
             let what = json!({
@@ -463,6 +469,7 @@ impl<'a> Runner<'a> {
                 if several_seeds {
                     tag.insert("seed".to_string(), json!(plan.seed));
                 }
+                tag.insert("run_step".to_string(), json!(index));
                 gather(&finished.dir.join("metrics.jsonl"), &tag, &mut metrics)?;
                 gather(&finished.dir.join("timings.jsonl"), &tag, &mut timings)?;
                 steps.push(StepRun {

@@ -194,7 +194,24 @@ impl PipelineSpec {
     /// # Panics
     /// Never: every spec is maps, lists and scalars, all of which YAML has.
     pub fn to_yaml(&self) -> String {
-        serde_yaml::to_string(&self.to_value()).expect("maps, lists and scalars can be written as YAML")
+        // The library writes by YAML 1.1, where these three end a line, and indents what follows inside the text. YAML 1.2,
+        // by which it is read, has them as plain characters. So this is JSON, which YAML contains, with YAML's escapes.
+        const LINE_ENDS_OF_YAML_1_1: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+        let value = self.to_value();
+        let yaml = serde_yaml::to_string(&value).expect("maps, lists and scalars can be written as YAML");
+        let json = format!("{value:#}");
+        if !json.contains(LINE_ENDS_OF_YAML_1_1) {
+            return yaml;
+        }
+        let mut escaped = String::with_capacity(json.len() + 8);
+        for c in json.chars() {
+            match c {
+                ' '..='~' | '\n' => escaped.push(c),
+                _ => escaped.push_str(&format!("\\U{:08x}", u32::from(c))),
+            }
+        }
+        escaped.push('\n');
+        escaped
     }
 
     /// The YAML text that it was read from, before overrides; of one that was made in Rust, [`to_yaml`](Self::to_yaml).

@@ -266,8 +266,27 @@ fn text() -> impl Strategy<Value = String> {
         "[a-z0-9_.:,\\[\\]{}#&*!|>'\"%@`~ \\\\\n\t=<?+-]{0,12}",
         "\\PC{0,8}",
         prop::sample::select(vec![
-            "null", "true", "No", "1e5", "0x1f", "007", "-", "~", ".inf", "1_0", "=", "<<", "0b1", "\u{85}",
-            "\u{feff}", "\u{7f}", "-.5", "+1", "1:30"
+            "null",
+            "true",
+            "No",
+            "1e5",
+            "0x1f",
+            "007",
+            "-",
+            "~",
+            ".inf",
+            "1_0",
+            "=",
+            "<<",
+            "0b1",
+            "\u{85}",
+            "a\u{2028} b",
+            "\u{2029}\u{1f600}",
+            "\u{feff}",
+            "\u{7f}",
+            "-.5",
+            "+1",
+            "1:30"
         ])
         .prop_map(String::from),
     ]
@@ -343,7 +362,7 @@ fn pipeline() -> impl Strategy<Value = PipelineSpec> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
     fn what_is_written_is_read_back(spec in pipeline()) {

@@ -28,7 +28,7 @@ pub fn per_byte(plan: &Plan, goals: &[&str], patch_size: Option<f64>, context_by
         encoder_dim: dim,
         encoder_layers: e.layers,
         encoder_window: e.window.map_or(context_bytes as usize, |w| w.min(context_bytes as usize)),
-        encoder_cross_layers: if e.cross == CrossLayers::Last { 1 } else { e.layers },
+        encoder_cross_layers: if e.cross == CrossLayers::All { e.layers } else { 1 },
         latent_dim: l.dim,
         latent_layers: l.layers,
         decoder_dim: dim,

@@ -13,6 +13,7 @@ pub mod ports;
 mod profile;
 pub mod report;
 pub mod results;
+mod shape;
 pub mod steps;
 
 pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList};

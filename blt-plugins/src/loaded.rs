@@ -1,13 +1,15 @@
 //! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier steps' checkpoints, and
 //! what its nodes must learn from data before they run (a threshold, a tokenizer) learned.
 
-use crate::data::{BatchReader, DataError, ListColumn, Packer, Part, Request, Source};
+use crate::data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use crate::model::ParamSet;
-use crate::ports::{Bytes, Patches};
+use crate::ports::{Bytes, Entropies, Patches};
+use crate::shape::{self, Found, NotBlt, WholeModel};
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
 use blt_core::checkpoint::{self, CheckpointError, TensorFile};
 use blt_core::fused::Fused;
+use blt_core::hf::ModelShape;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::reference::Reference;
@@ -69,9 +71,20 @@ pub struct CheckpointState {
     pub nodes: BTreeMap<String, BTreeMap<String, String>>,
     /// What nodes learned before training: thresholds, tokenizers.
     pub prepared: BTreeMap<String, Value>,
+    /// The model, where the sub-graph has BLT's shape: what a `Blt` node needs to read the checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<StoredModel>,
     /// The training loop's own state, in a checkpoint that a run resumes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Value>,
+}
+
+/// A model in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredModel {
+    pub shape: ModelShape,
+    /// The nodes that hold its parameters.
+    pub nodes: Vec<String>,
 }
 
 /// The file of a checkpoint directory that holds its [`CheckpointState`].
@@ -280,9 +293,9 @@ impl Loaded {
     pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
         if let Some(node) = source {
             let mut handles = sources(cx, &[node])?;
-            let (node, handle) =
+            let (name, handle) =
                 handles.pop().ok_or_else(|| StepError::other(format!("node `{node}` provides no `SourceHandle`")))?;
-            (self.source_node, self.source) = (node, handle);
+            (self.source_node, self.source) = (name, handle);
         }
         Ok(())
     }
@@ -296,7 +309,9 @@ impl Loaded {
     pub fn prepare(&mut self, cx: &StepCx) -> Result<(), StepError> {
         for (node, prepared) in self.live.facilities::<Prepared>() {
             let Some(part) = prepared.0.wants() else { continue };
-            let request = Request { exclude_calibration: true, lists: self.lists(), ..Request::part(part) };
+            // In the order of training: files may be sorted by domain.
+            let order = Order::Shuffled { seed: cx.seed(), buffer: self.source.shuffle_buffer };
+            let request = Request { exclude_calibration: true, order, lists: self.lists(), ..Request::part(part) };
             let packer = Packer::new(self.source.span_bytes, PREPARE_BATCH)?;
             let source = self.source.source.clone();
             let mut reader = BatchReader::new(source, request, packer).map_err(|e| self.data_error(e))?;
@@ -382,6 +397,25 @@ impl Loaded {
         self.prepared.iter().filter_map(summary).collect()
     }
 
+    /// The model that the sub-graph is, as far as it is learned.
+    ///
+    /// # Errors
+    /// What keeps it from being one.
+    pub fn model(&self) -> Result<StoredModel, NotBlt> {
+        let plan = self.live.plan();
+        let nodes: Vec<&PlannedNode> = self.live.nodes().filter_map(|name| plan.node(name)).collect();
+        match shape::find(plan, &nodes)? {
+            Found::Parts(parts) => {
+                let parts = parts.with_rule(|node| shape::learned_rule(self.prepared.get(node)?));
+                Ok(StoredModel { shape: parts.shape, nodes: parts.nodes })
+            }
+            Found::Whole(node) => {
+                let whole = self.live.facility::<WholeModel>(&node).ok_or(NotBlt::Count { kind: "Blt", found: 0 })?;
+                Ok(StoredModel { shape: whole.0.clone(), nodes: vec![node] })
+            }
+        }
+    }
+
     /// Writes a checkpoint directory, whole or not at all.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         let partial = dir.with_extension("partial");
@@ -405,7 +439,8 @@ impl Loaded {
         for p in &self.params {
             nodes.entry(p.node.clone()).or_default().insert(p.canonical.name.clone(), p.stored.name.clone());
         }
-        let state = CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared: self.prepared.clone(), training };
+        let (prepared, model) = (self.prepared.clone(), self.model().ok());
+        let state = CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared, model, training };
         write_atomic(partial.join(STATE_FILE), serde_json::to_string_pretty(&state)?)?;
         if dir.exists() {
             std::fs::remove_dir_all(dir).map_err(failed)?;
@@ -437,6 +472,17 @@ fn node_params(live: &Live) -> Vec<NodeParam> {
 /// The first wire of port `P` in `goals`' sub-graph.
 pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
     Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
+}
+
+/// The first wire of entropies that a patcher of `goals`' sub-graph reads: computed in any case.
+pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
+    let patchers = plan.needs(goals)?.into_iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
+    for wire in patchers.flat_map(|node| plan.wires(node)).filter_map(|(_, wire)| wire) {
+        if plan.goal(&wire)?.is::<Entropies>() {
+            return Ok(Some(wire));
+        }
+    }
+    Ok(None)
 }
 
 /// The nodes of `goals`' sub-graph that only patch borders depend on: the patcher, and the entropy model behind it.

@@ -1,9 +1,11 @@
 //! What the model nodes share: their session, their parameter sets, and the checks of an attention's sizes.
 
 use blt_core::backend::{BlockConfig, CrossConfig};
+use blt_core::hf::{HfError, Weights};
 use blt_core::model::{Session, default_ffn};
 use blt_core::params::{NamedParam, ParamMaker};
 use blt_graph::{BuildCx, NodeError, RunCx};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A node's parameters: the facility by which steps save, load and update them.
@@ -12,6 +14,20 @@ pub struct ParamSet(pub Vec<NamedParam>);
 /// The session that steps put into the world.
 pub fn session(cx: &RunCx) -> Rc<Session> {
     cx.world.get::<Session>().expect("a step puts the session into the world before it runs a graph")
+}
+
+/// Builds a part of the model whose parameters are read from `weights` (`names`: canonical names to those in the files, where they
+/// differ), and provides them.
+pub fn with_stored_params<T>(
+    cx: &mut BuildCx,
+    weights: &Weights,
+    names: &BTreeMap<String, String>,
+    make: impl FnOnce(&mut ParamMaker) -> T,
+) -> Result<T, HfError> {
+    let session = cx.world.get::<Session>().expect("a step puts the session into the world before it builds a graph");
+    let (part, params) = ParamMaker::read(&*session.backend, weights, names, make)?;
+    cx.provide(ParamSet(params));
+    Ok(part)
 }
 
 /// Builds a part of the model and provides its parameters.
@@ -37,6 +53,14 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// The sizes of a block as one would write them; inverse of `resolve` where a head's width is `dim / heads`.
+    pub fn of(layers: usize, block: &BlockConfig) -> Self {
+        let BlockConfig { dim, heads, kv_heads, ffn, window, rope_theta, eps, .. } = *block;
+        let kv_heads = (kv_heads != heads).then_some(kv_heads);
+        let ffn = (ffn != default_ffn(dim)).then_some(ffn);
+        Sizes { dim, layers, heads, kv_heads, ffn, window, rope_theta, eps }
+    }
+
     /// Checks the sizes and resolves what was left out. The errors name the parameter at fault.
     pub fn resolve(&self) -> Result<BlockConfig, NodeError> {
         for (name, value) in [("dim", self.dim), ("layers", self.layers), ("heads", self.heads)] {
@@ -46,18 +70,26 @@ impl Sizes {
         }
         if !self.dim.is_multiple_of(self.heads) {
             let msg = format!("a width of {} is not divisible by {} heads", self.dim, self.heads);
-            let heads: Vec<String> =
-                (1..=self.dim).filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2)).map(|h| h.to_string()).collect();
+            let heads: Vec<String> = (1..=self.dim)
+                .filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2))
+                .map(|h| h.to_string())
+                .collect();
             return Err(NodeError::param("heads", msg).help(format!("heads that work here: {}", heads.join(", "))));
         }
         let head_dim = self.dim / self.heads;
         if !head_dim.is_multiple_of(2) {
-            let msg = format!("{} heads of a width of {} leave {head_dim} a head; RoPE rotates pairs and wants an even number", self.heads, self.dim);
+            let msg = format!(
+                "{} heads of a width of {} leave {head_dim} a head; RoPE rotates pairs and wants an even number",
+                self.heads, self.dim
+            );
             return Err(NodeError::param("heads", msg));
         }
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
         if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
-            return Err(NodeError::param("kv_heads", format!("{} heads can't share {kv_heads} key/value heads evenly", self.heads)));
+            return Err(NodeError::param(
+                "kv_heads",
+                format!("{} heads can't share {kv_heads} key/value heads evenly", self.heads),
+            ));
         }
         if self.window == Some(0) {
             return Err(NodeError::param("window", "a window of 0 sees nothing, not even the byte itself")
@@ -67,7 +99,10 @@ impl Sizes {
             return Err(NodeError::param("ffn", "ffn must be at least 1"));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return Err(NodeError::param("rope_theta", format!("rope_theta must be a positive number, not {}", self.rope_theta)));
+            return Err(NodeError::param(
+                "rope_theta",
+                format!("rope_theta must be a positive number, not {}", self.rope_theta),
+            ));
         }
         if !(self.eps.is_finite() && self.eps > 0.0) {
             return Err(NodeError::param("eps", format!("eps must be a positive number, not {}", self.eps)));
@@ -87,7 +122,13 @@ impl Sizes {
 
 /// Cross-attention of the same heads as a part's blocks.
 pub fn cross_of(block: &BlockConfig) -> CrossConfig {
-    CrossConfig { dim: block.dim, heads: block.heads, kv_heads: block.kv_heads, head_dim: block.head_dim, eps: block.eps }
+    CrossConfig {
+        dim: block.dim,
+        heads: block.heads,
+        kv_heads: block.kv_heads,
+        head_dim: block.head_dim,
+        eps: block.eps,
+    }
 }
 
 pub fn default_window() -> Option<usize> {

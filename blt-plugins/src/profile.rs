@@ -2,10 +2,14 @@
 
 use blt_core::model::Session;
 use blt_graph::NodeObserver;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
+
+/// Facility of a node that is more than a patcher: the forward FLOPs that its patcher took.
+#[derive(Default)]
+pub struct PatcherFlops(pub Cell<u64>);
 
 /// Attributes what happens between a node's start and end to it.
 pub struct NodeProfile {
@@ -22,7 +26,12 @@ impl NodeProfile {
 
     /// Forward FLOPs by node.
     pub fn flops(&self) -> BTreeMap<String, u64> {
-        self.sums.borrow().iter().filter(|(_, (flops, _))| *flops > 0).map(|(n, (flops, _))| (n.clone(), *flops)).collect()
+        self.sums
+            .borrow()
+            .iter()
+            .filter(|(_, (flops, _))| *flops > 0)
+            .map(|(n, (flops, _))| (n.clone(), *flops))
+            .collect()
     }
 
     /// Seconds by node.

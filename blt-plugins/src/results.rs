@@ -101,14 +101,18 @@ fn standard_error(values: &[f64]) -> Option<f64> {
 }
 
 fn read_json(path: &Path) -> Result<Value, StepError> {
-    let text = std::fs::read_to_string(path).map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
     serde_json::from_str(&text).map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
 }
 
 fn read_documents(path: &Path) -> Result<Vec<DocumentLine>, StepError> {
-    let text = std::fs::read_to_string(path).map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
     text.lines()
-        .map(|line| serde_json::from_str(line).map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display()))))
+        .map(|line| {
+            serde_json::from_str(line).map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
+        })
         .collect()
 }
 
@@ -129,6 +133,18 @@ fn average(values: &[&Value]) -> Value {
         }
         other => other.clone(),
     }
+}
+
+/// Counts by length, averaged: a length that a seed does not have counts 0 there.
+fn average_counts<'a>(counts: impl Iterator<Item = &'a Value>) -> Value {
+    let (mut sums, mut n) = (BTreeMap::<u64, f64>::new(), 0.0);
+    for of_seed in counts {
+        n += 1.0;
+        for (length, count) in of_seed.as_object().into_iter().flatten() {
+            *sums.entry(length.parse().unwrap_or_default()).or_default() += count.as_f64().unwrap_or_default();
+        }
+    }
+    Value::Object(sums.into_iter().map(|(length, sum)| (length.to_string(), json!(sum / n))).collect())
 }
 
 /// Builds results.json. `baseline`: the variant that differences are taken to.
@@ -158,7 +174,12 @@ pub fn build(
         }
         let values: Vec<&Value> = by_seed.values().collect();
         let mut averaged = average(&values);
-        if seeds.len() > 1 && let Some(map) = averaged.as_object_mut() {
+        if averaged["patch_lengths"].is_object() {
+            averaged["patch_lengths"] = average_counts(values.iter().map(|v| &v["patch_lengths"]));
+        }
+        if seeds.len() > 1
+            && let Some(map) = averaged.as_object_mut()
+        {
             let bpb: Vec<f64> = values.iter().filter_map(|v| v["bpb"].as_f64()).collect();
             map.insert("bpb_se_seeds".into(), json!(standard_error(&bpb)));
             map.insert("seeds".into(), Value::Object(by_seed));
@@ -167,7 +188,9 @@ pub fn build(
     }
     if let Some(base) = baseline.and_then(|b| documents.get(b).cloned()) {
         for (name, ours) in &documents {
-            if Some(*name) != baseline && let Some(difference) = paired(ours, &base) {
+            if Some(*name) != baseline
+                && let Some(difference) = paired(ours, &base)
+            {
                 variants[*name]["difference"] = serde_json::to_value(difference)?;
             }
         }
@@ -217,7 +240,8 @@ fn of_run(run: &VariantRun) -> Result<Value, StepError> {
                 }
             }
         }
-        if let Some(timing) = timing.as_object() {
+        // A variant's own numbers are those of its trainings and its evaluation.
+        if let Some(timing) = timing.as_object().filter(|_| ["train", "evaluate"].contains(&entry.step.as_str())) {
             result.extend(timing.clone());
         }
     }
@@ -229,7 +253,8 @@ mod tests {
     use super::*;
 
     fn lines(nats: &[f64]) -> Vec<DocumentLine> {
-        let line = |(row, &nats): (usize, &f64)| DocumentLine { row: row as u64, group: None, bytes: 100, nats, patches: 1 };
+        let line =
+            |(row, &nats): (usize, &f64)| DocumentLine { row: row as u64, group: None, bytes: 100, nats, patches: 1 };
         nats.iter().enumerate().map(line).collect()
     }
 
@@ -247,7 +272,8 @@ mod tests {
         // Equal lengths: the ratio's error is that of the mean of the differences 1, 2, 3 (deviation 1, n = 3).
         let d = paired(&[lines(&[11.0, 12.0, 13.0])], &[lines(&[10.0, 10.0, 10.0])]).unwrap();
         assert!((d.se_documents - (1.0 / 3f64).sqrt() / 100.0 / LN_2).abs() < 1e-12, "{d:?}");
-        let two = paired(&[lines(&[11.0, 11.0]), lines(&[13.0, 13.0])], &[lines(&[10.0, 10.0]), lines(&[10.0, 10.0])]).unwrap();
+        let two = paired(&[lines(&[11.0, 11.0]), lines(&[13.0, 13.0])], &[lines(&[10.0, 10.0]), lines(&[10.0, 10.0])])
+            .unwrap();
         assert!((two.bpb - 0.02 / LN_2).abs() < 1e-12);
         assert!((two.se_seeds.unwrap() - 0.01 / LN_2).abs() < 1e-12);
     }

@@ -12,20 +12,23 @@ use super::tile::{Buffer, Into, Left, PANEL, Scratch, band, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of a tile of queries: a multiple of the microkernels' 6, 12 and 16.
-const QUERIES: usize = 48;
+/// Rows of a tile of queries: a multiple of the microkernels' 6 and 12, few, so that little of a partly visible block is wasted.
+const QUERIES: usize = 24;
 
 /// Keys of a block, forward: a tile's scores stay in L1.
 const KEYS: usize = 128;
 
-/// Keys of a block, backward, where two score tiles are held.
+/// Rows of a tile of queries, backward: the depth of the products that make the keys' gradients.
+const QUERIES_BACKWARD: usize = 48;
+
+/// Keys of a block, backward.
 const KEYS_BACKWARD: usize = 64;
 
-/// Queries of a forward task; a multiple of [`QUERIES`].
-const TASK_QUERIES: usize = 10 * QUERIES;
+/// Queries of a forward task, at least: fewer would pack too many keys for too few queries.
+const TASK_QUERIES: usize = 480;
 
-/// Keys of a backward task, at least; a multiple of [`QUERIES`] and [`KEYS_BACKWARD`].
-const TASK_KEYS: usize = 960;
+/// Keys of a backward task, about; without a window, at most a quarter of a longer span.
+const TASK_KEYS: usize = 1152;
 
 /// Stands for minus infinity where infinity would give NaN.
 const NEVER: f32 = -1e30;
@@ -66,6 +69,19 @@ impl Layout {
         let high = tile.start as isize + 1 - block as isize;
         (from..to, (!whole).then_some((low, high)))
     }
+}
+
+/// Shares of `len`, about equal and not much greater than `most`, a multiple of `of`.
+fn even_share(len: usize, most: usize, of: usize) -> usize {
+    len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(of).max(of)
+}
+
+const fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
 }
 
 /// Lanes of the vector at `column` within `low .. high`.
@@ -122,6 +138,7 @@ fn score(
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn soften_body<S: Simd>(
     s: S,
     rows: usize,
@@ -227,11 +244,14 @@ pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Lay
     let mut out = Buffer::new(layout.heads * n * layout.head_dim);
     let mut lse = Buffer::new(layout.heads * n);
     let (mut tasks, mut rest) = (Vec::new(), (&mut *out, &mut *lse));
+    // How the queries are shared out does not show in the results.
+    let share = (layout.heads * n / (8 * rayon::current_num_threads())).max(TASK_QUERIES);
     for head in 0..layout.heads {
         for span in offsets.windows(2) {
             let len = span[1] - span[0];
-            for start in (0..len).step_by(TASK_QUERIES) {
-                let queries = start..len.min(start + TASK_QUERIES);
+            let size = even_share(len, share, QUERIES);
+            for start in (0..len).step_by(size) {
+                let queries = start..len.min(start + size);
                 let (out, out_rest) = rest.0.split_at_mut(queries.len() * layout.head_dim);
                 let (lse, lse_rest) = rest.1.split_at_mut(queries.len());
                 rest = (out_rest, lse_rest);
@@ -338,9 +358,10 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
     for slot in 0..layout.heads * spans {
         let len = offsets[slot % spans + 1] - offsets[slot % spans];
         // With a window a task's queries reach at most a window past its keys; without one at most four tasks share a span,
-        // so that the parts of dq stay within a small multiple of dq.
-        let least = layout.window.unwrap_or(len.div_ceil(4)).clamp(TASK_KEYS, len.max(TASK_KEYS));
-        let size = least.next_multiple_of(TASK_KEYS);
+        // so that the parts of dq stay within a small multiple of dq. The shares show in how dq is summed, so they follow
+        // from the span alone.
+        let share = layout.window.unwrap_or(len.div_ceil(4)).max(TASK_KEYS);
+        let size = even_share(len, share, lcm(QUERIES_BACKWARD, KEYS_BACKWARD));
         for start in (0..len).step_by(size) {
             let keys = start..len.min(start + size);
             let queries = start..layout.window.map_or(len, |window| len.min((keys.end - 1).saturating_add(window)));
@@ -361,6 +382,7 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn unsoften_body<S: Simd>(
     s: S,
     rows: usize,
@@ -419,9 +441,10 @@ fn backward_task(
     let [q_column, k_column, v_column] = layout.columns(head);
     let (first, padded) = (keys.start, keys.len().next_multiple_of(PANEL));
     let qkv = &qkv[span * stride..];
-    let tile_len = QUERIES * width;
-    let mut buffer =
-        Scratch::new(padded * (2 * head_dim + 3 * width) + 3 * tile_len + 2 * QUERIES * KEYS_BACKWARD + QUERIES);
+    let tile_len = QUERIES_BACKWARD * width;
+    let mut buffer = Scratch::new(
+        padded * (2 * head_dim + 3 * width) + 3 * tile_len + 2 * QUERIES_BACKWARD * KEYS_BACKWARD + QUERIES_BACKWARD,
+    );
     let (kt, buffer) = buffer.split_at_mut(padded * head_dim);
     let (vt, buffer) = buffer.split_at_mut(padded * head_dim);
     let (k, buffer) = buffer.split_at_mut(padded * width);
@@ -430,16 +453,16 @@ fn backward_task(
     let (q, buffer) = buffer.split_at_mut(tile_len);
     let (dq, buffer) = buffer.split_at_mut(tile_len);
     let (grad, buffer) = buffer.split_at_mut(tile_len);
-    let (scores, buffer) = buffer.split_at_mut(QUERIES * KEYS_BACKWARD);
-    let (score_grads, deltas) = buffer.split_at_mut(QUERIES * KEYS_BACKWARD);
+    let (scores, buffer) = buffer.split_at_mut(QUERIES_BACKWARD * KEYS_BACKWARD);
+    let (score_grads, deltas) = buffer.split_at_mut(QUERIES_BACKWARD * KEYS_BACKWARD);
     pack_columns(level, &qkv[first * stride + k_column..], stride, keys.len(), head_dim, kt);
     pack_columns(level, &qkv[first * stride + v_column..], stride, keys.len(), head_dim, vt);
     pack_rows(&qkv[first * stride + k_column..], stride, keys.len(), head_dim, k, width, padded);
     dk.fill(0.0);
     dv.fill(0.0);
     let mut dq_rows = Buffer::new(queries.len() * head_dim);
-    for start in queries.clone().step_by(QUERIES) {
-        let tile = start..queries.end.min(start + QUERIES);
+    for start in queries.clone().step_by(QUERIES_BACKWARD) {
+        let tile = start..queries.end.min(start + QUERIES_BACKWARD);
         let rows = tile.len();
         pack_rows(&qkv[start * stride + q_column..], stride, rows, head_dim, q, width, rows);
         let grad_rows = &outputs.grad[(span + start) * outputs.grad_stride + head * head_dim..];

@@ -48,7 +48,7 @@ fn inputs(n: usize, c: &BlockConfig, seed: u64) -> Inputs {
         // Norm weights around one; queries and keys wide enough that attention is not uniform.
         1 => noise.vec(cols, 0.5).iter().map(|w| w + 1.0).collect(),
         _ if rows == n => noise.vec(rows * cols, 1.0),
-        _ => noise.vec(rows * cols, 3.0 / (cols as f64).sqrt()),
+        _ => noise.vec(rows * cols, 2.0 / (cols as f64).sqrt()),
     })
 }
 
@@ -240,7 +240,8 @@ proptest! {
         kv_heads in 1..3usize,
         group in 1..4usize,
         half in 1..18usize,
-        dim in 1..80usize,
+        // A norm of few elements all but cancels its input's gradient, and f32 has no digits left to compare.
+        dim in 8..80usize,
         ffn in 1..80usize,
         window in prop_oneof![Just(None), Just(Some(1)), (1..200usize).prop_map(Some)],
         seed in 1..u64::MAX / 2,

@@ -59,6 +59,7 @@ kernel!(
 );
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn norm_backward_body<S: Simd>(
     s: S,
     x: &[f32],

@@ -139,7 +139,8 @@ pub(crate) trait Simd: Copy {
 #[inline(always)]
 fn exp2_fraction<S: Simd>(s: S, f: S::V) -> S::V {
     // (2^f - 1) / f, interpolated at Chebyshev's nodes: error 9e-9.
-    const C: [f32; 6] = [0.693_147_18, 0.240_226_5, 0.055_503_57, 0.009_618_083, 0.001_339_086_3, 0.000_154_531_63];
+    const C: [f32; 6] =
+        [std::f32::consts::LN_2, 0.240_226_5, 0.055_503_57, 0.009_618_083, 0.001_339_086_3, 0.000_154_531_63];
     let mut p = s.splat(C[5]);
     for c in [C[4], C[3], C[2], C[1], C[0], 1.0] {
         p = s.mul_add(p, f, s.splat(c));

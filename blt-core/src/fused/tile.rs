@@ -115,6 +115,7 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn band_body<S: Simd>(
     s: S,
     (rows, cols, k): (usize, usize, usize),

@@ -5,14 +5,15 @@ use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling}
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use crate::patching::EntropyRule;
 use safetensors::{Dtype, View};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// All of a model that an export has to say.
-#[derive(Clone, Debug)]
+/// All that a model is but its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelShape {
     pub hash: Option<HashConfig>,
     pub encoder: LocalEncoderConfig,
@@ -22,7 +23,8 @@ pub struct ModelShape {
 }
 
 /// Where the model's patches come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PatchingShape {
     /// An entropy model and a rule on its entropies.
     Entropy { model: ByteLmShape, rule: EntropyRule, max_patch_length: Option<usize> },
@@ -30,7 +32,7 @@ pub enum PatchingShape {
     Outside,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ByteLmShape {
     pub layers: usize,
     pub block: BlockConfig,
@@ -72,6 +74,29 @@ pub enum Unsupported {
 }
 
 impl HfConfig {
+    /// The model that this configuration says: what [`HfConfig::from_model`] takes.
+    pub fn to_model(&self) -> ModelShape {
+        let patching = match &self.patching {
+            None => PatchingShape::Outside,
+            Some(p) => PatchingShape::Entropy {
+                model: ByteLmShape {
+                    layers: p.patcher.layers,
+                    block: p.patcher.block.clone(),
+                    reset_at_newline: false,
+                },
+                rule: EntropyRule::Global { threshold: p.threshold },
+                max_patch_length: p.max_patch_length,
+            },
+        };
+        ModelShape {
+            hash: self.hash.clone(),
+            encoder: self.encoder.clone(),
+            latent: self.latent.clone(),
+            decoder: self.decoder.clone(),
+            patching,
+        }
+    }
+
     /// The configuration that says `model`, or everything about it that the layout cannot say.
     pub fn from_model(model: &ModelShape) -> Result<HfConfig, Vec<Unsupported>> {
         let mut refused = Vec::new();

@@ -49,7 +49,9 @@ pub enum HfError {
     Corrupt { file: PathBuf, reason: String },
     #[error("{file}: tensor `{key}` is missing; expected shape {expected:?}, found no such key")]
     MissingKey { file: PathBuf, key: String, expected: Vec<usize> },
-    #[error("{file}: unexpected tensor `{key}` of shape {found:?}; the model that config.json describes has no such parameter")]
+    #[error(
+        "{file}: unexpected tensor `{key}` of shape {found:?}; the model that config.json describes has no such parameter"
+    )]
     ExtraKey { file: PathBuf, key: String, found: Vec<usize> },
     #[error("{file}: tensor `{key}` stands in {other} too; expected it once")]
     DuplicateKey { file: PathBuf, key: String, other: PathBuf },

@@ -131,6 +131,12 @@ impl Weights {
         self.entries.iter().map(|(name, e)| (name.as_str(), e.shape.as_slice()))
     }
 
+    /// The files that hold the tensors, by name.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files: std::collections::BTreeSet<&Path> = self.entries.values().map(|e| e.shard.path.as_path()).collect();
+        files.into_iter()
+    }
+
     /// Holds the directory against what a configuration describes: every tensor there, of its shape and of a type that
     /// is read, and no other. Looks at headers alone; the numbers are checked when they are fetched.
     pub fn check(&self, expected: &[TensorSpec]) -> Result<(), HfError> {

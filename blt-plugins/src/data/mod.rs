@@ -139,6 +139,8 @@ pub struct Request {
     /// Leave the calibration documents out of [`Part::Train`]: what trains the entropy model says so.
     pub exclude_calibration: bool,
     pub order: Order,
+    /// At most this many documents, the empty ones included; None for all.
+    pub limit: Option<u64>,
     /// How often to go through the part; None for ever. A shuffled order is drawn anew for each epoch.
     pub epochs: Option<u64>,
     /// Columns of single values to bring along as text.
@@ -153,6 +155,7 @@ impl Request {
         Request {
             part: Part::All,
             exclude_calibration: false,
+            limit: None,
             order: Order::Sequential,
             epochs: Some(1),
             scalars: Vec::new(),

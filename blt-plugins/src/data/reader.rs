@@ -291,6 +291,9 @@ impl DocumentReader for Reader {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        if self.plan.request.limit.is_some_and(|limit| self.counts.documents >= limit) {
+            return Ok(None);
+        }
         self.advance().inspect_err(|error| self.failed = Some(error.clone()))
     }
 

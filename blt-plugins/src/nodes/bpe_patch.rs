@@ -9,7 +9,7 @@ use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A patch for each token of a byte-pair encoding.
@@ -95,20 +95,33 @@ impl Node for BpePatch {
     fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<PatchesInfo, NodeError> {
         check_max_patch_length(self.max_patch_length)?;
         match (&self.tokenizer, self.vocab) {
-            (Some(_), Some(_)) => {
-                Err(NodeError::param("vocab", "`vocab` trains a tokenizer, and `tokenizer` reads one: give one of them"))
+            (Some(_), Some(_)) => Err(NodeError::param(
+                "vocab",
+                "`vocab` trains a tokenizer, and `tokenizer` reads one: give one of them",
+            )),
+            (None, None) => {
+                Err(NodeError::param("vocab", "give `vocab` to train a tokenizer, or `tokenizer` to read one"))
             }
-            (None, None) => Err(NodeError::param("vocab", "give `vocab` to train a tokenizer, or `tokenizer` to read one")),
-            (None, Some(vocab)) if vocab < 257 => {
-                Err(NodeError::param("vocab", format!("256 entries are the bytes, and a merge is one more: at least 257, not {vocab}")))
-            }
+            (None, Some(vocab)) if vocab < 257 => Err(NodeError::param(
+                "vocab",
+                format!("256 entries are the bytes, and a merge is one more: at least 257, not {vocab}"),
+            )),
             _ => Ok(PatchesInfo { boundary_lookahead: true }),
         }
     }
 
+    fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
+        let Some(path) = self.tokenizer.as_ref().map(|path| base_dir.join(path)) else { return Ok(Vec::new()) };
+        let patcher = BpePatcher::load(&path).map_err(|e| NodeError::param("tokenizer", e))?;
+        let json = patcher.to_json().map_err(|e| NodeError::param("tokenizer", e))?;
+        Ok(vec![blake3::hash(json.as_bytes()).to_string()])
+    }
+
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<Rc<Tokenizer>, NodeError> {
         let patcher = match &self.tokenizer {
-            Some(path) => Some(BpePatcher::load(&cx.base_dir.join(path)).map_err(|e| NodeError::param("tokenizer", e))?),
+            Some(path) => {
+                Some(BpePatcher::load(&cx.base_dir.join(path)).map_err(|e| NodeError::param("tokenizer", e))?)
+            }
             None => None,
         };
         let tokenizer = Rc::new(Tokenizer {
@@ -121,7 +134,12 @@ impl Node for BpePatch {
         Ok(tokenizer)
     }
 
-    fn run(&self, state: &Rc<Tokenizer>, batch: Rc<Batch>, _: &RunCx) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    fn run(
+        &self,
+        state: &Rc<Tokenizer>,
+        batch: Rc<Batch>,
+        _: &RunCx,
+    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
         if let Some(collecting) = state.collecting.borrow_mut().as_mut() {
             let bytes = |s| batch.span_ids(s)[1..].iter().map(|&id| (id - OFFSET) as u8).collect();
             collecting.extend((0..batch.n_spans()).map(bytes));

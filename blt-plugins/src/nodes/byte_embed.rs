@@ -45,6 +45,14 @@ impl ByteEmbed {
     pub fn new(dim: usize) -> Self {
         ByteEmbed { dim, ngrams: default_ngrams(), table: default_table(), functions: default_functions() }
     }
+
+    pub(crate) fn hash(&self) -> Option<HashConfig> {
+        (!self.ngrams.is_empty()).then(|| HashConfig {
+            sizes: self.ngrams.clone(),
+            functions: self.functions,
+            vocab: self.table,
+        })
+    }
 }
 
 impl Node for ByteEmbed {
@@ -64,7 +72,9 @@ impl Node for ByteEmbed {
             return Err(NodeError::param("ngrams", format!("an n-gram has at least one byte, not {n}")));
         }
         if !self.ngrams.is_empty() && self.table == 0 {
-            return Err(NodeError::param("table", "a hash table has at least one row").help("for no tables: `ngrams: []`"));
+            return Err(
+                NodeError::param("table", "a hash table has at least one row").help("for no tables: `ngrams: []`")
+            );
         }
         if self.functions == 0 || self.functions > HASH_PRIMES.len() {
             let msg = format!("there are {} hash functions, not {}", HASH_PRIMES.len(), self.functions);
@@ -78,12 +88,7 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        let hash = (!self.ngrams.is_empty()).then(|| HashConfig {
-            sizes: self.ngrams.clone(),
-            functions: self.functions,
-            vocab: self.table,
-        });
-        Ok(with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, hash)))
+        Ok(with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash())))
     }
 
     fn run(&self, part: &model::ByteEmbed, batch: Rc<Batch>, cx: &RunCx) -> Result<ByteStatesValue, NodeError> {

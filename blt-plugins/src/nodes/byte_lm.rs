@@ -79,7 +79,7 @@ impl ByteLm {
 }
 
 impl ByteLm {
-    fn block(&self) -> Result<BlockConfig, NodeError> {
+    pub(crate) fn block(&self) -> Result<BlockConfig, NodeError> {
         Sizes {
             dim: self.dim,
             layers: self.layers,

@@ -1,6 +1,6 @@
-use crate::ports::{Bytes, BytesInfo, Entropies};
 use crate::data::{ListColumn, ListKind};
 use crate::loaded::WantsList;
+use crate::ports::{Bytes, BytesInfo, Entropies};
 use blt_core::bytes::Batch;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;

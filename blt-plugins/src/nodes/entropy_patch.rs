@@ -75,6 +75,27 @@ impl EntropyPatch {
             calibration_bytes: calibration_bytes(),
         }
     }
+
+    /// A rule whose thresholds are known.
+    pub fn of_rule(rule: EntropyRule) -> Self {
+        let (rule, threshold, relative_threshold) = match rule {
+            EntropyRule::Global { threshold } => (Rule::Global, Some(threshold), None),
+            EntropyRule::Relative { threshold } => (Rule::Relative, None, Some(threshold)),
+            EntropyRule::Both { global, relative } => (Rule::Both, Some(global), Some(relative)),
+        };
+        EntropyPatch { rule, threshold, relative_threshold, ..Self::threshold(0.0) }
+    }
+
+    /// The rule; a threshold that is to be found reads 0.
+    pub(crate) fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
+        Ok(match self.given()? {
+            Given::Rule(rule) => rule,
+            Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
+            Given::Find(Unknown::Relative) => EntropyRule::Relative { threshold: 0.0 },
+            Given::Find(Unknown::GlobalOfBoth { relative }) => EntropyRule::Both { global: 0.0, relative },
+            Given::Find(Unknown::RelativeOfBoth { global }) => EntropyRule::Both { global, relative: 0.0 },
+        })
+    }
 }
 
 /// What is given: the whole rule, or which threshold is to be found.
@@ -202,10 +223,18 @@ impl Prepare for Threshold {
     }
 
     fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
-        if self.unknown.is_some() {
-            let found: Calibrated = serde_json::from_value(learned.clone())?;
-            *self.rule.borrow_mut() = Some(found.rule);
+        let Some(unknown) = self.unknown else { return Ok(()) };
+        let found: Calibrated = serde_json::from_value(learned.clone())?;
+        let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);
+        if wanted != (self.params.bytes_per_patch, self.params.max_patch_length, unknown.rule(found.threshold)) {
+            return Err(StepError::other(format!(
+                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {:?} and {:?}, which is not what \
+                 the pipeline says",
+                self.node, found.wanted_bytes_per_patch, found.max_patch_length, found.rule
+            ))
+            .help("write the same in the pipeline, or give it the threshold that the checkpoint's state.json records"));
         }
+        *self.rule.borrow_mut() = Some(found.rule);
         Ok(())
     }
 }

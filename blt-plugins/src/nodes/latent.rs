@@ -37,7 +37,7 @@ impl Latent {
 }
 
 impl Latent {
-    fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
+    pub(crate) fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
         let sizes = Sizes {
             dim: self.dim,
             layers: self.layers,

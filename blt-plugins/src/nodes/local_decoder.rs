@@ -68,7 +68,11 @@ impl LocalDecoder {
 }
 
 impl LocalDecoder {
-    fn config(&self, bytes: &ByteStatesInfo, patches: &PatchStatesInfo) -> Result<model::LocalDecoderConfig, NodeError> {
+    pub(crate) fn config(
+        &self,
+        bytes: &ByteStatesInfo,
+        patches: &PatchStatesInfo,
+    ) -> Result<model::LocalDecoderConfig, NodeError> {
         let sizes = Sizes {
             dim: bytes.dim,
             layers: self.layers,

@@ -85,7 +85,7 @@ impl LocalEncoder {
 }
 
 impl LocalEncoder {
-    fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
+    pub(crate) fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
         let sizes = Sizes {
             dim,
             layers: self.layers,

@@ -1,5 +1,6 @@
 //! The built-in nodes, a file each. A node registers itself; nothing lists them but the module tree.
 
+mod blt;
 mod bpe_patch;
 mod byte_embed;
 mod byte_lm;
@@ -15,6 +16,7 @@ mod sources;
 mod space_patch;
 mod stride_patch;
 
+pub use blt::Blt;
 pub use bpe_patch::BpePatch;
 pub use byte_embed::ByteEmbed;
 pub use byte_lm::{ByteLm, ContextReset};
@@ -33,7 +35,9 @@ pub use stride_patch::StridePatch;
 /// `max_patch_length: 0` is refused wherever it can be given.
 fn check_max_patch_length(max: Option<usize>) -> Result<(), blt_graph::NodeError> {
     match max {
-        Some(0) => Err(blt_graph::NodeError::param("max_patch_length", "a patch has at least one byte, max_patch_length: 1")),
+        Some(0) => {
+            Err(blt_graph::NodeError::param("max_patch_length", "a patch has at least one byte, max_patch_length: 1"))
+        }
         _ => Ok(()),
     }
 }

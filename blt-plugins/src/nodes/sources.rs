@@ -84,11 +84,7 @@ impl Common<'_> {
             extensions: None,
         };
         let source = Arc::new(Corpus::new(config)?);
-        cx.provide(SourceHandle {
-            source,
-            span_bytes: self.span_bytes,
-            shuffle_buffer: self.shuffle_buffer,
-        });
+        cx.provide(SourceHandle { source, span_bytes: self.span_bytes, shuffle_buffer: self.shuffle_buffer });
         Ok(())
     }
 }

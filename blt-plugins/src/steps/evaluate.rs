@@ -1,14 +1,17 @@
 use crate::data::{BatchReader, Counts, Packer, Part, Request};
-use crate::loaded::{Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire, nodes_behind_borders, sources};
+use crate::loaded::{
+    Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire,
+    nodes_behind_borders, read_by_patchers, sources,
+};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
-use crate::profile::NodeProfile;
+use crate::profile::{NodeProfile, PatcherFlops};
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::PatchStats;
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
 use std::rc::Rc;
 use std::time::Instant;
@@ -58,7 +61,7 @@ pub struct Evaluate {
     /// Metric nodes to compute as well, as wires.
     #[serde(default)]
     pub metrics: Vec<String>,
-    /// Read at most this many documents.
+    /// Read at most this many documents, the empty ones included.
     #[serde(default)]
     pub limit: Option<u64>,
     /// Bytes of text kept for the report from the first document of each group.
@@ -197,7 +200,8 @@ impl Step for Evaluate {
             // The rest of the request is fine, so what is wrong now is wrong with `by`.
             let request = Request { scalars: vec![by.clone()], ..request };
             for (_, handle) in sources(cx, &read)? {
-                let at_by = |e| StepError::Document(cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into());
+                let at_by =
+                    |e| StepError::Document(cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into());
                 handle.source.check(&request).map_err(at_by)?;
             }
         }
@@ -209,20 +213,23 @@ impl Step for Evaluate {
         let mut loaded = Loaded::build(cx, &refs)?;
         loaded.prepare(cx)?;
         loaded.read_from(cx, self.source.as_deref())?;
+        loaded.live.facilities::<PatcherFlops>().iter().for_each(|(_, flops)| flops.0.set(0));
         let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
         loaded.live.world().observe(profile.clone());
         let request = Request {
             scalars: self.by.iter().cloned().collect(),
             lists: loaded.lists(),
+            limit: self.limit,
             ..Request::part(self.split.part())
         };
         let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
-        let reader = BatchReader::new(loaded.source.source.clone(), request, packer).map_err(|e| loaded.data_error(e))?;
+        let reader =
+            BatchReader::new(loaded.source.source.clone(), request, packer).map_err(|e| loaded.data_error(e))?;
         let mut reader = reader.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
             patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
-            entropies_wire: first_wire::<Entropies>(cx.plan(), &refs)?,
+            entropies_wire: read_by_patchers(cx.plan(), &refs)?,
             step: self,
             loaded,
             profile,
@@ -238,12 +245,15 @@ impl Step for Evaluate {
         };
         cx.progress().start(&format!("evaluate {}", self.goal), None);
         let started = Instant::now();
-        while self.limit.is_none_or(|limit| measuring.total.documents < limit) {
+        loop {
             let Some(batch) = reader.next_batch().map_err(|e| measuring.loaded.data_error(e))? else { break };
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            let groups = reader.scalars().iter().map(|of_span| self.by.as_ref().and_then(|by| of_span.get(by).cloned().flatten()));
+            let groups = reader
+                .scalars()
+                .iter()
+                .map(|of_span| self.by.as_ref().and_then(|by| of_span.get(by).cloned().flatten()));
             let groups: Vec<Option<String>> = groups.collect();
             measuring.measure(batch, &groups)?;
             let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
@@ -286,7 +296,8 @@ impl Measuring<'_> {
             self.patch_stats.add(&batch, patches);
         }
         for (s, span) in batch.spans.iter().enumerate() {
-            let open = self.open.entry(span.row).or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
+            let open =
+                self.open.entry(span.row).or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
             open.nats += loss.span_nats(s);
             open.bytes += (span.range.len() - span.context) as u64;
             if let Some(patches) = &patches {
@@ -300,7 +311,10 @@ impl Measuring<'_> {
             if span.last {
                 let done = self.open.remove(&span.row).unwrap_or_default();
                 if !done.nats.is_finite() {
-                    return Err(StepError::other(format!("the loss of the document in row {} is not finite", span.row)));
+                    return Err(StepError::other(format!(
+                        "the loss of the document in row {} is not finite",
+                        span.row
+                    )));
                 }
                 self.total.add(done.nats, done.bytes);
                 if let Some(group) = &done.group {
@@ -344,11 +358,17 @@ impl Measuring<'_> {
         let bytes = self.total.bytes as f64;
         let plan = cx.plan();
         let refs = self.step.computed();
-        let flops_by_node: BTreeMap<String, f64> =
-            self.profile.flops().into_iter().map(|(node, flops)| (node, flops as f64 / bytes)).collect();
+        // What the goal costs; metrics measure it, and are no part of it.
+        let goal = [self.step.goal.as_str()];
+        let of_goal: BTreeSet<&str> = plan.needs(&goal)?.into_iter().map(|node| node.name.as_str()).collect();
+        let per_node = self.profile.flops().into_iter().filter(|(node, _)| of_goal.contains(node.as_str()));
+        let flops_by_node: BTreeMap<String, f64> = per_node.map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.
-        let behind = nodes_behind_borders(plan, &refs)?;
-        let entropy_flops: f64 = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| f).fold(0.0, |a, b| a + b);
+        let behind = nodes_behind_borders(plan, &goal)?;
+        let of_nodes = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
+        let inside = self.loaded.live.facilities::<PatcherFlops>();
+        let of_parts = inside.iter().filter(|(node, _)| !behind.contains(node)).map(|(_, f)| f.0.get() as f64 / bytes);
+        let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
         for p in &self.loaded.params {
             *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
@@ -388,7 +408,10 @@ impl Measuring<'_> {
         });
         write_atomic(dir.join("timing.json"), timing.to_string())?;
         let bpb = self.total.bpb().unwrap_or(f64::NAN);
-        cx.progress().finish(&format!("{bpb:.4} bits per byte over {} bytes in {} documents", self.total.bytes, self.total.documents));
+        cx.progress().finish(&format!(
+            "{bpb:.4} bits per byte over {} bytes in {} documents",
+            self.total.bytes, self.total.documents
+        ));
         Ok(())
     }
 }

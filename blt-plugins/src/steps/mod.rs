@@ -1,9 +1,11 @@
 //! The built-in steps, a file each; they register themselves as nodes do.
 
 mod evaluate;
+mod export;
 mod score;
 mod train;
 
 pub use evaluate::{Evaluate, Split};
+pub use export::Export;
 pub use score::{Emit, Score};
 pub use train::Train;

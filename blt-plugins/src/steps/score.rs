@@ -3,7 +3,7 @@ mod part;
 use self::part::{Columns, Part, PartWriter, Scores, Summary};
 use super::evaluate::Split;
 use crate::data::{Packer, RawEvent, Request, RowBatches, Rows, Table};
-use crate::loaded::{check_source, Feed, Loaded, fingerprints, first_wire, sources};
+use crate::loaded::{Feed, Loaded, check_source, fingerprints, first_wire, sources};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, Span};

@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Trains the parameters that have a gradient path to `goal`, with AdamW (decoupled decay), linear warm-up and cosine decay.
 ///
 /// Before the first step, nodes learn what they must know before training (a threshold for `bytes_per_patch`, a tokenizer); it
-/// is frozen then. Documents are shuffled by the pipeline's seed while they stream. Leaves `checkpoint/`.
+/// is frozen then. Documents are shuffled by the pipeline's seed while they stream. Leaves `checkpoints/final`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
@@ -184,7 +184,7 @@ impl Step for Train {
             ("weight_decay", self.weight_decay, 0.0, f64::MAX),
             ("betas", self.betas.0, 0.0, 1.0 - 1e-12),
             ("betas", self.betas.1, 0.0, 1.0 - 1e-12),
-            ("eps", self.eps, 0.0, f64::MAX),
+            ("eps", self.eps, f64::MIN_POSITIVE, f64::MAX),
             ("clip", self.clip.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX),
         ] {
             if !(low..=high).contains(&value) {
@@ -271,9 +271,9 @@ impl Step for Train {
                     batch.map(Rc::new).ok_or_else(|| StepError::other("the training documents ran out"))
                 })
                 .collect::<Result<_, _>>()?;
-            let total: usize = micro.iter().map(|b| b.len()).sum();
+            let total: usize = micro.iter().map(|b| b.n_counted_bytes()).sum();
             for batch in micro {
-                loaded.session.loss_weight.set(batch.len() as f64 / total as f64);
+                loaded.session.loss_weight.set(batch.n_counted_bytes() as f64 / total as f64);
                 loaded.live.world().insert(Feed(batch.clone()));
                 backend.record(true);
                 let loss = loaded.get::<Loss>(&self.goal)?;
@@ -303,11 +303,11 @@ impl Step for Train {
                 let bpb = window.nats / std::f64::consts::LN_2 / window.bytes.max(1) as f64;
                 let lr = optimiser.lr_at(step);
                 metrics.push(&json!({
-                    "run_step": cx.index(), "goal": self.goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
+                    "goal": self.goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
                 }))?;
                 let rate = (bytes - clock_bytes) as f64 / clock.elapsed().as_secs_f64();
                 timings.push(&json!({
-                    "run_step": cx.index(), "goal": self.goal, "step": step, "seconds": clock.elapsed().as_secs_f64(), "bytes_per_second": rate,
+                    "goal": self.goal, "step": step, "seconds": clock.elapsed().as_secs_f64(), "bytes_per_second": rate,
                 }))?;
                 metrics_lines += 1;
                 timings_lines += 1;
@@ -341,9 +341,13 @@ impl Step for Train {
         write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
         let timing = json!({ "train_bytes_per_second": (bytes - first_bytes) as f64 / seconds });
         write_atomic(dir.join("timing.json"), timing.to_string())?;
-        let resume = dir.join(RESUME_DIR);
+        // Renamed first: a kill in the middle of removing must not leave half a checkpoint to resume from.
+        let (resume, done) = (dir.join(RESUME_DIR), dir.join("resume.done"));
         if resume.exists() {
-            std::fs::remove_dir_all(resume)?;
+            std::fs::rename(&resume, &done)?;
+        }
+        if done.exists() {
+            std::fs::remove_dir_all(done)?;
         }
         cx.progress().finish(&format!("{bytes} bytes in {seconds:.1} s"));
         Ok(())

@@ -1,0 +1,180 @@
+use crate::loaded::{CheckpointState, STATE_FILE};
+use crate::model::{session, with_stored_params};
+use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo};
+use crate::profile::PatcherFlops;
+use crate::shape::{WholeModel, graph_of};
+use blt_core::blt;
+use blt_core::bytes::Batch;
+use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
+use blt_core::model::next_byte_targets;
+use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// A whole model from a checkpoint: byte embeddings, encoder, latent transformer, decoder, loss, and its entropy patcher.
+///
+/// The checkpoint is a Hugging Face `BltForCausalLM` directory (config.json with model.safetensors, or with shards and their index), or a
+/// checkpoint directory of a run that trained a pipeline of BLT's shape. All of what it says is honoured, or refused by name;
+/// `blt-run graph` shows the nodes that it stands for. A bare wire means its loss.
+///
+/// Patches are those of the checkpoint's entropy model, or come from outside (`in: {bytes: docs, patches: p}`), as they must where it has
+/// none; there are no `entropies` then. Parameters stay as they are, unless a train step's goal is this node's loss, which fine-tunes all
+/// but the entropy model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Blt {
+    /// The checkpoint directory.
+    pub checkpoint: PathBuf,
+}
+
+/// A checkpoint, opened.
+struct Stored {
+    shape: ModelShape,
+    weights: Weights,
+    /// Canonical names of parameters to those in the file, where they differ.
+    names: BTreeMap<String, String>,
+    /// The file that says the shape.
+    description: PathBuf,
+}
+
+/// The model, and what its entropy model cost.
+pub struct State {
+    model: blt::Blt,
+    patcher_flops: Rc<PatcherFlops>,
+}
+
+impl Blt {
+    pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
+        Blt { checkpoint: checkpoint.into() }
+    }
+
+    /// Opens the checkpoint and holds the tensors' names, shapes and types against what it says of the model; reads no numbers.
+    fn open(&self, base_dir: &Path) -> Result<Stored, NodeError> {
+        let dir = base_dir.join(&self.checkpoint);
+        let at = |e: HfError| NodeError::param("checkpoint", e);
+        if dir.join(STATE_FILE).is_file() {
+            return self.open_run(&dir);
+        }
+        let description = dir.join(CONFIG_FILE);
+        let config = HfConfig::read(&dir).map_err(|e| match &e {
+            HfError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => at(e)
+                .help("a checkpoint is a directory with config.json, or one of a run: RUN/checkpoints/0-train/final"),
+            _ => at(e),
+        })?;
+        let weights = Weights::open(&dir).map_err(at)?;
+        weights.check(&config.parameters()).map_err(at)?;
+        Ok(Stored { shape: config.to_model(), weights, names: BTreeMap::new(), description })
+    }
+
+    /// Opens a checkpoint that a train step left.
+    fn open_run(&self, dir: &Path) -> Result<Stored, NodeError> {
+        let description = dir.join(STATE_FILE);
+        let state = CheckpointState::read(dir).map_err(|e| match e {
+            StepError::Failed { error, help: Some(help) } => NodeError::param("checkpoint", error).help(help),
+            StepError::Failed { error, help: None } => NodeError::param("checkpoint", error),
+            other => NodeError::param("checkpoint", other.to_string()),
+        })?;
+        let model = state.model.ok_or_else(|| {
+            let msg = format!("{} holds the parameters of a graph that is no BLT model", dir.display());
+            NodeError::param("checkpoint", msg)
+                .help("a BLT model has one ByteEmbed, LocalEncoder, Latent and LocalDecoder; train one with its loss as the goal")
+        })?;
+        let weights = Weights::open(dir).map_err(|e| NodeError::param("checkpoint", e))?;
+        let names = model.nodes.iter().filter_map(|node| state.nodes.get(node)).flatten();
+        let names = names.map(|(canonical, stored)| (canonical.clone(), stored.clone())).collect();
+        Ok(Stored { shape: model.shape, weights, names, description })
+    }
+}
+
+impl Node for Blt {
+    const NAME: &'static str = "Blt";
+    const INPUTS: &'static [&'static str] = &["bytes", "patches"];
+    const OUTPUTS: &'static [&'static str] = &["loss", "logits", "patches", "entropies"];
+    const EXAMPLE: &'static str = "{node: Blt, in: docs, checkpoint: path/to/dir}";
+    type In = (Bytes, Option<Patches>);
+    type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>);
+    type State = State;
+
+    fn check(
+        &self,
+        (_, patches): (BytesInfo, Option<PatchesInfo>),
+        _: &CheckCx,
+    ) -> Result<(Option<()>, Option<()>, Option<PatchesInfo>, Option<()>), NodeError> {
+        if self.checkpoint.as_os_str().is_empty() {
+            return Err(NodeError::param("checkpoint", "the path of the checkpoint directory is empty"));
+        }
+        let entropies = patches.is_none().then_some(());
+        let patches = patches.unwrap_or(PatchesInfo { boundary_lookahead: false });
+        Ok((Some(()), Some(()), Some(patches), entropies))
+    }
+
+    fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
+        let stored = self.open(base_dir)?;
+        let of_file = |path: &Path| -> std::io::Result<String> {
+            let metadata = path.metadata()?;
+            let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok(format!("{name} {} bytes of {}.{:09}", metadata.len(), modified.as_secs(), modified.subsec_nanos()))
+        };
+        let read = |e: std::io::Error| {
+            NodeError::param("checkpoint", format!("cannot read {}: {e}", stored.description.display()))
+        };
+        let description = blake3::hash(&std::fs::read(&stored.description).map_err(read)?).to_string();
+        let files = stored.weights.files().map(of_file).collect::<Result<Vec<_>, _>>().map_err(read)?;
+        Ok(std::iter::once(description).chain(files).collect())
+    }
+
+    fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError> {
+        Ok(Some(graph_of(&self.open(base_dir)?.shape)))
+    }
+
+    fn build(&self, (_, patches): (BytesInfo, Option<PatchesInfo>), cx: &mut BuildCx) -> Result<State, NodeError> {
+        let Stored { mut shape, weights, names, description } = self.open(cx.base_dir)?;
+        if patches.is_some() {
+            shape.patching = PatchingShape::Outside;
+        } else if shape.patching == PatchingShape::Outside {
+            let msg = format!("{} has no entropy model, so patches must come from outside", description.display());
+            return Err(NodeError::input("patches", msg).help("wire a patcher: `in: {bytes: docs, patches: p}`"));
+        }
+        let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
+        let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
+        cx.provide(WholeModel(shape));
+        Ok(State { model, patcher_flops: cx.provide(PatcherFlops::default()) })
+    }
+
+    fn run(
+        &self,
+        state: &State,
+        (batch, given): (Rc<Batch>, Option<Rc<blt_core::patches::Patches>>),
+        cx: &RunCx,
+    ) -> Result<
+        (Option<LossValue>, Option<LogitsValue>, Option<Rc<blt_core::patches::Patches>>, Option<Rc<Vec<f32>>>),
+        NodeError,
+    > {
+        let session = session(cx);
+        let (patches, entropies) = match given {
+            Some(patches) => (patches, None),
+            None => {
+                let before = session.flops();
+                let made = state.model.patch(&session, &batch);
+                let (entropies, patches) = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
+                let flops = &state.patcher_flops.0;
+                flops.set(flops.get() + session.flops() - before);
+                (Rc::new(patches), Some(Rc::new(entropies)))
+            }
+        };
+        let wanted = cx.wanted("loss") || cx.wanted("logits");
+        let head = wanted.then(|| state.model.forward(&session, &batch, &patches));
+        let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(|head| {
+            let loss = head.loss(&session, &next_byte_targets(&batch, false));
+            LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() }
+        });
+        let logits = head.filter(|_| cx.wanted("logits")).map(|head| LogitsValue { head, batch });
+        Ok((loss, logits, Some(patches), entropies))
+    }
+}
+
+blt_graph::node!(Blt);
