@@ -11,6 +11,7 @@ use common::{Place, text};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::{self, File};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A pipeline that a node's example fits into: the names that examples use for their wires, each with a node of the kind that
@@ -66,6 +67,8 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
         let line = match name {
             _ if name == role => node.example,
             "entropy" if !with_entropies => continue,
+            // A loss without logits is a whole model: the parts have no use.
+            "patches" | "embed" | "encoder" | "latent" | "decoder" if role == "loss" && !reads("Logits") => continue,
             "patches" if role == "entropy" => READS_ENTROPIES,
             _ => context,
         };
@@ -85,7 +88,7 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
     Ok(yaml)
 }
 
-/// The files and columns that examples name, cut from the sample corpus.
+/// The files and columns that examples name: cut from the sample corpus, and a model of the parity fixtures.
 fn corpus(place: &Place) {
     let sample = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/corpus/sample.parquet")).unwrap();
     let mut reader = ParquetRecordBatchReaderBuilder::try_new(sample).unwrap().with_batch_size(60).build().unwrap();
@@ -126,6 +129,11 @@ fn corpus(place: &Place) {
     fs::create_dir_all(place.path("docs/deep")).unwrap();
     for (i, text) in batch.column(2).as_string::<i32>().iter().flatten().enumerate() {
         fs::write(place.path(&format!("docs/deep/{i}.txt")), text).unwrap();
+    }
+    fs::create_dir_all(place.path("path/to/dir")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/k2_base").join(name);
+        fs::copy(fixture, place.path("path/to/dir").join(name)).unwrap();
     }
     assert!(batch.column(2).null_count() == 0 && batch.num_rows() == 60);
 }

@@ -29,7 +29,7 @@ pub enum NotBlt {
 pub enum Found {
     /// One node that is a whole model: its shape is known once it is built.
     Whole(String),
-    Parts(Parts),
+    Parts(Box<Parts>),
 }
 
 /// A model of several nodes.
@@ -148,7 +148,7 @@ pub fn find(plan: &Plan, nodes: &[&PlannedNode]) -> Result<Found, NotBlt> {
             parts.patcher = Some(patcher.name.clone());
         }
     }
-    Ok(Found::Parts(parts))
+    Ok(Found::Parts(Box::new(parts)))
 }
 
 /// The nodes that one would write for a model of this shape; its bytes come from outside, and so do its patches where it has no patcher.
