@@ -145,7 +145,7 @@ fn killed_and_resumed() {
             let after = fs::read_to_string(done.dir.join("timings.jsonl")).unwrap();
             let after = after.lines().filter(|line| line.contains("\"goal\":\"loss\""));
             let went_on = before.iter().zip(after).all(|(before, after)| {
-                let tagged = before.replacen('{', "{\"variant\":\"base\",", 1);
+                let tagged = before.replacen('{', "{\"variant\":\"base\",\"run_step\":1,", 1);
                 tagged == after
             });
             assert_eq!(went_on, args != ["--fresh"], "{args:?}");

@@ -119,8 +119,8 @@ fn a_run_leaves_its_directory_and_shares_steps_between_variants() {
     let metrics = read(dir.join("metrics.jsonl"));
     let lines: Vec<&str> = metrics.lines().collect();
     assert_eq!(lines.len(), 12);
-    assert_eq!(lines[0], r#"{"variant":"ten","step":1,"total":0.0}"#);
-    assert_eq!(lines[11], r#"{"variant":"hundred","step":2,"total":200.0}"#);
+    assert_eq!(lines[0], r#"{"variant":"ten","run_step":0,"step":1,"total":0.0}"#);
+    assert_eq!(lines[11], r#"{"variant":"hundred","run_step":2,"step":2,"total":200.0}"#);
     // Checkpoints by step; each variant's outputs by step, because two steps left some.
     assert_eq!(read(dir.join("checkpoints/ten/0-sum/total.txt")), "12");
     assert_eq!(read(dir.join("checkpoints/hundred/2-sum/total.txt")), "200");
@@ -185,7 +185,7 @@ fn seeds_are_run_one_after_the_other_and_marked() {
     let expected = [("ten", 3), ("ten", 5), ("hundred", 3), ("hundred", 5)];
     assert_eq!(order, expected.map(|(name, seed)| (name.to_string(), seed)));
     let metrics = read(report.dir.path.join("metrics.jsonl"));
-    assert!(metrics.starts_with(r#"{"variant":"ten","seed":3,"step":1,"#), "{metrics}");
+    assert!(metrics.starts_with(r#"{"variant":"ten","seed":3,"run_step":0,"step":1,"#), "{metrics}");
     assert_eq!(read(report.dir.path.join("checkpoints/ten/seed-5/0-sum/total.txt")), "12");
 }
 
