@@ -87,7 +87,8 @@ fn stopped(place: &Place, args: &[&str], signal: &str, step: u64) -> Option<(std
     let output = child.wait_with_output().unwrap();
     // It may have ended on its own just before.
     let ended_well = output.status.success() || !sent.success();
-    (!ended_well).then(|| (output, checkpoint(&store).unwrap().1))
+    // A `--fresh` run may have been killed when it had thrown the old checkpoint away.
+    (!ended_well).then(|| (output, checkpoint(&store).map_or(step, |(_, at)| at)))
 }
 
 /// As [`stopped`], in a fresh place each time until it was stopped in the middle.
