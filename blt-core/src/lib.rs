@@ -17,5 +17,7 @@ pub mod optim;
 pub mod params;
 pub mod patches;
 pub mod patching;
+#[doc(hidden)]
+pub mod planted;
 pub mod reference;
 pub mod rope;
