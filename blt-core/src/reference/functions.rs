@@ -103,9 +103,7 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
             false => frequencies.into_iter().flat_map(|f| [f, f]).collect(),
         };
         let angles = |f: fn(f64) -> f64| {
-            let row = |p: usize| {
-                frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))))
-            };
+            let row = |p: usize| frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))));
             device.tensor_from_vec((0..positions).flat_map(row).collect(), (positions, head_dim))
         };
         let mut turn = vec![E::of(0.0); head_dim * head_dim];

@@ -153,7 +153,8 @@ impl Step for Export {
             return Err(NodeError::param("goal", msg));
         }
         if self.verify.is_some() && !goal.is::<Loss>() {
-            let msg = format!("`{}` is {}, and only a Loss can be verified: it has the scores", self.goal, goal.port_type);
+            let msg =
+                format!("`{}` is {}, and only a Loss can be verified: it has the scores", self.goal, goal.port_type);
             return Err(NodeError::param("verify", msg));
         }
         if self.verify == Some(0) {
