@@ -12,7 +12,6 @@ import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy
 import pyarrow
 import pyarrow.parquet
 
@@ -61,19 +60,22 @@ def main() -> None:
             taken[row["domain"]] += 1
             rows.append((row["id"], row["domain"], cut(row["text"])))
     after = entropies_after([text for _, _, text in rows])
-    entropies = [numpy.array([after.get(b, 0.0) for b in [BOS, *text]], dtype=numpy.float16) for _, _, text in rows]
+    entropies = [[after.get(b, 0.0) for b in [BOS, *text]] for _, _, text in rows]
     table = pyarrow.table(
         {
             "id": [i for i, _, _ in rows],
             "domain": [d for _, d, _ in rows],
             "text": [text.decode() for _, _, text in rows],
-            "entropies": pyarrow.array(entropies, pyarrow.list_(pyarrow.float16())),
+            "entropies": pyarrow.array(entropies, pyarrow.list_(pyarrow.float32())).cast(
+                pyarrow.list_(pyarrow.float16())
+            ),
             "patch_lengths": pyarrow.array([word_lengths(t) for _, _, t in rows], pyarrow.list_(pyarrow.int32())),
         }
     )
     path = HERE / "regression.parquet"
+    text_bytes = sum(len(text) for _, _, text in rows)
     pyarrow.parquet.write_table(table, path, compression="zstd", compression_level=19)
-    print(f"{path.name}: {table.num_rows} documents, {sum(len(t) for _, _, t in rows)} bytes of text, {path.stat().st_size} bytes")
+    print(f"{path.name}: {table.num_rows} documents, {text_bytes} bytes of text, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
