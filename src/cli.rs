@@ -1,5 +1,6 @@
 //! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a regression, 130 interrupted.
 
+use crate::bench;
 use crate::progress;
 use crate::regress::{self, Regress};
 use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner};
@@ -42,6 +43,8 @@ enum Command {
         #[command(flatten)]
         pipeline: Pipeline,
     },
+    /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
+    Bench(bench::Bench),
     /// Write the report of a finished run again.
     Report {
         /// A run directory.
@@ -72,7 +75,7 @@ enum StoreAction {
 }
 
 #[derive(Args)]
-pub(crate) struct Pipeline {
+pub struct Pipeline {
     /// The pipeline's YAML file.
     #[arg(required = true)]
     file: Option<PathBuf>,
@@ -103,7 +106,7 @@ struct Run {
 
 /// Where and on what a pipeline runs.
 #[derive(Args)]
-pub(crate) struct Engine {
+pub struct Engine {
     /// Where runs go.
     #[arg(long, default_value = "runs")]
     runs: PathBuf,
@@ -135,6 +138,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
         Some(Command::Check { pipeline }) => pipeline.read().and_then(|(spec, dir)| check(&spec, &dir)),
         Some(Command::Graph { pipeline }) => pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir)),
+        Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs }) => store(&runs, &action),
     };
@@ -144,17 +148,17 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-pub(crate) fn color() -> bool {
+pub fn color() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-pub(crate) fn fail(message: &str) -> ExitCode {
+pub fn fail(message: &str) -> ExitCode {
     progress::line(message.trim_end());
     ExitCode::FAILURE
 }
 
 /// Prints to standard output. That nobody reads on (`| head`) is no failure; that it cannot be kept (`> full/disk`) is.
-pub(crate) fn say(text: &str) -> std::io::Result<()> {
+pub fn say(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -163,17 +167,17 @@ pub(crate) fn say(text: &str) -> std::io::Result<()> {
     }
 }
 
-fn rendered(diagnostics: Diagnostics) -> String {
+pub fn rendered(diagnostics: Diagnostics) -> String {
     diagnostics.render(color())
 }
 
-pub(crate) fn plain(error: impl std::fmt::Display) -> String {
+pub fn plain(error: impl std::fmt::Display) -> String {
     blt_graph::Diagnostic::error(error.to_string()).render(color())
 }
 
 impl Pipeline {
     /// The pipeline with its overrides, and the folder that its paths start from.
-    pub(crate) fn read(&self) -> Result<(PipelineSpec, PathBuf), String> {
+    pub fn read(&self) -> Result<(PipelineSpec, PathBuf), String> {
         let file = self.file.as_deref().unwrap_or(Path::new(""));
         let mut spec = PipelineSpec::read(file).map_err(rendered)?;
         for assignment in &self.set {
@@ -184,14 +188,14 @@ impl Pipeline {
     }
 
     /// What the file is called, for reports on a pipeline that may not be readable.
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.file.as_deref().and_then(Path::file_stem).unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
 impl Engine {
     /// The pipeline on the device and path that the arguments name.
-    pub(crate) fn apply(&self, (mut spec, dir): (PipelineSpec, PathBuf)) -> Result<(PipelineSpec, PathBuf), String> {
+    pub fn apply(&self, (mut spec, dir): (PipelineSpec, PathBuf)) -> Result<(PipelineSpec, PathBuf), String> {
         for (key, value) in [("device", &self.device), ("path", &self.path)] {
             if let Some(value) = value {
                 spec = spec.set(&format!("{key}={value}")).map_err(rendered)?;
@@ -200,7 +204,7 @@ impl Engine {
         Ok((spec, dir))
     }
 
-    pub(crate) fn options(&self) -> RunOptions {
+    pub fn options(&self) -> RunOptions {
         let mut options = RunOptions::new(build_id());
         options.runs_dir = self.runs.clone();
         options.threads = self.threads.map_or(options.threads, NonZeroUsize::get);
@@ -208,7 +212,7 @@ impl Engine {
     }
 
     /// Runs a pipeline with progress on standard error; Ctrl-C saves a checkpoint and stops, a second one stops at once.
-    pub(crate) fn run(
+    pub fn run(
         &self,
         spec: &PipelineSpec,
         dir: PathBuf,
@@ -289,13 +293,13 @@ fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
 }
 
 /// Identifies this program for the store's keys: its version and the hash of its own file, plugins included.
-fn build_id() -> String {
+pub fn build_id() -> String {
     let hash = std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
     format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }
 
 /// `report:` names a baseline among the variants, and nothing else.
-pub(crate) fn check_report(spec: &PipelineSpec) -> Result<(), String> {
+pub fn check_report(spec: &PipelineSpec) -> Result<(), String> {
     if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
         return Err(plain(format!(
             "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
@@ -337,7 +341,7 @@ fn run(args: &Run) -> ExitCode {
     }
 }
 
-pub(crate) fn interrupted(message: &str) -> ExitCode {
+pub fn interrupted(message: &str) -> ExitCode {
     progress::line(message);
     ExitCode::from(130)
 }
@@ -349,7 +353,7 @@ fn finish(report: &RunReport, spec: &PipelineSpec) -> Result<(), StepError> {
 }
 
 /// Writes results.json and report.html; what the variants left, and the results.
-pub(crate) fn write_results(
+pub fn write_results(
     report: &RunReport,
     spec: &PipelineSpec,
 ) -> Result<(Vec<VariantRun>, serde_json::Value), StepError> {

@@ -90,7 +90,7 @@ impl Stack {
     fn run(&self, cx: &Session, layer: usize, x: &Tensor, offsets: &[usize]) -> Tensor {
         cx.count(flops::block(&self.config, offsets));
         if planted(Bug::Neighbour) {
-            let joined = |i: usize| i % 2 == 0 || i + 1 == offsets.len();
+            let joined = |i: usize| i.is_multiple_of(2) || i + 1 == offsets.len();
             let offsets: Vec<usize> = (0..offsets.len()).filter(|&i| joined(i)).map(|i| offsets[i]).collect();
             return cx.backend.block(x, &offsets, &self.layers[layer], &self.config);
         }

@@ -6,7 +6,10 @@ use blt_graph::{Live, Plan, StepError, World};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 
 /// What two runs may differ in, and a tolerance may be written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,12 +94,8 @@ impl Fingerprint {
                 continue;
             };
             for table in tables {
-                if !self.data.contains_key(&table.name) {
-                    let failed = |e| StepError::other(format!("cannot read {}: {e}", table.path.display()));
-                    let mut file = std::fs::File::open(&table.path).map_err(failed)?;
-                    let mut hasher = blake3::Hasher::new();
-                    std::io::copy(&mut file, &mut hasher).map_err(failed)?;
-                    self.data.insert(table.name, short(&hasher.finalize().to_hex()));
+                if let Entry::Vacant(of_file) = self.data.entry(table.name) {
+                    of_file.insert(digest(&table.path)?);
                 }
             }
         }
@@ -165,6 +164,14 @@ fn canonical(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
         scalar => scalar.to_string(),
     }
+}
+
+/// Of a file's contents: modification times differ from checkout to checkout.
+fn digest(path: &Path) -> Result<String, StepError> {
+    let failed = |e| StepError::other(format!("cannot read {}: {e}", path.display()));
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path).map_err(failed)?).map_err(failed)?;
+    Ok(short(&hasher.finalize().to_hex()))
 }
 
 fn short(digest: &str) -> String {
