@@ -201,6 +201,31 @@ fn the_data_are_known_by_their_contents() {
 }
 
 #[test]
+fn a_checkpoint_is_data() {
+    let place = Place::new().with(
+        "name: score
+graph:
+  docs: {node: ParquetBytes, path: docs.parquet, column: text}
+  blt:  {node: Blt, in: docs, checkpoint: model/}
+run:
+  - evaluate: {goal: blt, split: all, limit: 5}
+",
+    );
+    fs::create_dir(place.path("model")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/k2_base").join(file);
+        fs::copy(fixture, place.path("model").join(file)).unwrap();
+    }
+    ended(&regress(&place, &["--update"]), 0);
+    assert!(baseline(&place).contains("model/model.safetensors: "), "{}", baseline(&place));
+    // The same model, told at more length.
+    let config = fs::read_to_string(place.path("model/config.json")).unwrap();
+    fs::write(place.path("model/config.json"), format!("{config}\n")).unwrap();
+    let stdout = ended(&regress(&place, &[]), 0);
+    assert!(stdout.contains("another data: model/config.json is "), "{stdout}");
+}
+
+#[test]
 fn a_run_or_a_baseline_that_fails_is_exit_1() {
     let place = place();
     let missing = regress(&place, &["--junit", "out.xml", "--summary", "out.md"]);

@@ -48,7 +48,8 @@ pub struct Fingerprint {
     /// Digests of the pipeline's sections over all variants, as written, edits made: `graph`, `run`, `path`, ... Words (`name`, `doc`, `report`) are left
     /// out, and seeds stand apart.
     pub pipeline: BTreeMap<String, String>,
-    /// Digests of the contents of all files that sources read, by their names.
+    /// Digests of the contents of all files that sources read, and of those that other nodes name in a parameter (a checkpoint's), by
+    /// their names.
     pub data: BTreeMap<String, String>,
     pub seeds: Vec<u64>,
     /// Versions of this program's crates and of those that the nodes and steps come from.
@@ -85,7 +86,13 @@ impl Fingerprint {
     }
 
     fn add_data(&mut self, plan: &Plan) -> Result<(), StepError> {
-        for node in plan.nodes().iter().filter(|node| node.used && node.entry.inputs.is_empty()) {
+        for node in plan.nodes().iter().filter(|node| node.used) {
+            if !node.entry.inputs.is_empty() {
+                for named in node.params.values().filter_map(Value::as_str) {
+                    self.add_path(&plan.base_dir.join(named), named)?;
+                }
+                continue;
+            }
             let live = Live::build(plan, &[&node.name], World::new())?;
             let Some(handle) = live.facility::<SourceHandle>(&node.name) else { continue };
             let Ok(tables) = handle.source.tables() else {
@@ -94,10 +101,27 @@ impl Fingerprint {
                 continue;
             };
             for table in tables {
-                if let Entry::Vacant(of_file) = self.data.entry(table.name) {
-                    of_file.insert(digest(&table.path)?);
+                self.add_path(&table.path, &table.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file, or the files of a folder. What is neither was no path.
+    fn add_path(&mut self, path: &Path, name: &str) -> Result<(), StepError> {
+        if path.is_dir() {
+            let failed = |e| StepError::other(format!("cannot read {}: {e}", path.display()));
+            for item in std::fs::read_dir(path).map_err(failed)? {
+                let item = item.map_err(failed)?.path();
+                let below = item.file_name().unwrap_or_default().to_string_lossy();
+                if item.is_file() {
+                    self.add_path(&item, &format!("{}/{below}", name.trim_end_matches('/')))?;
                 }
             }
+        } else if path.is_file()
+            && let Entry::Vacant(of_file) = self.data.entry(name.to_owned())
+        {
+            of_file.insert(digest(path)?);
         }
         Ok(())
     }
