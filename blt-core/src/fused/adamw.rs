@@ -76,7 +76,10 @@ pub(super) struct Lag {
 
 /// Sum of squares, in f64, in an order that depends on the length alone.
 pub(super) fn squared_norm(grad: &ParamGrad) -> f64 {
-    let (ParamGrad::Dense(grad) | ParamGrad::Rows(_, grad)) = grad;
+    let grad: &[f32] = match grad {
+        ParamGrad::Dense(grad) => grad,
+        ParamGrad::Rows(_, grad) => grad,
+    };
     let partial: Vec<f64> = grad.par_chunks(TASK).map(sum_of_squares).collect();
     partial.iter().sum()
 }

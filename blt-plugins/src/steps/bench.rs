@@ -1,5 +1,5 @@
 use crate::data::{BatchReader, Packer, Request};
-use crate::loaded::{Feed, Loaded, backend, check_sources, first_wire, fingerprints};
+use crate::loaded::{Feed, Loaded, backend, check_sources, fingerprints, first_wire};
 use crate::memory;
 use crate::ports::{Loss, Patches};
 use crate::profile::{NodeCost, NodeProfile};
