@@ -128,7 +128,7 @@ fn goals(spec: &PipelineSpec, args: &Bench) -> Vec<StepSpec> {
             bench.insert("train".to_owned(), true.into());
         }
         let copied: &[(&str, &str)] = match step.step.as_str() {
-            "train" => &[("batch_bytes", "batch_bytes"), ("accumulate", "accumulate")],
+            "train" => &[("batch_bytes", "batch_bytes"), ("accumulate", "accumulate"), ("recompute", "recompute")],
             _ => &[("batch_bytes", "evaluation_batch_bytes")],
         };
         for (from, to) in copied {

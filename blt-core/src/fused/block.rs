@@ -43,15 +43,15 @@ fn block_at(
     assert!(config.heads.is_multiple_of(config.kv_heads), "each key/value head serves as many query heads");
     let (input, input_id) = (x.data.clone(), x.id);
     let block = Block::new(level, fused, offsets, params, config);
-    let recording = fused.recording();
-    let (y, saved) = block.forward(&input, recording);
+    let keep = fused.recording() && !fused.recompute.get();
+    let (y, saved) = block.forward(&input, keep);
     let (y, y_id) = fused.output(x.rows, x.cols, y);
-    if let Some(saved) = saved {
+    if fused.recording() {
         fused.push(move |grads| {
-            if let Some(dy) = grads.take(y_id) {
-                let dx = block.backward(&input, saved, dy, grads);
-                grads.add(input_id, dx);
-            }
+            let Some(dy) = grads.take(y_id) else { return };
+            let saved = saved.or_else(|| block.forward(&input, true).1).expect("kept, or computed again to be kept");
+            let dx = block.backward(&input, saved, dy, grads);
+            grads.add(input_id, dx);
         });
     }
     y

@@ -89,11 +89,11 @@ mod tests {
         let host = fused.to_host(&y);
         let mut params = fused.params.borrow_mut();
         let mut grads = crate::fused::Grads { values: Default::default(), params: &mut params };
-        grads.add(fused.value(&y).id, host.clone());
+        grads.add(fused.value(&y).id, host.clone().into());
         for op in fused.tape.borrow_mut().take().unwrap().into_iter().rev() {
             op(&mut grads);
         }
-        let dx = grads.take(fused.value(&x).id).unwrap();
+        let dx = grads.take(fused.value(&x).id).unwrap().to_vec();
         let dw = grads.dense(id).to_vec();
         [host, dx, dw]
     }

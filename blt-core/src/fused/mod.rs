@@ -142,6 +142,7 @@ pub struct Fused {
     /// The tape during a pause.
     paused: RefCell<Option<Vec<BackwardOp>>>,
     next_id: Cell<usize>,
+    recompute: Cell<bool>,
 }
 
 /// The best rate of large `f32` matrix products that this machine was seen to reach now, on rayon's threads, in FLOP/s: what shares of
@@ -242,6 +243,10 @@ impl Backend for Fused {
         if let Some(tape) = from.borrow_mut().take() {
             *to.borrow_mut() = Some(tape);
         }
+    }
+
+    fn recompute(&self, on: bool) {
+        self.recompute.set(on);
     }
 
     fn backward_observed(&self, loss: &Tensor, after: &mut dyn FnMut(usize)) {

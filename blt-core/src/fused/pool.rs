@@ -159,7 +159,7 @@ mod tests {
             let fused = Fused::new();
             fused.record(true);
             let data = [3.0, 3.0, 1.0, 3.0, -2.0, -2.0].map(|x| sign * x);
-            let (h, id) = fused.output(6, 1, data.to_vec());
+            let (h, id) = fused.output(6, 1, Buffer::copy(&data));
             let caught = std::rc::Rc::new(std::cell::RefCell::new(None));
             let to = caught.clone();
             fused.push(move |grads| *to.borrow_mut() = grads.take(id));
