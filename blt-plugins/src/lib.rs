@@ -12,6 +12,7 @@ mod model;
 pub mod nodes;
 pub mod ports;
 mod profile;
+pub mod regress;
 pub mod report;
 pub mod results;
 mod shape;
