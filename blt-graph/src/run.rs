@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use crate::check::{Plan, check_all, subgraph_value};
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::files::{FileError, JsonLines, write_atomic};
 pub use crate::rundir::{RunDir, State, Status, utc};
 use crate::spec::{BASE_VARIANT, PipelineSpec};
@@ -338,7 +338,8 @@ impl<'a> Runner<'a> {
             let mut known: Vec<&str> = plans.iter().map(|plan| plan.variant.as_str()).collect();
             known.dedup();
             let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
-            return Err(Diagnostic::error(message).into());
+            let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
+            return Err(Diagnostic::error(message).help(meant).into());
         }
         plans.retain(|plan| names.is_empty() || names.contains(&plan.variant));
         Ok(plans)
