@@ -10,6 +10,7 @@ mod loaded;
 mod model;
 pub mod nodes;
 pub mod ports;
+pub mod predicate;
 mod profile;
 pub mod report;
 pub mod results;
