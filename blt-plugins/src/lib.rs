@@ -14,6 +14,7 @@ pub mod predicate;
 mod profile;
 pub mod report;
 pub mod results;
+pub mod scoring;
 mod shape;
 pub mod steps;
 

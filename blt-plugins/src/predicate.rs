@@ -341,8 +341,8 @@ fn apply(column: &str, array: &ArrayRef, test: &Test) -> Result<BooleanArray, Pr
         }
         (Boolean, _) => Err(wrong("`= true` or `= false`")),
         (
-            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Date32 | Date64 | Timestamp(..) | Time32(_)
-            | Time64(_),
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Date32 | Date64 | Timestamp(..)
+            | Time32(_) | Time64(_),
             Literal::Text(text),
         ) => {
             // An error and not null where the text is no such date.
@@ -481,7 +481,8 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, PredicateError> {
                 at += 1;
                 if c == '`' { Token::Quoted(content) } else { Token::Literal(Literal::Text(content)) }
             }
-            c if c.is_ascii_digit() || (matches!(c, '-' | '+' | '.') && two.is_some_and(|d| d.is_ascii_digit() || d == '.')) =>
+            c if c.is_ascii_digit()
+                || (matches!(c, '-' | '+' | '.') && two.is_some_and(|d| d.is_ascii_digit() || d == '.')) =>
             {
                 let part = |at: usize| {
                     let sign = matches!(chars[at], '-' | '+') && matches!(chars[at - 1], 'e' | 'E');
@@ -742,7 +743,8 @@ mod tests {
         ] {
             let predicate = Predicate::parse(text).unwrap_or_else(|e| panic!("{e}"));
             predicate.check([batch.schema().as_ref()]).unwrap_or_else(|e| panic!("{text}: {e}"));
-            let taken: String = predicate.evaluate(&batch).unwrap().into_iter().map(|t| if t { '1' } else { '0' }).collect();
+            let taken: String =
+                predicate.evaluate(&batch).unwrap().into_iter().map(|t| if t { '1' } else { '0' }).collect();
             assert_eq!(taken, expected, "{text}");
         }
         assert_eq!(Predicate::parse("s.n = 1 and i = 2").unwrap().columns(&batch.schema()), ["i", "s"]);

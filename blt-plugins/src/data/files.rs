@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn folders_of_partitions() {
-        let pairs = |name| partitions(name).into_iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");
+        let pairs =
+            |name| partitions(name).into_iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");
         assert_eq!(pairs("in/lang=en/year=2024/a=b.parquet"), r#"lang=Some("en") year=Some("2024")"#);
         assert_eq!(pairs("a=b.parquet"), "");
         assert_eq!(pairs("x=__HIVE_DEFAULT_PARTITION__/y=a%2Fb%3D%zz%ff/=c/f"), r#"x=None y=Some("a%2Fb%3D%zz%ff")"#);
