@@ -1,5 +1,6 @@
 //! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
 
+use crate::bench;
 use crate::progress;
 use blt_graph::run::{Resume, RunOptions, RunReport, Runner};
 use blt_graph::store::Store;
@@ -40,6 +41,8 @@ enum Command {
         #[command(flatten)]
         pipeline: Pipeline,
     },
+    /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
+    Bench(bench::Bench),
     /// Write the report of a finished run again.
     Report {
         /// A run directory.
@@ -68,7 +71,7 @@ enum StoreAction {
 }
 
 #[derive(Args)]
-struct Pipeline {
+pub struct Pipeline {
     /// The pipeline's YAML file.
     #[arg(required = true)]
     file: Option<PathBuf>,
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
         Some(Command::Check { pipeline }) => pipeline.read().and_then(|(spec, dir)| check(&spec, &dir)),
         Some(Command::Graph { pipeline }) => pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir)),
+        Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs }) => store(&runs, &action),
     };
@@ -127,7 +131,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn color() -> bool {
+pub fn color() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
@@ -137,7 +141,7 @@ fn fail(message: &str) -> ExitCode {
 }
 
 /// Prints to standard output. That nobody reads on (`| head`) is no failure; that it cannot be kept (`> full/disk`) is.
-fn say(text: &str) -> std::io::Result<()> {
+pub fn say(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -146,17 +150,17 @@ fn say(text: &str) -> std::io::Result<()> {
     }
 }
 
-fn rendered(diagnostics: Diagnostics) -> String {
+pub fn rendered(diagnostics: Diagnostics) -> String {
     diagnostics.render(color())
 }
 
-fn plain(error: impl std::fmt::Display) -> String {
+pub fn plain(error: impl std::fmt::Display) -> String {
     blt_graph::Diagnostic::error(error.to_string()).render(color())
 }
 
 impl Pipeline {
     /// The pipeline with its overrides, and the folder that its paths start from.
-    fn read(&self) -> Result<(PipelineSpec, PathBuf), String> {
+    pub fn read(&self) -> Result<(PipelineSpec, PathBuf), String> {
         let file = self.file.as_deref().unwrap_or(Path::new(""));
         let mut spec = PipelineSpec::read(file).map_err(rendered)?;
         for assignment in &self.set {
@@ -223,7 +227,7 @@ fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
 }
 
 /// Identifies this program for the store's keys: its version and the hash of its own file, plugins included.
-fn build_id() -> String {
+pub fn build_id() -> String {
     let hash = std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
     format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }

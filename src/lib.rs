@@ -9,6 +9,7 @@
 //!
 //! This crate parses arguments, calls the others, and prints.
 
+mod bench;
 mod cli;
 pub mod prelude;
 mod progress;

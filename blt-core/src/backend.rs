@@ -155,7 +155,14 @@ pub trait Backend {
     fn pause(&self, on: bool);
     /// Runs the tape backward from `loss` (`[1, 1]`), adds into the parameters' gradients, and empties the tape.
     /// Recording stays on. Parameters that the loss did not touch keep no gradient.
-    fn backward(&self, loss: &Tensor);
+    fn backward(&self, loss: &Tensor) {
+        self.backward_observed(loss, &mut |_| ());
+    }
+    /// As [`Backend::backward`], for those who measure: calls `after(i)` when operation i of the tape has run, from the last to the first.
+    /// Operations that no gradient reaches may be left out.
+    fn backward_observed(&self, loss: &Tensor, after: &mut dyn FnMut(usize));
+    /// Operations on the tape.
+    fn tape_len(&self) -> usize;
     /// The dense gradient, row-major; None if no backward reached the parameter since `zero_grads`.
     fn grad(&self, id: ParamId) -> Option<Vec<f32>>;
     fn zero_grads(&self);
@@ -166,6 +173,11 @@ pub trait Backend {
     /// First and second moments (zeros before the first update).
     fn moments(&self, id: ParamId) -> (Vec<f32>, Vec<f32>);
     fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]);
+
+    /// Makes every page of the moments of `ids` exist, for those who measure memory: a table's rows that no step has reached may not yet.
+    fn touch_moments(&self, ids: &[ParamId]) {
+        let _ = ids;
+    }
 
     // Values --------------------------------------------------------------------------------------------------------
     /// A constant (no gradient flows out of it).

@@ -3,6 +3,7 @@
 //! Parsing finds out what the text says, and no more: that a node exists, has such parameters and fits its wires is for
 //! [`check`](crate::check). The places of all values are kept beside them, so that a later diagnostic points at the text.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -322,6 +323,23 @@ impl GraphSpec {
     /// The node called `name`.
     pub fn node(&self, name: &str) -> Option<&NodeSpec> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The nodes that wires lead to from `goals` (`node` or `node.port`), in the order written.
+    pub fn needed<S: AsRef<str>>(&self, goals: &[S]) -> GraphSpec {
+        let name = |wire: &str| wire.split('.').next().unwrap_or_default().to_owned();
+        let mut open: Vec<String> = goals.iter().map(|goal| name(goal.as_ref())).collect();
+        let mut found = BTreeSet::new();
+        while let Some(node) = open.pop() {
+            if found.insert(node.clone()) {
+                match self.node(&node).map(|node| &node.inputs) {
+                    Some(Inputs::One(wire)) => open.push(name(wire)),
+                    Some(Inputs::Map(wires)) => open.extend(wires.iter().map(|(_, wire)| name(wire))),
+                    Some(Inputs::None) | None => {}
+                }
+            }
+        }
+        GraphSpec { nodes: self.nodes.iter().filter(|node| found.contains(&node.name)).cloned().collect() }
     }
 
     fn to_value(&self) -> Value {

@@ -7,6 +7,7 @@ pub mod bpe;
 mod closed_form;
 pub mod data;
 mod loaded;
+mod memory;
 mod model;
 pub mod nodes;
 pub mod ports;

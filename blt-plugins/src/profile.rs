@@ -1,9 +1,11 @@
 //! Time and FLOPs by node.
 
+use blt_core::backend::Tensor;
 use blt_core::model::Session;
 use blt_graph::NodeObserver;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -11,46 +13,86 @@ use std::time::Instant;
 #[derive(Default)]
 pub struct PatcherFlops(pub Cell<u64>);
 
-/// Attributes what happens between a node's start and end to it.
+/// What a node took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeCost {
+    /// Forward.
+    pub flops: u64,
+    /// Forward FLOPs of what was recorded, and so runs backward too.
+    pub recorded_flops: u64,
+    /// Forward.
+    pub seconds: f64,
+    pub backward_seconds: f64,
+}
+
+/// Attributes what happens between a node's start and end to it, and what runs backward to the node that recorded it.
 pub struct NodeProfile {
     session: Rc<Session>,
-    started: RefCell<Option<Instant>>,
-    sums: RefCell<BTreeMap<String, (u64, f64)>>,
+    started: RefCell<Option<(Instant, usize)>>,
+    sums: RefCell<BTreeMap<String, NodeCost>>,
+    /// Which operations of the tape are whose.
+    recorded: RefCell<Vec<(Range<usize>, String)>>,
 }
 
 impl NodeProfile {
     pub fn new(session: Rc<Session>) -> Self {
         session.take_flops();
-        NodeProfile { session, started: RefCell::new(None), sums: RefCell::default() }
+        NodeProfile { session, started: RefCell::default(), sums: RefCell::default(), recorded: RefCell::default() }
     }
 
     /// Forward FLOPs by node.
     pub fn flops(&self) -> BTreeMap<String, u64> {
-        self.sums
-            .borrow()
-            .iter()
-            .filter(|(_, (flops, _))| *flops > 0)
-            .map(|(n, (flops, _))| (n.clone(), *flops))
-            .collect()
+        let sums = self.sums.borrow();
+        sums.iter().filter(|(_, cost)| cost.flops > 0).map(|(n, cost)| (n.clone(), cost.flops)).collect()
     }
 
-    /// Seconds by node.
+    /// Forward seconds by node.
     pub fn seconds(&self) -> BTreeMap<String, f64> {
-        self.sums.borrow().iter().map(|(n, (_, s))| (n.clone(), *s)).collect()
+        self.sums.borrow().iter().map(|(n, cost)| (n.clone(), cost.seconds)).collect()
+    }
+
+    /// All of it since the last call.
+    pub fn take(&self) -> BTreeMap<String, NodeCost> {
+        std::mem::take(&mut self.sums.borrow_mut())
+    }
+
+    /// Adds what something beside the nodes took.
+    pub fn add_seconds(&self, what: &str, seconds: f64) {
+        self.sums.borrow_mut().entry(what.to_owned()).or_default().seconds += seconds;
+    }
+
+    /// Runs the tape backward from `loss`; all of it must have been recorded under this profile.
+    pub fn backward(&self, loss: &Tensor) {
+        let recorded = self.recorded.take();
+        let mut sums = self.sums.borrow_mut();
+        let mut last = Instant::now();
+        self.session.backend.backward_observed(loss, &mut |operation| {
+            let now = Instant::now();
+            if let Some((_, node)) = recorded.iter().find(|(range, _)| range.contains(&operation)) {
+                sums.entry(node.clone()).or_default().backward_seconds += (now - last).as_secs_f64();
+            }
+            last = now;
+        });
     }
 }
 
 impl NodeObserver for NodeProfile {
     fn before(&self, _: &str) {
         self.session.take_flops();
-        *self.started.borrow_mut() = Some(Instant::now());
+        *self.started.borrow_mut() = Some((Instant::now(), self.session.backend.tape_len()));
     }
 
     fn after(&self, node: &str) {
-        let seconds = self.started.borrow_mut().take().map_or(0.0, |s| s.elapsed().as_secs_f64());
+        let Some((started, from)) = self.started.borrow_mut().take() else { return };
+        let (seconds, to) = (started.elapsed().as_secs_f64(), self.session.backend.tape_len());
         let mut sums = self.sums.borrow_mut();
         let sum = sums.entry(node.to_owned()).or_default();
-        sum.0 += self.session.take_flops();
-        sum.1 += seconds;
+        let flops = self.session.take_flops();
+        sum.flops += flops;
+        sum.seconds += seconds;
+        if to > from {
+            sum.recorded_flops += flops;
+            self.recorded.borrow_mut().push((from..to, node.to_owned()));
+        }
     }
 }

@@ -142,6 +142,17 @@ pub struct Fused {
     next_id: Cell<usize>,
 }
 
+/// The best rate of large `f32` matrix products that this machine was seen to reach now, on rayon's threads, in FLOP/s: what shares of
+/// the machine are measured against. Takes about a second.
+pub fn machine_rate() -> f64 {
+    gemm::machine_rate()
+}
+
+/// The vector instructions that kernels use here: `avx512`, `avx2` or `scalar`.
+pub fn level() -> &'static str {
+    simd::Level::best().name()
+}
+
 impl Fused {
     pub fn new() -> Self {
         Self::default()
@@ -231,15 +242,21 @@ impl Backend for Fused {
         }
     }
 
-    fn backward(&self, loss: &Tensor) {
+    fn backward_observed(&self, loss: &Tensor, after: &mut dyn FnMut(usize)) {
         let ops = self.tape.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
         let mut params = self.params.borrow_mut();
         let mut grads = Grads { values: HashMap::new(), params: &mut params };
         // A loss is [1, 1]; of anything else this starts from the sum of its elements.
         grads.values.insert(self.value(loss).id, vec![1.0; loss.rows * loss.cols]);
-        for op in ops.into_iter().rev() {
+        for (i, op) in ops.into_iter().enumerate().rev() {
             op(&mut grads);
+            after(i);
         }
+    }
+
+    fn tape_len(&self) -> usize {
+        let len = |tape: &RefCell<Option<Vec<BackwardOp>>>| tape.borrow().as_ref().map_or(0, Vec::len);
+        len(&self.tape) + len(&self.paused)
     }
 
     fn grad(&self, id: ParamId) -> Option<Vec<f32>> {
@@ -285,6 +302,20 @@ impl Backend for Fused {
         assert!(m.len() == param.data.len() && v.len() == param.data.len(), "moments fill the parameter's shape");
         adamw::catch_up(param);
         param.moments = Some((m.to_vec(), v.to_vec()));
+    }
+
+    fn touch_moments(&self, ids: &[ParamId]) {
+        /// Elements of a page, at most: pages are at least 4 KiB.
+        const PAGE: usize = 4096 / size_of::<f32>();
+        let params = &mut *self.params.borrow_mut();
+        for id in ids {
+            let param = &mut params[id.0];
+            let len = param.data.len();
+            let (m, v) = param.moments.get_or_insert_with(|| (vec![0.0; len], vec![0.0; len]));
+            for x in m.iter_mut().step_by(PAGE).chain(v.iter_mut().step_by(PAGE)) {
+                *x = std::hint::black_box(*x);
+            }
+        }
     }
 
     fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Tensor {

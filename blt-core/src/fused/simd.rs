@@ -37,6 +37,17 @@ impl Level {
         })
     }
 
+    /// As `BLT_SIMD` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
     /// Levels of this machine, ascending.
     pub fn available() -> Vec<Self> {
         let mut levels = vec![Level::Scalar];

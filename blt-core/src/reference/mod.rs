@@ -366,7 +366,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
         }
     }
 
-    fn backward(&self, loss: &Tensor) {
+    fn backward_observed(&self, loss: &Tensor, after: &mut dyn FnMut(usize)) {
         assert_eq!((loss.rows, loss.cols), (1, 1), "backward starts from a [1, 1]");
         let value = self.value_of(loss);
         let start = self.node_of(value);
@@ -402,6 +402,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
                         leaves.push(leaf);
                     }
                 }
+                after(nodes.len());
             }
             let mut params = self.params.borrow_mut();
             for leaf in leaves {
@@ -411,6 +412,10 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
             Ok(())
         };
         run().unwrap_or_else(|error| panic!("backward on {}: {error}", self.device_name));
+    }
+
+    fn tape_len(&self) -> usize {
+        self.nodes.borrow().len()
     }
 
     fn grad(&self, id: ParamId) -> Option<Vec<f32>> {

@@ -1,10 +1,12 @@
 //! The built-in steps, a file each; they register themselves as nodes do.
 
+mod bench;
 mod evaluate;
 mod export;
 mod score;
 mod train;
 
+pub use bench::{Bench, Measured, NodeSeconds, PhaseRate, TrainingMemory};
 pub use evaluate::{Evaluate, Split};
 pub use export::Export;
 pub use score::{Emit, Score};

@@ -1,0 +1,372 @@
+use crate::data::{BatchReader, Packer, Request};
+use crate::loaded::{Feed, Loaded, backend, check_sources, first_wire, fingerprints};
+use crate::memory;
+use crate::ports::{Loss, Patches};
+use crate::profile::{NodeCost, NodeProfile};
+use blt_core::backend::ParamId;
+use blt_core::bytes::Batch;
+use blt_core::flops::BACKWARD;
+use blt_core::optim::{AdamWConfig, Decay};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Measures how fast a goal is trained, evaluated and patched, where the time goes, and what memory it takes.
+///
+/// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept. Batches are read before the clock
+/// starts. Leaves `result.json`. `blt-run bench PIPELINE` puts this in place of a pipeline's own steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bench {
+    /// A loss, or any other wire (then it is not trained).
+    pub goal: String,
+    /// Measure optimiser steps (forward, backward, AdamW) too.
+    #[serde(default = "yes")]
+    pub train: bool,
+    /// Ids in a training micro-batch.
+    #[serde(default = "train_batch")]
+    pub batch_bytes: usize,
+    /// Micro-batches in an optimiser step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// Ids in a batch of evaluation and patching.
+    #[serde(default = "evaluation_batch")]
+    pub evaluation_batch_bytes: usize,
+    /// Timed repetitions of each phase.
+    #[serde(default = "ten")]
+    pub repeats: usize,
+    /// Repetitions before them.
+    #[serde(default = "three")]
+    pub warmup: usize,
+    /// Different batches that the repetitions take in turn.
+    #[serde(default = "four")]
+    pub batches: usize,
+}
+
+fn yes() -> bool {
+    true
+}
+fn one() -> usize {
+    1
+}
+fn three() -> usize {
+    3
+}
+fn four() -> usize {
+    4
+}
+fn ten() -> usize {
+    10
+}
+fn train_batch() -> usize {
+    16 * 1024
+}
+fn evaluation_batch() -> usize {
+    32 * 1024
+}
+
+/// `result.json` of a [`Bench`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    pub kind: String,
+    pub goal: String,
+    pub path: String,
+    pub device: String,
+    pub threads: usize,
+    /// Vector instructions of the fused kernels.
+    pub simd: String,
+    /// The best rate of large f32 matrix products beside it, in FLOP/s.
+    pub machine_flops_per_second: f64,
+    pub parameters: usize,
+    pub training: Option<PhaseRate>,
+    pub training_memory: Option<TrainingMemory>,
+    pub evaluation: PhaseRate,
+    /// Entropies, if there is a patcher that reads them, and patch starts.
+    pub patching: Option<PhaseRate>,
+    /// The most bytes resident in the whole step.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// How fast one phase went. Bytes are ids: BOS is one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PhaseRate {
+    /// The median repetition's.
+    pub bytes_per_second: f64,
+    pub slowest_bytes_per_second: f64,
+    pub fastest_bytes_per_second: f64,
+    /// Of a repetition, in wall time.
+    pub mean_seconds: f64,
+    pub bytes_per_repetition: f64,
+    /// Of matrix products and allowed attention pairs, backward counted twice.
+    pub flops_per_byte: f64,
+    pub flops_per_second: f64,
+    /// `flops_per_second` as a share of the machine's rate.
+    pub share_of_machine: f64,
+    /// Of the first repetition, where the goal is a loss: shows that two programs did the same work.
+    pub first_nats_per_byte: Option<f64>,
+    /// Of the last repetition: training's falls.
+    pub last_nats_per_byte: Option<f64>,
+    /// In graph order; the optimiser last.
+    pub nodes: Vec<NodeSeconds>,
+}
+
+/// A node's part of a repetition.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeSeconds {
+    pub node: String,
+    pub forward_seconds: f64,
+    pub backward_seconds: f64,
+    /// Forward and backward.
+    pub flops: f64,
+}
+
+/// Resident memory of training, every page of parameters and moments touched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainingMemory {
+    /// Parameters and both moments, in f32.
+    pub parameters_and_moments_bytes: u64,
+    /// What optimiser steps took at their peak beyond what was resident before this process measured anything, and beyond parameters and
+    /// moments: activations, gradients, scratch, and whatever earlier measurements left behind.
+    pub beyond_bytes: Option<u64>,
+}
+
+impl Bench {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        Bench {
+            goal: goal.into(),
+            train: yes(),
+            batch_bytes: train_batch(),
+            accumulate: one(),
+            evaluation_batch_bytes: evaluation_batch(),
+            repeats: ten(),
+            warmup: three(),
+            batches: four(),
+        }
+    }
+
+    fn request(&self, cx: &StepCx, buffer: usize) -> Request {
+        Request { exclude_calibration: true, ..Request::training(cx.seed(), buffer) }
+    }
+
+    /// The first batches of training.
+    fn read(&self, cx: &StepCx, loaded: &Loaded, ids: usize, count: usize) -> Result<Vec<Rc<Batch>>, StepError> {
+        let request = Request { lists: loaded.lists(), ..self.request(cx, loaded.source.shuffle_buffer) };
+        let packer = Packer::new(loaded.source.span_bytes, ids)?;
+        let reader = BatchReader::new(loaded.source.source.clone(), request, packer);
+        let mut reader = reader.map_err(|e| loaded.data_error(e))?;
+        (0..count)
+            .map(|_| {
+                let batch = reader.next_batch().map_err(|e| loaded.data_error(e))?;
+                batch.map(Rc::new).ok_or_else(|| StepError::other("the training documents ran out"))
+            })
+            .collect()
+    }
+}
+
+impl Step for Bench {
+    const NAME: &'static str = "bench";
+    const EXAMPLE: &'static str = "bench: {goal: loss, batch_bytes: 4096}";
+
+    fn goals(&self) -> Vec<String> {
+        vec![self.goal.clone()]
+    }
+
+    fn feeds_later_steps(&self) -> bool {
+        false
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), NodeError> {
+        if !plan.goal(&self.goal)?.is::<Loss>() && self.train {
+            let msg = format!("`{}` is not a Loss, and training minimises one", self.goal);
+            return Err(NodeError::param("goal", msg).help("`train: false` measures evaluation alone"));
+        }
+        let sizes = [
+            ("batch_bytes", self.batch_bytes),
+            ("accumulate", self.accumulate),
+            ("evaluation_batch_bytes", self.evaluation_batch_bytes),
+            ("repeats", self.repeats),
+            ("batches", self.batches),
+        ];
+        match sizes.into_iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(NodeError::param(name, format!("{name} must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+
+    fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
+        backend(cx)?;
+        check_sources(cx, &[&self.goal], &self.request(cx, 1))?;
+        fingerprints(cx, &[&self.goal])
+    }
+
+    fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
+        memory::reset_peak();
+        memory::begin();
+        let mut loaded = Loaded::build(cx, &[&self.goal])?;
+        loaded.prepare(cx)?;
+        let machine = blt_core::fused::machine_rate();
+        let measuring = Measuring { step: self, cx, loaded: &loaded, machine };
+        // First, so that its memory is not measured on what evaluation left behind.
+        let training = self.train.then(|| measuring.training()).transpose()?;
+        let (training, training_memory) = training.unzip();
+        let batches = self.read(cx, &loaded, self.evaluation_batch_bytes, self.batches)?;
+        let units: Vec<&[Rc<Batch>]> = batches.chunks(1).collect();
+        let forward = |name, wire: &str| measuring.phase(name, &units, |_, _, unit| measuring.forward(wire, &unit[0]));
+        let evaluation = forward("evaluate", &self.goal)?;
+        let patches = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
+        let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
+        let measured = Measured {
+            kind: "bench".to_owned(),
+            goal: self.goal.clone(),
+            path: cx.path().to_string(),
+            device: loaded.session.backend.device(),
+            threads: cx.threads(),
+            simd: blt_core::fused::level().to_owned(),
+            machine_flops_per_second: machine,
+            parameters: loaded.n_parameters(),
+            training,
+            training_memory,
+            evaluation,
+            patching,
+            peak_memory_bytes: memory::peak(),
+        };
+        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&measured)?)?;
+        Ok(())
+    }
+}
+
+struct Measuring<'a> {
+    step: &'a Bench,
+    cx: &'a StepCx<'a>,
+    loaded: &'a Loaded,
+    machine: f64,
+}
+
+impl Measuring<'_> {
+    /// Forward alone; the goal's nats, if it is a loss.
+    fn forward(&self, goal: &str, batch: &Rc<Batch>) -> Result<Option<f64>, StepError> {
+        self.loaded.live.world().insert(Feed(batch.clone()));
+        let mut values = self.loaded.live.run(&[goal])?;
+        let loss = self.cx.plan().goal(goal)?.is::<Loss>().then(|| values.take::<Loss>(goal)).transpose()?;
+        Ok(loss.map(|loss| (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum()))
+    }
+
+    /// Times `run` on the units in turn. It is given the profile, the repetition (from 0, warm-up included) and a unit, and returns
+    /// nats.
+    fn phase(
+        &self,
+        name: &str,
+        units: &[&[Rc<Batch>]],
+        mut run: impl FnMut(&NodeProfile, u64, &[Rc<Batch>]) -> Result<Option<f64>, StepError>,
+    ) -> Result<PhaseRate, StepError> {
+        let Bench { warmup, repeats, goal, .. } = self.step;
+        let profile = Rc::new(NodeProfile::new(self.loaded.session.clone()));
+        self.loaded.live.world().observe(profile.clone());
+        self.cx.progress().start(&format!("{name} {goal}"), Some((warmup + repeats) as u64));
+        let (mut rates, mut bytes, mut seconds) = (Vec::new(), 0, 0.0);
+        let (mut first, mut last) = (None, None);
+        for repetition in 0..warmup + repeats {
+            if self.cx.interrupted() {
+                return Err(StepError::Interrupted);
+            }
+            if repetition == *warmup {
+                profile.take();
+            }
+            let unit = units[repetition % units.len()];
+            let ids: usize = unit.iter().map(|batch| batch.len()).sum();
+            let started = Instant::now();
+            let sum = run(&profile, repetition as u64, unit)?;
+            let took = started.elapsed().as_secs_f64();
+            let counted: usize = unit.iter().map(|batch| batch.n_counted_bytes()).sum();
+            last = sum.map(|sum| sum / counted.max(1) as f64);
+            first = first.or(last);
+            if repetition >= *warmup {
+                rates.push(ids as f64 / took);
+                (bytes, seconds) = (bytes + ids, seconds + took);
+            }
+            self.cx.progress().update(repetition as u64 + 1, &[("bytes/s", format!("{:.0}", ids as f64 / took))]);
+        }
+        self.cx.progress().finish(name);
+        rates.sort_by(f64::total_cmp);
+        let costs = profile.take();
+        let per_repetition = 1.0 / *repeats as f64;
+        let flops_of = |cost: &NodeCost| (cost.flops + BACKWARD * cost.recorded_flops) as f64;
+        let flops: f64 = costs.values().map(flops_of).sum();
+        let median = rates[rates.len() / 2];
+        let flops_per_second = median * flops / bytes as f64;
+        let graph = self.loaded.live.nodes().chain([OPTIMISER]);
+        let nodes = graph.filter_map(|node| Some((node, costs.get(node)?))).map(|(node, cost)| NodeSeconds {
+            node: node.to_owned(),
+            forward_seconds: cost.seconds * per_repetition,
+            backward_seconds: cost.backward_seconds * per_repetition,
+            flops: flops_of(cost) * per_repetition,
+        });
+        let nodes: Vec<NodeSeconds> = nodes.collect();
+        Ok(PhaseRate {
+            bytes_per_second: median,
+            slowest_bytes_per_second: rates[0],
+            fastest_bytes_per_second: rates[rates.len() - 1],
+            mean_seconds: seconds * per_repetition,
+            bytes_per_repetition: bytes as f64 * per_repetition,
+            flops_per_byte: flops / bytes as f64,
+            flops_per_second,
+            share_of_machine: flops_per_second / self.machine,
+            first_nats_per_byte: first,
+            last_nats_per_byte: last,
+            nodes,
+        })
+    }
+
+    /// Optimiser steps, and the memory that they take.
+    fn training(&self) -> Result<(PhaseRate, TrainingMemory), StepError> {
+        let (step, loaded) = (self.step, self.loaded);
+        let batches = step.read(self.cx, loaded, step.batch_bytes, step.accumulate * step.batches)?;
+        let units: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
+        let ids: Vec<ParamId> = loaded.ids();
+        let backend = &*loaded.session.backend;
+        let optimiser = AdamWConfig {
+            lr: 3e-4,
+            betas: (0.9, 0.95),
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: Some(1.0),
+            warmup: 0,
+            decay: Decay::Constant,
+            min_lr: 1.0,
+            steps: (step.warmup + step.repeats) as u64,
+        };
+        let rate = self.phase("train", &units, |profile, repetition, unit| {
+            if repetition == step.warmup as u64 {
+                backend.touch_moments(&ids);
+                memory::reset_peak();
+            }
+            let total: usize = unit.iter().map(|b| b.n_counted_bytes()).sum();
+            let mut nats = 0.0;
+            for batch in unit {
+                loaded.session.loss_weight.set(batch.n_counted_bytes() as f64 / total as f64);
+                loaded.live.world().insert(Feed(batch.clone()));
+                backend.record(true);
+                let loss = loaded.get::<Loss>(&step.goal)?;
+                profile.backward(&loss.loss);
+                nats += (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum::<f64>();
+            }
+            backend.record(false);
+            let started = Instant::now();
+            optimiser.step(backend, &ids, repetition + 1, repetition + 1);
+            profile.add_seconds(OPTIMISER, started.elapsed().as_secs_f64());
+            Ok(Some(nats))
+        })?;
+        let peak = memory::peak();
+        let moments: u64 = 3 * 4 * loaded.n_parameters() as u64;
+        let beyond = memory::begin().zip(peak).map(|(begin, peak)| peak.saturating_sub(begin + moments));
+        Ok((rate, TrainingMemory { parameters_and_moments_bytes: moments, beyond_bytes: beyond }))
+    }
+}
+
+/// Stands beside the graph's nodes; no node has a name with a space.
+const OPTIMISER: &str = "AdamW step";
+
+blt_graph::step!(Bench);
