@@ -50,8 +50,7 @@ fn write(path: &Path, documents: usize) {
 
 /// The most memory that the program had at a time, in KiB.
 fn peak(place: &Place) -> u64 {
-    let mut child =
-        place.command(&["pipeline.yaml"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = place.command(&["pipeline.yaml"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();

@@ -64,7 +64,7 @@ pub enum DataError {
     NoBytes { corpus: String, part: Part, documents: u64 },
 
     #[error("`{condition}` does not fit the columns of {path}: {error}")]
-    Predicate { condition: String, path: PathBuf, error: PredicateError },
+    Predicate { condition: String, path: PathBuf, error: Box<PredicateError> },
 
     #[error("this source gives documents and no files of rows, so their rows can't be written back with other columns")]
     NoTables,

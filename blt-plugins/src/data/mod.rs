@@ -32,6 +32,7 @@ mod parquet_file;
 mod raw;
 mod reader;
 mod row_batches;
+mod rows;
 mod salvage;
 mod shuffle;
 mod split;
@@ -50,11 +51,10 @@ use serde::{Deserialize, Serialize};
 pub use self::columns::{ListColumn, ListKind, is_text};
 pub use self::error::DataError;
 pub use self::pack::{BatchReader, BatchState, Packer, Pending};
-pub use self::raw::{
-    Group, OnError, RawRow, RawRows, RowError, RowReader, RowRequest, RowSpan, Sample, Table, Unreadable,
-};
+pub use self::raw::{RawRow, RawRows, RowReader};
 pub use self::reader::{Counts, Cursor};
 pub use self::row_batches::{RawEvent, RowBatches, RowState, Rows};
+pub use self::rows::{Group, OnError, RowError, RowRequest, RowSpan, Sample, Table, Unreadable};
 pub use self::shuffle::Order;
 pub use self::split::{BY_CONTENT, Part, Split};
 

@@ -13,7 +13,8 @@ use super::Document;
 use super::columns::ListColumn;
 use super::error::DataError;
 use super::pack::{Cutting, Laid, Packer, empty_batch};
-use super::raw::{RawRow, RawRows, RowError, RowReader, Unreadable, size_of};
+use super::raw::{RawRow, RawRows, RowReader, size_of};
+use super::rows::{RowError, Unreadable};
 
 /// A batch is given before it is full when this many rows ...
 const WAITING_ROWS: usize = 1 << 16;

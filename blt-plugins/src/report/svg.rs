@@ -481,7 +481,7 @@ fn bins(
     // A label where there is room for one.
     let every = [1, 2, 5, 10, 20, 50, 100, 200, 500].into_iter().find(|&e| e as f64 * each >= 20.0).unwrap_or(1000);
     for (i, label) in labels.iter().enumerate() {
-        if number(i) % every == 0 || (every > 1 && number(i) == 1) {
+        if number(i).is_multiple_of(every) || (every > 1 && number(i) == 1) {
             text(&mut out, "tick mid", left + (i as f64 + 0.5) * each, bottom + 14.0, label);
         }
     }

@@ -98,7 +98,7 @@ impl Job {
             let path = tables[0].path.clone();
             let schemas = schemas.iter().map(AsRef::as_ref);
             let condition = keep.to_string();
-            keep.check(schemas).map_err(|error| DataError::Predicate { condition, path, error })?;
+            keep.check(schemas).map_err(|error| DataError::Predicate { condition, path, error: error.into() })?;
         }
         if let Some(by) = &config.by
             && tables.iter().all(|t| t.schema.index_of(by).is_err())

@@ -87,7 +87,7 @@ pub struct Score {
     /// What to do about rows that cannot be read or scored (row groups that do not decode, a file without the column, a loss that is not
     /// finite): `fail`, or `null`, which writes them with null scores and counts them by cause in `result.json`.
     #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "Option<String>")]
     pub on_error: OnError,
     /// An input column by whose values the results show the scores' distribution.
     #[serde(default)]
