@@ -1,6 +1,6 @@
 //! A folder with input, pipelines run in it as the command runs them, and what their parts hold.
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type};
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
