@@ -2,8 +2,8 @@
 
 use crate::cli::{self, Pipeline};
 use crate::progress;
-use blt_graph::run::{RunOptions, Runner};
 use blt_graph::PipelineSpec;
+use blt_graph::run::{RunOptions, Runner};
 use blt_graph::spec::StepSpec;
 use blt_plugins::report::machine;
 use blt_plugins::steps::{Measured, PhaseRate};
@@ -128,7 +128,7 @@ fn goals(spec: &PipelineSpec, args: &Bench) -> Vec<StepSpec> {
             bench.insert("train".to_owned(), true.into());
         }
         let copied: &[(&str, &str)] = match step.step.as_str() {
-            "train" => &[("batch_bytes", "batch_bytes"), ("accumulate", "accumulate")],
+            "train" => &[("batch_bytes", "batch_bytes"), ("accumulate", "accumulate"), ("recompute", "recompute")],
             _ => &[("batch_bytes", "evaluation_batch_bytes")],
         };
         for (from, to) in copied {
@@ -158,7 +158,8 @@ fn table(variant: &str, m: &Measured) -> String {
         "{variant}: {goal}, {} parameters; {path} on {device}, {simd}, {threads} threads; matrix products reach {gflops:.0} GFLOP/s",
         m.parameters
     );
-    let phases = [("training", m.training.as_ref()), ("evaluation", Some(&m.evaluation)), ("patching", m.patching.as_ref())];
+    let phases =
+        [("training", m.training.as_ref()), ("evaluation", Some(&m.evaluation)), ("patching", m.patching.as_ref())];
     for (name, phase) in phases.into_iter().filter_map(|(name, phase)| Some((name, phase?))) {
         let PhaseRate { bytes_per_second, slowest_bytes_per_second, fastest_bytes_per_second, .. } = *phase;
         let _ = writeln!(

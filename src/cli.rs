@@ -1,13 +1,15 @@
-//! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
+//! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a regression, 130 interrupted.
 
 use crate::bench;
 use crate::progress;
-use blt_graph::run::{Resume, RunOptions, RunReport, Runner};
+use crate::regress::{self, Regress};
+use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner};
 use blt_graph::store::Store;
 use blt_graph::{Diagnostics, PipelineSpec, StepError, check_all, describe, registry, write_atomic};
 use blt_plugins::report::{self, ReportInput};
 use blt_plugins::results::{self, Entry, VariantRun};
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,8 @@ enum Command {
         /// A run directory.
         run: PathBuf,
     },
+    /// Run a pipeline and compare its numbers with a baseline's: exit 4 where one is not what it was.
+    Regress(Regress),
     /// What finished steps are kept, to be used again.
     Store {
         #[command(subcommand)]
@@ -87,9 +91,6 @@ struct Run {
     /// Only these variants; may be given again.
     #[arg(long = "variant", value_name = "NAME")]
     variants: Vec<String>,
-    /// Where runs go.
-    #[arg(long, default_value = "runs")]
-    runs: PathBuf,
     /// Where finished steps are kept; RUNS/.store where left out.
     #[arg(long)]
     store: Option<PathBuf>,
@@ -99,6 +100,16 @@ struct Run {
     /// Begin interrupted steps anew.
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    engine: Engine,
+}
+
+/// Where and on what a pipeline runs.
+#[derive(Args)]
+pub struct Engine {
+    /// Where runs go.
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
     /// Threads; changes no number. All processors where left out.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -112,11 +123,17 @@ struct Run {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    main_from(std::env::args_os())
+}
+
+/// Runs a command line; its first word is the program's name.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => return run(&cli.run),
+        Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
         Some(Command::Check { pipeline }) => pipeline.read().and_then(|(spec, dir)| check(&spec, &dir)),
@@ -135,7 +152,7 @@ pub fn color() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-fn fail(message: &str) -> ExitCode {
+pub fn fail(message: &str) -> ExitCode {
     progress::line(message.trim_end());
     ExitCode::FAILURE
 }
@@ -168,6 +185,55 @@ impl Pipeline {
         }
         let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok((spec, dir.to_owned()))
+    }
+
+    /// What the file is called, for reports on a pipeline that may not be readable.
+    pub fn name(&self) -> String {
+        self.file.as_deref().and_then(Path::file_stem).unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+impl Engine {
+    /// The pipeline on the device and path that the arguments name.
+    pub fn apply(&self, (mut spec, dir): (PipelineSpec, PathBuf)) -> Result<(PipelineSpec, PathBuf), String> {
+        for (key, value) in [("device", &self.device), ("path", &self.path)] {
+            if let Some(value) = value {
+                spec = spec.set(&format!("{key}={value}")).map_err(rendered)?;
+            }
+        }
+        Ok((spec, dir))
+    }
+
+    pub fn options(&self) -> RunOptions {
+        let mut options = RunOptions::new(build_id());
+        options.runs_dir = self.runs.clone();
+        options.threads = self.threads.map_or(options.threads, NonZeroUsize::get);
+        options
+    }
+
+    /// Runs a pipeline with progress on standard error; Ctrl-C saves a checkpoint and stops, a second one stops at once.
+    pub fn run(
+        &self,
+        spec: &PipelineSpec,
+        dir: PathBuf,
+        options: RunOptions,
+        finish: impl FnOnce(&RunReport) -> Result<(), StepError>,
+    ) -> Result<RunReport, RunError> {
+        // Fails where the process already has a pool (in a test); results do not depend on it.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
+        let interrupt = Arc::new(AtomicBool::new(false));
+        let flag = interrupt.clone();
+        let handler = move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            progress::line("saving a checkpoint and stopping; once more to stop at once");
+        };
+        if let Err(error) = ctrlc::set_handler(handler) {
+            tracing::warn!("Ctrl-C will not save a checkpoint: {error}");
+        }
+        let progress = progress::for_stderr();
+        Runner::new(spec, dir, options).progress(&*progress).interrupt(interrupt).run_with(finish)
     }
 }
 
@@ -233,7 +299,7 @@ pub fn build_id() -> String {
 }
 
 /// `report:` names a baseline among the variants, and nothing else.
-fn check_report(spec: &PipelineSpec) -> Result<(), String> {
+pub fn check_report(spec: &PipelineSpec) -> Result<(), String> {
     if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
         return Err(plain(format!(
             "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
@@ -248,23 +314,15 @@ fn check_report(spec: &PipelineSpec) -> Result<(), String> {
 }
 
 fn run(args: &Run) -> ExitCode {
-    let (mut spec, dir) = match args.pipeline.read() {
+    let read = args.pipeline.read().and_then(|read| args.engine.apply(read));
+    let (spec, dir) = match read {
         Ok(read) => read,
         Err(message) => return fail(&message),
     };
-    for (key, value) in [("device", &args.device), ("path", &args.path)] {
-        if let Some(value) = value {
-            spec = match spec.set(&format!("{key}={value}")) {
-                Ok(spec) => spec,
-                Err(diagnostics) => return fail(&rendered(diagnostics)),
-            };
-        }
-    }
     if let Err(message) = check_report(&spec) {
         return fail(&message);
     }
-    let mut options = RunOptions::new(build_id());
-    options.runs_dir = args.runs.clone();
+    let mut options = args.engine.options();
     options.store_dir = args.store.clone();
     options.variants = args.variants.clone();
     options.resume = match (args.resume, args.fresh) {
@@ -272,42 +330,34 @@ fn run(args: &Run) -> ExitCode {
         (_, true) => Resume::Fresh,
         _ => Resume::Steps,
     };
-    if let Some(threads) = args.threads {
-        options.threads = threads.get();
-    }
-    // Fails where the process already has a pool (in a test); results do not depend on it.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
-
-    let interrupt = Arc::new(AtomicBool::new(false));
-    let flag = interrupt.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        progress::line("saving a checkpoint and stopping; once more to stop at once");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        tracing::warn!("Ctrl-C will not save a checkpoint: {error}");
-    }
-    let progress = progress::for_stderr();
-    let baseline = spec.report.get("baseline").and_then(|b| b.as_str()).map(str::to_owned);
-    let runner = Runner::new(&spec, dir, options).progress(&*progress).interrupt(interrupt);
-    let finished = runner.run_with(|report| finish(report, baseline.as_deref()));
+    let finished = args.engine.run(&spec, dir, options, |report| finish(report, &spec));
     match finished {
         Ok(report) => match say(&report.dir.path.display().to_string()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&plain(error)),
         },
-        Err(error) if error.interrupted() => {
-            progress::line(&error.render(color()));
-            ExitCode::from(130)
-        }
+        Err(error) if error.interrupted() => interrupted(&error.render(color())),
         Err(error) => fail(&error.render(color())),
     }
 }
 
+pub fn interrupted(message: &str) -> ExitCode {
+    progress::line(message);
+    ExitCode::from(130)
+}
+
 /// Writes results.json and report.html, and prints the closing table.
-fn finish(report: &RunReport, baseline: Option<&str>) -> Result<(), StepError> {
+fn finish(report: &RunReport, spec: &PipelineSpec) -> Result<(), StepError> {
+    let (_, results) = write_results(report, spec)?;
+    Ok(say(&report::table(&results))?)
+}
+
+/// Writes results.json and report.html; what the variants left, and the results.
+pub fn write_results(
+    report: &RunReport,
+    spec: &PipelineSpec,
+) -> Result<(Vec<VariantRun>, serde_json::Value), StepError> {
+    let baseline = spec.report.get("baseline").and_then(|baseline| baseline.as_str());
     let mut runs = Vec::new();
     let mut seeds = Vec::new();
     for plan in &report.plans {
@@ -325,7 +375,7 @@ fn finish(report: &RunReport, baseline: Option<&str>) -> Result<(), StepError> {
     write_atomic(dir.join(report::MACHINE_FILE), serde_json::to_string_pretty(&report::machine())?)?;
     let input = ReportInput::read(dir)?;
     write_atomic(dir.join("report.html"), report::html(&input)?)?;
-    Ok(say(&report::table(&results))?)
+    Ok((runs, results))
 }
 
 fn render_report(dir: &Path) -> Result<(), String> {

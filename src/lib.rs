@@ -13,6 +13,7 @@ mod bench;
 mod cli;
 pub mod prelude;
 mod progress;
+mod regress;
 
 // Training and scoring allocate and free buffers of megabytes all the time; the system's allocator gives each back to the kernel and
 // faults it in again.
@@ -23,7 +24,7 @@ pub use blt_core as core;
 pub use blt_graph as graph;
 pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;
-pub use cli::main;
+pub use cli::{main, main_from};
 
 /// README's Rust compiles.
 #[cfg(doctest)]

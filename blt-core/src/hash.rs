@@ -1,6 +1,7 @@
 //! Hash n-gram rows: which rows of the hash tables each id reads.
 
 use crate::backend::{HASH_PRIMES, HashConfig};
+use crate::planted::{Bug, planted};
 
 /// Rows of the fused hash table that each id reads, `[n, functions * sizes]`: `table * vocab + hash`, with table
 /// `t = function * sizes.len() + size_index`.
@@ -19,6 +20,7 @@ pub fn hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32>
         HASH_PRIMES.len()
     );
     assert!(n_tables * config.vocab <= u32::MAX as usize, "{n_tables} tables of {} rows", config.vocab);
+    let reversed = planted(Bug::HashWindow);
     let mut rows = Vec::with_capacity(ids.len() * n_tables);
     for span in offsets.windows(2) {
         let span = &ids[span[0]..span[1]];
@@ -27,7 +29,8 @@ pub fn hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32>
                 for (s, &size) in config.sizes.iter().enumerate() {
                     let (mut hash, mut power) = (0i64, 1i64);
                     for j in 0..size {
-                        let id = (i + 1 + j).checked_sub(size).map_or(0, |at| span[at]);
+                        let at = if reversed { i.checked_sub(j) } else { (i + 1 + j).checked_sub(size) };
+                        let id = at.map_or(0, |at| span[at]);
                         hash = hash.wrapping_add((id as i64).wrapping_mul(power));
                         power = power.wrapping_mul(prime);
                     }

@@ -3,6 +3,9 @@
 //! This crate knows no YAML, no Parquet and no graph. Everything is *packed*: a [`bytes::Batch`] is spans laid end to
 //! end on one byte axis, [`patches::Patches`] are starts into that axis, and operations take offsets instead of masks.
 
+/// This crate's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub mod backend;
 pub mod blt;
 pub mod bytes;
@@ -17,5 +20,7 @@ pub mod optim;
 pub mod params;
 pub mod patches;
 pub mod patching;
+#[doc(hidden)]
+pub mod planted;
 pub mod reference;
 pub mod rope;

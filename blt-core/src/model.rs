@@ -10,6 +10,7 @@ use crate::bytes::{Batch, VOCAB};
 use crate::flops;
 use crate::params::ParamMaker;
 use crate::patches::Patches;
+use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -88,6 +89,11 @@ impl Stack {
 
     fn run(&self, cx: &Session, layer: usize, x: &Tensor, offsets: &[usize]) -> Tensor {
         cx.count(flops::block(&self.config, offsets));
+        if planted(Bug::Neighbour) {
+            let joined = |i: usize| i.is_multiple_of(2) || i + 1 == offsets.len();
+            let offsets: Vec<usize> = (0..offsets.len()).filter(|&i| joined(i)).map(|i| offsets[i]).collect();
+            return cx.backend.block(x, &offsets, &self.layers[layer], &self.config);
+        }
         cx.backend.block(x, offsets, &self.layers[layer], &self.config)
     }
 }

@@ -1,6 +1,7 @@
 //! The learning-rate schedule and the optimiser step.
 
 use crate::backend::{AdamWStep, Backend, ParamId};
+use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,7 @@ pub struct AdamWConfig {
 impl AdamWConfig {
     /// The learning rate of step `t`, counted from 1.
     pub fn lr_at(&self, t: u64) -> f64 {
+        let t = if planted(Bug::ScheduleStep) { t - 1 } else { t };
         if t <= self.warmup {
             return self.lr * t as f64 / self.warmup as f64;
         }
@@ -56,6 +58,8 @@ impl AdamWConfig {
             _ => 1.0,
         };
         let (beta1, beta2) = self.betas;
+        // After so many steps the corrections are 1.
+        let t = if planted(Bug::AdamBias) { u64::MAX } else { t };
         let step = AdamWStep {
             lr: self.lr_at(step),
             beta1,

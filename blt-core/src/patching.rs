@@ -11,6 +11,7 @@
 
 use crate::bytes::{BOS, Batch, OFFSET};
 use crate::patches::{PatchError, Patches, PatchesBuilder};
+use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 
 /// Where patches come from, and whether that looks ahead.
@@ -183,6 +184,8 @@ pub fn entropy_patches(
     let patches = match rule {
         EntropyRule::Global { threshold } => {
             let threshold = threshold as f32;
+            // Of finite numbers, `>= threshold` is `> threshold.next_down()`.
+            let threshold = if planted(Bug::EntropyTies) { threshold.next_down() } else { threshold };
             patches_by_flags(batch, |first, out| {
                 for (out, &last) in out.iter_mut().zip(&e[first - 1..]) {
                     *out = (last > threshold) as u8;

@@ -18,6 +18,9 @@
 //! [`run::Runner`] runs the steps of each plan, using again what the store has under the same key; a step builds the part of
 //! the graph that it needs as [`Live`] and runs it on batches that it puts into the [`World`].
 
+/// This crate's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub mod check;
 mod checker;
 mod describe;

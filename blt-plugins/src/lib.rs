@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod ports;
 pub mod predicate;
 mod profile;
+pub mod regress;
 pub mod report;
 pub mod results;
 pub mod scoring;

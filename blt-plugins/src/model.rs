@@ -4,6 +4,7 @@ use blt_core::backend::{BlockConfig, CrossConfig};
 use blt_core::hf::{HfError, Weights};
 use blt_core::model::{Session, default_ffn};
 use blt_core::params::{NamedParam, ParamMaker};
+use blt_core::planted::{Bug, planted};
 use blt_graph::{BuildCx, NodeError, RunCx};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -33,7 +34,8 @@ pub fn with_stored_params<T>(
 /// Builds a part of the model and provides its parameters.
 pub fn with_params<T>(cx: &mut BuildCx, make: impl FnOnce(&mut ParamMaker) -> T) -> T {
     let session = cx.world.get::<Session>().expect("a step puts the session into the world before it builds a graph");
-    let mut maker = ParamMaker::new(&*session.backend, cx.seed);
+    let seed = if planted(Bug::SeedIgnored) { 0 } else { cx.seed };
+    let mut maker = ParamMaker::new(&*session.backend, seed);
     let part = make(&mut maker);
     let params = maker.finish();
     cx.provide(ParamSet(params));

@@ -553,6 +553,35 @@ fn a_trained_pipeline_comes_back_as_it_was() {
 }
 
 #[test]
+fn an_export_is_verified_on_what_it_wrote() {
+    let place = Place::new(&corpus());
+    let verified = TRAIN.replace("export: {goal: loss}", "export: {goal: loss, verify: 1000}");
+    for (patcher, run, at) in [(FOUND, format!("{TRAIN_LM}{verified}"), 2), (STRIDE, verified, 1)] {
+        let report = place.run(&trained(patcher, "", &run));
+        let evaluated = json_of(step(&report, at).join("result.json"));
+        let read_back = json_of(step(&report, at + 1).join("result.json"))["read_back"].clone();
+        // All documents: the numbers are those of the evaluation, by the model on disk.
+        for same in ["bytes", "patches"] {
+            assert_eq!(read_back[same], evaluated[same], "{same}");
+        }
+        let (theirs, ours) = (read_back["bpb"].as_f64().unwrap(), evaluated["bpb"].as_f64().unwrap());
+        assert!((theirs / ours - 1.0).abs() < 1e-12, "{theirs} {ours}");
+        assert_eq!(read_back["largest_difference"], json!(0.0));
+    }
+    for (run, says) in [
+        ("  - export: {goal: loss, verify: 0}\n", "no document verifies nothing"),
+        ("  - export: {goal: decoder, verify: 3}\n", "only a Loss can be verified"),
+    ] {
+        let error = place.fails(&trained(
+            STRIDE,
+            "",
+            &format!("  - train: {{goal: loss, steps: 1, batch_bytes: 512, lr: 1e-3}}\n{run}"),
+        ));
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
 fn a_model_with_other_patches_wants_them_back() {
     let place = Place::new(&corpus());
     let report = place.run(&trained(STRIDE, "", TRAIN).replace("dim: 24, ngrams: [2, 4]", "dim: 24, ngrams: []"));

@@ -76,7 +76,10 @@ pub(super) struct Lag {
 
 /// Sum of squares, in f64, in an order that depends on the length alone.
 pub(super) fn squared_norm(grad: &ParamGrad) -> f64 {
-    let (ParamGrad::Dense(grad) | ParamGrad::Rows(_, grad)) = grad;
+    let grad: &[f32] = match grad {
+        ParamGrad::Dense(grad) => grad,
+        ParamGrad::Rows(_, grad) => grad,
+    };
     let partial: Vec<f64> = grad.par_chunks(TASK).map(sum_of_squares).collect();
     partial.iter().sum()
 }
@@ -269,7 +272,7 @@ mod tests {
         let (mut m, mut v) = (vec![0.0f64; len], vec![0.0f64; len]);
         for t in 1..=20u64 {
             let (s, grad) = (step(t, 1), noise(len, t));
-            fused.params.borrow_mut()[id.0].grad = Some(ParamGrad::Dense(grad.clone()));
+            fused.params.borrow_mut()[id.0].grad = Some(ParamGrad::Dense(grad.clone().into()));
             fused.adamw(&[id], &s);
             for i in 0..len {
                 let g = grad[i] as f64 * s.grad_scale;
@@ -355,7 +358,7 @@ mod tests {
                             full[row as usize * cols..][..cols].copy_from_slice(g);
                         }
                         lazy.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(rows.clone(), grad));
-                        dense.params.borrow_mut()[0].grad = Some(ParamGrad::Dense(full));
+                        dense.params.borrow_mut()[0].grad = Some(ParamGrad::Dense(full.into()));
                         lazy.adamw(&[id], &step(t, seed));
                         dense.adamw(&[id], &step(t, seed));
                     }
@@ -390,7 +393,7 @@ mod tests {
         let id = lazy.add_param([2, 1], vec![1.0, 2.0], true);
         dense.add_param([2, 1], vec![1.0, 2.0], false);
         lazy.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(vec![0], vec![1.0]));
-        dense.params.borrow_mut()[0].grad = Some(ParamGrad::Dense(vec![1.0, 0.0]));
+        dense.params.borrow_mut()[0].grad = Some(ParamGrad::Dense(vec![1.0, 0.0].into()));
         for fused in [&lazy, &dense] {
             fused.adamw(&[id], &AdamWStep { eps: 0.0, ..step(1, 1) });
         }
@@ -414,9 +417,9 @@ mod tests {
     fn norm_counts_every_element_once() {
         let grad = noise(3 * TASK + 5, 1);
         let want: f64 = grad.iter().map(|&g| g as f64 * g as f64).sum();
-        for grad in [ParamGrad::Dense(grad.clone()), ParamGrad::Rows((0..grad.len() as u32).collect(), grad)] {
+        for grad in [ParamGrad::Dense(grad.clone().into()), ParamGrad::Rows((0..grad.len() as u32).collect(), grad)] {
             assert!((squared_norm(&grad) - want).abs() < 1e-9 * want);
         }
-        assert_eq!(squared_norm(&ParamGrad::Dense(vec![])), 0.0);
+        assert_eq!(squared_norm(&ParamGrad::Dense(vec![].into())), 0.0);
     }
 }

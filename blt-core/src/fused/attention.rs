@@ -7,8 +7,9 @@
 //!
 //! Scores are in units of log2: queries come scaled by `head_dim^-0.5 * log2(e)`.
 
+use super::buffer::{Buffer, Scratch};
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{Buffer, Into, Left, PANEL, Scratch, band, pack_columns};
+use super::tile::{Into, Left, PANEL, band, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 

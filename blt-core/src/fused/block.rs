@@ -7,10 +7,11 @@
 //! overwrite. The norms and the product are computed again.
 
 use super::attention::{self, Layout};
-use super::norm::{norm, norm_backward};
+use super::buffer::{Buffer, Scratch};
+use super::norm::{NormGrad, norm, norm_backward};
 use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{BLOCK, Buffer, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, panels, to_tile, weight_grads};
+use super::tile::{BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, panels, rows_left, tiles_at_once, weight_grads};
 use super::weight::Weight;
 use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor};
 use rayon::prelude::*;
@@ -42,15 +43,15 @@ fn block_at(
     assert!(config.heads.is_multiple_of(config.kv_heads), "each key/value head serves as many query heads");
     let (input, input_id) = (x.data.clone(), x.id);
     let block = Block::new(level, fused, offsets, params, config);
-    let recording = fused.recording();
-    let (y, saved) = block.forward(&input, recording);
+    let keep = fused.recording() && !fused.recompute.get();
+    let (y, saved) = block.forward(&input, keep);
     let (y, y_id) = fused.output(x.rows, x.cols, y);
-    if let Some(saved) = saved {
+    if fused.recording() {
         fused.push(move |grads| {
-            if let Some(dy) = grads.take(y_id) {
-                let dx = block.backward(&input, saved, dy, grads);
-                grads.add(input_id, dx);
-            }
+            let Some(dy) = grads.take(y_id) else { return };
+            let saved = saved.or_else(|| block.forward(&input, true).1).expect("kept, or computed again to be kept");
+            let dx = block.backward(&input, saved, dy, grads);
+            grads.add(input_id, dx);
         });
     }
     y
@@ -146,7 +147,7 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &[f32], save: bool) -> (Vec<f32>, Option<Saved>) {
+    fn forward(&self, x: &[f32], save: bool) -> (Buffer, Option<Saved>) {
         let qkv = self.project(x);
         let (attended, lse) = attention::forward(self.level, &qkv, &self.offsets, &self.layout);
         let (y, middle, gate_up) = self.feed_forward(x, &attended, save);
@@ -191,14 +192,14 @@ impl Block {
 
     /// Output projection, residual, norm, SwiGLU, residual. Returns the output, and if they are kept the sum after
     /// attention and the outputs of gate and up.
-    fn feed_forward(&self, x: &[f32], attended: &[f32], save: bool) -> (Vec<f32>, Buffer, Buffer) {
+    fn feed_forward(&self, x: &[f32], attended: &[f32], save: bool) -> (Buffer, Buffer, Buffer) {
         let (level, dim, ffn) = (self.level, self.config.dim, self.config.ffn);
         let o = Panels::transposed(level, &[(&self.o, dim)], self.q_width());
         let gate_up = Panels::transposed(level, &[(&self.gate, ffn), (&self.up, ffn)], dim);
         let down = Panels::transposed(level, &[(&self.down, dim)], ffn);
         let (hidden, wide) = (panels(dim) * BLOCK, panels(ffn) * BLOCK);
         let tiles = (x.len() / dim).div_ceil(ROWS);
-        let mut y = vec![0.0; x.len()];
+        let mut y = Buffer::new(x.len());
         let mut middle = Buffer::new(if save { x.len() } else { 0 });
         let mut kept = Buffer::new(if save { tiles * 2 * wide } else { 0 });
         let mut middles: Vec<Option<&mut [f32]>> = middle.chunks_mut(ROWS * dim).map(Some).collect();
@@ -233,7 +234,7 @@ impl Block {
     }
 
     /// The input's gradient; the parameters' are added to `grads`.
-    fn backward(&self, x: &[f32], saved: Saved, dy: Vec<f32>, grads: &mut Grads) -> Vec<f32> {
+    fn backward(&self, x: &[f32], saved: Saved, dy: Buffer, grads: &mut Grads) -> Buffer {
         let Saved { qkv, attended, lse, middle, gate_up } = saved;
         let (dmiddle, dattended) = self.feed_forward_backward(&middle, &attended, gate_up, dy, grads);
         let outputs = attention::Outputs {
@@ -247,20 +248,15 @@ impl Block {
         self.project_backward(x, dqkv, dmiddle, grads)
     }
 
-    /// Tiles whose intermediates are held at once: enough for every thread, few enough to stay near the cores.
-    fn tiles_at_once(&self) -> usize {
-        4 * rayon::current_num_threads()
-    }
-
     /// Gradients of the sum after attention `[n, dim]` and of the attention's outputs `[n, panels(heads * head_dim) * PANEL]`.
     fn feed_forward_backward(
         &self,
         middle: &[f32],
         attended: &[f32],
         mut gate_up: Buffer,
-        dy: Vec<f32>,
+        dy: Buffer,
         grads: &mut Grads,
-    ) -> (Vec<f32>, Buffer) {
+    ) -> (Buffer, Buffer) {
         let (level, dim, ffn, q) = (self.level, self.config.dim, self.config.ffn, self.q_width());
         let o = Panels::stacked(&[(&self.o, dim)], q);
         let gate_up_weights = Panels::stacked(&[(&self.gate, ffn), (&self.up, ffn)], dim);
@@ -268,14 +264,14 @@ impl Block {
         let (hidden, wide, q_tile) = (panels(dim) * BLOCK, panels(ffn) * BLOCK, panels(q) * BLOCK);
         let q_stride = panels(q) * PANEL;
         let n = dy.len() / dim;
-        let mut dmiddle = vec![0.0; n * dim];
+        let mut dmiddle = Buffer::new(n * dim);
         let mut dattended = Buffer::new(n * q_stride);
         let mut do_ = grads.take_dense(self.params.o);
         let mut dgate = grads.take_dense(self.params.gate);
         let mut dup = grads.take_dense(self.params.up);
         let mut ddown = grads.take_dense(self.params.down);
         let mut dnorm = NormGrad::new(n, dim);
-        let group = self.tiles_at_once();
+        let group = tiles_at_once();
         let held = group.min(n.div_ceil(ROWS));
         let mut products = Buffer::new(held * wide);
         let mut normeds = Buffer::new(held * hidden);
@@ -357,9 +353,9 @@ impl Block {
         &self,
         x: &[f32],
         dqkv: attention::Gradients,
-        mut dmiddle: Vec<f32>,
+        mut dmiddle: Buffer,
         grads: &mut Grads,
-    ) -> Vec<f32> {
+    ) -> Buffer {
         let (level, dim, stride) = (self.level, self.config.dim, self.layout.stride);
         let (q, kv) = (self.q_width(), self.kv_width());
         let weights = Panels::stacked(&[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
@@ -370,7 +366,7 @@ impl Block {
         let mut dk = grads.take_dense(self.params.k);
         let mut dv = grads.take_dense(self.params.v);
         let mut dnorm = NormGrad::new(n, dim);
-        let group = self.tiles_at_once();
+        let group = tiles_at_once();
         let held = group.min(n.div_ceil(ROWS));
         let mut normeds = Buffer::new(held * hidden);
         let mut dqkvs = Buffer::new(held * packed);
@@ -418,15 +414,6 @@ impl Block {
     }
 }
 
-/// Rows `[rows, dim]` as a left operand of whole panels: as they are, or else copied into `tile`.
-fn rows_left<'a>(rows: &'a [f32], dim: usize, tile: &'a mut [f32]) -> Left<'a> {
-    if dim.is_multiple_of(PANEL) {
-        return Left::strided(rows, dim, 1);
-    }
-    to_tile(rows, dim, tile);
-    Left::tile(tile)
-}
-
 /// Copies contiguous elements to columns `column ..` of row r of a tile.
 fn put(from: &[f32], column: usize, r: usize, tile: &mut [f32]) {
     let (mut from, mut column) = (from, column);
@@ -435,30 +422,6 @@ fn put(from: &[f32], column: usize, r: usize, tile: &mut [f32]) {
         tile[column / PANEL * BLOCK + r * PANEL + column % PANEL..][..part.len()].copy_from_slice(part);
         column += part.len();
         from = rest;
-    }
-}
-
-/// A norm's weight's gradient, summed tile by tile and then over the tiles in order, so that threads do not matter.
-struct NormGrad {
-    dim: usize,
-    /// `[tiles, dim]`
-    tiles: Vec<f32>,
-}
-
-impl NormGrad {
-    fn new(rows: usize, dim: usize) -> Self {
-        Self { dim, tiles: vec![0.0; rows.div_ceil(ROWS) * dim] }
-    }
-
-    /// The sums of tiles `start ..`.
-    fn tiles(&mut self, start: usize) -> rayon::slice::ChunksMut<'_, f32> {
-        self.tiles[start * self.dim..].par_chunks_mut(self.dim)
-    }
-
-    fn add_to(&self, dw: &mut [f32]) {
-        for tile in self.tiles.chunks_exact(self.dim) {
-            dw.iter_mut().zip(tile).for_each(|(dw, tile)| *dw += tile);
-        }
     }
 }
 

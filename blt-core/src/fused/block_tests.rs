@@ -114,8 +114,23 @@ fn oracle(inputs: &[Vec<f64>; 10], offsets: &[usize], c: &BlockConfig) -> Vec<f6
 
 /// Output and, from the output's gradient `dy`, all gradients.
 fn fused(level: Level, inputs: &Inputs, offsets: &[usize], c: &BlockConfig, dy: &[f32]) -> (Vec<f32>, Inputs) {
+    let kept = fused_with(false, level, inputs, offsets, c, dy);
+    let recomputed = fused_with(true, level, inputs, offsets, c, dy);
+    assert!(kept == recomputed, "recomputing must not change a bit");
+    kept
+}
+
+fn fused_with(
+    recompute: bool,
+    level: Level,
+    inputs: &Inputs,
+    offsets: &[usize],
+    c: &BlockConfig,
+    dy: &[f32],
+) -> (Vec<f32>, Inputs) {
     let n = offsets[offsets.len() - 1];
     let backend = Fused::new();
+    backend.recompute(recompute);
     let shapes = shapes(n, c);
     let ids: [ParamId; 9] = std::array::from_fn(|i| backend.add_param(shapes[i + 1], inputs[i + 1].clone(), false));
     let [input_layernorm, q, k, v, o, post_attention_layernorm, gate, up, down] = ids;
@@ -128,10 +143,10 @@ fn fused(level: Level, inputs: &Inputs, offsets: &[usize], c: &BlockConfig, dy: 
     let dx = {
         let mut params = backend.params.borrow_mut();
         let mut grads = Grads { values: Default::default(), params: &mut params };
-        grads.add(backend.value(&y).id, dy.to_vec());
+        grads.add(backend.value(&y).id, dy.to_vec().into());
         let ops = backend.tape.borrow_mut().as_mut().map(std::mem::take).unwrap();
         ops.into_iter().rev().for_each(|op| op(&mut grads));
-        grads.take(backend.value(&x).id).unwrap()
+        grads.take(backend.value(&x).id).unwrap().to_vec()
     };
     let mut all = vec![dx];
     all.extend(ids.iter().map(|id| backend.grad(*id).unwrap()));

@@ -4,11 +4,17 @@
 //! segment is a patch: k queries, a key for each byte. In the decoder it is the bytes that read one patch, and the
 //! patch's k keys; so the gradients of keys and values are sums over one segment, in order, and tasks share nothing.
 
-use super::gemm::{Mat, MatMut, Write, parallel};
+use super::buffer::{Buffer, Scratch};
 use super::loops::{axpy, dot, exp, multiversion};
+use super::norm::{NormGrad, norm, norm_backward};
 use super::ragged::{split_by_groups, task_groups};
+use super::simd::Level;
+use super::tile::{
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, rows_left, tiles_at_once, to_tile,
+    weight_grads,
+};
 use super::weight::Weight;
-use super::{Fused, Grads, rms_norm};
+use super::{Fused, Grads};
 use crate::backend::{Backend, CrossConfig, CrossParams, Tensor};
 use crate::patches::Patches;
 use rayon::prelude::*;
@@ -128,6 +134,7 @@ fn cross(
     let (kv_stride, values) = if segments.one_key { (kv_width, 0) } else { (2 * kv_width, kv_width) };
     let heads = Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, kv_stride, values };
     let layer = Layer {
+        level: Level::best(),
         q_norm: fused.weight(params.q_norm),
         k_norm: fused.weight(params.k_norm),
         q: fused.weight(params.q),
@@ -141,7 +148,7 @@ fn cross(
         heads,
         segments,
     };
-    let rows = |data: &Arc<Vec<f32>>| match &order {
+    let rows = |data: &Arc<Buffer>| match &order {
         None => data.clone(),
         Some(order) => Arc::new(gather(data, dim, order)),
     };
@@ -173,13 +180,17 @@ fn cross(
 }
 
 /// Row r of the result is row `order[r]` of x.
-fn gather(x: &[f32], cols: usize, order: &[u32]) -> Vec<f32> {
-    order.iter().flat_map(|&i| &x[i as usize * cols..][..cols]).copied().collect()
+fn gather(x: &[f32], cols: usize, order: &[u32]) -> Buffer {
+    let mut y = Buffer::new(x.len());
+    for (y, &i) in y.chunks_exact_mut(cols).zip(order) {
+        y.copy_from_slice(&x[i as usize * cols..][..cols]);
+    }
+    y
 }
 
 /// Row `order[r]` of the result is row r of x.
-fn scatter(x: &[f32], cols: usize, order: &[u32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
+fn scatter(x: &[f32], cols: usize, order: &[u32]) -> Buffer {
+    let mut y = Buffer::new(x.len());
     for (x, &i) in x.chunks_exact(cols).zip(order) {
         y[i as usize * cols..][..cols].copy_from_slice(x);
     }
@@ -188,6 +199,7 @@ fn scatter(x: &[f32], cols: usize, order: &[u32]) -> Vec<f32> {
 
 /// One call's weights and shapes.
 struct Layer {
+    level: Level,
     q_norm: Weight,
     k_norm: Weight,
     /// `[heads * head_dim, dim]`
@@ -205,35 +217,24 @@ struct Layer {
 /// What backward needs besides the inputs; the normalised inputs are computed again.
 struct Saved {
     /// `[nq, heads * head_dim]`; empty for one key.
-    q: Vec<f32>,
-    /// Inverse root mean square of each query row; empty for one key.
-    q_inverse: Vec<f32>,
+    q: Buffer,
     /// `[nk, kv_stride]`
-    kv: Vec<f32>,
-    k_inverse: Vec<f32>,
+    kv: Buffer,
     /// What attention put out, `[nq, heads * head_dim]`.
-    attended: Vec<f32>,
+    attended: Buffer,
 }
 
 impl Layer {
-    fn forward(&self, x: &[f32], memory: &[f32]) -> (Vec<f32>, Saved) {
-        let (dim, heads, segments) = (self.dim, &self.heads, &self.segments);
-        let (nq, nk, width) = (x.len() / dim, memory.len() / dim, heads.width());
-        let (mut q, mut q_inverse) = (Vec::new(), Vec::new());
-        if !segments.one_key {
-            let normed;
-            (normed, q_inverse) = rms_norm::forward(x, &self.q_norm, self.eps);
-            q = vec![0.0; nq * width];
-            let w = Mat::new(&self.q, width, dim).t();
-            parallel(1.0, Mat::new(&normed, nq, dim), w, MatMut::new(&mut q, nq, width), Write::Set);
-        }
-        let (normed, k_inverse) = rms_norm::forward(memory, &self.k_norm, self.eps);
-        let mut kv = vec![0.0; nk * heads.kv_stride];
-        let w = Mat::new(&self.kv, heads.kv_stride, dim).t();
-        parallel(1.0, Mat::new(&normed, nk, dim), w, MatMut::new(&mut kv, nk, heads.kv_stride), Write::Set);
-        drop(normed);
+    fn forward(&self, x: &[f32], memory: &[f32]) -> (Buffer, Saved) {
+        let (level, dim, heads, segments) = (self.level, self.dim, &self.heads, &self.segments);
+        let width = heads.width();
+        let q = match segments.one_key {
+            true => Buffer::new(0),
+            false => self.project(x, &self.q_norm, &self.q, width),
+        };
+        let kv = self.project(memory, &self.k_norm, &self.kv, heads.kv_stride);
 
-        let mut attended = vec![0.0; nq * width];
+        let mut attended = Buffer::zeros(x.len() / dim * width);
         let parts = split_by_groups(&mut attended, &segments.tasks, |s| segments.queries[s] * width);
         parts.into_par_iter().zip(&segments.tasks).for_each(|(mut part, task)| {
             let mut scratch = Vec::new();
@@ -249,10 +250,90 @@ impl Layer {
             }
         });
 
-        let mut y: Vec<f32> = x.par_iter().with_min_len(1 << 14).map(|x| 2.0 * x).collect();
-        let w = Mat::new(&self.o, dim, width).t();
-        parallel(1.0, Mat::new(&attended, nq, width), w, MatMut::new(&mut y, nq, dim), Write::Add);
-        (y, Saved { q, q_inverse, kv, k_inverse, attended })
+        let mut y = Buffer::new(x.len());
+        let o = Panels::transposed(level, &[(&self.o, dim)], width);
+        let rows = x.par_chunks(ROWS * dim).zip(attended.par_chunks(ROWS * width));
+        y.par_chunks_mut(ROWS * dim).zip(rows).for_each(|(y, (x, attended))| {
+            let mut tile = Scratch::new(panels(width) * BLOCK);
+            to_tile(attended, width, &mut tile);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = 2.0 * x);
+            o.apply_to_rows(level, &tile, y, dim);
+        });
+        (y, Saved { q, kv, attended })
+    }
+
+    /// `norm(x) @ weight^T`, `[n, out]`.
+    fn project(&self, x: &[f32], norm_weight: &[f32], weight: &[f32], out: usize) -> Buffer {
+        let (level, dim) = (self.level, self.dim);
+        let weights = Panels::transposed(level, &[(weight, out)], dim);
+        let mut y = Buffer::new(x.len() / dim * out);
+        y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * dim)).for_each(|(y, x)| {
+            let rows = x.len() / dim;
+            let mut normed = Scratch::new(panels(dim) * BLOCK);
+            norm(level, x, norm_weight, self.eps, &mut normed);
+            if out.is_multiple_of(PANEL) {
+                return weights.apply(level, rows, Left::tile(&normed), y, (out, PANEL), Into::Set);
+            }
+            let mut tile = Scratch::new(panels(out) * BLOCK);
+            weights.apply_tile(level, rows, &normed, &mut tile, Into::Set);
+            from_tile(&tile, out, y);
+        });
+        y
+    }
+
+    /// From the gradient `dy` `[n, out]` of `project(x)`: its input's, to which `residual` times `along` is added, and the norm's. The
+    /// weight's rows from each column of `weights` on are a parameter of their own, `[out of it, dim]`, whose gradient is added to.
+    fn project_backward(
+        &self,
+        x: &[f32],
+        (norm_weight, weight): (&[f32], &[f32]),
+        dy: &[f32],
+        (residual, along): (Option<&[f32]>, f32),
+        weights: Vec<(&mut [f32], usize)>,
+        dnorm: &mut [f32],
+    ) -> Buffer {
+        let (level, dim, n) = (self.level, self.dim, x.len() / self.dim);
+        let out = weight.len() / dim;
+        let stacked = Panels::stacked(&[(weight, out)], dim);
+        let mut dx = Buffer::new(x.len());
+        let mut weights = weights;
+        let mut norm_grad = NormGrad::new(n, dim);
+        let (group, hidden) = (tiles_at_once(), panels(dim) * BLOCK);
+        let mut normeds = Buffer::new(group.min(n.div_ceil(ROWS)) * hidden);
+        for start in (0..n.div_ceil(ROWS)).step_by(group) {
+            let rows = start * ROWS..n.min((start + group) * ROWS);
+            let band = |width: usize| rows.start * width..rows.end * width;
+            let inputs = x[band(dim)].par_chunks(ROWS * dim).zip(dy[band(out)].par_chunks(ROWS * out));
+            let outputs = dx[band(dim)].par_chunks_mut(ROWS * dim).zip(normeds.par_chunks_mut(hidden));
+            inputs.zip(outputs).zip(norm_grad.tiles(start)).enumerate().for_each(
+                |(t, (((x, dy), (dx, normed)), norm_grad))| {
+                    let mut tile = Scratch::new(panels(out) * BLOCK);
+                    let mut grad = Scratch::new(hidden);
+                    let left = rows_left(dy, out, &mut tile);
+                    stacked.apply(level, x.len() / dim, left, &mut grad, (PANEL, BLOCK), Into::Set);
+                    norm(level, x, norm_weight, self.eps, normed);
+                    let mut through = Scratch::new(x.len());
+                    match residual {
+                        None => through.fill(0.0),
+                        Some(residual) => {
+                            let residual = &residual[(start + t) * ROWS * dim..][..x.len()];
+                            through.iter_mut().zip(residual).for_each(|(r, dy)| *r = along * dy);
+                        }
+                    }
+                    norm_backward(level, x, norm_weight, self.eps, &grad, &through, dx, norm_grad);
+                },
+            );
+            let (dy, mut column) = (&dy[band(out)], 0);
+            let mut grads = Vec::new();
+            for (dw, outputs) in &mut weights {
+                let dys = dy.chunks(ROWS * out).map(|dy| Left::strided(&dy[column..], out, 1));
+                grads.push(WeightGrad::new(dw, dim, rows.len(), dys, &normeds));
+                column += *outputs;
+            }
+            weight_grads(level, grads);
+        }
+        norm_grad.add_to(dnorm);
+        dx
     }
 
     /// Gradients of x and memory; adds those of the parameters.
@@ -261,23 +342,17 @@ impl Layer {
         x: &[f32],
         memory: &[f32],
         saved: Saved,
-        dy: Vec<f32>,
+        dy: Buffer,
         params: &CrossParams,
         grads: &mut Grads,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let (dim, heads, segments) = (self.dim, &self.heads, &self.segments);
-        let (nq, nk, width, stride) = (x.len() / dim, memory.len() / dim, heads.width(), heads.kv_stride);
-        let Saved { q, q_inverse, kv, k_inverse, attended } = saved;
+    ) -> (Buffer, Buffer) {
+        let (heads, segments) = (&self.heads, &self.segments);
+        let (width, stride) = (heads.width(), heads.kv_stride);
+        let Saved { q, kv, attended } = saved;
+        let d_attended = self.output_backward(&attended, &dy, params, grads);
 
-        let dy_rows = Mat::new(&dy, nq, dim);
-        let d_o = MatMut::new(grads.dense(params.o), dim, width);
-        parallel(1.0, dy_rows.t(), Mat::new(&attended, nq, width), d_o, Write::Add);
-        let mut d_attended = vec![0.0; nq * width];
-        let w = Mat::new(&self.o, dim, width);
-        parallel(1.0, dy_rows, w, MatMut::new(&mut d_attended, nq, width), Write::Set);
-
-        let mut dq = vec![0.0; q.len()];
-        let mut dkv = vec![0.0; kv.len()];
+        let mut dq = Buffer::zeros(q.len());
+        let mut dkv = Buffer::zeros(kv.len());
         let q_at = |s: usize| segments.queries[s] * width;
         let kv_at = |s: usize| segments.keys[s] * stride;
         let dq_parts = split_by_groups(&mut dq, &segments.tasks, |s| if segments.one_key { 0 } else { q_at(s) });
@@ -301,38 +376,65 @@ impl Layer {
         });
         drop((d_attended, attended, q, kv));
 
-        let mut dx = dy;
-        dx.par_iter_mut().with_min_len(1 << 14).for_each(|d| *d *= 2.0);
-        if segments.one_key {
+        let dx = if segments.one_key {
             // There is a path to these, and what flows along it is zero.
             for id in [params.q_norm, params.q, params.k] {
                 grads.dense(id);
             }
+            let mut dx = dy;
+            dx.iter_mut().for_each(|d| *d *= 2.0);
+            dx
         } else {
-            let mut normed = rms_norm::forward(x, &self.q_norm, self.eps).0;
-            let dq_rows = Mat::new(&dq, nq, width);
-            let d_weight = MatMut::new(grads.dense(params.q), width, dim);
-            parallel(1.0, dq_rows.t(), Mat::new(&normed, nq, dim), d_weight, Write::Add);
-            let d_normed = MatMut::new(&mut normed, nq, dim);
-            parallel(1.0, dq_rows, Mat::new(&self.q, width, dim), d_normed, Write::Set);
-            rms_norm::backward(x, &self.q_norm, &q_inverse, &normed, &mut dx, grads.dense(params.q_norm));
-        }
+            let (mut d_weight, mut d_norm) = (grads.take_dense(params.q), grads.take_dense(params.q_norm));
+            let weights = vec![(&mut d_weight[..], width)];
+            let dx = self.project_backward(x, (&self.q_norm, &self.q), &dq, (Some(&dy), 2.0), weights, &mut d_norm);
+            grads.put_dense(params.q, d_weight);
+            grads.put_dense(params.q_norm, d_norm);
+            dx
+        };
 
-        let mut normed = rms_norm::forward(memory, &self.k_norm, self.eps).0;
         let kv_width = heads.kv_width();
-        for (id, column) in [(params.k, 0), (params.v, heads.values)] {
-            if id == params.k && segments.one_key {
-                continue;
-            }
-            let band = Mat::strided(&dkv[column.min(dkv.len())..], nk, kv_width, stride);
-            let d_weight = MatMut::new(grads.dense(id), kv_width, dim);
-            parallel(1.0, band.t(), Mat::new(&normed, nk, dim), d_weight, Write::Add);
-        }
-        let d_normed = MatMut::new(&mut normed, nk, dim);
-        parallel(1.0, Mat::new(&dkv, nk, stride), Mat::new(&self.kv, stride, dim), d_normed, Write::Set);
-        let mut d_memory = vec![0.0; memory.len()];
-        rms_norm::backward(memory, &self.k_norm, &k_inverse, &normed, &mut d_memory, grads.dense(params.k_norm));
+        let mut dk = (!segments.one_key).then(|| grads.take_dense(params.k));
+        let (mut dv, mut d_norm) = (grads.take_dense(params.v), grads.take_dense(params.k_norm));
+        let weights = dk.as_deref_mut().into_iter().chain([&mut dv[..]]).map(|dw| (dw, kv_width)).collect();
+        let d_memory = self.project_backward(memory, (&self.k_norm, &self.kv), &dkv, (None, 0.0), weights, &mut d_norm);
+        dk.into_iter().for_each(|dk| grads.put_dense(params.k, dk));
+        grads.put_dense(params.v, dv);
+        grads.put_dense(params.k_norm, d_norm);
         (dx, d_memory)
+    }
+
+    /// Through the output projection: the gradient of `attended` from that of the output; adds the weight's.
+    fn output_backward(&self, attended: &[f32], dy: &[f32], params: &CrossParams, grads: &mut Grads) -> Buffer {
+        let (level, dim, width) = (self.level, self.dim, self.heads.width());
+        let n = dy.len() / dim;
+        let stacked = Panels::stacked(&[(&self.o, dim)], width);
+        let mut d_o = grads.take_dense(params.o);
+        let mut d_attended = Buffer::new(attended.len());
+        let (group, tile) = (tiles_at_once(), panels(width) * BLOCK);
+        let mut tiles = Buffer::new(group.min(n.div_ceil(ROWS)) * tile);
+        for start in (0..n.div_ceil(ROWS)).step_by(group) {
+            let rows = start * ROWS..n.min((start + group) * ROWS);
+            let band = |width: usize| rows.start * width..rows.end * width;
+            let inputs = dy[band(dim)].par_chunks(ROWS * dim).zip(attended[band(width)].par_chunks(ROWS * width));
+            let outputs = d_attended[band(width)].par_chunks_mut(ROWS * width).zip(tiles.par_chunks_mut(tile));
+            inputs.zip(outputs).for_each(|((dy, attended), (d_attended, tile))| {
+                let rows = dy.len() / dim;
+                let mut from = Scratch::new(panels(dim) * BLOCK);
+                let left = rows_left(dy, dim, &mut from);
+                if width.is_multiple_of(PANEL) {
+                    stacked.apply(level, rows, left, d_attended, (width, PANEL), Into::Set);
+                } else {
+                    stacked.apply(level, rows, left, tile, (PANEL, BLOCK), Into::Set);
+                    from_tile(tile, width, d_attended);
+                }
+                to_tile(attended, width, tile);
+            });
+            let dys = dy[band(dim)].chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1));
+            weight_grads(level, vec![WeightGrad::new(&mut d_o, width, rows.len(), dys, &tiles)]);
+        }
+        grads.put_dense(params.o, d_o);
+        d_attended
     }
 }
 

@@ -1,5 +1,6 @@
 //! Byte and hash n-gram embeddings: rolling hashes, a gather-sum forward, sorted segment sums backward.
 
+use super::buffer::Buffer;
 use super::loops::multiversion;
 use super::weight::Table;
 use super::{Fused, Grads, Param, ParamGrad, adamw};
@@ -125,7 +126,7 @@ pub(super) fn embed(
     }
     let token_table = params[tokens.0].data.table();
     let hash_table = hash.map_or(Table::F32(&[]), |(table, _)| params[table.0].data.table());
-    let mut y = vec![0.0; n * dim];
+    let mut y = Buffer::new(n * dim);
     let token_rows_of = token_rows.par_chunks(TASK_ROWS);
     y.par_chunks_mut((TASK_ROWS * dim).max(1)).zip(token_rows_of).enumerate().for_each(|(task, (y, token_rows))| {
         let hash_rows = &hash_rows[task * TASK_ROWS * tables..][..token_rows.len() * tables];

@@ -4,6 +4,7 @@
 //! loss's gradient is computed along with the loss, for a unit gradient of the loss, which backward then scales: what is
 //! kept is `[n, dim]` and the weights' own shapes.
 
+use super::buffer::{Buffer, Scratch};
 use super::gemm::{Mat, MatMut, Write, parallel, serial};
 use super::loops::{exp, max, multiversion};
 use super::rms_norm::{norm_rows, norm_rows_backward};
@@ -19,7 +20,7 @@ const TILE: usize = 128;
 const BAND: usize = 16 * TILE;
 
 struct Head {
-    x: Arc<Vec<f32>>,
+    x: Arc<Buffer>,
     norm: Weight,
     /// `[vocab, dim]`
     weight: Weight,
@@ -98,7 +99,7 @@ pub(super) fn loss(
         None
     };
     let total: f64 = nats.iter().map(|&n| n as f64).sum();
-    let (loss, out) = fused.output(1, 1, vec![(scale * total) as f32]);
+    let (loss, out) = fused.output(1, 1, Buffer::from(vec![(scale * total) as f32]));
     if let Some((mut dx, mut d_norm, mut d_weight)) = gradients {
         let id = x.id;
         fused.push(move |grads| {
@@ -121,12 +122,13 @@ fn loss_and_gradients(
     targets: &[Option<u16>],
     scale: f32,
     nats: &mut [f32],
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+) -> (Buffer, Vec<f32>, Vec<f32>) {
     let (dim, vocab, n) = (head.dim, head.vocab, targets.len());
-    let mut dx = vec![0.0; n * dim];
+    let mut dx = Buffer::zeros(n * dim);
     let (mut d_norm, mut d_weight) = (vec![0.0; dim], vec![0.0; vocab * dim]);
     let band = BAND.min(n);
-    let (mut normed, mut inverse, mut d_logits) = (vec![0.0; band * dim], vec![0.0; band], vec![0.0; band * vocab]);
+    let (mut normed, mut inverse, mut d_logits) =
+        (Buffer::new(band * dim), Buffer::new(band), Buffer::new(band * vocab));
     for start in (0..n).step_by(BAND) {
         let rows = BAND.min(n - start);
         let tiles = (
@@ -148,7 +150,7 @@ fn loss_and_gradients(
                         None => row.fill(0.0),
                     }
                 }
-                let mut d_normed = vec![0.0; rows * dim];
+                let mut d_normed = Scratch::new(rows * dim);
                 let w = Mat::new(&head.weight, vocab, dim);
                 serial(1.0, Mat::new(d_logits, rows, vocab), w, MatMut::new(&mut d_normed, rows, dim), Write::Set);
                 let mut d_norm = vec![0.0; dim];

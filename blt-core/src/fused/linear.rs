@@ -1,8 +1,9 @@
 //! `x @ W^T` and its gradients, by tiles of rows.
 
+use super::buffer::{Buffer, Scratch};
 use super::simd::Level;
 use super::tile::{
-    BLOCK, Buffer, Into, Left, PANEL, Panels, ROWS, Scratch, WeightGrad, from_tile, panels, to_tile, weight_grads,
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, tiles_at_once, to_tile, weight_grads,
 };
 use super::{Backend, Fused, ParamId, Tensor};
 use rayon::prelude::*;
@@ -26,7 +27,7 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
             let mut dw = grads.take_dense(id);
             let tile_len = panels(cols) * BLOCK;
             // Tiles of the input in panels, as many at a time as keep every thread busy.
-            let at_once = 4 * rayon::current_num_threads();
+            let at_once = tiles_at_once();
             let mut inputs = Buffer::new(at_once.min(rows.div_ceil(ROWS)) * tile_len);
             for (dy, x) in dy.chunks(at_once * ROWS * out).zip(input.chunks(at_once * ROWS * cols)) {
                 inputs
@@ -44,8 +45,8 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
 }
 
 /// `x @ weight` for rows `x` `[n, cols]`, `[n, out]`.
-fn product(level: Level, x: &[f32], cols: usize, weight: &Panels, out: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / cols * out];
+fn product(level: Level, x: &[f32], cols: usize, weight: &Panels, out: usize) -> Buffer {
+    let mut y = Buffer::new(x.len() / cols * out);
     let direct = out.is_multiple_of(PANEL) && cols.is_multiple_of(PANEL);
     y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * cols)).for_each(|(y, x)| {
         let rows = y.len() / out;
@@ -88,11 +89,11 @@ mod tests {
         let host = fused.to_host(&y);
         let mut params = fused.params.borrow_mut();
         let mut grads = crate::fused::Grads { values: Default::default(), params: &mut params };
-        grads.add(fused.value(&y).id, host.clone());
+        grads.add(fused.value(&y).id, host.clone().into());
         for op in fused.tape.borrow_mut().take().unwrap().into_iter().rev() {
             op(&mut grads);
         }
-        let dx = grads.take(fused.value(&x).id).unwrap();
+        let dx = grads.take(fused.value(&x).id).unwrap().to_vec();
         let dw = grads.dense(id).to_vec();
         [host, dx, dw]
     }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 mod adamw;
 mod attention;
 mod block;
+mod buffer;
 mod cross;
 pub mod embed;
 mod gemm;
@@ -37,20 +38,21 @@ mod testing;
 mod tile;
 mod weight;
 
+use buffer::Buffer;
 use weight::{Stored, Weight};
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
 pub(crate) struct Value {
     pub rows: usize,
     pub cols: usize,
-    pub data: Arc<Vec<f32>>,
+    pub data: Arc<Buffer>,
     pub id: usize,
 }
 
 /// A parameter's gradient: dense, or rows of a table (sorted, each once).
 #[derive(Clone)]
 pub(crate) enum ParamGrad {
-    Dense(Vec<f32>),
+    Dense(Buffer),
     /// Row numbers, ascending, and their gradients `[rows.len(), cols]`.
     Rows(Vec<u32>, Vec<f32>),
 }
@@ -68,24 +70,24 @@ pub(crate) struct Param {
 
 /// What a backward closure reads and adds into.
 pub(crate) struct Grads<'a> {
-    values: HashMap<usize, Vec<f32>>,
+    values: HashMap<usize, Buffer>,
     params: &'a mut Vec<Param>,
 }
 
 impl Grads<'_> {
     /// Takes the gradient of a value that no later operation will add to (its producer's closure is running). None: no
     /// path from the loss reaches it, and the closure has nothing to do.
-    pub fn take(&mut self, id: usize) -> Option<Vec<f32>> {
+    pub fn take(&mut self, id: usize) -> Option<Buffer> {
         self.values.remove(&id)
     }
 
     /// Adds `grad` to a value's gradient.
-    pub fn add(&mut self, id: usize, grad: Vec<f32>) {
+    pub fn add(&mut self, id: usize, grad: Buffer) {
         match self.values.get_mut(&id) {
             None => {
                 self.values.insert(id, grad);
             }
-            Some(sum) => sum.iter_mut().zip(&grad).for_each(|(s, g)| *s += g),
+            Some(sum) => sum.iter_mut().zip(grad.iter()).for_each(|(s, g)| *s += g),
         }
     }
 
@@ -93,28 +95,28 @@ impl Grads<'_> {
     pub fn dense(&mut self, id: ParamId) -> &mut [f32] {
         let param = &mut self.params[id.0];
         let len = param.data.len();
-        match param.grad.get_or_insert_with(|| ParamGrad::Dense(vec![0.0; len])) {
+        match param.grad.get_or_insert_with(|| ParamGrad::Dense(Buffer::zeros(len))) {
             ParamGrad::Dense(grad) => grad,
             ParamGrad::Rows(..) => unreachable!("a table read by rows has no dense gradient"),
         }
     }
 
     /// Takes a parameter's dense gradient (zeros at first) to add into beside others; [`Grads::put_dense`] puts it back.
-    pub fn take_dense(&mut self, id: ParamId) -> Vec<f32> {
+    pub fn take_dense(&mut self, id: ParamId) -> Buffer {
         let param = &mut self.params[id.0];
         match param.grad.take() {
-            None => vec![0.0; param.data.len()],
+            None => Buffer::zeros(param.data.len()),
             Some(ParamGrad::Dense(grad)) => grad,
             Some(ParamGrad::Rows(..)) => unreachable!("a table read by rows has no dense gradient"),
         }
     }
 
     /// Puts back what [`Grads::take_dense`] took.
-    pub fn put_dense(&mut self, id: ParamId, grad: Vec<f32>) {
+    pub fn put_dense(&mut self, id: ParamId, grad: Buffer) {
         let param = &mut self.params[id.0];
         match &mut param.grad {
             // A parameter that was taken twice is summed.
-            Some(ParamGrad::Dense(sum)) => sum.iter_mut().zip(&grad).for_each(|(s, g)| *s += g),
+            Some(ParamGrad::Dense(sum)) => sum.iter_mut().zip(grad.iter()).for_each(|(s, g)| *s += g),
             none => *none = Some(ParamGrad::Dense(grad)),
         }
     }
@@ -140,6 +142,7 @@ pub struct Fused {
     /// The tape during a pause.
     paused: RefCell<Option<Vec<BackwardOp>>>,
     next_id: Cell<usize>,
+    recompute: Cell<bool>,
 }
 
 /// The best rate of large `f32` matrix products that this machine was seen to reach now, on rayon's threads, in FLOP/s: what shares of
@@ -177,7 +180,7 @@ impl Fused {
     }
 
     /// Makes an output value.
-    pub(crate) fn output(&self, rows: usize, cols: usize, data: impl Into<Arc<Vec<f32>>>) -> (Tensor, usize) {
+    pub(crate) fn output(&self, rows: usize, cols: usize, data: impl Into<Arc<Buffer>>) -> (Tensor, usize) {
         let data = data.into();
         debug_assert_eq!(data.len(), rows * cols);
         let id = self.next_id.replace(self.next_id.get() + 1);
@@ -242,12 +245,16 @@ impl Backend for Fused {
         }
     }
 
+    fn recompute(&self, on: bool) {
+        self.recompute.set(on);
+    }
+
     fn backward_observed(&self, loss: &Tensor, after: &mut dyn FnMut(usize)) {
         let ops = self.tape.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
         let mut params = self.params.borrow_mut();
         let mut grads = Grads { values: HashMap::new(), params: &mut params };
         // A loss is [1, 1]; of anything else this starts from the sum of its elements.
-        grads.values.insert(self.value(loss).id, vec![1.0; loss.rows * loss.cols]);
+        grads.values.insert(self.value(loss).id, vec![1.0; loss.rows * loss.cols].into());
         for (i, op) in ops.into_iter().enumerate().rev() {
             op(&mut grads);
             after(i);
@@ -263,7 +270,7 @@ impl Backend for Fused {
         let params = self.params.borrow();
         let param = &params[id.0];
         param.grad.as_ref().map(|grad| match grad {
-            ParamGrad::Dense(grad) => grad.clone(),
+            ParamGrad::Dense(grad) => grad.to_vec(),
             ParamGrad::Rows(rows, grad) => {
                 let cols = param.shape[1];
                 let mut dense = vec![0.0; param.data.len()];
@@ -319,7 +326,7 @@ impl Backend for Fused {
     }
 
     fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Tensor {
-        self.output(rows, cols, data).0
+        self.output(rows, cols, Buffer::from(data)).0
     }
 
     fn to_host(&self, x: &Tensor) -> Vec<f32> {
@@ -344,7 +351,8 @@ impl Backend for Fused {
     fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
         let (a, b) = (self.value(a), self.value(b));
         assert_eq!((a.rows, a.cols), (b.rows, b.cols), "add wants one shape");
-        let sum: Vec<f32> = a.data.iter().zip(b.data.iter()).map(|(a, b)| a + b).collect();
+        let mut sum = Buffer::copy(&a.data);
+        sum.iter_mut().zip(b.data.iter()).for_each(|(a, b)| *a += b);
         let (y, out) = self.output(a.rows, a.cols, sum);
         if self.recording() {
             let (a, b) = (a.id, b.id);

@@ -1,7 +1,9 @@
 //! RMSNorm of a tile, `x * rsqrt(mean(x^2) + eps) * w`, and its gradient.
 
+use super::buffer::Buffer;
 use super::simd::{LANES, Simd, kernel};
-use super::tile::{BLOCK, PANEL};
+use super::tile::{BLOCK, PANEL, ROWS};
+use rayon::prelude::*;
 
 /// Up to sixteen elements, zeros after them.
 #[inline(always)]
@@ -100,6 +102,30 @@ kernel!(
     /// added to.
     pub(crate) fn norm_backward(x: &[f32], w: &[f32], eps: f64, grad: &[f32], residual: &[f32], dx: &mut [f32], dw: &mut [f32]) = norm_backward_body
 );
+
+/// A norm's weight's gradient, summed tile by tile and then over the tiles in order, so that threads do not matter.
+pub(crate) struct NormGrad {
+    dim: usize,
+    /// `[tiles, dim]`
+    tiles: Buffer,
+}
+
+impl NormGrad {
+    pub fn new(rows: usize, dim: usize) -> Self {
+        Self { dim, tiles: Buffer::zeros(rows.div_ceil(ROWS) * dim) }
+    }
+
+    /// The sums of tiles `start ..`.
+    pub fn tiles(&mut self, start: usize) -> rayon::slice::ChunksMut<'_, f32> {
+        self.tiles[start * self.dim..].par_chunks_mut(self.dim)
+    }
+
+    pub fn add_to(&self, dw: &mut [f32]) {
+        for tile in self.tiles.chunks_exact(self.dim) {
+            dw.iter_mut().zip(tile).for_each(|(dw, tile)| *dw += tile);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

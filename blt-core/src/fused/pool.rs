@@ -1,6 +1,7 @@
 //! Pooling of each patch's rows.
 
 use super::Fused;
+use super::buffer::Buffer;
 use super::loops::multiversion;
 use super::ragged::{split_by_groups, task_groups};
 use crate::backend::{Backend, Pooling, Tensor};
@@ -17,7 +18,7 @@ pub(super) fn pool(fused: &Fused, h: &Tensor, patches: &Patches, pooling: Poolin
     let offsets = patches.offsets();
     assert_eq!(h.rows, patches.n_ids, "one row of h for each id");
     let groups = task_groups(&offsets, TASK_ROWS);
-    let mut y = vec![0.0; patches.n_patches() * dim];
+    let mut y = Buffer::zeros(patches.n_patches() * dim);
     let tasks = split_by_groups(&mut y, &groups, |p| p * dim);
     tasks.into_par_iter().zip(&groups).for_each(|(y, group)| {
         let mut sum = vec![0.0f64; dim];
@@ -32,7 +33,7 @@ pub(super) fn pool(fused: &Fused, h: &Tensor, patches: &Patches, pooling: Poolin
         let pooled = fused.value(&y).data.clone();
         fused.push(move |grads| {
             let Some(dy) = grads.take(out) else { return };
-            let mut dh = vec![0.0; input.len()];
+            let mut dh = Buffer::zeros(input.len());
             let tasks = split_by_groups(&mut dh, &groups, |p| offsets[p] * dim);
             tasks.into_par_iter().zip(&groups).for_each(|(mut dh, group)| {
                 let mut share = vec![0.0; dim];
@@ -158,7 +159,7 @@ mod tests {
             let fused = Fused::new();
             fused.record(true);
             let data = [3.0, 3.0, 1.0, 3.0, -2.0, -2.0].map(|x| sign * x);
-            let (h, id) = fused.output(6, 1, data.to_vec());
+            let (h, id) = fused.output(6, 1, Buffer::copy(&data));
             let caught = std::rc::Rc::new(std::cell::RefCell::new(None));
             let to = caught.clone();
             fused.push(move |grads| *to.borrow_mut() = grads.take(id));

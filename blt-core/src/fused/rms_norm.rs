@@ -1,10 +1,6 @@
 //! RMSNorm of plain rows, `x * rsqrt(mean(x^2) + eps) * w` (that of a block's tiles is in `norm`).
 
 use super::loops::{dot, multiversion};
-use rayon::prelude::*;
-
-/// Rows of one task. Fixed, because a task's part of the weight's gradient is a term of the whole.
-const TASK_ROWS: usize = 64;
 
 multiversion! {
     /// Normalises the rows of `x` `[rows, dim]` into `y`; `inverse` `[rows]` becomes their inverse root mean squares.
@@ -29,35 +25,5 @@ multiversion! {
             dx.iter_mut().zip(wdy.iter().zip(x)).for_each(|(dx, (d, x))| *dx += inv * (d - x * mean));
             dw.iter_mut().zip(dy.iter().zip(x)).for_each(|(dw, (d, x))| *dw += d * (x * inv));
         }
-    }
-}
-
-/// `[rows, dim]` normalised, and each row's inverse root mean square.
-pub(super) fn forward(x: &[f32], weight: &[f32], eps: f64) -> (Vec<f32>, Vec<f32>) {
-    let dim = weight.len();
-    let (mut y, mut inverse) = (vec![0.0; x.len()], vec![0.0; x.len() / dim]);
-    y.par_chunks_mut(TASK_ROWS * dim)
-        .zip(x.par_chunks(TASK_ROWS * dim))
-        .zip(inverse.par_chunks_mut(TASK_ROWS))
-        .for_each(|((y, x), inverse)| norm_rows(x, weight, eps, y, inverse));
-    (y, inverse)
-}
-
-/// Adds into dx and dw.
-pub(super) fn backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-    let dim = weight.len();
-    let parts: Vec<Vec<f32>> = dx
-        .par_chunks_mut(TASK_ROWS * dim)
-        .zip(x.par_chunks(TASK_ROWS * dim))
-        .zip(dy.par_chunks(TASK_ROWS * dim))
-        .zip(inverse.par_chunks(TASK_ROWS))
-        .map(|(((dx, x), dy), inverse)| {
-            let mut dw = vec![0.0; dim];
-            norm_rows_backward(x, weight, inverse, dy, dx, &mut dw);
-            dw
-        })
-        .collect();
-    for part in parts {
-        dw.iter_mut().zip(&part).for_each(|(d, p)| *d += p);
     }
 }

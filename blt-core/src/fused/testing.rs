@@ -1,6 +1,7 @@
 //! What the operations' tests share: an operation against its meaning in f64 plain loops, values and gradients.
 
 use super::Fused;
+use super::buffer::Buffer;
 use crate::backend::{Backend, ParamId, Tensor};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -53,10 +54,10 @@ type Captured = Rc<RefCell<Option<Vec<f32>>>>;
 
 /// A value whose gradient is caught. While recording.
 fn input(fused: &Fused, x: &Matrix) -> (Tensor, Captured) {
-    let (x, id) = fused.output(x.shape[0], x.shape[1], x.data.clone());
+    let (x, id) = fused.output(x.shape[0], x.shape[1], Buffer::copy(&x.data));
     let caught: Captured = Default::default();
     let to = caught.clone();
-    fused.push(move |grads| *to.borrow_mut() = grads.take(id));
+    fused.push(move |grads| *to.borrow_mut() = grads.take(id).map(|g| g.to_vec()));
     (x, caught)
 }
 
@@ -64,11 +65,11 @@ fn input(fused: &Fused, x: &Matrix) -> (Tensor, Captured) {
 pub fn weighted_sum(fused: &Fused, x: &Tensor, weights: &[f32]) -> Tensor {
     let id = fused.value(x).id;
     let sum = fused.to_host(x).iter().zip(weights).map(|(x, w)| x * w).sum::<f32>();
-    let (y, out) = fused.output(1, 1, vec![sum]);
+    let (y, out) = fused.output(1, 1, Buffer::copy(&[sum]));
     let weights = weights.to_vec();
     fused.push(move |grads| {
         let d = grads.take(out).unwrap()[0];
-        grads.add(id, weights.iter().map(|w| w * d).collect());
+        grads.add(id, weights.iter().map(|w| w * d).collect::<Vec<_>>().into());
     });
     y
 }

@@ -7,11 +7,9 @@
 //!
 //! Each element is one chain of multiply-adds over k ascending: its bits do not depend on the shape around it.
 
+use super::buffer::{Buffer, Scratch};
 use super::simd::{LANES, Level, Simd, kernel};
 use rayon::prelude::*;
-use std::cell::RefCell;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard};
 
 /// Rows of a tile: a multiple of the microkernels' 6 and 12 rows, small enough that a tile's activations stay in L2.
 pub(crate) const ROWS: usize = 96;
@@ -316,6 +314,15 @@ pub(crate) fn to_tile(rows: &[f32], cols: usize, tile: &mut [f32]) {
     }
 }
 
+/// Rows `[rows, dim]` as a left operand of whole panels: as they are, or else copied into `tile`.
+pub(crate) fn rows_left<'a>(rows: &'a [f32], dim: usize, tile: &'a mut [f32]) -> Left<'a> {
+    if dim.is_multiple_of(PANEL) {
+        return Left::strided(rows, dim, 1);
+    }
+    to_tile(rows, dim, tile);
+    Left::tile(tile)
+}
+
 /// Copies a tile out to rows of `cols` contiguous elements.
 pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
     for (r, row) in rows.chunks_exact_mut(cols).enumerate() {
@@ -323,6 +330,11 @@ pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
             part.copy_from_slice(&tile[p * BLOCK + r * PANEL..][..part.len()]);
         }
     }
+}
+
+/// Tiles whose intermediates are held at once in a backward pass: enough for every thread, few enough to stay near the cores.
+pub(crate) fn tiles_at_once() -> usize {
+    4 * rayon::current_num_threads()
 }
 
 /// The gradient of one weight from some tiles: `dw[o, i] += sum over tiles and rows of dy[row, o] * x[row, i]`.
@@ -385,125 +397,6 @@ pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
             }
         }
     });
-}
-
-thread_local! {
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A buffer of the calling thread's, handed back when dropped, so that tasks do not ask the system for pages. Its
-/// contents are whatever was there.
-pub(crate) struct Scratch {
-    data: Vec<f32>,
-    len: usize,
-}
-
-impl Scratch {
-    pub fn new(len: usize) -> Self {
-        let mut data = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
-        if data.len() < len {
-            data = vec![0.0; len];
-        }
-        Self { data, len }
-    }
-
-    /// A buffer with a copy of `from`.
-    pub fn copy(from: &[f32]) -> Self {
-        let mut scratch = Self::new(from.len());
-        scratch.copy_from_slice(from);
-        scratch
-    }
-}
-
-impl Deref for Scratch {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        &self.data[..self.len]
-    }
-}
-
-impl DerefMut for Scratch {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data[..self.len]
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        FREE.with_borrow_mut(|free| free.push(std::mem::take(&mut self.data)));
-    }
-}
-
-/// Free buffers, and the elements that are lent and were ever lent at once.
-struct Pool {
-    free: Vec<Vec<f32>>,
-    pooled: usize,
-    lent: usize,
-    most: usize,
-}
-
-static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), pooled: 0, lent: 0, most: 0 });
-
-fn pool() -> MutexGuard<'static, Pool> {
-    // Every step leaves the pool whole.
-    POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// A large buffer from a pool of the process, handed back when dropped: an activation's pages are asked of the system in the
-/// first step, not in each (page faults were a sixth of a training step). Its contents are whatever was there. The pool
-/// never makes the process hold more than was once lent at a time.
-pub(crate) struct Buffer {
-    data: Vec<f32>,
-    len: usize,
-}
-
-impl Buffer {
-    pub fn new(len: usize) -> Self {
-        let mut pool = pool();
-        let fits = |data: &Vec<f32>| data.len() >= len && data.len() <= len + len / 4;
-        let best = (0..pool.free.len()).filter(|i| fits(&pool.free[*i])).min_by_key(|i| pool.free[*i].len());
-        if let Some(best) = best {
-            let data = pool.free.swap_remove(best);
-            pool.pooled -= data.len();
-            pool.lent += data.len();
-            pool.most = pool.most.max(pool.lent);
-            return Self { data, len };
-        }
-        pool.lent += len;
-        pool.most = pool.most.max(pool.lent);
-        let mut dropped = Vec::new();
-        while pool.pooled + pool.lent > pool.most
-            && let Some(data) = pool.free.pop()
-        {
-            pool.pooled -= data.len();
-            dropped.push(data);
-        }
-        drop(pool);
-        drop(dropped);
-        Self { data: vec![0.0; len], len }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        &self.data[..self.len]
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data[..self.len]
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut pool = pool();
-        pool.lent -= self.data.len();
-        pool.pooled += self.data.len();
-        pool.free.push(std::mem::take(&mut self.data));
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::Element;
 use super::tape::SharedTape;
+use crate::planted::{Bug, planted};
 use crate::rope;
 use dfdx::prelude::*;
 use std::collections::BTreeMap;
@@ -95,18 +96,21 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
     /// The table for positions `0..positions`, of the angles that [`crate::rope`] defines.
     pub fn table(device: &D, positions: usize, head_dim: usize, theta: f64) -> Self {
         assert!(head_dim.is_multiple_of(2), "RoPE rotates pairs, head_dim is {head_dim}");
-        let frequencies = rope::frequencies(theta, head_dim);
+        let halves = planted(Bug::RopeHalves);
+        let mut frequencies = rope::frequencies(theta, head_dim);
+        frequencies = match halves {
+            true => frequencies.repeat(2),
+            false => frequencies.into_iter().flat_map(|f| [f, f]).collect(),
+        };
         let angles = |f: fn(f64) -> f64| {
-            let row = |p: usize| {
-                let pairs = frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))));
-                pairs.flat_map(|x| [x, x])
-            };
+            let row = |p: usize| frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))));
             device.tensor_from_vec((0..positions).flat_map(row).collect(), (positions, head_dim))
         };
         let mut turn = vec![E::of(0.0); head_dim * head_dim];
-        for i in (0..head_dim).step_by(2) {
-            turn[(i + 1) * head_dim + i] = E::of(-1.0);
-            turn[i * head_dim + i + 1] = E::of(1.0);
+        for i in 0..head_dim / 2 {
+            let (a, b) = if halves { (i, i + head_dim / 2) } else { (2 * i, 2 * i + 1) };
+            turn[b * head_dim + a] = E::of(-1.0);
+            turn[a * head_dim + b] = E::of(1.0);
         }
         Rotation {
             cos: angles(f64::cos),

@@ -1,5 +1,5 @@
 use crate::data::{BatchReader, Packer, Request};
-use crate::loaded::{Feed, Loaded, backend, check_sources, first_wire, fingerprints};
+use crate::loaded::{Feed, Loaded, backend, check_sources, fingerprints, first_wire};
 use crate::memory;
 use crate::ports::{Loss, Patches};
 use crate::profile::{NodeCost, NodeProfile};
@@ -31,6 +31,9 @@ pub struct Bench {
     /// Micro-batches in an optimiser step.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// As in `train`.
+    #[serde(default)]
+    pub recompute: bool,
     /// Ids in a batch of evaluation and patching.
     #[serde(default = "evaluation_batch")]
     pub evaluation_batch_bytes: usize,
@@ -140,6 +143,7 @@ impl Bench {
             train: yes(),
             batch_bytes: train_batch(),
             accumulate: one(),
+            recompute: false,
             evaluation_batch_bytes: evaluation_batch(),
             repeats: ten(),
             warmup: three(),
@@ -327,6 +331,7 @@ impl Measuring<'_> {
         let units: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
         let ids: Vec<ParamId> = loaded.ids();
         let backend = &*loaded.session.backend;
+        backend.recompute(step.recompute);
         let optimiser = AdamWConfig {
             lr: 3e-4,
             betas: (0.9, 0.95),

@@ -1,22 +1,28 @@
-use crate::loaded::{CHECKPOINT_DIR, Loaded, fingerprints, nodes_behind_borders};
+use crate::data::{BatchReader, Packer, Part, Request};
+use crate::loaded::{CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders};
 use crate::model::ParamSet;
-use crate::ports::{Logits, Loss};
+use crate::ports::{Logits, Loss, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
 use blt_core::backend::ParamId;
-use blt_core::hf::{HfConfig, Unsupported, write_directory};
+use blt_core::blt::Blt;
+use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
+use blt_core::model::next_byte_targets;
+use blt_core::params::ParamMaker;
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 /// Writes the model as a Hugging Face `BltForCausalLM` directory, config.json and model.safetensors, under `outputs/`.
 ///
 /// It loads in `transformers` and, with a `Blt` node, here. A global `EntropyPatch` over a `ByteLm` goes with it, at the threshold that was
 /// given or found; with any other patcher the directory has no entropy model (`patch_in_forward: false`) and wants patches from outside.
 /// What the layout cannot say (pooling other than `max`, `cross: all`, windows that differ, a relative rule, resets at newlines) is
-/// refused before any step starts. Leaves `result.json`.
+/// refused before any step starts. With `verify` it is read back and scored against the pipeline's own model. Leaves `result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Export {
@@ -25,20 +31,99 @@ pub struct Export {
     /// The directory's name under `outputs/`.
     #[serde(default = "hf")]
     pub dir: PathBuf,
+    /// Read the directory back, as a `Blt` node does, and score this many documents of the source with both; a byte whose two scores
+    /// are more than 1e-4 nats apart is an error.
+    #[serde(default)]
+    pub verify: Option<u64>,
 }
+
+/// Largest difference of a byte's score by the model that was exported and by the one read back, in nats.
+const LARGEST_DIFFERENCE: f64 = 1e-4;
+/// Ids in a batch while the directory is verified.
+const VERIFY_BATCH: usize = 32 * 1024;
 
 fn hf() -> PathBuf {
     "hf".into()
 }
 
+/// What the model that was read back scores.
+#[derive(Default)]
+struct Verified {
+    nats: f64,
+    bytes: u64,
+    patches: u64,
+    largest_difference: f64,
+}
+
 impl Export {
     /// All else at its default.
     pub fn new(goal: impl Into<String>) -> Self {
-        Export { goal: goal.into(), dir: hf() }
+        Export { goal: goal.into(), dir: hf(), verify: None }
     }
 
     fn not_a_model(&self, error: NotBlt) -> NodeError {
         NodeError::param("goal", format!("`{}` is not the loss of a BLT model: {error}", self.goal))
+    }
+
+    /// Reads `dir` back and scores documents with it and with the pipeline's own model.
+    fn verify(&self, cx: &StepCx, loaded: &Loaded, dir: &Path, documents: u64) -> Result<Verified, StepError> {
+        let session = &loaded.session;
+        let config = HfConfig::read(dir)?;
+        let shape = config.to_model();
+        let weights = Weights::open(dir)?;
+        let (model, _) =
+            ParamMaker::read(&*session.backend, &weights, &BTreeMap::new(), |maker| Blt::new(maker, &shape))?;
+        let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
+        let goals: Vec<&str> = std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
+        let request = Request { lists: loaded.lists(), limit: Some(documents), ..Request::part(Part::All) };
+        let packer = Packer::new(loaded.source.span_bytes, VERIFY_BATCH)?;
+        let reader = BatchReader::new(loaded.source.source.clone(), request, packer);
+        let mut reader = reader.map_err(|e| loaded.data_error(e))?;
+        let mut verified = Verified::default();
+        while let Some(batch) = reader.next_batch().map_err(|e| loaded.data_error(e))? {
+            if cx.interrupted() {
+                return Err(StepError::Interrupted);
+            }
+            let batch = Rc::new(batch);
+            loaded.live.world().insert(Feed(batch.clone()));
+            let mut values = loaded.live.run(&goals)?;
+            let own = values.take::<Loss>(&self.goal)?;
+            let patches = match model.patch(session, &batch) {
+                Some(made) => Rc::new(made?.1),
+                None => {
+                    let wire = patches_wire.as_deref();
+                    let wire = wire.ok_or_else(|| StepError::other(format!("`{}` has no patches", self.goal)))?;
+                    values.take::<Patches>(wire)?
+                }
+            };
+            // EOS, where the goal scores it, is not compared.
+            let targets = next_byte_targets(&batch, false);
+            let read_back = model.forward(session, &batch, &patches).loss(session, &targets);
+            verified.patches += (0..batch.n_spans()).map(|s| patches.n_counted(&batch, s) as u64).sum::<u64>();
+            for ((target, &a), &b) in targets.iter().zip(&read_back.nats).zip(own.nats.iter()) {
+                if target.is_some() {
+                    verified.bytes += 1;
+                    verified.nats += a as f64;
+                    let difference = (a as f64 - b as f64).abs();
+                    // NaN is not small either.
+                    if difference.is_nan() || difference > verified.largest_difference {
+                        verified.largest_difference = difference;
+                    }
+                }
+            }
+        }
+        if verified.bytes == 0 {
+            let msg = format!("the first {documents} documents hold no bytes to verify the export on");
+            return Err(StepError::other(msg).help("give `verify` more documents, or leave it out"));
+        }
+        if verified.largest_difference <= LARGEST_DIFFERENCE {
+            return Ok(verified);
+        }
+        Err(StepError::other(format!(
+            "what was exported scores a byte {} nats away from `{}`, and at most {LARGEST_DIFFERENCE} are allowed",
+            verified.largest_difference, self.goal
+        ))
+        .help("the directory is not the model; please report this with the pipeline"))
     }
 
     /// All that the layout cannot say, in one error.
@@ -66,6 +151,14 @@ impl Step for Export {
         if !goal.is::<Loss>() && !goal.is::<Logits>() {
             let msg = format!("`{}` is {}, and a model is exported by its Loss or Logits", self.goal, goal.port_type);
             return Err(NodeError::param("goal", msg));
+        }
+        if self.verify.is_some() && !goal.is::<Loss>() {
+            let msg =
+                format!("`{}` is {}, and only a Loss can be verified: it has the scores", self.goal, goal.port_type);
+            return Err(NodeError::param("verify", msg));
+        }
+        if self.verify == Some(0) {
+            return Err(NodeError::param("verify", "no document verifies nothing").help("leave `verify` out"));
         }
         let plain = |c: Component| matches!(c, Component::Normal(_));
         if self.dir.as_os_str().is_empty() || !self.dir.components().all(plain) {
@@ -119,7 +212,8 @@ impl Step for Export {
         let dir = cx.dir().join("outputs").join(&self.dir);
         write_directory(&dir, &config, |name| loaded.session.backend.read_param(ids[name]))?;
         let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
-        let result = json!({
+        let verified = self.verify.map(|documents| self.verify(cx, &loaded, &dir, documents)).transpose()?;
+        let mut result = json!({
             "kind": "export",
             "goal": self.goal,
             "directory": Path::new("outputs").join(&self.dir),
@@ -128,9 +222,18 @@ impl Step for Export {
             "patch_in_forward": config.patching.is_some(),
             "threshold": config.patching.as_ref().map(|p| p.threshold),
         });
+        if let Some(verified) = &verified {
+            result["read_back"] = json!({
+                "bpb": verified.nats / LN_2 / verified.bytes as f64,
+                "bytes": verified.bytes,
+                "patches": verified.patches,
+                "largest_difference": verified.largest_difference,
+            });
+        }
         write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
         let patcher = if config.patching.is_some() { "with its entropy model" } else { "patches come from outside" };
-        cx.progress().finish(&format!("{parameters} parameters in {} tensors, {patcher}", specs.len()));
+        let verified = verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
+        cx.progress().finish(&format!("{parameters} parameters in {} tensors, {patcher}{verified}", specs.len()));
         Ok(())
     }
 }

@@ -1,0 +1,140 @@
+//! `blt-run regress`: runs a pipeline and holds its numbers against a baseline.
+
+use crate::cli::{Engine, Pipeline, check_report, fail, interrupted, plain, say, write_results};
+use crate::progress;
+use blt_graph::write_atomic;
+use blt_plugins::regress::{Baseline, BaselineError, Comparison, Measured};
+use blt_plugins::regress::{failed_junit, failed_markdown, junit, markdown, table};
+use clap::Args;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A number is not what it was.
+const REGRESSED: u8 = 4;
+
+#[derive(Args)]
+pub struct Regress {
+    #[command(flatten)]
+    pipeline: Pipeline,
+    /// The numbers to compare with: a text file that `--update` makes, and that is kept beside the pipeline.
+    #[arg(long, value_name = "FILE")]
+    baseline: PathBuf,
+    /// Write this run's numbers into the baseline; its tolerances stay as they are written.
+    #[arg(long)]
+    update: bool,
+    /// Print every number, not only bits per byte and what moved.
+    #[arg(long)]
+    all: bool,
+    /// Write JUnit XML here.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Append Markdown here, as to "$GITHUB_STEP_SUMMARY".
+    #[arg(long, value_name = "FILE")]
+    summary: Option<PathBuf>,
+    /// Write JSON here; the run's directory has it as regression.json in any case.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    engine: Engine,
+}
+
+/// Exit codes: 0 no regression, or the baseline is written; 1 the run failed; 4 a regression; 130 interrupted.
+pub fn regress(args: &Regress) -> ExitCode {
+    let name = args.pipeline.name();
+    match compared(args) {
+        Ok(passed) if passed || args.update => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(REGRESSED),
+        Err(Failure::Interrupted(message)) => interrupted(&message),
+        Err(Failure::Failed(message)) => {
+            let reported = report(args, || failed_junit(&name, &message), || failed_markdown(&name, &message));
+            let code = fail(&message);
+            if let Err(message) = reported {
+                return fail(&message);
+            }
+            code
+        }
+    }
+}
+
+enum Failure {
+    Interrupted(String),
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Failure::Failed(message)
+    }
+}
+
+/// Runs and compares; whether everything passed.
+fn compared(args: &Regress) -> Result<bool, Failure> {
+    // A baseline that cannot be used is told before the run, not after.
+    let (baseline, is_new) = match Baseline::read(&args.baseline) {
+        Err(BaselineError::Missing(_)) if args.update => (Baseline::new(), true),
+        read => (read.map_err(plain)?, false),
+    };
+    let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
+    check_report(&spec)?;
+    let mut options = args.engine.options();
+    std::fs::create_dir_all(&options.runs_dir)
+        .map_err(|e| plain(format!("cannot create {}: {e}", options.runs_dir.display())))?;
+    // Nothing that an earlier run computed may stand in for what this build computes.
+    let store = tempfile::Builder::new().prefix(".regress-").tempdir_in(&options.runs_dir);
+    let store = store.map_err(|e| plain(format!("cannot create a folder in {}: {e}", options.runs_dir.display())))?;
+    options.store_dir = Some(store.path().to_owned());
+
+    let mut comparison = None;
+    let mut updated = None;
+    let finished = args.engine.run(&spec, dir, options, |report| {
+        let (runs, _) = write_results(report, &spec)?;
+        let measured = Measured::of(report, &runs)?;
+        let compared = Comparison::of(&baseline, &measured);
+        let json = serde_json::to_string_pretty(&compared.to_json())?;
+        write_atomic(report.dir.path.join("regression.json"), &json)?;
+        if let Some(path) = &args.json {
+            write_atomic(path, &json)?;
+        }
+        if args.update {
+            updated = Some(baseline.updated(&measured)?);
+        }
+        comparison = Some(compared);
+        Ok(())
+    });
+    let report_of_run = finished.map_err(|error| match error.interrupted() {
+        true => Failure::Interrupted(error.render(crate::cli::color())),
+        false => Failure::Failed(error.render(crate::cli::color())),
+    })?;
+    let comparison = comparison.ok_or_else(|| plain("the run left no comparison"))?;
+    if is_new {
+        let (numbers, path) = (comparison.rows.len(), args.baseline.display());
+        say(&format!("{path} is a new baseline of {numbers} numbers")).map_err(plain)?;
+    } else {
+        say(&table(&comparison, args.all)).map_err(plain)?;
+        report(args, || junit(&comparison), || markdown(&comparison))?;
+    }
+    say(&report_of_run.dir.path.display().to_string()).map_err(plain)?;
+    if let Some(text) = updated {
+        write_atomic(&args.baseline, text).map_err(plain)?;
+        progress::line(&format!("wrote {}", args.baseline.display()));
+    }
+    Ok(comparison.passed())
+}
+
+/// Writes the files for CI that were asked for.
+fn report(args: &Regress, xml: impl Fn() -> String, summary: impl Fn() -> String) -> Result<(), String> {
+    if let Some(path) = &args.junit {
+        write_atomic(path, xml()).map_err(plain)?;
+    }
+    match &args.summary {
+        None => Ok(()),
+        Some(path) => append(path, &summary()),
+    }
+}
+
+fn append(path: &Path, text: &str) -> Result<(), String> {
+    let file = std::fs::File::options().append(true).create(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|e| plain(format!("cannot write {}: {e}", path.display())))
+}
