@@ -11,10 +11,12 @@ mod memory;
 mod model;
 pub mod nodes;
 pub mod ports;
+pub mod predicate;
 mod profile;
 pub mod regress;
 pub mod report;
 pub mod results;
+pub mod scoring;
 mod shape;
 pub mod steps;
 

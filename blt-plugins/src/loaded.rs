@@ -17,7 +17,7 @@ use blt_graph::{ComputePath, Live, NodeError, Plan, PlannedNode, Port, StepCx, S
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -57,6 +57,9 @@ pub trait Prepare {
 
 /// Facility under which a node provides its [`Prepare`].
 pub struct Prepared(pub Rc<dyn Prepare>);
+
+/// Facility of a node whose parameters lie in files, which say all of them: a digest need not read large ones as numbers.
+pub struct ParamFiles(pub Vec<PathBuf>);
 
 /// Facility of a node that can tell, once a step has run it on all its data, that its parameters make no sense on them.
 pub struct AtEnd(pub Box<dyn Fn() -> Result<(), NodeError>>);
@@ -134,6 +137,8 @@ pub struct Loaded {
     pub prepared: BTreeMap<String, Value>,
     /// Optimiser steps behind the parameters.
     pub t: u64,
+    /// Parameters were read from a checkpoint of an earlier step.
+    trained: bool,
 }
 
 /// The nodes of `goals`' sub-graph that read byte corpora.
@@ -251,7 +256,8 @@ impl Loaded {
             .ok_or_else(|| StepError::other(format!("source `{source_node}` provides no `SourceHandle`")))?;
         let params = node_params(&live);
         let source_node = (*source_node).to_owned();
-        let mut loaded = Loaded { params, live, session, source, source_node, prepared: BTreeMap::new(), t: 0 };
+        let mut loaded =
+            Loaded { params, live, session, source, source_node, prepared: BTreeMap::new(), t: 0, trained: false };
         for earlier in cx.earlier() {
             let dir = earlier.dir.join(CHECKPOINT_DIR);
             if dir.is_dir() {
@@ -286,6 +292,7 @@ impl Loaded {
             }
         }
         self.t = state.t;
+        self.trained = true;
         Ok(state.training)
     }
 
@@ -395,6 +402,51 @@ impl Loaded {
             Some((node.clone(), facility.0.summary(learned)))
         };
         self.prepared.iter().filter_map(summary).collect()
+    }
+
+    /// A digest of all that numbers depend on beside the documents: nodes and their wires, parameters, what was learned. Where a checkpoint
+    /// lies is not in it.
+    ///
+    /// # Errors
+    /// If a file of parameters cannot be read.
+    pub fn digest(&self) -> Result<String, StepError> {
+        let plan = self.live.plan();
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        };
+        for node in self.live.nodes().filter_map(|name| plan.node(name)) {
+            if self.live.facility::<SourceHandle>(&node.name).is_some() {
+                continue;
+            }
+            let files = self.live.facility::<ParamFiles>(&node.name);
+            let mut params = node.params.clone();
+            if files.is_some() {
+                params.remove("checkpoint");
+            }
+            add(&serde_json::to_vec(&(&node.name, node.entry.name, &params, plan.wires(node)))?);
+            match files.filter(|_| !self.trained) {
+                Some(files) => {
+                    for path in &files.0 {
+                        let mut of_file = blake3::Hasher::new();
+                        of_file.update_reader(std::fs::File::open(path)?)?;
+                        add(of_file.finalize().as_bytes());
+                    }
+                }
+                None => {
+                    for p in self.params.iter().filter(|p| p.node == node.name) {
+                        add(p.canonical.name.as_bytes());
+                        let mut of_param = blake3::Hasher::new();
+                        for values in self.session.backend.read_param(p.canonical.id).chunks(1 << 14) {
+                            of_param.update(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+                        }
+                        add(of_param.finalize().as_bytes());
+                    }
+                }
+            }
+        }
+        add(&serde_json::to_vec(&self.prepared)?);
+        Ok(hasher.finalize().to_hex()[..32].to_string())
     }
 
     /// The model that the sub-graph is, as far as it is learned.

@@ -243,21 +243,26 @@ impl Chunk {
 
     /// Row `i` of the chunk, or None if it lies in another part.
     pub(super) fn row(&self, i: usize, wanted: &Wanted, origin: &Origin) -> Result<Option<Row>, DataError> {
-        let text = self.text.get(i);
-        let key = || {
+        if self.admits(i, wanted) { self.content(i, wanted, origin).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether row `i` lies in the requested part.
+    pub(super) fn admits(&self, i: usize, wanted: &Wanted) -> bool {
+        wanted.filter.admits(|| {
             let by_column = self.key.as_ref().and_then(|key| key.bytes(i));
-            by_column.unwrap_or(Cow::Borrowed(text.unwrap_or_default()))
-        };
-        if !wanted.filter.admits(key) {
-            return Ok(None);
-        }
-        let Some(text) = text else { return Ok(Some(Row::Null(origin.row))) };
+            by_column.unwrap_or_else(|| Cow::Borrowed(self.text.get(i).unwrap_or_default()))
+        })
+    }
+
+    /// Row `i`, whatever part it lies in.
+    pub(super) fn content(&self, i: usize, wanted: &Wanted, origin: &Origin) -> Result<Row, DataError> {
+        let Some(text) = self.text.get(i) else { return Ok(Row::Null(origin.row)) };
         let scalars = wanted.scalars.iter().zip(&self.scalars).map(|(name, c)| (name.clone(), c.text(i))).collect();
         let mut lists = BTreeMap::new();
         for (list, array) in wanted.lists.iter().zip(&self.lists) {
             lists.insert(list.column.clone(), read_list(array, i, list, text.len(), origin)?);
         }
-        Ok(Some(Row::Document(Document { row: origin.row, bytes: text.to_vec(), scalars, lists })))
+        Ok(Row::Document(Document { row: origin.row, bytes: text.to_vec(), scalars, lists }))
     }
 }
 

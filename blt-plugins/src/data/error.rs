@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::split::Part;
+use crate::predicate::PredicateError;
 
 /// Why a corpus could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum DataError {
         "the {part} part of {corpus} has no bytes: all of its {documents} documents are empty; check `path` and `column`"
     )]
     NoBytes { corpus: String, part: Part, documents: u64 },
+
+    #[error("`{condition}` does not fit the columns of {path}: {error}")]
+    Predicate { condition: String, path: PathBuf, error: Box<PredicateError> },
 
     #[error("this source gives documents and no files of rows, so their rows can't be written back with other columns")]
     NoTables,

@@ -73,6 +73,36 @@ pub(super) fn find(patterns: &[String], base: &Path, extensions: &[String]) -> R
     Ok(found)
 }
 
+/// What Hive calls a null.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// The columns that the folders of a file's name stand for: `lang=en/year=2024/a.parquet` has `lang` and `year`. Values are text, `%XX`
+/// decoded; None for null.
+pub(super) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
+    let folders = name.rsplit_once('/').map_or("", |(folders, _)| folders).split('/');
+    let pairs = folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());
+    pairs.map(|(key, value)| (decoded(key), (value != HIVE_NULL).then(|| decoded(value)))).collect()
+}
+
+/// `%XX` as the byte it stands for, where that gives text.
+fn decoded(text: &str) -> String {
+    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let hex = text.get(at + 1..at + 3).filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
 /// Collects files below `folder`; `above` holds the folders that lead here, so that a link back up ends.
 fn walk(folder: &Path, ext: &[String], above: &mut Vec<PathBuf>, out: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let here = folder.canonicalize().map_err(|e| DataError::read(folder, e))?;
@@ -127,6 +157,16 @@ mod tests {
         std::fs::create_dir(base.join("none")).unwrap();
         let error = names(&["none"], &base).unwrap_err().to_string();
         assert!(error.contains("none") && error.contains(".txt"), "{error}");
+    }
+
+    #[test]
+    fn folders_of_partitions() {
+        let pairs =
+            |name| partitions(name).into_iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");
+        assert_eq!(pairs("in/lang=en/year=2024/a=b.parquet"), r#"lang=Some("en") year=Some("2024")"#);
+        assert_eq!(pairs("a=b.parquet"), "");
+        assert_eq!(pairs("x=__HIVE_DEFAULT_PARTITION__/y=a%2Fb%3D%zz%ff/=c/f"), r#"x=None y=Some("a%2Fb%3D%zz%ff")"#);
+        assert_eq!(pairs("y=a%2Fb%3D%zz=/f"), r#"y=Some("a/b=%zz=")"#);
     }
 
     #[cfg(unix)]

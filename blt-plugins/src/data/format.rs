@@ -1,16 +1,19 @@
 //! What a file format gives: its schema, its units (what is read and shuffled as one), and record batches from them.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
 use super::error::DataError;
 use super::files::Found;
+use crate::predicate::ColumnStatistics;
 
 /// Where an IPC message lies: its metadata (prefix included), then its body.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,11 +54,22 @@ pub(super) struct Scan {
     pub dictionaries: Vec<Message>,
 }
 
+/// A column that a file's folders stand for, with its one value.
+#[derive(Clone, Debug)]
+pub(super) struct Partition {
+    pub field: FieldRef,
+    /// `[1]`
+    pub value: ArrayRef,
+}
+
 /// A file with its scan.
 #[derive(Debug)]
 pub(super) struct DataFile {
     pub found: Found,
     pub scan: Scan,
+    pub partitions: Vec<Partition>,
+    /// The file's own columns, then those of its folders.
+    pub schema: SchemaRef,
 }
 
 pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>> + Send>;
@@ -72,11 +86,28 @@ pub(super) trait Format: Send + Sync {
     /// A digest of the file's own table of contents (Parquet or IPC footer), where it has one.
     fn contents(&self, file: &Found) -> Result<Option<blake3::Hash>, DataError>;
 
-    /// A reader of these columns.
+    /// What the file tells of these columns' values, an element for each of its units; columns of which it tells nothing are left out.
+    fn statistics(&self, file: &DataFile, columns: &[String]) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
+        let _ = (file, columns);
+        Ok(BTreeMap::new())
+    }
+
+    /// A reader of these columns, as far as they are in the files themselves.
     fn reader(&self, columns: &[String]) -> Box<dyn UnitReader>;
 }
 
 impl DataFile {
+    pub fn new(found: Found, scan: Scan, partitions: Vec<Partition>) -> Self {
+        let schema = match partitions.is_empty() {
+            true => scan.schema.clone(),
+            false => {
+                let fields = scan.schema.fields().iter().chain(partitions.iter().map(|p| &p.field)).cloned();
+                Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), scan.schema.metadata().clone()))
+            }
+        };
+        DataFile { found, scan, partitions, schema }
+    }
+
     /// Where the columns stand in this file (files of a corpus may order them differently), ascending.
     pub fn projection(&self, columns: &[String]) -> Vec<usize> {
         let fields = self.scan.schema.fields().iter().enumerate();
@@ -88,6 +119,40 @@ impl DataFile {
 pub(super) trait UnitReader: Send {
     /// The rows of `ranges` (ascending, within the unit), in batches of limited size.
     fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError>;
+}
+
+/// A reader of these columns, those of folders included.
+pub(super) fn reader(format: &dyn Format, columns: &[String]) -> Box<dyn UnitReader> {
+    Box::new(WithPartitions { inner: format.reader(columns), columns: columns.to_vec() })
+}
+
+struct WithPartitions {
+    inner: Box<dyn UnitReader>,
+    columns: Vec<String>,
+}
+
+impl UnitReader for WithPartitions {
+    fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
+        let batches = self.inner.open(file, unit, ranges)?;
+        let wanted = file.partitions.iter().filter(|p| self.columns.contains(p.field.name()));
+        let partitions: Vec<Partition> = wanted.cloned().collect();
+        if partitions.is_empty() {
+            return Ok(batches);
+        }
+        let path = file.found.path.clone();
+        Ok(Box::new(batches.map(move |batch| {
+            let batch = batch?;
+            let rows = UInt32Array::from(vec![0; batch.num_rows()]);
+            let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
+            let mut columns = batch.columns().to_vec();
+            for partition in &partitions {
+                fields.push(partition.field.clone());
+                columns.push(take(&partition.value, &rows, None).map_err(|e| DataError::read(&path, e))?);
+            }
+            let schema = Schema::new_with_metadata(fields, batch.schema().metadata().clone());
+            RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| DataError::read(&path, e))
+        })))
+    }
 }
 
 thread_local! {

@@ -5,7 +5,7 @@
 //! MiB of a Parquet row group (with its dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
 //! A [`DocumentReader`] gives the documents of a [`Part`] in an [`Order`]; its [`Cursor`] is where it stands, small, and
 //! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches; [`RowBatches`] does, and brings the
-//! whole rows along, for who writes them back.
+//! whole rows along, for who writes them back: a [`RowSpan`] at a time, as a [`RowRequest`] chooses them.
 //!
 //! ```
 //! use blt_plugins::data::{BatchReader, Corpus, Packer, Request, Source, SourceConfig, SourceKind};
@@ -31,6 +31,9 @@ mod pack;
 mod parquet_file;
 mod raw;
 mod reader;
+mod row_batches;
+mod rows;
+mod salvage;
 mod shuffle;
 mod split;
 #[cfg(test)]
@@ -41,20 +44,23 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 pub use self::columns::{ListColumn, ListKind, is_text};
 pub use self::error::DataError;
 pub use self::pack::{BatchReader, BatchState, Packer, Pending};
-pub use self::raw::{RawEvent, RawRows, RowBatches, RowReader, Rows, Table};
+pub use self::raw::{RawRow, RawRows, RowReader};
 pub use self::reader::{Counts, Cursor};
+pub use self::row_batches::{RawEvent, RowBatches, RowState, Rows};
+pub use self::rows::{Group, OnError, RowError, RowRequest, RowSpan, Sample, Table, Unreadable};
 pub use self::shuffle::Order;
 pub use self::split::{BY_CONTENT, Part, Split};
 
 use self::columns::{Wanted, position};
 use self::files::Found;
-use self::format::{DataFile, Format};
+use self::format::{DataFile, Format, Partition};
 use self::split::Filter;
 
 /// A document of a corpus.
@@ -242,10 +248,19 @@ pub trait Source: Send + Sync {
         Err(DataError::NoTables)
     }
 
-    /// Starts reading whole rows, all columns, of some of [`Source::tables`], in order. Order and epochs of the request play
-    /// no part.
-    fn open_rows(&self, request: &Request, tables: &[usize]) -> Result<Box<dyn RowReader>, DataError> {
-        let _ = (request, tables);
+    /// Starts reading whole rows, all columns, of spans of [`Source::tables`].
+    ///
+    /// # Errors
+    /// If the request does not fit the files' columns. Reads no rows.
+    fn open_rows(&self, request: &RowRequest) -> Result<Box<dyn RowReader>, DataError> {
+        let _ = request;
+        Err(DataError::NoTables)
+    }
+
+    /// How many rows [`Source::open_rows`] gives of each span, as far as the first ones that have `at_most` in all: what lies behind them
+    /// is not looked at, and counts 0. Of the columns, those are read that the request depends on.
+    fn count_rows(&self, request: &RowRequest, at_most: u64) -> Result<Vec<u64>, DataError> {
+        let _ = (request, at_most);
         Err(DataError::NoTables)
     }
 }
@@ -275,6 +290,8 @@ pub(crate) struct Index {
     files: Vec<DataFile>,
     units: Vec<UnitAt>,
     rows: u64,
+    /// The first file whose columns are not those of the first.
+    differs: Option<DataError>,
 }
 
 struct UnitAt {
@@ -326,7 +343,10 @@ impl Corpus {
             return Ok((schema, first.path));
         }
         let index = self.index()?;
-        Ok((index.files[0].scan.schema.clone(), index.files[0].found.path.clone()))
+        match &index.differs {
+            Some(error) => Err(error.clone()),
+            None => Ok((index.files[0].schema.clone(), index.files[0].found.path.clone())),
+        }
     }
 
     /// Finds and scans the files, once.
@@ -336,25 +356,36 @@ impl Corpus {
             return Ok(index.clone());
         }
         let (mut files, mut units, mut rows) = (Vec::<DataFile>::new(), Vec::new(), 0);
-        for found in self.find()? {
+        let (found, mut differs) = (self.find()?, None);
+        let partitions = match self.format.fixed_schema() {
+            // A column has the path.
+            Some(_) => vec![Vec::new(); found.len()],
+            None => partitions(&found),
+        };
+        for (found, mut partitions) in found.into_iter().zip(partitions) {
             let scan = self.format.scan(&found)?;
-            if let Some(first) = files.first() {
-                same_schema(first, &found, &scan.schema)?;
+            partitions.retain(|p| scan.schema.index_of(p.field.name()).is_err());
+            let file = DataFile::new(found, scan, partitions);
+            if let Some(first) = files.first()
+                && differs.is_none()
+            {
+                differs = same_schema(first, &file).err();
             }
+            let scan = &file.scan;
             let mut first_file_row = 0;
             for (unit, u) in scan.units.iter().enumerate() {
                 units.push(UnitAt { file: files.len(), unit, rows: u.rows, first_row: rows, first_file_row });
                 rows += u.rows;
                 first_file_row += u.rows;
             }
-            files.push(DataFile { found, scan });
+            files.push(file);
         }
         if u32::try_from(units.len()).is_err() {
             return Err(DataError::Config {
                 what: format!("{} row groups or files are more than can be read", units.len()),
             });
         }
-        let index = Arc::new(Index { files, units, rows });
+        let index = Arc::new(Index { files, units, rows, differs });
         *cached = Some(index.clone());
         Ok(index)
     }
@@ -393,6 +424,14 @@ impl Corpus {
             corpus: self.config.paths.join(", "),
             layout: hasher.finalize().to_hex()[..16].to_string(),
         })
+    }
+}
+
+impl Corpus {
+    /// A request for rows, held against the schema of each table that it reads.
+    fn row_plan(&self, request: &RowRequest) -> Result<raw::RowPlan, DataError> {
+        let index = self.index()?;
+        raw::RowPlan::new(self.format.clone(), index, &self.config, request.clone())
     }
 }
 
@@ -448,17 +487,51 @@ impl Source for Corpus {
     }
 
     fn tables(&self) -> Result<Vec<Table>, DataError> {
-        Ok(self.index()?.files.iter().map(Table::of).collect())
+        self.index()?.files.iter().map(|file| Table::of(file, self.format.contents(&file.found)?)).collect()
     }
 
-    fn open_rows(&self, request: &Request, tables: &[usize]) -> Result<Box<dyn RowReader>, DataError> {
-        Ok(Box::new(raw::Reader::new(self.plan(request)?, tables)))
+    fn open_rows(&self, request: &RowRequest) -> Result<Box<dyn RowReader>, DataError> {
+        Ok(Box::new(raw::Reader::new(self.row_plan(request)?, false)))
+    }
+
+    fn count_rows(&self, request: &RowRequest, at_most: u64) -> Result<Vec<u64>, DataError> {
+        raw::count(self.row_plan(request)?, at_most)
     }
 }
 
+/// The columns that the files' folders stand for, file by file: integers where all values are, else text; all that one file has, each has.
+fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
+    let of_files: Vec<Vec<(String, Option<String>)>> = found.iter().map(|f| files::partitions(&f.name)).collect();
+    let mut columns: Vec<&String> = Vec::new();
+    for (key, _) in of_files.iter().flatten() {
+        if !columns.contains(&key) {
+            columns.push(key);
+        }
+    }
+    // `007` is a name, not a number.
+    let integer = |text: &str| text.parse::<i64>().ok().filter(|n| n.to_string() == text);
+    let numbers = |column: &String| {
+        let mut values = of_files.iter().flatten().filter(|(key, _)| key == column).filter_map(|(_, v)| v.as_deref());
+        values.all(|v| integer(v).is_some())
+    };
+    let columns: Vec<(&String, bool)> = columns.into_iter().map(|column| (column, numbers(column))).collect();
+    let of_file = |pairs: &Vec<(String, Option<String>)>| {
+        let partition = |(column, numbers): &(&String, bool)| {
+            let value = pairs.iter().rev().find(|(key, _)| key == *column).and_then(|(_, value)| value.as_deref());
+            let value: ArrayRef = match numbers {
+                true => Arc::new(Int64Array::from(vec![value.and_then(integer)])),
+                false => Arc::new(StringArray::from(vec![value])),
+            };
+            Partition { field: Arc::new(Field::new(*column, value.data_type().clone(), true)), value }
+        };
+        columns.iter().map(partition).collect()
+    };
+    of_files.iter().map(of_file).collect()
+}
+
 /// Names and types of columns must agree; order, nullability and metadata need not.
-fn same_schema(first: &DataFile, found: &Found, schema: &SchemaRef) -> Result<(), DataError> {
-    let expected = &first.scan.schema;
+fn same_schema(first: &DataFile, file: &DataFile) -> Result<(), DataError> {
+    let (expected, schema) = (&first.schema, &file.schema);
     let names = expected.fields().iter().chain(schema.fields()).map(|f| f.name());
     for column in names {
         let of = |schema: &SchemaRef| schema.field_with_name(column).ok().map(|f| f.data_type().clone());
@@ -466,7 +539,7 @@ fn same_schema(first: &DataFile, found: &Found, schema: &SchemaRef) -> Result<()
         if !matches!((&a, &b), (Some(a), Some(b)) if a.equals_datatype(b)) {
             let show = |t: Option<DataType>| t.map_or("missing".to_string(), |t| t.to_string());
             return Err(DataError::SchemaDiffers {
-                path: found.path.clone(),
+                path: file.found.path.clone(),
                 first: first.found.path.clone(),
                 column: column.clone(),
                 found: show(b),

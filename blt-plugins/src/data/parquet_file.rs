@@ -1,5 +1,6 @@
 //! Parquet files: a unit is a row group, of which only the needed columns are read.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -7,13 +8,16 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::error::DataError;
 use super::files::Found;
 use super::format::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader, guard};
+use crate::predicate::ColumnStatistics;
 
 /// Rows decoded at a time, at most; fewer where documents are large.
 const BATCH_ROWS: u64 = 1024;
@@ -53,6 +57,43 @@ impl Format for Parquet {
             Ok(footer)
         };
         Ok(Some(blake3::hash(&read().map_err(|e| DataError::read(&found.path, e))?)))
+    }
+
+    fn statistics(&self, file: &DataFile, columns: &[String]) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
+        let path = &file.found.path;
+        let (_, metadata) = open(path)?;
+        let (schema, parquet_schema) = (metadata.schema(), metadata.parquet_schema());
+        let metadata = metadata.metadata();
+        let (groups, orders) = (metadata.row_groups(), metadata.file_metadata().column_orders());
+        let mut found = BTreeMap::new();
+        for column in columns {
+            let Ok(field) = schema.field_with_name(column) else { continue };
+            if field.data_type().is_nested() {
+                continue;
+            }
+            let statistics = guard(path, &|| "statistics".into(), || {
+                let converter = StatisticsConverter::try_new(column, schema, parquet_schema)
+                    .map_err(|e| e.to_string())?
+                    .with_missing_null_counts_as_zero(false)
+                    .with_column_orders(orders.map(Vec::as_slice));
+                let Some(leaf) = converter.parquet_column_index() else { return Ok(None) };
+                // Old writers ordered text as if its bytes were signed.
+                let misordered = |g: &RowGroupMetaData| {
+                    let statistics = g.column(leaf).statistics();
+                    statistics.is_some_and(|s| s.is_min_max_deprecated() && !s.is_min_max_backwards_compatible())
+                };
+                if groups.iter().any(misordered) {
+                    return Ok(None);
+                }
+                let min = converter.row_group_mins(groups).map_err(|e| e.to_string())?;
+                let max = converter.row_group_maxes(groups).map_err(|e| e.to_string())?;
+                let nulls = converter.row_group_null_counts(groups).map_err(|e| e.to_string())?;
+                let nulls = nulls.iter().zip(groups).map(|(nulls, g)| (nulls, g.num_rows().max(0) as u64)).collect();
+                Ok(Some(ColumnStatistics { min, max, nulls }))
+            })?;
+            found.extend(statistics.map(|statistics| (column.clone(), statistics)));
+        }
+        Ok(found)
     }
 
     fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::{Chunk, Origin, Wanted};
 use super::error::DataError;
-use super::format::{Batches, Format, UnitReader};
+use super::format::{Batches, Format, UnitReader, reader};
 use super::shuffle::{Order, Rng, unit_order};
 use super::{Document, DocumentReader, Index, Request, Row};
 
@@ -125,7 +125,7 @@ pub(super) fn fetch(plan: &Plan, rows: &[u64]) -> Result<Vec<Row>, DataError> {
         let unit = plan.index.units.partition_point(|u| u.first_row <= row) - 1;
         by_unit.entry(unit).or_default().push(row - plan.index.units[unit].first_row);
     }
-    let mut reader = plan.format.reader(&plan.wanted.columns);
+    let mut reader = reader(&*plan.format, &plan.wanted.columns);
     let mut found = BTreeMap::new();
     for (unit, mut rows) in by_unit {
         rows.sort();
@@ -161,7 +161,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(plan: Plan) -> Self {
-        let units = plan.format.reader(&plan.wanted.columns);
+        let units = reader(&*plan.format, &plan.wanted.columns);
         let mut reader = Reader {
             units,
             plan,

@@ -1,4 +1,4 @@
-use crate::loaded::{CheckpointState, STATE_FILE};
+use crate::loaded::{CheckpointState, ParamFiles, STATE_FILE};
 use crate::model::{session, with_stored_params};
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo};
 use crate::profile::PatcherFlops;
@@ -139,9 +139,11 @@ impl Node for Blt {
             let msg = format!("{} has no entropy model, so patches must come from outside", description.display());
             return Err(NodeError::input("patches", msg).help("wire a patcher: `in: {bytes: docs, patches: p}`"));
         }
+        let files: Vec<PathBuf> = weights.files().map(Path::to_path_buf).collect();
         let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
         let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
         cx.provide(WholeModel(shape));
+        cx.provide(ParamFiles(std::iter::once(description).chain(files).collect()));
         Ok(State { model, patcher_flops: cx.provide(PatcherFlops::default()) })
     }
 

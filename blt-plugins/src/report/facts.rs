@@ -46,6 +46,8 @@ pub struct Variant {
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
     pub difference: Option<Difference>,
+    /// What its `score` steps left.
+    pub scores: Vec<Value>,
 }
 
 /// All variants, in the order of results.json.
@@ -107,6 +109,7 @@ impl Variant {
             Some(seeds) => seeds.iter().flat_map(|(seed, of_seed)| prepared(of_seed, Some(seed))).collect(),
             None => prepared(value, None),
         };
+        let steps = value.get("steps").and_then(Value::as_array).into_iter();
         let difference =
             value.get("difference").and_then(|d| Some(Difference { bpb: number(d, "bpb")?, se: number(d, "se") }));
         Variant {
@@ -130,6 +133,7 @@ impl Variant {
             metrics: numbers(value, "metrics"),
             prepared,
             difference,
+            scores: steps.flatten().filter_map(|step| step.get("score")).cloned().collect(),
         }
     }
 }

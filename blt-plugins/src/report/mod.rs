@@ -6,6 +6,7 @@
 mod facts;
 mod page;
 mod sample;
+mod scores;
 mod svg;
 mod table;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::facts::{Found, Results, Variant, columns, listed, mega};
 use super::sample::{self, SHADES, Sample};
 use super::svg::{self, Bar, Line, LinePoint, Look, Part, Point};
-use super::{ReportError, ReportInput, table};
+use super::{ReportError, ReportInput, scores, table};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         curves => curves(&results, &input.metrics),
         domains => domains(&results),
         lengths => lengths(&results),
+        scores => scores::sections(&results),
         samples => samples(&results, &input.samples),
         metrics => metrics(&results),
         flops => flops(&results),
@@ -45,15 +46,15 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
     Ok(environment.get_template("report")?.render(context)?)
 }
 
-fn look(variant: &Variant) -> Look {
+pub(super) fn look(variant: &Variant) -> Look {
     Look { index: variant.index, hollow: variant.lookahead }
 }
 
-fn safe(html: String) -> Value {
+pub(super) fn safe(html: String) -> Value {
     Value::from_safe_string(html)
 }
 
-fn named(variant: &Variant) -> Value {
+pub(super) fn named(variant: &Variant) -> Value {
     context! { swatch => safe(look(variant).swatch()), name => variant.name.as_str(), lookahead => variant.lookahead }
 }
 

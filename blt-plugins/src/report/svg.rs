@@ -411,6 +411,42 @@ pub fn histogram(
     open_ended: bool,
     mean: Option<f64>,
 ) -> Option<String> {
+    let more = |i: usize| if open_ended && i + 1 == shares.len() { "+" } else { "" };
+    let labels: Vec<String> = (0..shares.len()).map(|i| format!("{}{}", i + 1, more(i))).collect();
+    let mean = mean.map(|m| (m - 0.5, m));
+    bins(slug, title, "Share of patches by length in bytes.", look, shares, &labels, &|i| i + 1, mean)
+}
+
+/// A small histogram of numbers: `shares[i]` is the share of those from `from + i * width` on. `mean`: marked by a line. None without
+/// shares.
+pub fn distribution(
+    slug: &str,
+    title: &str,
+    look: Look,
+    shares: &[f64],
+    (from, width): (f64, f64),
+    mean: Option<f64>,
+) -> Option<String> {
+    let labels: Vec<String> = (0..shares.len()).map(|i| format!("{:.1}", from + i as f64 * width)).collect();
+    // Round numbers get a label.
+    let first = (from / width).round() as usize;
+    let mean = mean.map(|m| ((m - from) / width, m));
+    bins(slug, title, "Share of documents by where their bin begins.", look, shares, &labels, &|i| first + i, mean)
+}
+
+/// Bars of shares. `labels` tell each one's value; those are shown for which there is room, where `number` is round. `mean`: its place,
+/// in bars from the left end, and its value.
+#[allow(clippy::too_many_arguments, reason = "two callers in this file")]
+fn bins(
+    slug: &str,
+    title: &str,
+    about: &str,
+    look: Look,
+    shares: &[f64],
+    labels: &[String],
+    number: &dyn Fn(usize) -> usize,
+    mean: Option<(f64, f64)>,
+) -> Option<String> {
     let highest = shares.iter().copied().fold(0.0, f64::max);
     if shares.is_empty() || highest <= 0.0 {
         return None;
@@ -421,9 +457,9 @@ pub fn histogram(
     let y = Scale::round(0.0, highest * 100.0, 3, bottom, top)?;
     let each = (right - left) / shares.len() as f64;
     let described: Vec<String> =
-        shares.iter().enumerate().map(|(i, s)| format!("{}: {:.1} %", i + 1, s * 100.0)).collect();
+        labels.iter().zip(shares).map(|(label, s)| format!("{label}: {:.1} %", s * 100.0)).collect();
     let mut out = String::new();
-    open(&mut out, slug, W, H, title, &format!("Share of patches by length in bytes. {}", described.join("; ")));
+    open(&mut out, slug, W, H, title, &format!("{about} {}", described.join("; ")));
     for (value, label) in y.ticks() {
         let at = y.at(value);
         let _ = write!(out, "<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/>");
@@ -444,12 +480,13 @@ pub fn histogram(
     }
     // A label where there is room for one.
     let every = [1, 2, 5, 10, 20, 50, 100, 200, 500].into_iter().find(|&e| e as f64 * each >= 20.0).unwrap_or(1000);
-    for i in (0..shares.len()).filter(|i| (i + 1) % every == 0 || (every > 1 && *i == 0)) {
-        let more = if open_ended && i + 1 == shares.len() { "+" } else { "" };
-        text(&mut out, "tick mid", left + (i as f64 + 0.5) * each, bottom + 14.0, &format!("{}{more}", i + 1));
+    for (i, label) in labels.iter().enumerate() {
+        if number(i).is_multiple_of(every) || (every > 1 && number(i) == 1) {
+            text(&mut out, "tick mid", left + (i as f64 + 0.5) * each, bottom + 14.0, label);
+        }
     }
-    if let Some(mean) = mean.filter(|m| *m <= shares.len() as f64) {
-        let at = left + (mean - 0.5) * each;
+    if let Some((place, mean)) = mean.filter(|(place, _)| (0.0..=shares.len() as f64).contains(place)) {
+        let at = left + place * each;
         let _ = write!(out, "<path class=\"mean\" d=\"M{at:.1} {top}V{bottom}\"><title>mean {mean:.2}</title></path>");
     }
     let _ = write!(out, "<path class=\"axis\" d=\"M{left} {bottom}H{right}\"/></svg>");

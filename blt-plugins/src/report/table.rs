@@ -79,6 +79,18 @@ pub const COLUMNS: &[Column] = &[
         page_only: true,
     },
     Column {
+        title: "scored bits/byte",
+        about: "bits per byte of the documents of the last score step, whatever part they are of",
+        cells: |_, v| Some(format!("{:.4}", v.scores.last()?.get("bpb")?.as_f64()?)),
+        page_only: false,
+    },
+    Column {
+        title: "score bytes/s",
+        about: "bytes per second of the last score step, reading and writing included",
+        cells: |_, v| Some(grouped(v.scores.last()?.get("score_bytes_per_second")?.as_f64()?)),
+        page_only: false,
+    },
+    Column {
         title: "parameters",
         about: "parameters of all that the loss depends on, the entropy model's included",
         cells: |_, v| v.parameters.map(grouped),

@@ -282,3 +282,30 @@ fn a_run_directory_is_read_and_its_faults_are_named() {
     write("results.json", r#"{"schema": 99}"#);
     assert!(matches!(ReportInput::read(dir.path()), Err(ReportError::Schema { .. })));
 }
+
+#[test]
+fn scores_are_shown_by_their_column() {
+    let group = |documents: u64, bpb: f64, counts: Value| json!({"documents": documents, "bytes": documents * 100, "bpb": bpb, "counts": counts});
+    let score = json!({
+        "goal": "loss", "rows": 12, "kept": 5, "documents": 9, "bytes": 900, "nulls": 1, "empty": 0, "bpb": 2.5,
+        "failed": {"unreadable": 2},
+        "unreadable": [{"input": "in/<a>.parquet", "group": 3, "rows": {"start": 30, "end": 32}, "columns": ["text"], "cause": "x"}],
+        "histogram": {
+            "of": "bits_per_byte", "width": 0.1, "last": 15.9, "by": "lang", "all": group(9, 2.5, json!({"2.0": 4, "3.1": 5})),
+            "groups": {"<en>": group(4, 2.05, json!({"2.0": 4})), "ko": group(5, 3.15, json!({"3.1": 5})), "none": group(0, 0.0, json!({}))},
+        },
+    });
+    let mut input = input();
+    input.results["variants"]["space"]["steps"] = json!([{"train": {}}, {"score": score}]);
+    let html = page(&input);
+    for said in ["12 rows, 9 documents of 900 bytes: 2.5000 bits per byte", "failed: 2 unreadable", "kept: 5"] {
+        assert!(html.contains(said), "{said}");
+    }
+    assert!(html.contains("&lt;a&gt;.parquet, row group 3, rows 30 to 31"));
+    assert!(html.contains("by <code>lang</code>") && html.contains("<b>&lt;en&gt;</b>, 4 documents, mean 2.050"));
+    // A chart of all and of the two values that have any, over the same twelve bins.
+    assert_eq!(html.matches("id=\"scores-1-0-").count(), 3 * 2);
+    assert!(html.contains("2.0: 44.4 %; 2.1: 0.0 %") && html.contains("3.1: 100.0 %"));
+    // Others have no such section.
+    assert_eq!(html.matches("<h2 id=\"scores-").count(), 1);
+}

@@ -1,18 +1,16 @@
-mod part;
-
-use self::part::{Columns, Part, PartWriter, Scores, Summary};
 use super::evaluate::Split;
-use crate::data::{Packer, RawEvent, Request, RowBatches, Rows, Table};
-use crate::loaded::{Feed, Loaded, check_source, fingerprints, first_wire, sources};
-use crate::ports::{Entropies, Loss, LossValue, Patches};
+use crate::data::{DataError, ListColumn, OnError, Packer, Sample, Source};
+use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, sources};
+use crate::ports::{Entropies, Loss, Patches};
+use crate::predicate::Predicate;
 use crate::profile::NodeProfile;
-use blt_core::bytes::{Batch, Span};
+use crate::scoring::{Columns, Job, JobConfig, Outputs, Scorer, Summary, Units, Wires};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A list that a row may be written with.
@@ -37,12 +35,16 @@ impl Emit {
     }
 }
 
-/// Scores every document of a source and writes its rows back with the scores: a Parquet file under `outputs/` for each input file.
+/// Scores every document of a source and writes its rows back with the scores, as Parquet files under `outputs/`.
 ///
-/// A row for each input row in input order; all input columns first, then `n_bytes`, `n_patches` (BOS's own is not counted), `nats`,
-/// `bits_per_byte`, and the lists named in `emit`. A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`.
-/// The goal is a loss (of a trained pipeline, or a `ByteLm`, which has no patches) or a patcher (which has patches alone).
-/// A run that was stopped goes on with the first file that is not finished. Leaves `result.json`.
+/// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it out; all input columns first (those of
+/// folders such as `lang=en/` included), then `n_bytes`, `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists
+/// named in `emit`. A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`. The goal is a loss (of a trained
+/// pipeline, a `Blt`, or a `ByteLm`, which has no patches) or a patcher (which has patches alone).
+///
+/// Each input file becomes a part of its own name, a large one several, after their row groups. A run that was stopped goes on with the
+/// first part that is not finished, and ends in the same files. A part's footer holds digests of model, input and settings
+/// under `blt.score`. Leaves `result.json` and `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
@@ -66,6 +68,30 @@ pub struct Score {
     /// does not count them again.
     #[serde(default)]
     pub context_bytes: usize,
+    /// Decoded bytes of input after which another part begins, at the end of a row group.
+    #[serde(default = "part_bytes")]
+    pub part_bytes: u64,
+    /// A condition on input columns, `lang = 'en' and (n >= 100 or id in (1, 2))`: only rows for which it is true are read. Row groups are
+    /// passed over whose statistics rule it out.
+    #[serde(default, rename = "where")]
+    pub condition: Option<String>,
+    /// A share of these rows, above 0 and up to 1, drawn by file name, row number and the pipeline's seed.
+    #[serde(default)]
+    pub sample: Option<f64>,
+    /// The first so many of these rows alone.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// A condition on input columns and scores, `bits_per_byte < 1.2`: only rows for which it is true are written. All are counted.
+    #[serde(default)]
+    pub keep: Option<String>,
+    /// What to do about rows that cannot be read or scored (row groups that do not decode, a file without the column, a loss that is not
+    /// finite): `fail`, or `null`, which writes them with null scores and counts them by cause in `result.json`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub on_error: OnError,
+    /// An input column by whose values the results show the scores' distribution.
+    #[serde(default)]
+    pub by: Option<String>,
 }
 
 fn all() -> Split {
@@ -76,11 +102,8 @@ fn batch_bytes() -> usize {
     32 * 1024
 }
 
-/// The wires that scores are read from.
-struct Wires {
-    loss: Option<String>,
-    patches: Option<String>,
-    entropies: Option<String>,
+fn part_bytes() -> u64 {
+    64 << 20
 }
 
 /// The wire of port `P` that a node of `goal`'s sub-graph reads, else one that a node of it gives.
@@ -98,8 +121,21 @@ fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeErr
 impl Score {
     /// All else at its default.
     pub fn new(goal: impl Into<String>) -> Self {
-        let (emit, split, batch_bytes) = (Vec::new(), all(), batch_bytes());
-        Score { goal: goal.into(), emit, split, source: None, batch_bytes, context_bytes: 0 }
+        Score {
+            goal: goal.into(),
+            emit: Vec::new(),
+            split: all(),
+            source: None,
+            batch_bytes: batch_bytes(),
+            context_bytes: 0,
+            part_bytes: part_bytes(),
+            condition: None,
+            sample: None,
+            limit: None,
+            keep: None,
+            on_error: OnError::Fail,
+            by: None,
+        }
     }
 
     fn emits(&self, list: Emit) -> bool {
@@ -142,21 +178,73 @@ impl Score {
         Ok(wires)
     }
 
-    fn packer(&self, span_bytes: usize) -> Packer {
-        // An empty document has an entropy, BOS's.
-        Packer { span_bytes, batch_bytes: self.batch_bytes, context_bytes: self.context_bytes, keep_empty: true }
-    }
-
-    fn columns(&self, wires: &Wires, tables: &[Table]) -> Columns {
-        Columns {
+    /// The job on a source, as far as it is known before the model is built (`lists`: columns that the model reads).
+    fn job(&self, cx: &StepCx, source: &SourceHandle, lists: Vec<ListColumn>) -> Result<Job, StepError> {
+        let wires = self.wires(cx.plan())?;
+        let columns = Columns {
             patches: wires.patches.is_some(),
             nats: wires.loss.is_some(),
             log_probs: self.emits(Emit::LogProbs),
             entropies: self.emits(Emit::Entropies),
             patch_lengths: self.emits(Emit::PatchLengths),
-            large: tables.iter().any(|t| t.document_bytes >= i32::MAX as u64),
-        }
+            large: false,
+            nullable: false,
+        };
+        let (keep, condition) = (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
+        // How documents are found and split says the source's node; where they lie is the input, and known of each file.
+        let settings: Vec<_> = self.source_params(cx.plan())?;
+        let config = JobConfig {
+            source: Arc::clone(&source.source) as Arc<dyn Source>,
+            columns,
+            packer: Packer {
+                span_bytes: source.span_bytes,
+                batch_bytes: self.batch_bytes,
+                context_bytes: self.context_bytes,
+                // An empty document has an entropy, BOS's.
+                keep_empty: true,
+            },
+            lists,
+            part: self.split.part(),
+            condition,
+            sample: self.sample.map(|share| Sample { share, seed: cx.seed() }),
+            keep,
+            on_error: self.on_error,
+            by: self.by.clone(),
+            settings: json!({"goal": self.goal, "source": settings, "path": cx.path().to_string(), "device": cx.device()}),
+        };
+        Job::new(config).map_err(|error| self.at_parameter(cx, error))
     }
+
+    /// The parameters of the sources, but for where they read.
+    fn source_params(&self, plan: &Plan) -> Result<Vec<serde_json::Value>, StepError> {
+        let goal = self.source.as_ref().unwrap_or(&self.goal);
+        let sources = plan.needs(&[goal])?.into_iter().filter(|node| node.entry.inputs.is_empty());
+        let params = sources.map(|node| {
+            let mut params = node.params.clone();
+            params.remove("path");
+            params.remove("shuffle_buffer");
+            json!([node.entry.name, params])
+        });
+        Ok(params.collect())
+    }
+
+    /// An error about columns, pointing at the step's parameter that names them.
+    fn at_parameter(&self, cx: &StepCx, error: StepError) -> StepError {
+        let StepError::Failed { error, help } = error else { return error };
+        let param = match error.downcast_ref::<DataError>() {
+            Some(DataError::Predicate { condition, .. }) if self.condition.as_ref() == Some(condition) => "where",
+            Some(DataError::Predicate { .. }) => "keep",
+            Some(DataError::NoSuchColumn { column, .. }) if self.by.as_ref() == Some(column) => "by",
+            _ => return StepError::Failed { error, help },
+        };
+        let error = NodeError::param(param, error.to_string());
+        StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
+    }
+}
+
+/// A condition that parameter `name` holds.
+fn predicate(name: &str, text: &Option<String>) -> Result<Option<Predicate>, NodeError> {
+    text.as_ref().map(|text| Predicate::parse(text).map_err(|e| NodeError::param(name, e))).transpose()
 }
 
 impl Step for Score {
@@ -174,23 +262,31 @@ impl Step for Score {
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         self.wires(plan)?;
         check_source(plan, self.source.as_deref())?;
+        let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
         if self.batch_bytes == 0 {
-            return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
+            return param("batch_bytes", "batch_bytes must be at least 1".into());
+        }
+        if self.part_bytes == 0 {
+            return param("part_bytes", "part_bytes must be at least 1".into());
         }
         if let Some(twice) = self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list)) {
-            return Err(NodeError::param("emit", format!("{} is named twice", twice.1.name())));
+            return param("emit", format!("{} is named twice", twice.1.name()));
         }
+        if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return param("sample", format!("a sample is a share of the rows, above 0 and up to 1, not {share}"));
+        }
+        if self.limit == Some(0) {
+            return param("limit", "a limit is at least 1 row".into());
+        }
+        predicate("where", &self.condition)?;
+        predicate("keep", &self.keep)?;
         Ok(())
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
-        // What cannot be written is told before earlier steps have trained for an hour.
-        let wires = self.wires(cx.plan())?;
+        // What cannot be read or written is told before earlier steps have trained for an hour.
         for (_, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
-            self.packer(handle.span_bytes).check()?;
-            let tables = handle.source.tables()?;
-            let columns = self.columns(&wires, &tables);
-            tables.iter().try_for_each(|table| columns.schema(table).map(|_| ()))?;
+            self.job(cx, &handle, Vec::new())?;
         }
         let goals = self.goals();
         fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
@@ -201,293 +297,87 @@ impl Step for Score {
         let mut loaded = Loaded::build(cx, &[&self.goal])?;
         loaded.prepare(cx)?;
         loaded.read_from(cx, self.source.as_deref())?;
+        let job = self.job(cx, &loaded.source, loaded.lists())?;
+        let units = job.divide(self.part_bytes, self.limit, &loaded.digest()?)?;
+        let outputs = Outputs { dir: cx.dir().join("outputs"), partial: cx.dir().join("partial") };
+        outputs.clear_partial()?;
+        let created = std::fs::create_dir_all(&outputs.dir);
+        created.map_err(|e| StepError::other(format!("cannot create {}: {e}", outputs.dir.display())))?;
+        write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&job.manifest(&units))?)?;
+        let mut summaries = units.units.iter().map(|unit| outputs.find(unit)).collect::<Result<Vec<_>, _>>()?;
+        let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
+
         let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
         loaded.live.world().observe(profile.clone());
-        let source = loaded.source.source.clone();
-        let tables = source.tables()?;
-        let columns = self.columns(&wires, &tables);
-        let parts = self.parts(cx, &tables, columns)?;
-        let to_do: Vec<usize> = (0..parts.len()).filter(|&i| parts[i].summary.is_none()).collect();
-        let rows_to_do: u64 = to_do.iter().map(|&i| tables[i].rows).sum();
-
-        let lists = loaded.lists();
-        let request = Request { lists: lists.clone(), ..Request::part(self.split.part()) };
-        let packer = self.packer(loaded.source.span_bytes);
-        let mut events = RowBatches::start(source.open_rows(&request, &to_do)?, packer, lists, 8)?;
-        let mut scoring =
-            Scoring { wires, columns, loaded, parts, waiting: VecDeque::new(), writer: None, seen: Summary::default() };
-        cx.progress().start(&format!("score {}", self.goal), Some(rows_to_do));
+        let mut scorer = Scorer::new(loaded, wires);
+        let rows = to_do.iter().map(|&i| units.units[i].rows).sum();
+        cx.progress().start(&format!("score {}", self.goal), Some(rows));
         let started = Instant::now();
-        while let Some(event) = events.next_event()? {
+        let mut bytes = 0;
+        let scored = scorer.score(&job, &units, &to_do, &outputs, &mut |seen| {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            match event {
-                RawEvent::Rows(rows) => scoring.waiting.push_back(Waiting::Rows(OpenRows::new(rows))),
-                RawEvent::End(table) => scoring.waiting.push_back(Waiting::End(table)),
-                RawEvent::Batch(batch) => scoring.score(batch)?,
-            }
-            scoring.write()?;
-            let rate = scoring.seen.bytes as f64 / started.elapsed().as_secs_f64();
-            let bpb = scoring.seen.bits_per_byte().filter(|_| scoring.columns.nats).map(|b| ("bpb", format!("{b:.3}")));
+            bytes = seen.bytes;
+            let rate = seen.bytes as f64 / started.elapsed().as_secs_f64();
+            let bpb = seen.bits_per_byte().filter(|_| job.columns.nats).map(|b| ("bpb", format!("{b:.3}")));
             let fields: Vec<_> = bpb.into_iter().chain([("bytes/s", format!("{rate:.0}"))]).collect();
-            cx.progress().update(scoring.seen.rows, &fields);
+            cx.progress().update(seen.rows, &fields);
+            Ok(())
+        })?;
+        let seconds = started.elapsed().as_secs_f64();
+        for (i, summary) in to_do.into_iter().zip(scored) {
+            summaries[i] = Some(summary);
         }
-        scoring.finish(self, cx, &tables, &profile, started.elapsed().as_secs_f64())
+        outputs.clear_partial()?;
+        // Of a resumed run, without the parts that were there.
+        let timing = json!({"score_bytes_per_second": bytes as f64 / seconds, "seconds_by_node": profile.seconds()});
+        write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
+        self.finish(cx, &job, &units, &summaries.into_iter().flatten().collect::<Vec<_>>())
     }
 }
 
 impl Score {
-    /// The parts, with what an interrupted run finished of them.
-    fn parts(&self, cx: &StepCx, tables: &[Table], columns: Columns) -> Result<Vec<Part>, StepError> {
-        let outputs = cx.dir().join("outputs");
-        let failed = |e: std::io::Error| StepError::other(format!("cannot create {}: {e}", outputs.display()));
-        std::fs::create_dir_all(&outputs).map_err(failed)?;
-        let names = part::names(tables.iter().map(|t| t.name.as_str()));
-        let part = |(table, name): (&Table, String)| {
-            let mut part = Part {
-                path: outputs.join(&name),
-                // Not below `outputs`: what a killed run leaves there is not to be taken for a part.
-                partial: cx.dir().join("part.partial"),
-                input: table.name.clone(),
-                schema: columns.schema(table)?,
-                summary: None,
-                name,
-            };
-            if cx.resumed() {
-                part.find()?;
-            }
-            Ok(part)
-        };
-        tables.iter().zip(names).map(part).collect()
-    }
-}
-
-/// Rows of which documents are still to be scored.
-struct OpenRows {
-    rows: Rows,
-    scores: Vec<Option<Scores>>,
-    /// Documents whose last span was not scored yet.
-    open: usize,
-}
-
-impl OpenRows {
-    fn new(rows: Rows) -> Self {
-        let new = |n_bytes: usize| Scores { n_bytes: n_bytes as u64, ..Scores::default() };
-        let scores: Vec<Option<Scores>> = rows.documents.iter().map(|(_, n)| n.map(new)).collect();
-        OpenRows { open: scores.iter().flatten().count(), rows, scores }
-    }
-}
-
-/// What is to be written, in order.
-enum Waiting {
-    Rows(OpenRows),
-    /// The end of this table's part.
-    End(usize),
-}
-
-struct Scoring {
-    wires: Wires,
-    columns: Columns,
-    loaded: Loaded,
-    parts: Vec<Part>,
-    waiting: VecDeque<Waiting>,
-    writer: Option<PartWriter>,
-    /// What this run wrote; of a resumed one, without the parts that were there.
-    seen: Summary,
-}
-
-/// What the graph says of a batch.
-struct Values {
-    loss: Option<LossValue>,
-    patches: Option<Rc<blt_core::patches::Patches>>,
-    entropies: Option<Rc<Vec<f32>>>,
-}
-
-impl Values {
-    /// Adds what a span says to its document's scores; what it has in common with the span before is left out.
-    fn add(&self, batch: &Batch, s: usize, columns: &Columns, scores: &mut Scores) {
-        let span = &batch.spans[s];
-        let (start, end) = (batch.offsets[s], batch.offsets[s + 1]);
-        let is_first = span.range.start + span.context == 0;
-        if let Some(loss) = &self.loss {
-            // The nats at an id are those of the byte after it.
-            let nats = &loss.nats[start + span.context..end - 1];
-            scores.nats += nats.iter().map(|&x| x as f64).sum::<f64>();
-            if columns.log_probs {
-                scores.log_probs.extend(nats.iter().map(|x| 0.0 - x));
-            }
-        }
-        // The first id that counts: the document's BOS, or the first byte that no span before had.
-        let first = if is_first { start } else { start + 1 + span.context };
-        if let Some(entropies) = self.entropies.as_ref().filter(|_| columns.entropies) {
-            scores.entropies.extend_from_slice(&entropies[first..end]);
-        }
-        if let Some(patches) = &self.patches {
-            scores.n_patches += patches.n_counted(batch, s) as u64;
-            if columns.patch_lengths {
-                let starts = &patches.starts[patches.span_offsets[s]..patches.span_offsets[s + 1]];
-                let counted = starts[starts.partition_point(|&i| i < first)..].iter();
-                scores.starts.extend(counted.map(|i| (span.range.start + i - start) as u64));
-            }
-        }
-    }
-}
-
-/// The row of a span, looked for from place `at` on, which is moved to where it is.
-fn row_of<'a>(
-    waiting: &'a mut VecDeque<Waiting>,
-    at: &mut usize,
-    span: &Span,
-) -> Result<(&'a mut OpenRows, usize), StepError> {
-    let found = waiting.iter().enumerate().skip(*at).find_map(|(place, waiting)| match waiting {
-        Waiting::Rows(open) => {
-            let row = open.rows.documents.binary_search_by_key(&span.row, |(row, _)| *row).ok()?;
-            Some((place, row))
-        }
-        Waiting::End(_) => None,
-    });
-    match found.map(|(place, row)| (place, row, waiting.get_mut(place))) {
-        Some((place, row, Some(Waiting::Rows(open)))) => {
-            *at = place;
-            Ok((open, row))
-        }
-        _ => Err(StepError::other(format!("row {} was scored and not read", span.row))),
-    }
-}
-
-impl Scoring {
-    fn score(&mut self, batch: Batch) -> Result<(), StepError> {
-        let batch = Rc::new(batch);
-        self.loaded.live.world().insert(Feed(batch.clone()));
-        let Wires { loss, patches, entropies } = &self.wires;
-        let entropies = entropies.as_ref().filter(|_| self.columns.entropies);
-        let goals: Vec<&String> = loss.iter().chain(patches).chain(entropies).collect();
-        let mut found = self.loaded.live.run(&goals)?;
-        let values = Values {
-            loss: loss.as_ref().map(|wire| found.take::<Loss>(wire)).transpose()?,
-            patches: patches.as_ref().map(|wire| found.take::<Patches>(wire)).transpose()?,
-            entropies: entropies.map(|wire| found.take::<Entropies>(wire)).transpose()?,
-        };
-        let lengths = [values.loss.as_ref().map(|l| l.nats.len()), values.entropies.as_ref().map(|e| e.len())];
-        if let Some(found) = lengths.into_iter().flatten().find(|&n| n != batch.len()) {
-            let msg = format!("`{}` gives {found} numbers for a batch of {} ids", goals[0], batch.len());
-            return Err(StepError::other(msg).help("a loss that scores has its nats at every id, and entropies too"));
-        }
-        let columns = self.columns;
-        // Spans come in the order of their rows, which wait in that order.
-        let mut at = 0;
-        for (s, span) in batch.spans.iter().enumerate() {
-            let (open, i) = row_of(&mut self.waiting, &mut at, span)?;
-            let Some(scores) = &mut open.scores[i] else {
-                return Err(StepError::other(format!("row {} is null, and was scored", span.row)));
-            };
-            values.add(&batch, s, &columns, scores);
-            if span.last {
-                open.open -= 1;
-                if !scores.nats.is_finite() {
-                    return Err(StepError::other(format!(
-                        "the loss of the document in row {} is not finite",
-                        span.row
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what is scored and not behind something that is not.
-    fn write(&mut self) -> Result<(), StepError> {
-        loop {
-            match self.waiting.front() {
-                Some(Waiting::Rows(open)) if open.open > 0 => return Ok(()),
-                None => return Ok(()),
-                Some(_) => {}
-            }
-            match self.waiting.pop_front() {
-                Some(Waiting::Rows(OpenRows { rows, scores, .. })) => {
-                    let part = &self.parts[rows.table];
-                    let writer = match &mut self.writer {
-                        Some(writer) => writer,
-                        None => self.writer.insert(PartWriter::create(part, self.columns)?),
-                    };
-                    writer.write(part, &rows, &scores)?;
-                    scores.iter().for_each(|s| self.seen.add(s.as_ref()));
-                }
-                Some(Waiting::End(table)) => {
-                    let part = &mut self.parts[table];
-                    let writer = match self.writer.take() {
-                        Some(writer) => writer,
-                        None => PartWriter::create(part, self.columns)?,
-                    };
-                    writer.finish(part)?;
-                }
-                None => return Ok(()),
-            }
-        }
-    }
-
-    fn finish(
-        self,
-        step: &Score,
-        cx: &StepCx,
-        tables: &[Table],
-        profile: &NodeProfile,
-        seconds: f64,
-    ) -> Result<(), StepError> {
+    fn finish(&self, cx: &StepCx, job: &Job, units: &Units, summaries: &[Summary]) -> Result<(), StepError> {
         let mut total = Summary::default();
         let mut parts = Vec::new();
-        for (part, table) in self.parts.iter().zip(tables) {
-            let summary =
-                part.summary.as_ref().ok_or_else(|| StepError::other(format!("{} was not scored", table.name)))?;
+        for (unit, summary) in units.units.iter().zip(summaries) {
             total.merge(summary);
-            parts.push(self.columns.json(summary, &[("input", json!(part.input)), ("part", json!(part.name))]));
+            let mut part = serde_json::Map::from_iter([
+                ("input".to_owned(), json!(unit.input)),
+                ("groups".to_owned(), json!([unit.span.groups.start, unit.span.groups.end])),
+                ("part".to_owned(), json!(unit.part)),
+            ]);
+            part.extend(summary.sums(&job.columns));
+            parts.push(serde_json::Value::Object(part));
         }
-        let head = [
-            ("kind", json!("score")),
-            ("goal", json!(step.goal)),
-            ("emit", json!(step.emit)),
-            ("split", json!(step.split)),
-        ];
-        let mut result = self.columns.json(&total, &head);
-        result["parts"] = json!(parts);
+        let mut result = serde_json::Map::from_iter([
+            ("kind".to_owned(), json!("score")),
+            ("goal".to_owned(), json!(self.goal)),
+            ("emit".to_owned(), json!(self.emit)),
+            ("split".to_owned(), json!(self.split)),
+            ("model".to_owned(), json!(units.model)),
+        ]);
+        result.extend(total.sums(&job.columns));
+        result.insert("row_groups_skipped".into(), json!(total.groups_skipped));
+        result.insert("unreadable".into(), serde_json::to_value(&total.unreadable)?);
+        if let Some(histogram) = total.histogram(&job.columns, self.by.as_deref()) {
+            result.insert("histogram".into(), histogram);
+        }
+        result.insert("parts".into(), json!(parts));
         write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
-        let timing = json!({
-            "score_bytes_per_second": self.seen.bytes as f64 / seconds,
-            "seconds_by_node": profile.seconds(),
-        });
-        write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
-        let bpb = total
-            .bits_per_byte()
-            .filter(|_| self.columns.nats)
-            .map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
-        cx.progress().finish(&format!("{bpb}{} bytes in {} rows ({} null)", total.bytes, total.rows, total.nulls));
+        let bpb = total.all.bits_per_byte().filter(|_| job.columns.nats);
+        let mut said = bpb.map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
+        said += &format!("{} bytes in {} rows ({} null)", total.all.bytes, total.rows, total.nulls);
+        let failed: u64 = total.failed.values().sum();
+        if failed > 0 {
+            said += &format!(", {failed} failed");
+        }
+        if self.keep.is_some() {
+            said += &format!(", {} kept", total.kept);
+        }
+        cx.progress().finish(&said);
         Ok(())
-    }
-}
-
-impl Columns {
-    /// Sums, as far as these columns have them.
-    fn json(&self, of: &Summary, head: &[(&str, serde_json::Value)]) -> serde_json::Value {
-        let mut map: serde_json::Map<_, _> = head.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
-        for (key, value) in [
-            ("rows", of.rows),
-            ("documents", of.documents),
-            ("bytes", of.bytes),
-            ("nulls", of.nulls),
-            ("empty", of.empty),
-        ] {
-            map.insert(key.into(), json!(value));
-        }
-        if self.nats {
-            map.insert("nats".into(), json!(of.nats));
-            map.insert("bpb".into(), json!(of.bits_per_byte()));
-        }
-        if self.patches {
-            map.insert("patches".into(), json!(of.patches));
-            map.insert("bytes_per_patch".into(), json!((of.patches > 0).then(|| of.bytes as f64 / of.patches as f64)));
-        }
-        map.into()
     }
 }
 

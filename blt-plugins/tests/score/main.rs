@@ -1,172 +1,24 @@
 //! The `score` step, run as a pipeline runs it: what it writes, that batches and spans do not show, and how it goes on.
 
+mod bench;
+mod errors;
+mod filters;
+mod units;
+
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray, ListArray,
-    RecordBatch, StringArray, StringViewArray, StructArray,
+    Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray, ListArray, RecordBatch, StringArray,
+    StringViewArray, StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int8Type, Int32Type, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Schema};
 use arrow::ipc::writer::FileWriter;
-use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
-use blt_graph::{PipelineSpec, Progress, StepHeading};
-use blt_plugins as _;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use bench::*;
+use blt_graph::run::RunReport;
 use serde_json::Value;
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::f64::consts::LN_2;
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Notes the work announced, and pulls the plug after so many rows.
-#[derive(Default)]
-struct Told {
-    totals: RefCell<Vec<Option<u64>>>,
-    stop_after: Option<u64>,
-    flag: Arc<AtomicBool>,
-}
-
-impl Progress for Told {
-    fn step(&self, _: &StepHeading) {}
-    fn start(&self, what: &str, total: Option<u64>) {
-        if what.starts_with("score") {
-            self.totals.borrow_mut().push(total);
-        }
-    }
-    fn update(&self, done: u64, _: &[(&str, String)]) {
-        if self.stop_after.is_some_and(|stop| done >= stop) {
-            self.flag.store(true, Ordering::Relaxed);
-        }
-    }
-    fn finish(&self, _: &str) {}
-    fn message(&self, _: &str) {}
-}
-
-struct Bench {
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("in")).unwrap();
-        Bench { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn run_told(&self, yaml: &str, runs: &str, told: &Told) -> Result<RunReport, RunError> {
-        let spec = PipelineSpec::parse(yaml, "score.yaml").unwrap_or_else(|e| panic!("{}", e.render(false)));
-        let options = RunOptions { runs_dir: self.path(runs), ..RunOptions::new("test build") };
-        Runner::new(&spec, self.dir.path(), options).progress(told).interrupt(told.flag.clone()).run()
-    }
-
-    /// Runs, and gives the directory of the last step.
-    fn run(&self, yaml: &str) -> PathBuf {
-        let report = self.run_told(yaml, "runs", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
-        report.plans[0].steps.last().unwrap().dir.clone()
-    }
-
-    fn fails(&self, yaml: &str) -> String {
-        match self.run_told(yaml, "runs", &Told::default()) {
-            Ok(_) => panic!("it ran"),
-            Err(error) => error.render(false),
-        }
-    }
-}
-
-fn write_parquet(path: &Path, batch: &RecordBatch, group_rows: usize) {
-    let properties = WriterProperties::builder()
-        .set_max_row_group_row_count(Some(group_rows))
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .build();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
-    writer.write(batch).unwrap();
-    writer.close().unwrap();
-}
-
-fn read_parquet(path: &Path) -> RecordBatch {
-    let file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-    let schema = builder.schema().clone();
-    let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
-    let batches: Vec<RecordBatch> =
-        batches.iter().map(|b| RecordBatch::try_new(schema.clone(), b.columns().to_vec()).unwrap()).collect();
-    concat_batches(&schema, &batches).unwrap()
-}
-
-fn texts(rows: &[Option<&[u8]>]) -> RecordBatch {
-    let text: ArrayRef = Arc::new(BinaryArray::from_iter(rows));
-    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows.len() as i64));
-    RecordBatch::try_from_iter_with_nullable([("id", ids, false), ("text", text, true)]).unwrap()
-}
-
-const ROWS: [Option<&[u8]>; 8] = [
-    Some(b"fn main() { println!(\"hi\"); }\n"),
-    None,
-    Some(b""),
-    Some(b"\xff\xfe\x80 not UTF-8 \x00"),
-    Some("한국어 글도 있다".as_bytes()),
-    Some(b"x"),
-    Some(b"the end of the text is the end"),
-    None,
-];
-
-/// The nodes of a small BLT; `patcher` stands at `patches`.
-fn graph(source: &str, patcher: &str) -> String {
-    format!(
-        "name: score
-graph:
-  docs: {source}
-  lm: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 4}}
-  patches: {patcher}
-  embed: {{node: ByteEmbed, in: docs, dim: 16, ngrams: [2, 3], table: 50}}
-  encoder: {{node: LocalEncoder, in: {{bytes: embed, patches: patches}}, layers: 1, heads: 2, window: 8, k: 2}}
-  latent: {{node: Latent, in: encoder.patches, dim: 16, layers: 1, heads: 2}}
-  decoder: {{node: LocalDecoder, in: {{bytes: encoder.bytes, patches: latent}}, layers: 1, heads: 2, window: 8}}
-  loss: {{node: NextByteLoss, in: {{logits: decoder, bytes: docs}}}}
-run:
-"
-    )
-}
-
-const SOURCE: &str = "{node: ParquetBytes, path: in}";
-const ENTROPY: &str = "{node: EntropyPatch, in: {bytes: docs, entropies: lm}, rule: relative, relative_threshold: 0.0}";
-const EMIT: &str = "emit: [log_probs, entropies, patch_lengths]";
-
-fn names(batch: &RecordBatch) -> Vec<String> {
-    batch.schema().fields().iter().map(|f| f.name().clone()).collect()
-}
-
-fn i64s(batch: &RecordBatch, name: &str) -> Vec<Option<i64>> {
-    batch[name].as_primitive::<Int64Type>().iter().collect()
-}
-
-fn f64s(batch: &RecordBatch, name: &str) -> Vec<Option<f64>> {
-    batch[name].as_primitive::<Float64Type>().iter().collect()
-}
-
-fn f32_lists(batch: &RecordBatch, name: &str) -> Vec<Option<Vec<f32>>> {
-    let lists = batch[name].as_list::<i32>();
-    lists.iter().map(|l| l.map(|l| l.as_primitive::<Float32Type>().values().to_vec())).collect()
-}
-
-fn i32_lists(batch: &RecordBatch, name: &str) -> Vec<Option<Vec<i32>>> {
-    let lists = batch[name].as_list::<i32>();
-    lists.iter().map(|l| l.map(|l| l.as_primitive::<Int32Type>().values().to_vec())).collect()
-}
-
-fn result(dir: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(dir.join("result.json")).unwrap()).unwrap()
-}
 
 /// What must hold of any scores with all lists.
 fn check_scores(batch: &RecordBatch, documents: &[Option<&[u8]>]) {
@@ -361,12 +213,6 @@ fn spans_count_each_byte_once_and_see_their_context() {
     assert!(error.contains("context_bytes is 8") && error.contains("span_bytes"), "{error}");
 }
 
-fn lm_graph(source: &str) -> String {
-    format!(
-        "name: score\ngraph:\n  docs: {source}\n  lm: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 4}}\nrun:\n"
-    )
-}
-
 #[test]
 fn a_byte_lm_and_a_patcher_are_goals_too() {
     let bench = Bench::new();
@@ -437,13 +283,13 @@ fn a_stopped_run_goes_on_with_what_is_not_finished() {
     let stop = Told { stop_after: Some(12), ..Told::default() };
     let Err(stopped) = bench.run_told(&text, "runs", &stop) else { panic!("it was not stopped") };
     assert!(stopped.interrupted(), "{stopped}");
-    let store = std::fs::read_dir(bench.path("runs/.store")).unwrap().map(|e| e.unwrap().path());
-    let partial = store.into_iter().find(|p| p.to_string_lossy().ends_with(".partial")).unwrap();
+    let partial = stopped_dir(&bench, "runs");
     let finished: Vec<_> =
         ["a", "b", "c"].into_iter().filter(|f| partial.join(format!("outputs/in/{f}.parquet")).exists()).collect();
     assert_eq!(finished, ["a"]);
     // What a kill left of the part in work.
-    std::fs::write(partial.join("part.partial"), "torn").unwrap();
+    std::fs::create_dir_all(partial.join("partial")).unwrap();
+    std::fs::write(partial.join("partial/1.parquet"), "torn").unwrap();
 
     let stop = Told { stop_after: Some(12), ..Told::default() };
     assert!(bench.run_told(&text, "runs", &stop).is_err_and(|e| e.interrupted()));
@@ -458,7 +304,7 @@ fn a_stopped_run_goes_on_with_what_is_not_finished() {
         let read = |report: &RunReport| std::fs::read(report.plans[0].steps[0].dir.join(file)).unwrap();
         assert!(read(&resumed) == read(&whole), "{file}");
     }
-    assert!(!resumed.plans[0].steps[0].dir.join("part.partial").exists());
+    assert!(!resumed.plans[0].steps[0].dir.join("partial").exists());
 }
 
 #[test]
@@ -542,15 +388,9 @@ fn damage_is_told_with_its_place_and_finished_parts_stay() {
     let bench = Bench::new();
     write_parquet(&bench.path("in/a.parquet"), &texts(&ROWS), 3);
     write_parquet(&bench.path("in/b.parquet"), &texts(&ROWS), 4);
-    let path = bench.path("in/b.parquet");
-    let second = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
-    let (at, length) = second.metadata().row_group(1).column(1).byte_range();
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[at as usize..(at + length) as usize].fill(0xAA);
-    std::fs::write(&path, bytes).unwrap();
+    break_chunk(&bench.path("in/b.parquet"), 1, 1);
     let error = bench.fails(&(lm_graph(SOURCE) + "  - score: {goal: lm}\n"));
     assert!(error.contains("b.parquet") && error.contains("row group 1, rows 4 to 7"), "{error}");
-    let store = std::fs::read_dir(bench.path("runs/.store")).unwrap().map(|e| e.unwrap().path());
-    let partial = store.into_iter().find(|p| p.to_string_lossy().ends_with(".partial")).unwrap();
+    let partial = stopped_dir(&bench, "runs");
     assert!(partial.join("outputs/in/a.parquet").exists() && !partial.join("outputs/in/b.parquet").exists());
 }

@@ -1,0 +1,222 @@
+//! What is scored, and its division into units.
+
+use super::columns::Columns;
+use super::part;
+use crate::data::{DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table};
+use crate::predicate::Predicate;
+use arrow::datatypes::SchemaRef;
+use blt_graph::StepError;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a [`Job`] is made of.
+#[derive(Clone)]
+pub struct JobConfig {
+    pub source: Arc<dyn Source>,
+    /// `large` and `nullable` are set by the job.
+    pub columns: Columns,
+    pub packer: Packer,
+    /// Columns of lists that the model reads.
+    pub lists: Vec<ListColumn>,
+    pub part: Part,
+    /// On input columns: which rows are read.
+    pub condition: Option<Predicate>,
+    pub sample: Option<Sample>,
+    /// On input columns and scores: which rows are written.
+    pub keep: Option<Predicate>,
+    pub on_error: OnError,
+    /// The column that histograms are made by.
+    pub by: Option<String>,
+    /// All that the scores depend on beside input, model, and what is above.
+    pub settings: Value,
+}
+
+/// What is scored, by what, and how.
+pub struct Job {
+    pub config: JobConfig,
+    pub columns: Columns,
+    pub tables: Vec<Table>,
+    /// Of each table's parts.
+    pub(super) schemas: Vec<SchemaRef>,
+}
+
+/// A span of input and its output part: what is scored as one, and again if it was not finished.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The part's name below the outputs, `/` between the parts of it. It follows from the input's name and the span.
+    pub part: String,
+    /// The input file, as named in the pipeline.
+    pub input: String,
+    #[serde(flatten)]
+    pub span: RowSpan,
+    /// Rows of the span, or its limit if that is less.
+    pub rows: u64,
+    /// A digest of the input file, the span, the model and the settings.
+    pub key: String,
+}
+
+/// A job divided.
+#[derive(Clone, Debug)]
+pub struct Units {
+    /// A digest of the model.
+    pub model: String,
+    /// In input order.
+    pub units: Vec<Unit>,
+}
+
+/// `manifest.json`: all units of a job. Which of them are done, their parts say.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// The version of this crate that wrote it.
+    pub version: String,
+    pub model: String,
+    pub settings: Value,
+    pub units: Vec<Unit>,
+}
+
+/// Version of [`Manifest`], of a part's footer, and of what keys are made of.
+pub const FORMAT: u32 = 1;
+
+impl Job {
+    /// Checks the config against the input's columns. Reads no rows.
+    ///
+    /// # Errors
+    /// If a file or column is missing, a column's type does not serve, or a table has a score's column itself.
+    pub fn new(config: JobConfig) -> Result<Self, StepError> {
+        config.packer.check()?;
+        let tables = config.source.tables()?;
+        let columns = Columns {
+            large: tables.iter().any(|t| t.document_bytes() >= i32::MAX as u64),
+            nullable: config.on_error == OnError::Null,
+            ..config.columns
+        };
+        let schemas = tables.iter().map(|table| columns.schema(table)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(keep) = &config.keep {
+            let path = tables[0].path.clone();
+            let schemas = schemas.iter().map(AsRef::as_ref);
+            let condition = keep.to_string();
+            keep.check(schemas).map_err(|error| DataError::Predicate { condition, path, error: error.into() })?;
+        }
+        if let Some(by) = &config.by
+            && tables.iter().all(|t| t.schema.index_of(by).is_err())
+        {
+            let (path, schema) = (tables[0].path.clone(), &tables[0].schema);
+            let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
+            return Err(DataError::NoSuchColumn { column: by.clone(), path, nearest: None, columns }.into());
+        }
+        let job = Job { config, columns, tables, schemas };
+        // Opening checks.
+        let whole = (0..job.tables.len()).map(|table| job.whole(table)).collect();
+        job.config.source.open_rows(&job.request(whole))?;
+        Ok(job)
+    }
+
+    fn whole(&self, table: usize) -> RowSpan {
+        RowSpan { table, groups: 0..self.tables[table].groups.len(), limit: None }
+    }
+
+    pub(super) fn request(&self, spans: Vec<RowSpan>) -> RowRequest {
+        RowRequest {
+            part: self.config.part,
+            lists: self.config.lists.clone(),
+            spans,
+            condition: self.config.condition.clone(),
+            sample: self.config.sample,
+            on_error: self.config.on_error,
+        }
+    }
+
+    /// Divides the input into units of about `part_bytes` decoded bytes, whole row groups of one file each.
+    ///
+    /// With a `limit`, units end with the one that has its last row; to find it, the columns are read on which it depends whether a row is
+    /// chosen. `model`: a digest of what scores.
+    ///
+    /// # Errors
+    /// If rows cannot be counted.
+    pub fn divide(&self, part_bytes: u64, limit: Option<u64>, model: &str) -> Result<Units, StepError> {
+        let mut spans: Vec<RowSpan> = Vec::new();
+        for table in 0..self.tables.len() {
+            let whole = self.whole(table);
+            let (mut from, mut bytes) = (0, 0u64);
+            for (at, group) in self.tables[table].groups.iter().enumerate() {
+                if at > from && bytes + group.bytes > part_bytes {
+                    spans.push(RowSpan { groups: from..at, ..whole.clone() });
+                    (from, bytes) = (at, 0);
+                }
+                bytes += group.bytes;
+            }
+            spans.push(RowSpan { groups: from..whole.groups.end, ..whole });
+        }
+        let inputs: Vec<(&str, Option<Range<usize>>)> = spans.iter().map(|span| self.named(span)).collect();
+        let names = part::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
+        if let Some(limit) = limit {
+            let counts = self.config.source.count_rows(&self.request(spans.clone()), limit)?;
+            let mut left = limit;
+            for (span, count) in spans.iter_mut().zip(counts) {
+                // What was not counted lies behind the last row.
+                span.limit = Some(left);
+                left = left.saturating_sub(count);
+            }
+            let last = spans.iter().position(|s| s.limit == Some(0)).unwrap_or(spans.len());
+            spans.truncate(last.max(1));
+        }
+        let unit = |(span, part): (RowSpan, String)| {
+            let table = &self.tables[span.table];
+            let rows: u64 = table.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
+            let key = json!({
+                "format": FORMAT,
+                "version": env!("CARGO_PKG_VERSION"),
+                "model": model,
+                "input": table.fingerprint,
+                "groups": span.groups,
+                "limit": span.limit,
+                "settings": self.settings(),
+            });
+            Unit {
+                part,
+                input: table.name.clone(),
+                rows: rows.min(span.limit.unwrap_or(u64::MAX)),
+                key: blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string(),
+                span,
+            }
+        };
+        Ok(Units { model: model.to_owned(), units: spans.into_iter().zip(names).map(unit).collect() })
+    }
+
+    /// The span's input, and its groups unless they are all.
+    fn named(&self, span: &RowSpan) -> (&str, Option<Range<usize>>) {
+        let table = &self.tables[span.table];
+        (&table.name, (span.groups.len() < table.groups.len()).then(|| span.groups.clone()))
+    }
+
+    /// All that a part depends on beside input, model and span. The size of batches changes no number.
+    fn settings(&self) -> Value {
+        let config = &self.config;
+        json!({
+            "columns": self.columns,
+            "span_bytes": config.packer.span_bytes,
+            "context_bytes": config.packer.context_bytes,
+            "lists": config.lists,
+            "part": config.part,
+            "where": config.condition.as_ref().map(ToString::to_string),
+            "sample": config.sample,
+            "keep": config.keep.as_ref().map(ToString::to_string),
+            "on_error": config.on_error,
+            "by": config.by,
+            "more": config.settings,
+        })
+    }
+
+    pub fn manifest(&self, units: &Units) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: units.model.clone(),
+            settings: self.settings(),
+            units: units.units.clone(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Documents through the model and into parts.
+//!
+//! Three things go on at once: threads read and pack ahead, this one computes, and one writes. Documents of many rows, and of
+//! neighbouring units, share a batch; a document's numbers do not depend on what it shares it with.
+
+use super::columns::{Columns, RowScores, Scores};
+use super::job::{Job, Unit, Units};
+use super::part::{Outputs, PartWriter};
+use super::summary::Summary;
+use crate::data::{OnError, RawEvent, RowBatches, RowError, RowState, Rows, Unreadable};
+use crate::loaded::{Feed, Loaded};
+use crate::ports::{Entropies, Loss, LossValue, Patches};
+use blt_core::bytes::{Batch, Span};
+use blt_graph::StepError;
+use std::collections::VecDeque;
+use std::f64::consts::LN_2;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Events of reading (batches, pieces of rows) that wait for computing.
+const EVENTS_AHEAD: usize = 8;
+/// Pieces of scored rows that wait for writing.
+const PIECES_BEHIND: usize = 3;
+
+/// The wires that scores are read from.
+#[derive(Clone, Debug)]
+pub struct Wires {
+    pub loss: Option<String>,
+    pub patches: Option<String>,
+    pub entropies: Option<String>,
+}
+
+/// How far scoring is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    pub rows: u64,
+    pub bytes: u64,
+    pub nats: f64,
+}
+
+impl Seen {
+    pub fn bits_per_byte(&self) -> Option<f64> {
+        (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
+    }
+}
+
+/// A model that is ready to score.
+pub struct Scorer {
+    loaded: Loaded,
+    wires: Wires,
+}
+
+impl Scorer {
+    pub fn new(loaded: Loaded, wires: Wires) -> Self {
+        Scorer { loaded, wires }
+    }
+
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Scores units and writes their parts, those that are there already included. `watch` is told how far it is, and may end it.
+    ///
+    /// Gives the summary of each, in their order.
+    ///
+    /// # Errors
+    /// What `watch` answers; a row that cannot be read or scored, unless the job says otherwise; a part that cannot be written. Parts that
+    /// were finished stay.
+    pub fn score(
+        &mut self,
+        job: &Job,
+        units: &Units,
+        which: &[usize],
+        outputs: &Outputs,
+        watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
+    ) -> Result<Vec<Summary>, StepError> {
+        let spans = which.iter().map(|&i| units.units[i].span.clone()).collect();
+        let reader = job.config.source.open_rows(&job.request(spans)).map_err(|e| self.loaded.data_error(e))?;
+        let lists = job.config.lists.clone();
+        let events = RowBatches::start(reader, job.config.packer.clone(), lists, EVENTS_AHEAD)?;
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(PIECES_BEHIND);
+            let of_span: Vec<&Unit> = which.iter().map(|&i| &units.units[i]).collect();
+            let writing = scope.spawn(move || write(job, &units.model, &of_span, outputs, &receiver));
+            let computed = Computing { scorer: self, job, waiting: VecDeque::new(), seen: Seen::default(), sender }
+                .run(events, watch);
+            match (computed, writing.join()) {
+                (_, Err(panic)) => std::panic::resume_unwind(panic),
+                // Why the other side found nobody to write.
+                (_, Ok(Err(error))) => Err(error),
+                (Err(error), Ok(Ok(_))) => Err(error),
+                (Ok(()), Ok(Ok(summaries))) => Ok(summaries),
+            }
+        })
+    }
+}
+
+/// Something to write, in order.
+enum ToWrite {
+    Rows(Rows, Vec<RowScores>),
+    Unreadable { span: usize, group: Unreadable },
+    End { span: usize, groups_skipped: u64 },
+}
+
+fn write(
+    job: &Job,
+    model: &str,
+    units: &[&Unit],
+    outputs: &Outputs,
+    receiver: &Receiver<ToWrite>,
+) -> Result<Vec<Summary>, StepError> {
+    let mut part: Option<PartWriter> = None;
+    let mut summaries = Vec::new();
+    for next in receiver {
+        let (ToWrite::Rows(Rows { span, .. }, _) | ToWrite::Unreadable { span, .. } | ToWrite::End { span, .. }) =
+            &next;
+        let writer = match &mut part {
+            Some(writer) => writer,
+            None => part.insert(PartWriter::create(job, model, units[*span], outputs)?),
+        };
+        match next {
+            ToWrite::Rows(rows, scores) => writer.write(&rows, &scores)?,
+            ToWrite::Unreadable { group, .. } => writer.unreadable(group),
+            ToWrite::End { groups_skipped, .. } => {
+                let done = part.take().map(|part| part.finish(groups_skipped));
+                summaries.extend(done.transpose()?);
+            }
+        }
+    }
+    Ok(summaries)
+}
+
+/// Rows of which documents are still to be scored.
+struct OpenRows {
+    rows: Rows,
+    scores: Vec<RowScores>,
+    /// Documents whose last span was not scored yet.
+    open: usize,
+}
+
+impl OpenRows {
+    fn new(rows: Rows) -> Self {
+        let new = |(_, state): &(u64, RowState)| match *state {
+            RowState::Document(n) => RowScores::Document(Scores { n_bytes: n as u64, ..Scores::default() }),
+            RowState::Null => RowScores::Null,
+            RowState::Failed(error) => RowScores::Failed(error),
+        };
+        let scores: Vec<RowScores> = rows.documents.iter().map(new).collect();
+        OpenRows { open: scores.iter().filter_map(RowScores::scores).count(), rows, scores }
+    }
+}
+
+/// What is to be written, in order.
+enum Waiting {
+    Rows(OpenRows),
+    Unreadable { span: usize, group: Unreadable },
+    End { span: usize, groups_skipped: u64 },
+}
+
+struct Computing<'a> {
+    scorer: &'a Scorer,
+    job: &'a Job,
+    waiting: VecDeque<Waiting>,
+    seen: Seen,
+    sender: SyncSender<ToWrite>,
+}
+
+/// What the graph says of a batch.
+struct Values {
+    loss: Option<LossValue>,
+    patches: Option<Rc<blt_core::patches::Patches>>,
+    entropies: Option<Rc<Vec<f32>>>,
+}
+
+impl Values {
+    /// Adds what a span says to its document's scores; what it has in common with the span before is left out.
+    fn add(&self, batch: &Batch, s: usize, columns: &Columns, scores: &mut Scores) {
+        let span = &batch.spans[s];
+        let (start, end) = (batch.offsets[s], batch.offsets[s + 1]);
+        let is_first = span.range.start + span.context == 0;
+        if let Some(loss) = &self.loss {
+            // The nats at an id are those of the byte after it.
+            let nats = &loss.nats[start + span.context..end - 1];
+            scores.nats += nats.iter().map(|&x| x as f64).sum::<f64>();
+            if columns.log_probs {
+                scores.log_probs.extend(nats.iter().map(|x| 0.0 - x));
+            }
+        }
+        // The first id that counts: the document's BOS, or the first byte that no span before had.
+        let first = if is_first { start } else { start + 1 + span.context };
+        if let Some(entropies) = self.entropies.as_ref().filter(|_| columns.entropies) {
+            scores.entropies.extend_from_slice(&entropies[first..end]);
+        }
+        if let Some(patches) = &self.patches {
+            scores.n_patches += patches.n_counted(batch, s) as u64;
+            if columns.patch_lengths {
+                let starts = &patches.starts[patches.span_offsets[s]..patches.span_offsets[s + 1]];
+                let counted = starts[starts.partition_point(|&i| i < first)..].iter();
+                scores.starts.extend(counted.map(|i| (span.range.start + i - start) as u64));
+            }
+        }
+    }
+}
+
+/// The row of a span, looked for from place `at` on, which is moved to where it is.
+fn row_of<'a>(
+    waiting: &'a mut VecDeque<Waiting>,
+    at: &mut usize,
+    span: &Span,
+) -> Result<(&'a mut OpenRows, usize), StepError> {
+    let found = waiting.iter().enumerate().skip(*at).find_map(|(place, waiting)| match waiting {
+        Waiting::Rows(open) => {
+            let row = open.rows.documents.binary_search_by_key(&span.row, |(row, _)| *row).ok()?;
+            Some((place, row))
+        }
+        Waiting::Unreadable { .. } | Waiting::End { .. } => None,
+    });
+    match found.map(|(place, row)| (place, row, waiting.get_mut(place))) {
+        Some((place, row, Some(Waiting::Rows(open)))) => {
+            *at = place;
+            Ok((open, row))
+        }
+        _ => Err(StepError::other(format!("row {} was scored and not read", span.row))),
+    }
+}
+
+impl Computing<'_> {
+    fn run(
+        mut self,
+        mut events: RowBatches,
+        watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
+        loop {
+            let event = events.next_event().map_err(|e| self.scorer.loaded.data_error(e))?;
+            let Some(event) = event else { return Ok(()) };
+            match event {
+                RawEvent::Rows(rows) => self.waiting.push_back(Waiting::Rows(OpenRows::new(rows))),
+                RawEvent::Unreadable { span, group } => self.waiting.push_back(Waiting::Unreadable { span, group }),
+                RawEvent::End { span, groups_skipped } => self.waiting.push_back(Waiting::End { span, groups_skipped }),
+                RawEvent::Batch(batch) => self.score(batch)?,
+            }
+            self.hand_over()?;
+            watch(&self.seen)?;
+        }
+    }
+
+    fn score(&mut self, batch: Batch) -> Result<(), StepError> {
+        let batch = Rc::new(batch);
+        let Scorer { loaded, wires: Wires { loss, patches, entropies } } = self.scorer;
+        loaded.live.world().insert(Feed(batch.clone()));
+        let columns = &self.job.columns;
+        let entropies = entropies.as_ref().filter(|_| columns.entropies);
+        let goals: Vec<&String> = loss.iter().chain(patches).chain(entropies).collect();
+        let mut found = loaded.live.run(&goals)?;
+        let values = Values {
+            loss: loss.as_ref().map(|wire| found.take::<Loss>(wire)).transpose()?,
+            patches: patches.as_ref().map(|wire| found.take::<Patches>(wire)).transpose()?,
+            entropies: entropies.map(|wire| found.take::<Entropies>(wire)).transpose()?,
+        };
+        let lengths = [values.loss.as_ref().map(|l| l.nats.len()), values.entropies.as_ref().map(|e| e.len())];
+        if let Some(found) = lengths.into_iter().flatten().find(|&n| n != batch.len()) {
+            let msg = format!("`{}` gives {found} numbers for a batch of {} ids", goals[0], batch.len());
+            return Err(StepError::other(msg).help("a loss that scores has its nats at every id, and entropies too"));
+        }
+        // Spans come in the order of their rows, which wait in that order.
+        let mut at = 0;
+        for (s, span) in batch.spans.iter().enumerate() {
+            let (open, i) = row_of(&mut self.waiting, &mut at, span)?;
+            let RowScores::Document(scores) = &mut open.scores[i] else {
+                return Err(StepError::other(format!("row {} has no document, and was scored", span.row)));
+            };
+            values.add(&batch, s, columns, scores);
+            if span.last {
+                open.open -= 1;
+                if !scores.nats.is_finite() {
+                    if self.job.config.on_error == OnError::Fail {
+                        let msg = format!("the loss of the document in row {} is not finite", span.row);
+                        return Err(StepError::other(msg)
+                            .help("with `on_error: null` such documents get null scores, and are counted"));
+                    }
+                    open.scores[i] = RowScores::Failed(RowError::NotFinite);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives away what is scored and not behind something that is not.
+    fn hand_over(&mut self) -> Result<(), StepError> {
+        while self.waiting.front().is_some_and(|w| !matches!(w, Waiting::Rows(open) if open.open > 0)) {
+            let next = match self.waiting.pop_front() {
+                Some(Waiting::Rows(OpenRows { rows, scores, .. })) => {
+                    self.seen.rows += scores.len() as u64;
+                    for scores in scores.iter().filter_map(RowScores::scores) {
+                        self.seen.bytes += scores.n_bytes;
+                        self.seen.nats += scores.nats;
+                    }
+                    ToWrite::Rows(rows, scores)
+                }
+                Some(Waiting::Unreadable { span, group }) => ToWrite::Unreadable { span, group },
+                Some(Waiting::End { span, groups_skipped }) => ToWrite::End { span, groups_skipped },
+                None => break,
+            };
+            // Its own error is told in place of this one.
+            self.sender.send(next).map_err(|_| StepError::other("writing ended early"))?;
+        }
+        Ok(())
+    }
+}
