@@ -68,15 +68,15 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Elements that a buffer of `len` gets: the next of eight sizes between powers of two, so that steps whose batches differ a little
+/// Elements that a buffer of `len` gets: the next of sixteen sizes between powers of two, so that steps whose batches differ a little
 /// find their buffers again.
 fn capacity(len: usize) -> usize {
-    len.next_multiple_of((len.next_power_of_two() / 16).max(1024))
+    len.next_multiple_of((len.next_power_of_two() / 32).max(1024))
 }
 
 /// A large buffer from a pool of the process, handed back when dropped: an activation's pages are asked of the system in the
 /// first step, not in each (page faults were a sixth of a training step). Its contents are whatever was there. The pool
-/// makes the process hold at most a quarter more than was once lent at a time; beyond that, what lay free the longest goes.
+/// makes the process hold at most a sixteenth more than was once lent at a time; beyond that, what lay free the longest goes.
 pub(crate) struct Buffer {
     data: Vec<f32>,
     len: usize,
@@ -98,7 +98,7 @@ impl Buffer {
             return Self { data, len };
         }
         let mut dropped = Vec::new();
-        while pool.pooled + pool.lent > pool.most + pool.most / 4
+        while pool.pooled + pool.lent > pool.most + pool.most / 16
             && let Some(data) = pool.free.pop_front()
         {
             pool.pooled -= data.len();
