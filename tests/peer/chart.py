@@ -17,11 +17,11 @@ def rows(phases):
     for phase, rounds in phases.items():
         ratios = [r["blt"]["bytes_per_second"] / r["peer"]["bytes_per_second"] for r in rounds]
         mine, theirs = (middle(rounds, side, "bytes_per_second") for side in ("blt", "peer"))
-        yield phase, statistics.median(ratios), min(ratios), max(ratios), f"{rate(mine)} to {rate(theirs)}"
+        yield phase, statistics.median(ratios), min(ratios), max(ratios), f"{rate(mine)} against {rate(theirs)}"
         if phase == "training":
             ratios = [r["peer"]["memory_beyond"] / r["blt"]["memory_beyond"] for r in rounds]
             mine, theirs = (middle(rounds, side, "memory_beyond") / 1e6 for side in ("blt", "peer"))
-            yield "memory of training", statistics.median(ratios), min(ratios), max(ratios), f"{mine:.0f} MB, not {theirs:.0f} MB"
+            yield "memory of training", statistics.median(ratios), min(ratios), max(ratios), f"{mine:.0f} MB against {theirs:.0f} MB"
 
 
 def main():
