@@ -35,6 +35,7 @@ const LEFT_OUT: &[&str] = &[
     "parameters_by_node",
     "parts",
     "patch_lengths",
+    "histogram",
     "rule",
     "step",
     "steps",
