@@ -136,7 +136,9 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
-        Some(Command::Check { pipeline }) => pipeline.read().and_then(|(spec, dir)| check(&spec, &dir)),
+        Some(Command::Check { pipeline }) => {
+            pipeline.read().and_then(|(spec, dir)| check_report(&spec).and_then(|()| check(&spec, &dir)))
+        }
         Some(Command::Graph { pipeline }) => pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir)),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),

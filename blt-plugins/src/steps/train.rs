@@ -24,7 +24,8 @@ pub struct Train {
     pub goal: String,
     /// Optimiser steps.
     pub steps: u64,
-    /// Ids in a micro-batch (bytes, and one BOS a span), at most.
+    /// Ids in a micro-batch (bytes, and one BOS a span), at most; a span that is longer is a micro-batch of its own, so the source's
+    /// `span_bytes` should be below it.
     pub batch_bytes: usize,
     /// Micro-batches in an optimiser step.
     #[serde(default = "one")]
