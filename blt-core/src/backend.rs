@@ -153,7 +153,7 @@ pub trait Backend {
     /// While paused, operations compute and are not recorded; the tape is kept for when the pause ends. For parts of a graph that no
     /// gradient flows through. Pausing what is not recording does nothing.
     fn pause(&self, on: bool);
-    /// From now on a recorded block keeps its input alone, and backward computes the rest again: less memory, about a third more work, the
+    /// From now on a recorded block keeps its input alone, and backward computes the rest again: less memory, about a third more time, the
     /// same bits. A backend that cannot keeps everything.
     fn recompute(&self, on: bool) {
         let _ = on;

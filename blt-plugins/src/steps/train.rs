@@ -60,7 +60,7 @@ pub struct Train {
     /// Steps between lines of metrics.jsonl.
     #[serde(default = "ten")]
     pub log_every: u64,
-    /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass: less memory, about a third more work,
+    /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass: less memory, about a third more time,
     /// the same bits. (`--path reference` keeps everything.)
     #[serde(default)]
     pub recompute: bool,
