@@ -13,6 +13,7 @@ use crate::node::{AnyNode, At, CheckCx, NodeError};
 use crate::port::AnyInfo;
 use crate::registry::{self, NodeEntry, ParamError, StepEntry};
 use crate::spec::{Ablation, Inputs, NodeSpec, PipelineSpec, StepSpec};
+use crate::step::ComputePath;
 use crate::yaml::Places;
 
 /// A node whose parameters and name are right; its wires may not be.
@@ -97,13 +98,14 @@ impl<'a> Checker<'a> {
                 node: candidate.node.clone()?,
             })
         });
+        let device = spec.device.clone().unwrap_or_else(|| "cpu".to_string());
         let plan = Plan {
             pipeline: spec.name.clone(),
             variant: variant.to_string(),
             seed,
             base_dir: self.base_dir.to_path_buf(),
-            device: spec.device.clone().unwrap_or_else(|| "cpu".to_string()),
-            path: spec.path.unwrap_or_default(),
+            path: spec.path.unwrap_or_else(|| ComputePath::on(&device)),
+            device,
             spec: Rc::new(PipelineSpec { ablate: Ablation::default(), ..spec.clone() }),
             warnings: std::mem::take(&mut self.warnings),
             nodes: planned.collect(),

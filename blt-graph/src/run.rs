@@ -18,9 +18,11 @@
 //! wants to lose an hour by forgetting a flag. [`Resume::Run`] also goes on in the run directory that was stopped instead of
 //! making a new one; [`Resume::Fresh`] throws partial steps away.
 
+use std::any::Any;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -241,6 +243,7 @@ pub struct Runner<'a> {
     options: RunOptions,
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
+    failure: fn(&(dyn Any + Send)) -> Option<StepError>,
 }
 
 /// A step with its key, before it is run.
@@ -253,7 +256,16 @@ struct Keyed {
 impl<'a> Runner<'a> {
     /// A run of `spec`; relative paths in it start from `base_dir`, the folder of its file.
     pub fn new(spec: &'a PipelineSpec, base_dir: impl Into<PathBuf>, options: RunOptions) -> Self {
-        Runner { spec, base_dir: base_dir.into(), options, progress: &SILENT, interrupt: Arc::default() }
+        let (progress, interrupt) = (&SILENT, Arc::default());
+        Runner { spec, base_dir: base_dir.into(), options, progress, interrupt, failure: |_| None }
+    }
+
+    /// Asks `failure` about every panic of a step; where it knows an error in it (a device that ran out of memory, in a library that
+    /// returns no `Result`), the step failed with that error.
+    #[must_use]
+    pub fn failure(mut self, failure: fn(&(dyn Any + Send)) -> Option<StepError>) -> Self {
+        self.failure = failure;
+        self
     }
 
     /// Tells `progress` how far it is.
@@ -526,7 +538,12 @@ impl<'a> Runner<'a> {
             Claim::Work(work) => {
                 self.progress.step(&StepHeading { reused: false, ..heading });
                 let mut cx = self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
-                plan.steps()[index].step.run(&mut cx).map_err(|error| self.step_error(plan, index, error))?;
+                let ran = catch_unwind(AssertUnwindSafe(|| plan.steps()[index].step.run(&mut cx)));
+                let ran = ran.unwrap_or_else(|panic| match (self.failure)(&*panic) {
+                    Some(error) => Err(error),
+                    None => resume_unwind(panic),
+                });
+                ran.map_err(|error| self.step_error(plan, index, error))?;
                 Ok((work.finish()?, false))
             }
         }

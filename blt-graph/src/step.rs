@@ -176,6 +176,13 @@ pub enum ComputePath {
     Reference,
 }
 
+impl ComputePath {
+    /// What a pipeline that names no path takes: fused operations are the processor's own.
+    pub fn on(device: &str) -> Self {
+        if device == "cpu" { ComputePath::Fused } else { ComputePath::Reference }
+    }
+}
+
 impl fmt::Display for ComputePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

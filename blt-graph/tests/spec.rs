@@ -197,6 +197,19 @@ fn overrides_reach_what_is_written_and_what_has_a_default() {
 }
 
 #[test]
+fn fused_operations_are_taken_on_the_processor_alone() {
+    let path = |lines: &str| {
+        let spec = PipelineSpec::parse(&format!("{YAML}{lines}"), "both.yaml").unwrap();
+        check_all(&spec, Path::new(".")).unwrap()[0].path
+    };
+    assert_eq!(path(""), ComputePath::Fused);
+    assert_eq!(path("device: cuda:1\n"), ComputePath::Reference);
+    // As written; what computes says whether it can.
+    assert_eq!(path("device: cuda\npath: fused\n"), ComputePath::Fused);
+    assert_eq!(path("device: cpu\npath: reference\n"), ComputePath::Reference);
+}
+
+#[test]
 fn a_plan_knows_shapes_order_and_use() {
     let spec = PipelineSpec::parse(YAML, "both.yaml").unwrap();
     let plans = check_all(&spec, Path::new("some/folder")).unwrap();
