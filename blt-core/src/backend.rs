@@ -171,7 +171,7 @@ pub trait Backend {
     /// The dense gradient, row-major; None if no backward reached the parameter since `zero_grads`.
     fn grad(&self, id: ParamId) -> Option<Vec<f32>>;
     fn zero_grads(&self);
-    /// Sum of squares of the gradients of `ids`, in a fixed order, accumulated in f64.
+    /// Sum of squares of the gradients of `ids`, in a fixed order, accumulated in f64 (on a GPU in f32, in any order).
     fn grad_norm_squared(&self, ids: &[ParamId]) -> f64;
     /// Updates those of `ids` that have a gradient; the others are neither updated nor decayed.
     fn adamw(&self, ids: &[ParamId], step: &AdamWStep);
@@ -183,6 +183,9 @@ pub trait Backend {
     fn touch_moments(&self, ids: &[ParamId]) {
         let _ = ids;
     }
+
+    /// Waits until everything asked so far is computed, for those who measure time: a GPU computes on while the host asks for more.
+    fn synchronize(&self) {}
 
     // Values --------------------------------------------------------------------------------------------------------
     /// A constant (no gradient flows out of it).

@@ -11,6 +11,9 @@ pub mod blt;
 pub mod bytes;
 pub mod calibrate;
 pub mod checkpoint;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod flops;
 pub mod fused;
 pub mod hash;

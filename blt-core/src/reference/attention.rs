@@ -9,20 +9,24 @@ use super::tape::{SharedTape, id_of};
 use dfdx::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Query rows of a tile of self-attention.
 const TILE: usize = 128;
-/// Scores of a tile, about: what bounds the memory of one batch of ranges.
-const TILE_SCORES: usize = 1 << 20;
+/// Scores of a batch of ranges, about: what bounds its memory.
+pub const TILE_SCORES: usize = 1 << 20;
+/// On a GPU, where every batch costs some eighty launches of kernels, forward and backward.
+pub const GPU_TILE_SCORES: usize = 1 << 24;
 
 /// Query rows, and the key rows that they see.
+#[derive(Clone, PartialEq)]
 pub struct Pair {
     pub queries: Range<usize>,
     pub keys: Range<usize>,
 }
 
 /// Which keys of a [`Pair`] a query sees.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Visible {
     All,
     /// Key j is visible to query i iff `i - window < j <= i` (None: `j <= i`), both counted on one axis.
@@ -62,8 +66,15 @@ pub struct Plan<E: Element, D: Device<E>> {
 
 impl<E: Element, D: Device<E>> Plan<E, D> {
     /// Every query row must be in exactly one pair. q has `heads` rows for each query row (query-major), k and v `kv_heads`
-    /// for each key row; query head h reads key/value head `h / (heads / kv_heads)`.
-    pub fn new(device: &D, pairs: &[Pair], [heads, kv_heads]: [usize; 2], visible: Visible, scale: f64) -> Self {
+    /// for each key row; query head h reads key/value head `h / (heads / kv_heads)`. About `tile_scores` scores exist at once.
+    pub fn new(
+        device: &D,
+        pairs: &[Pair],
+        [heads, kv_heads]: [usize; 2],
+        visible: Visible,
+        scale: f64,
+        tile_scores: usize,
+    ) -> Self {
         assert!(heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} key/value heads");
         let group = heads / kv_heads;
         let mut shapes = BTreeMap::<(usize, usize, usize), Vec<&Pair>>::new();
@@ -77,7 +88,7 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
         let (mut tiles, mut q_rows) = (Vec::new(), Vec::new());
         for ((n_queries, n_keys, ahead), pairs) in shapes {
             let mask = mask(device, n_queries, n_keys, ahead, group, visible);
-            for pairs in pairs.chunks((TILE_SCORES / (n_queries * n_keys * heads)).max(1)) {
+            for pairs in pairs.chunks((tile_scores / (n_queries * n_keys * heads)).max(1)) {
                 let (mut q, mut k) = (Vec::new(), Vec::new());
                 for pair in pairs {
                     for kv in 0..kv_heads {
@@ -102,7 +113,7 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
 
     /// `softmax(q k^T * scale) v` over the visible pairs.
     /// `[n_queries * heads, head_dim], [n_keys * kv_heads, head_dim] x 2 -> [n_queries * heads, head_dim]`
-    pub fn attend(self, q: Matrix<E, D>, k: Matrix<E, D>, v: Matrix<E, D>) -> Matrix<E, D> {
+    pub fn attend(self: Rc<Self>, q: Matrix<E, D>, k: Matrix<E, D>, v: Matrix<E, D>) -> Matrix<E, D> {
         let ((q, mut tape), (k, _), (v, _)) = (q.split_tape(), k.split_tape(), v.split_tape());
         let parts = self.tiles.iter().map(|tile| self.tile(tile, untaped(&q), untaped(&k), untaped(&v))).collect();
         let (out, _) = gather(concat(parts), self.order.clone()).split_tape();

@@ -147,7 +147,9 @@ pub fn max_of_equals<E: Element, D: Device<E>>(x: Taped<(usize, usize, usize), E
     let value = detached(&x);
     let max: Flat<E, D> = value.clone().max::<_, Axis<1>>();
     let ties = value.eq(&max.clone().broadcast_like::<_, Axis<1>>(&shape));
-    let ties = ties.choose(device.ones_like(&shape), device.zeros_like(&shape));
+    // Made of zeros: dfdx makes ones on the host, and a GPU would wait for them.
+    let zeros: Tensor<_, E, D> = device.zeros_like(&shape);
+    let ties = ties.choose(zeros.clone() + E::of(1.0), zeros);
     let count: Flat<E, D> = ties.clone().sum::<_, Axis<1>>();
     let share = ties / count.broadcast_like::<_, Axis<1>>(&shape);
     let mean: Matrix<E, D> = (x * share).sum::<_, Axis<1>>();

@@ -4,7 +4,8 @@
 //! Speed is not its business. Gradients come from dfdx's own backward operations; where dfdx's gradient is not the
 //! model's (ties of a maximum), the composition says so.
 //!
-//! Errors of the device (out of memory) and shapes that break the contract of [`Backend`] panic.
+//! Errors of the device (out of memory) and shapes that break the contract of [`Backend`] panic; [`crate::device::failure`] tells the
+//! former.
 
 mod attention;
 mod functions;
@@ -17,14 +18,14 @@ use crate::backend::{
 };
 use crate::hash::hash_ids;
 use crate::patches::Patches;
-use attention::{Pair, Plan, Visible, causal_pairs};
-use dfdx::prelude::{Axis, Cpu, Device, Gradients, Rank0, SplitTape, Storage};
+use attention::{GPU_TILE_SCORES, Pair, Plan, TILE_SCORES, Visible, causal_pairs};
+use dfdx::prelude::{Axis, Cpu, Device, Gradients, Rank0, SplitTape, Storage, Synchronize};
 use dfdx::prelude::{BroadcastTo, HasShape, MaxTo, MeanTo, PutTape, ReshapeTo, SelectTo, SumTo};
 use functions::{
     Flat, Matrix, Rotation, Taped, by_length, chunks, concat, detached, gather, index, inverse, linear, max_of_equals,
     rms_norm, silu, untaped,
 };
-use params::Param;
+use params::{Keeping, Param};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ impl Element for f64 {
 pub struct Reference<E: Element, D: Device<E>> {
     device: D,
     device_name: String,
+    /// Parameters, gradients and moments are on the device, tables too.
+    resident: bool,
     params: RefCell<Vec<Param<E, D>>>,
     nodes: RefCell<Vec<Node<E, D>>>,
     recording: Cell<bool>,
@@ -72,7 +75,18 @@ pub struct Reference<E: Element, D: Device<E>> {
     tape_number: Cell<u64>,
     /// By theta's bits and head_dim.
     rotations: RefCell<BTreeMap<(u64, usize), Rotation<E, D>>>,
+    /// The last plans and what they were made of: layers of one stack attend alike, and a plan's indices are made on the host.
+    plans: RefCell<Vec<Planned<E, D>>>,
 }
+
+/// What a [`Plan`] is made of: pairs, heads and key/value heads, what is visible, the scale.
+type PlanOf = (Vec<Pair>, [usize; 2], Visible, f64);
+
+/// A plan, and what it was made of.
+type Planned<E, D> = (PlanOf, Rc<Plan<E, D>>);
+
+/// Plans that are kept: of the entropy model, the encoder, the latent transformer, the decoder and the two cross-attentions.
+const PLANS: usize = 6;
 
 /// What a [`Tensor`] holds.
 struct Value<E: Element, D: Device<E>> {
@@ -188,19 +202,32 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         Reference {
             device,
             device_name: device_name.into(),
+            resident: false,
             params: Default::default(),
             nodes: Default::default(),
             recording: Cell::new(false),
             paused: Cell::new(false),
             tape_number: Cell::new(0),
             rotations: Default::default(),
+            plans: Default::default(),
         }
+    }
+
+    /// As [`new`](Self::new), with every parameter, table, gradient and moment on the device, updated there by dfdx's Adam kernel: for a
+    /// device that the host's memory is far from. Its second moments are up to 5e-5 from the composed update's.
+    pub fn resident(device: D, device_name: impl Into<String>) -> Self {
+        Reference { resident: true, ..Reference::new(device, device_name) }
     }
 
     /// [`Backend::add_param`] with data of the element type.
     pub fn add_param_elements(&self, shape: [usize; 2], data: Vec<E>, by_rows: bool) -> ParamId {
+        let keeping = match (self.resident, by_rows) {
+            (true, _) => Keeping::Resident,
+            (false, true) => Keeping::Rows,
+            (false, false) => Keeping::Tensor,
+        };
         let mut params = self.params.borrow_mut();
-        params.push(Param::new(&self.device, shape, data, by_rows));
+        params.push(Param::new(&self.device, shape, data, keeping));
         ParamId(params.len() - 1)
     }
 
@@ -276,8 +303,21 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         table.at(index(&self.device, offsets.windows(2).flat_map(|s| 0..s[1] - s[0]).collect()))
     }
 
+    fn plan(&self, of: PlanOf) -> Rc<Plan<E, D>> {
+        let mut plans = self.plans.borrow_mut();
+        if let Some((_, plan)) = plans.iter().find(|(made_of, _)| *made_of == of) {
+            return plan.clone();
+        }
+        let (pairs, heads, visible, scale) = &of;
+        let tile_scores = if self.resident { GPU_TILE_SCORES } else { TILE_SCORES };
+        let plan = Rc::new(Plan::new(&self.device, pairs, *heads, *visible, *scale, tile_scores));
+        plans.truncate(PLANS - 1);
+        plans.insert(0, (of, plan.clone()));
+        plan
+    }
+
     /// `2 x + o_proj(attn(q_proj(q_norm x), k_proj(k_norm kv), v_proj(k_norm kv)))`, where x's rows see kv's by `pairs`.
-    fn cross(&self, x: &Tensor, kv: &Tensor, pairs: &[Pair], params: &CrossParams, config: &CrossConfig) -> Tensor {
+    fn cross(&self, x: &Tensor, kv: &Tensor, pairs: Vec<Pair>, params: &CrossParams, config: &CrossConfig) -> Tensor {
         let CrossConfig { heads, kv_heads, head_dim, eps, .. } = *config;
         let mut op = self.op();
         let (x, kv) = (op.input(x), op.input(kv));
@@ -287,7 +327,7 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         let q = linear(normed_x, op.param(params.q)).reshape_like(&(n * heads, head_dim));
         let k = linear(normed_kv.clone(), op.param(params.k)).reshape_like(&(m * kv_heads, head_dim));
         let v = linear(normed_kv, op.param(params.v)).reshape_like(&(m * kv_heads, head_dim));
-        let plan = Plan::new(&self.device, pairs, [heads, kv_heads], Visible::All, (head_dim as f64).powf(-0.5));
+        let plan = self.plan((pairs, [heads, kv_heads], Visible::All, (head_dim as f64).powf(-0.5)));
         let read = plan.attend(q, k, v).reshape_like(&(n, heads * head_dim));
         let out = x * E::of(2.0) + linear(read, op.param(params.o));
         op.finish(out)
@@ -321,7 +361,7 @@ fn from_f32<E: Element>(data: &[f32]) -> Vec<E> {
     data.iter().map(|&x| E::of(x as f64)).collect()
 }
 
-impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
+impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
     fn path(&self) -> &'static str {
         "reference"
     }
@@ -428,7 +468,9 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
 
     fn grad_norm_squared(&self, ids: &[ParamId]) -> f64 {
         let params = self.params.borrow();
-        ids.iter().map(|id| params[id.0].grad_norm_squared()).sum()
+        let on_device = ids.iter().filter_map(|id| params[id.0].grad_squares()).reduce(|a, b| a + b);
+        let on_device = on_device.map_or(0.0, |sum| host(&sum)[0].as_f64());
+        on_device + ids.iter().map(|id| params[id.0].grad_norm_squared()).sum::<f64>()
     }
 
     fn adamw(&self, ids: &[ParamId], step: &AdamWStep) {
@@ -437,12 +479,16 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
     }
 
     fn moments(&self, id: ParamId) -> (Vec<f32>, Vec<f32>) {
-        let (m, v) = self.params.borrow()[id.0].moments();
+        let (m, v) = self.params.borrow_mut()[id.0].moments();
         (to_f32(m), to_f32(v))
     }
 
     fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]) {
         self.params.borrow_mut()[id.0].write_moments(&self.device, from_f32(m), from_f32(v));
+    }
+
+    fn synchronize(&self) {
+        self.device.synchronize();
     }
 
     fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Tensor {
@@ -500,13 +546,8 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
         let q = rotation.apply(linear(normed.clone(), op.param(params.q)));
         let k = rotation.apply(linear(normed.clone(), op.param(params.k)));
         let v = linear(normed, op.param(params.v)).reshape_like(&(n * kv_heads, head_dim));
-        let plan = Plan::new(
-            &self.device,
-            &causal_pairs(offsets, window),
-            [heads, kv_heads],
-            Visible::Causal(window),
-            (head_dim as f64).powf(-0.5),
-        );
+        let scale = (head_dim as f64).powf(-0.5);
+        let plan = self.plan((causal_pairs(offsets, window), [heads, kv_heads], Visible::Causal(window), scale));
         let read = plan.attend(q, k, v).reshape_like(&(n, heads * head_dim));
         let x = x + linear(read, op.param(params.o));
         let normed = rms_norm(x.clone(), op.param(params.post_attention_layernorm), eps);
@@ -567,7 +608,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
         }
         let offsets = patches.offsets();
         let pairs = offsets.windows(2).enumerate().map(|(p, o)| Pair { queries: p * k..(p + 1) * k, keys: o[0]..o[1] });
-        self.cross(q, h, &pairs.collect::<Vec<_>>(), params, config)
+        self.cross(q, h, pairs.collect(), params, config)
     }
 
     fn decoder_cross(
@@ -587,7 +628,7 @@ impl<E: Element, D: Device<E>> Backend for Reference<E, D> {
             let p = p as usize;
             Pair { queries: i..i + 1, keys: p * k..(p + 1) * k }
         });
-        self.cross(x, kv, &pairs.collect::<Vec<_>>(), params, config)
+        self.cross(x, kv, pairs.collect(), params, config)
     }
 
     fn head_loss(
