@@ -5,6 +5,7 @@ use crate::progress;
 use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner};
 use blt_graph::spec::StepSpec;
+use blt_plugins::device_failure;
 use blt_plugins::report::machine;
 use blt_plugins::steps::{Measured, PhaseRate};
 use clap::{Args, ValueEnum};
@@ -34,6 +35,9 @@ pub struct Bench {
     /// Threads. All processors where left out.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    #[arg(long)]
+    device: Option<String>,
     /// `fused`, or `reference`.
     #[arg(long)]
     path: Option<String>,
@@ -51,8 +55,10 @@ enum Format {
 /// Measures every variant, and prints.
 pub fn bench(args: &Bench) -> Result<(), String> {
     let (mut spec, dir) = args.pipeline.read()?;
-    if let Some(path) = &args.path {
-        spec = spec.set(&format!("path={path}")).map_err(cli::rendered)?;
+    for (key, value) in [("device", &args.device), ("path", &args.path)] {
+        if let Some(value) = value {
+            spec = spec.set(&format!("{key}={value}")).map_err(cli::rendered)?;
+        }
     }
     let mut variants = spec.variants().map_err(cli::rendered)?;
     if let Some(unknown) = args.variants.iter().find(|name| variants.iter().all(|variant| variant.name != **name)) {
@@ -82,7 +88,7 @@ pub fn bench(args: &Bench) -> Result<(), String> {
         let goals: Vec<&str> = spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
         spec.graph = spec.graph.needed(&goals);
         spec.seeds.truncate(1);
-        let ran = Runner::new(&spec, &dir, options.clone()).progress(&*progress).run();
+        let ran = Runner::new(&spec, &dir, options.clone()).progress(&*progress).failure(device_failure).run();
         let report = ran.map_err(|e| e.render(cli::color()))?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
             let text = std::fs::read_to_string(step.dir.join("result.json")).map_err(cli::plain)?;

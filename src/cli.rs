@@ -6,6 +6,7 @@ use crate::regress::{self, Regress};
 use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner};
 use blt_graph::store::Store;
 use blt_graph::{Diagnostics, PipelineSpec, StepError, check_all, describe, registry, write_atomic};
+use blt_plugins::device_failure;
 use blt_plugins::report::{self, ReportInput};
 use blt_plugins::results::{self, Entry, VariantRun};
 use clap::{Args, Parser, Subcommand};
@@ -113,10 +114,10 @@ pub struct Engine {
     /// Threads; changes no number. All processors where left out.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// `cpu`, or a device of this build.
+    /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
-    /// `fused`, or `reference`: operations composed of dfdx's own.
+    /// `fused`, or `reference`: operations composed of dfdx's own, which a GPU computes in any case.
     #[arg(long)]
     path: Option<String>,
 }
@@ -235,7 +236,8 @@ impl Engine {
             tracing::warn!("Ctrl-C will not save a checkpoint: {error}");
         }
         let progress = progress::for_stderr();
-        Runner::new(spec, dir, options).progress(&*progress).interrupt(interrupt).run_with(finish)
+        let runner = Runner::new(spec, dir, options).progress(&*progress).interrupt(interrupt);
+        runner.failure(device_failure).run_with(finish)
     }
 }
 

@@ -20,5 +20,5 @@ pub mod scoring;
 mod shape;
 pub mod steps;
 
-pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList};
+pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure};
 pub use model::{ParamSet, session, with_params};

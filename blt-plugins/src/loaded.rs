@@ -8,6 +8,7 @@ use crate::shape::{self, Found, NotBlt, WholeModel};
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
 use blt_core::checkpoint::{self, CheckpointError, TensorFile};
+use blt_core::device::{self, Device, DeviceError};
 use blt_core::fused::Fused;
 use blt_core::hf::ModelShape;
 use blt_core::model::Session;
@@ -16,6 +17,7 @@ use blt_core::reference::Reference;
 use blt_graph::{ComputePath, Live, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -158,13 +160,25 @@ fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::
 
 /// The backend that a run's options name.
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
-    match (cx.path(), cx.device()) {
-        (ComputePath::Fused, "cpu") => Ok(Rc::new(Fused::new())),
-        (ComputePath::Reference, "cpu") => Ok(Rc::new(Reference::<f32, _>::cpu())),
-        (_, device) => {
-            Err(StepError::other(format!("device `{device}` is not in this build")).help("use `device: cpu`"))
+    match (cx.path(), cx.device().parse().map_err(device_error)?) {
+        (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),
+        (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Reference::<f32, _>::cpu())),
+        (ComputePath::Reference, Device::Cuda(index)) => device::cuda(index).map_err(device_error),
+        (ComputePath::Fused, gpu) => {
+            let what = format!("fused operations are the processor's own, and the device is `{gpu}`");
+            Err(StepError::other(what).help("leave `path` out, or give `path: reference`"))
         }
     }
+}
+
+fn device_error(error: DeviceError) -> StepError {
+    let help = error.help();
+    StepError::other(error).help(help)
+}
+
+/// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a step as a panic.
+pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
+    device::failure(panic).map(device_error)
 }
 
 /// A step's `source` must be a node that gives bytes and reads nothing.

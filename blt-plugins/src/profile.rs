@@ -65,8 +65,11 @@ impl NodeProfile {
     pub fn backward(&self, loss: &Tensor) {
         let recorded = self.recorded.take();
         let mut sums = self.sums.borrow_mut();
+        let backend = &self.session.backend;
+        backend.synchronize();
         let mut last = Instant::now();
-        self.session.backend.backward_observed(loss, &mut |operation| {
+        backend.backward_observed(loss, &mut |operation| {
+            backend.synchronize();
             let now = Instant::now();
             if let Some((_, node)) = recorded.iter().find(|(range, _)| range.contains(&operation)) {
                 sums.entry(node.clone()).or_default().backward_seconds += (now - last).as_secs_f64();
@@ -79,11 +82,13 @@ impl NodeProfile {
 impl NodeObserver for NodeProfile {
     fn before(&self, _: &str) {
         self.session.take_flops();
+        self.session.backend.synchronize();
         *self.started.borrow_mut() = Some((Instant::now(), self.session.backend.tape_len()));
     }
 
     fn after(&self, node: &str) {
         let Some((started, from)) = self.started.borrow_mut().take() else { return };
+        self.session.backend.synchronize();
         let (seconds, to) = (started.elapsed().as_secs_f64(), self.session.backend.tape_len());
         let mut sums = self.sums.borrow_mut();
         let sum = sums.entry(node.to_owned()).or_default();

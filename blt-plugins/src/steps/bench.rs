@@ -80,7 +80,7 @@ pub struct Measured {
     pub threads: usize,
     /// Vector instructions of the fused kernels.
     pub simd: String,
-    /// The best rate of large f32 matrix products beside it, in FLOP/s.
+    /// The best rate of large f32 matrix products on the device, in FLOP/s.
     pub machine_flops_per_second: f64,
     pub parameters: usize,
     pub training: Option<PhaseRate>,
@@ -88,7 +88,7 @@ pub struct Measured {
     pub evaluation: PhaseRate,
     /// Entropies, if there is a patcher that reads them, and patch starts.
     pub patching: Option<PhaseRate>,
-    /// The most bytes resident in the whole step.
+    /// The most bytes resident in the whole step; unknown where the device has a memory of its own.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -211,7 +211,7 @@ impl Step for Bench {
         memory::begin();
         let mut loaded = Loaded::build(cx, &[&self.goal])?;
         loaded.prepare(cx)?;
-        let machine = blt_core::fused::machine_rate();
+        let machine = machine_rate(cx)?;
         let measuring = Measuring { step: self, cx, loaded: &loaded, machine };
         // First, so that its memory is not measured on what evaluation left behind.
         let training = self.train.then(|| measuring.training()).transpose()?;
@@ -235,11 +235,29 @@ impl Step for Bench {
             training_memory,
             evaluation,
             patching,
-            peak_memory_bytes: memory::peak(),
+            peak_memory_bytes: memory::peak().filter(|_| cx.device() == "cpu"),
         };
         write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&measured)?)?;
         Ok(())
     }
+}
+
+/// The best rate of large f32 matrix products on the device, in FLOP/s.
+fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
+    if cx.device() == "cpu" {
+        return Ok(blt_core::fused::machine_rate());
+    }
+    let backend = backend(cx)?;
+    let n = 4096;
+    let weight = backend.add_param([n, n], vec![0.5; n * n], false);
+    let x = backend.constant(n, n, vec![1.0; n * n]);
+    let rate = |_| {
+        let started = Instant::now();
+        backend.linear(&x, weight);
+        backend.synchronize();
+        2.0 * (n as f64).powi(3) / started.elapsed().as_secs_f64()
+    };
+    Ok((0..8).map(rate).fold(0.0, f64::max))
 }
 
 struct Measuring<'a> {
@@ -283,6 +301,7 @@ impl Measuring<'_> {
             let ids: usize = unit.iter().map(|batch| batch.len()).sum();
             let started = Instant::now();
             let sum = run(&profile, repetition as u64, unit)?;
+            self.loaded.session.backend.synchronize();
             let took = started.elapsed().as_secs_f64();
             let counted: usize = unit.iter().map(|batch| batch.n_counted_bytes()).sum();
             last = sum.map(|sum| sum / counted.max(1) as f64);
@@ -359,14 +378,19 @@ impl Measuring<'_> {
                 nats += (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum::<f64>();
             }
             backend.record(false);
+            backend.synchronize();
             let started = Instant::now();
             optimiser.step(backend, &ids, repetition + 1, repetition + 1);
+            backend.synchronize();
             profile.add_seconds(OPTIMISER, started.elapsed().as_secs_f64());
             Ok(Some(nats))
         })?;
         let peak = memory::peak();
         let moments: u64 = 3 * 4 * loaded.n_parameters() as u64;
-        let beyond = memory::begin().zip(peak).map(|(begin, peak)| peak.saturating_sub(begin + moments));
+        // What is resident is the host's.
+        let on_host = backend.device() == "cpu";
+        let beyond =
+            memory::begin().zip(peak).filter(|_| on_host).map(|(begin, peak)| peak.saturating_sub(begin + moments));
         Ok((rate, TrainingMemory { parameters_and_moments_bytes: moments, beyond_bytes: beyond }))
     }
 }
