@@ -336,8 +336,25 @@ fn the_last_variant_is_checked_before_the_first_starts() {
 
 #[test]
 fn a_device_or_path_that_is_not_there() {
-    refused_at_once(&plain(), &["--device", "abacus"], &["`abacus`", "cpu"]);
+    refused_at_once(&plain(), &["--device", "abacus"], &["`abacus`", "`cpu`", "`cuda:N`"]);
+    refused_at_once(&plain(), &["--device", "cuda:first"], &["`cuda:first`", "`cuda:N`"]);
     refused_at_once(&plain(), &["--path", "shortest"], &["shortest", "`fused`", "`reference`"]);
+}
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn a_gpu_in_a_build_without_them() {
+    let says = ["no GPU support", "`cuda:0`", "--features cuda", "leave `device` out"];
+    refused_at_once(&plain(), &["--device", "cuda"], &says);
+    let place = plain();
+    let yaml = format!("{}device: cuda:0\n", place.yaml);
+    refused_at_once(&place.with(&yaml), &[], &says);
+}
+
+#[test]
+fn fused_operations_on_a_gpu() {
+    let says = ["fused operations", "`cuda:1`", "leave `path` out"];
+    refused_at_once(&plain(), &["--device", "cuda:1", "--path", "fused"], &says);
 }
 
 #[test]
