@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Place, text};
+use common::{Place, text, tree};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,11 +37,13 @@ fn assert_close(what: &str, (steps, end): &(Vec<f64>, f64), (expected_steps, exp
     }
 }
 
+/// The one checkpoint that a run left.
 fn checkpoint(run: &Path) -> PathBuf {
-    let all = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
-    let found: Vec<PathBuf> = all.filter(|path| path.join("state.json").exists()).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    fs::canonicalize(&found[0]).unwrap()
+    let folder = run.join("checkpoints");
+    let files: Vec<PathBuf> = tree(&folder).into_iter().map(|(path, _)| folder.join(path)).collect();
+    let found: Vec<&PathBuf> = files.iter().filter(|path| path.ends_with("state.json")).collect();
+    assert_eq!(found.len(), 1, "{files:?}");
+    fs::canonicalize(found[0].parent().unwrap()).unwrap()
 }
 
 /// Trains on both, and continues each one's checkpoint (parameters, moments, step count) on both.
