@@ -27,6 +27,7 @@ mod columns;
 mod error;
 mod files;
 mod format;
+mod memory;
 mod pack;
 mod parquet_file;
 mod raw;
@@ -50,7 +51,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::columns::{ListColumn, ListKind, is_text};
 pub use self::error::DataError;
+pub use self::memory::{IN_MEMORY, MemoryRows};
 pub use self::pack::{BatchReader, BatchState, Packer, Pending};
+pub(crate) use self::raw::size_of;
 pub use self::raw::{RawRow, RawRows, RowReader};
 pub use self::reader::{Counts, Cursor};
 pub use self::row_batches::{RawEvent, RowBatches, RowState, Rows};

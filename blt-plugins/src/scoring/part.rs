@@ -17,6 +17,7 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -73,7 +74,7 @@ pub fn names<'a>(inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usi
 }
 
 /// Where parts are written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outputs {
     /// The parts, under their names.
     pub dir: PathBuf,
@@ -147,8 +148,9 @@ pub(super) struct PartWriter<'a> {
 impl<'a> PartWriter<'a> {
     pub fn create(job: &'a Job, model: &'a str, unit: &'a Unit, outputs: &Outputs) -> Result<Self, StepError> {
         let path = outputs.path(unit);
-        // Of this process's own, should another score the same unit.
-        let partial = outputs.partial.join(format!("{}.{}.parquet", unit.key, std::process::id()));
+        // Of its own, should another process score the same unit, maybe on another machine.
+        let random = RandomState::new().hash_one(std::process::id());
+        let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
         let failed = |e: std::io::Error| failed(&path, unit, e);
         for folder in [path.parent(), Some(outputs.partial.as_path())].into_iter().flatten() {
             std::fs::create_dir_all(folder).map_err(failed)?;
