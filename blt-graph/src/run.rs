@@ -510,6 +510,13 @@ impl<'a> Runner<'a> {
         if self.interrupt.load(Ordering::Relaxed) {
             return Err(self.step_error(plan, index, StepError::Interrupted));
         }
+        if store.has(&keyed.key) {
+            let cx = self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
+            let stands = plan.steps()[index].step.stands(&cx);
+            if !stands.map_err(|error| self.step_error(plan, index, error))? {
+                store.discard(&keyed.key)?;
+            }
+        }
         let mut said = false;
         let claim = store.claim(&keyed.what, self.options.resume == Resume::Fresh, || {
             if !std::mem::replace(&mut said, true) {

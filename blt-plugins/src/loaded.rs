@@ -224,6 +224,7 @@ fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
         | DataError::EmptyFolder { .. }
         | DataError::NotAFile { .. }
         | DataError::Read { .. }
+        | DataError::Storage(_)
         | DataError::SchemaDiffers { .. }
         | DataError::WrongFormat { .. }
         | DataError::Corrupt { .. }

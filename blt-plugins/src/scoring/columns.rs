@@ -101,7 +101,7 @@ impl Columns {
         let taken: Vec<&str> =
             scores.iter().map(|f| f.name().as_str()).filter(|name| table.schema.index_of(name).is_ok()).collect();
         if !taken.is_empty() {
-            let path = table.path.display();
+            let path = &table.path;
             return Err(StepError::other(format!(
                 "{path} has columns `{}` itself, and scoring writes columns of these names",
                 taken.join("`, `")

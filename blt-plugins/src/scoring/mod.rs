@@ -11,12 +11,14 @@
 
 mod columns;
 mod job;
+mod outputs;
 mod part;
 mod scorer;
 mod summary;
 
 pub use columns::{Columns, RowScores, Scores};
 pub use job::{Job, JobConfig, Manifest, Unit, Units};
-pub use part::{FOOTER_KEY, Footer, Outputs};
+pub use outputs::{MANIFEST, Outputs};
+pub use part::{FOOTER_KEY, Footer};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};
