@@ -85,7 +85,7 @@ fn fails(place: &Place, endpoint: &str) -> String {
     let output = command(place, endpoint).output().unwrap();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "{stderr}");
     assert!(!stderr.contains("secret-of-anyone") && !stderr.contains("panicked"), "{stderr}");
     stderr
 }
@@ -141,7 +141,7 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
         assert_same_rows(&run(path).0, &english);
     }
     assert_same_rows(&run("s3://corpus/lang=en/b.parquet").0, &local("data/lang=en/b.parquet"));
-    assert_same_rows(&run("[s3://corpus/lang=en/b.parquet, 's3://corpus/lang=[a-d]*/a*']").0[3..], &all[..3]);
+    assert_same_rows(&run("[s3://corpus/lang=en/b.parquet, 's3://corpus/lang=[a-d]*/a*']").0[..3], &all[..3]);
 
     let error = |path: &str| {
         fails(

@@ -206,7 +206,7 @@ pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(
 }
 
 /// A source's error, pointing at the parameter of its node that is at fault.
-fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
+pub fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
     let param = |path: &[&str]| {
         let first = plan.node(node).and_then(|node| node.params.get(path[0]));
         path[1..].iter().try_fold(first?, |value, key| value.get(key))

@@ -105,11 +105,15 @@ fn elements(xml: &str, name: &str) -> Vec<String> {
     xml.split(&open).skip(1).map(|rest| rest.split(&close).next().unwrap().to_owned()).collect()
 }
 
-/// A request without credentials: status and body.
+/// Who asks: moto looks at the name and not at the signature, unless it was told to.
+const AUTHORIZATION: &str =
+    "AWS4-HMAC-SHA256 Credential=anyone/20261124/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+
+/// A request: status and body of the answer.
 pub fn http(port: u16, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nAuthorization: {AUTHORIZATION}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();

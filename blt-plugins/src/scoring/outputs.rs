@@ -6,6 +6,7 @@ use super::summary::Summary;
 use crate::storage::{Entry, Input, Location, abort_uploads, write_whole};
 use blt_graph::StepError;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ const FOOTER_BYTES: u64 = 64 << 10;
 const READ_AT_A_TIME: usize = 32;
 
 /// Where parts are written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outputs {
     /// The parts, under their names.
     pub dir: Location,

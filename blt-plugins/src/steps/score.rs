@@ -1,6 +1,6 @@
 use super::evaluate::Split;
 use crate::data::{DataError, ListColumn, OnError, Packer, Sample, Source};
-use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, sources};
+use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources};
 use crate::ports::{Entropies, Loss, Patches};
 use crate::predicate::Predicate;
 use crate::profile::NodeProfile;
@@ -324,8 +324,14 @@ impl Step for Score {
         if let Some(output) = self.elsewhere(cx.base_dir())? {
             output.list().map_err(|e| self.at_output(cx, e))?;
         }
-        for (_, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
-            self.job(cx, &handle, Vec::new())?;
+        for (node, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
+            self.job(cx, &handle, Vec::new()).map_err(|error| match error {
+                StepError::Failed { error, help } => match error.downcast::<DataError>() {
+                    Ok(error) => source_error(cx.plan(), &node, *error),
+                    Err(error) => StepError::Failed { error, help },
+                },
+                other => other,
+            })?;
         }
         let goals = self.goals();
         fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())

@@ -15,6 +15,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 pub(crate) use self::input::{Fetching, Input};
 pub(crate) use self::output::{Sink, abort_uploads, write_whole};
 
@@ -149,6 +151,22 @@ impl fmt::Display for Location {
     }
 }
 
+/// As text: its path or URL.
+impl Serialize for Location {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Location::Local(path) => path.serialize(to),
+            Location::Remote(url) => to.collect_str(url),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Location {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Location::parse(&String::deserialize(from)?, Path::new("")).map_err(de::Error::custom)
+    }
+}
+
 impl From<PathBuf> for Location {
     fn from(path: PathBuf) -> Self {
         Location::Local(path)
@@ -164,6 +182,17 @@ impl Location {
         match Url::is_meant(text) {
             true => Url::parse(text).map(Location::Remote),
             false => Ok(Location::Local(base.join(text))),
+        }
+    }
+
+    /// A path that does not depend on the working directory.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    pub fn absolute(&self) -> std::io::Result<Location> {
+        match self {
+            Location::Local(path) => std::path::absolute(path).map(Location::Local),
+            Location::Remote(_) => Ok(self.clone()),
         }
     }
 
@@ -367,6 +396,8 @@ mod tests {
         assert_eq!(at("gs://b").join("a"), at("gs://b/a"));
         let mut keys = ["s3://b/a-b/x", "s3://b/a/x", "s3://b/a.parquet", "s3://a/z"].map(at);
         keys.sort();
+        let text = serde_json::to_string(&keys[3]).unwrap();
+        assert_eq!((text.as_str(), serde_json::from_str(&text).ok()), (r#""s3://b/a.parquet""#, Some(keys[3].clone())));
         assert_eq!(keys, ["s3://a/z", "s3://b/a/x", "s3://b/a-b/x", "s3://b/a.parquet"].map(at));
     }
 }

@@ -439,6 +439,11 @@ fn short(text: &str) -> String {
     match (of("Code"), of("Message")) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
-        _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        _ => {
+            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            // Which store it was, the URL tells.
+            let plain = words.strip_prefix("Generic ").and_then(|rest| Some(rest.split_once(" error: ")?.1));
+            plain.unwrap_or(&words).to_owned()
+        }
     }
 }
