@@ -201,7 +201,7 @@ impl RunError {
             RunError::Step { variant, seed, index, step, .. } => {
                 let variant =
                     if variant == BASE_VARIANT { String::new() } else { format!(" of the variant `{variant}`") };
-                format!("step {index} (`{step}`){variant} did not finish (seed {seed})")
+                format!("step `run.{index}.{step}`{variant} did not finish (seed {seed})")
             }
             other => other.to_string(),
         }
@@ -350,17 +350,8 @@ impl<'a> Runner<'a> {
     }
 
     /// The plans of the variants that the options name.
-    fn chosen(&self, mut plans: Vec<Plan>) -> Result<Vec<Plan>, Diagnostics> {
-        let names = &self.options.variants;
-        if let Some(unknown) = names.iter().find(|name| plans.iter().all(|plan| plan.variant != **name)) {
-            let mut known: Vec<&str> = plans.iter().map(|plan| plan.variant.as_str()).collect();
-            known.dedup();
-            let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
-            let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
-            return Err(Diagnostic::error(message).help(meant).into());
-        }
-        plans.retain(|plan| names.is_empty() || names.contains(&plan.variant));
-        Ok(plans)
+    fn chosen(&self, plans: Vec<Plan>) -> Result<Vec<Plan>, Diagnostics> {
+        choose_variants(plans, &self.options.variants, |plan| &plan.variant)
     }
 
     /// What every step of a plan depends on, and its key.
@@ -529,8 +520,16 @@ impl<'a> Runner<'a> {
         if self.interrupt.load(Ordering::Relaxed) {
             return Err(self.step_error(plan, index, StepError::Interrupted));
         }
+        if store.has(&keyed.key) {
+            let cx = self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
+            let stands = plan.steps()[index].step.stands(&cx);
+            if !stands.map_err(|error| self.step_error(plan, index, error))? {
+                store.discard(&keyed.key)?;
+            }
+        }
         let mut said = false;
-        let claim = store.claim(&keyed.what, self.options.resume == Resume::Fresh, || {
+        let made_by = format!("{}, {}, seed {}", plan.pipeline, plan.variant, plan.seed);
+        let claim = store.claim(&keyed.what, &made_by, self.options.resume == Resume::Fresh, || {
             if !std::mem::replace(&mut said, true) {
                 self.progress.message("another process is running this step; waiting for it");
             }
@@ -572,6 +571,26 @@ impl<'a> Runner<'a> {
         }
         head + &spec.to_yaml()
     }
+}
+
+/// Those of `all` whose variants are among `names`; all of them where no name is given.
+///
+/// # Errors
+/// A name that no variant has.
+pub fn choose_variants<T>(
+    mut all: Vec<T>,
+    names: &[String],
+    name_of: impl Fn(&T) -> &str,
+) -> Result<Vec<T>, Diagnostics> {
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|one| name_of(one) != **name)) {
+        let mut known: Vec<&str> = all.iter().map(&name_of).collect();
+        known.dedup();
+        let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
+        let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
+        return Err(Diagnostic::error(message).help(meant).into());
+    }
+    all.retain(|one| names.is_empty() || names.iter().any(|name| name == name_of(one)));
+    Ok(all)
 }
 
 /// Copies the lines of `from`, if it is there, each after `tag`.

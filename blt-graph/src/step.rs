@@ -18,7 +18,8 @@ use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).
 ///
-/// A step writes files into its own directory ([`StepCx::dir`]) and nothing else. What it leaves there is kept under a key
+/// A step writes files into its own directory ([`StepCx::dir`]), and elsewhere only where a parameter names a place and
+/// [`Step::stands`] looks after it. What it leaves in its directory is kept under a key
 /// of all that it depends on, and a later run with the same key uses it again, possibly for another variant or pipeline: so
 /// nothing in the files may depend on the variant's or run's name. By convention `metrics.jsonl` and `timings.jsonl` (one
 /// JSON object a line) are gathered into the run's, `checkpoints/` and `outputs/` are linked into the run's folders of those
@@ -48,6 +49,16 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
         true
     }
 
+    /// Whether what the finished step of [`StepCx::dir`] left outside of that directory is still there; else it is run again. A step that
+    /// writes into its directory alone has nothing to look at.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
+        let _ = cx;
+        Ok(true)
+    }
+
     /// All that the result depends on beside the graph, the parameters, the seed, earlier steps and the program:
     /// fingerprints of the data. May open files. Called before the step has a directory.
     ///
@@ -67,6 +78,7 @@ pub(crate) trait AnyStep {
     fn goals(&self) -> Vec<String>;
     fn check(&self, plan: &Plan) -> Result<(), NodeError>;
     fn feeds_later_steps(&self) -> bool;
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError>;
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError>;
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError>;
     fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
@@ -81,6 +93,9 @@ impl<S: Step> AnyStep for S {
     }
     fn feeds_later_steps(&self) -> bool {
         Step::feeds_later_steps(self)
+    }
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
+        Step::stands(self, cx)
     }
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         Step::depends(self, cx)

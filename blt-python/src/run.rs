@@ -3,9 +3,11 @@
 use crate::error::{Error, message, step_error};
 use crate::scorer::all_threads;
 use blt_graph::run::{RunError, RunOptions, Runner};
-use blt_graph::{PipelineSpec, Progress, StepError, StepHeading};
+use blt_graph::{PipelineSpec, Progress, Step, StepError, StepHeading};
 use blt_plugins::report;
 use blt_plugins::scoring::{RemoteStep, Scheduler, Unit, UnitDone};
+use blt_plugins::steps::Score;
+use blt_plugins::storage::Location;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -114,14 +116,15 @@ fn build_id(library: &Path) -> std::io::Result<String> {
 
 /// Runs a pipeline; the run's directory, and the closing table.
 ///
-/// `set`: overrides, `path=value`. `schedule`: see `blt.ray`. `quiet`: no progress. `library`: this library's own file.
+/// `set`: overrides, `path=value`. `output`: where the score step's parts go. `schedule`: see `blt.ray`. `quiet`: no progress. `library`: this library's own file.
 #[pyfunction]
-#[pyo3(signature = (pipeline, set, runs, store, threads, schedule, quiet, library))]
+#[pyo3(signature = (pipeline, set, output, runs, store, threads, schedule, quiet, library))]
 #[allow(clippy::too_many_arguments)]
 pub fn run(
     py: Python<'_>,
     pipeline: PathBuf,
     set: Vec<String>,
+    output: Option<String>,
     runs: PathBuf,
     store: Option<PathBuf>,
     threads: Option<NonZeroUsize>,
@@ -130,7 +133,7 @@ pub fn run(
     library: PathBuf,
 ) -> PyResult<(PathBuf, String)> {
     py.detach(|| {
-        let (spec, dir) = read(&pipeline, &set)?;
+        let (spec, dir) = read(&pipeline, &set, output.as_deref())?;
         let mut options = RunOptions::new(build_id(&library)?);
         options.runs_dir = std::path::absolute(runs)?;
         options.store_dir = store.map(std::path::absolute).transpose()?;
@@ -167,11 +170,24 @@ fn raised(raised: &RefCell<Option<PyErr>>, error: &RunError) -> PyErr {
 }
 
 /// The pipeline with its overrides, and the folder that its paths start from.
-fn read(file: &Path, set: &[String]) -> PyResult<(PipelineSpec, PathBuf)> {
+fn read(file: &Path, set: &[String], output: Option<&str>) -> PyResult<(PipelineSpec, PathBuf)> {
     let document = |diagnostics| step_error(&StepError::Document(diagnostics));
     let mut spec = PipelineSpec::read(file).map_err(document)?;
     for assignment in set {
         spec = spec.set(assignment).map_err(document)?;
+    }
+    if let Some(output) = output {
+        let scores: Vec<usize> = (0..spec.run.len()).filter(|&i| spec.run[i].step == Score::NAME).collect();
+        let [index] = scores.as_slice() else {
+            let (file, n) = (file.display(), scores.len());
+            return Err(Error::new_err(format!(
+                "{file} has {n} score steps, and `output` is of one (help: set `run.0.score.output`)"
+            )));
+        };
+        // Who calls means a folder from where the call is made; the pipeline means one beside it.
+        let place = Location::parse(output, Path::new("")).map_err(|e| Error::new_err(e.to_string()))?.absolute()?;
+        let place = serde_json::Value::from(place.to_string());
+        spec = spec.set(&format!("run.{index}.score.output={place}")).map_err(document)?;
     }
     blt::check_report(&spec).map_err(|rendered| message(&rendered))?;
     let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

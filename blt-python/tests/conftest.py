@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -24,7 +25,12 @@ MODEL = ROOT / "tests" / "parity" / "k2_base"
 #: Long enough for a machine that does other things as well.
 PATIENCE = 300
 
+# Of these tests' clusters alone: no usage reports, and a secret of their own instead of one in the user's home.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+_secret = tempfile.NamedTemporaryFile("w", prefix="ray-token-")
+_secret.write(secrets.token_hex(32))
+_secret.flush()
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=_secret.name)
 
 
 def text(seed: int, n_bytes: int) -> str:

@@ -38,9 +38,11 @@ def test_a_cluster_leaves_what_one_machine_leaves(place: Place, cluster: Cluster
     same(ours, theirs)
     assert len(outputs(ours)) == 24
     # Again: nothing is left to do.
-    before = parts(place, "ray")
     same(cluster.run(place), theirs)
-    assert parts(place, "ray") == before
+    # And into a folder of the user's.
+    cluster.run(place, "elsewhere", "--output", str(place.path / "scored"))
+    found = {str(path.relative_to(place.path / "scored")): path.read_bytes() for path in (place.path / "scored").rglob("*.parquet")}
+    assert found == outputs(theirs)
 
 
 def test_steps_before_scoring_run_in_the_driver(place: Place, cluster: Cluster) -> None:

@@ -79,7 +79,11 @@ def test_it_outlives_what_it_came_from(scorer: blt.Scorer) -> None:
 )
 def test_types_of_text(scorer: blt.Scorer, kind: pa.DataType | None) -> None:
     documents = ["the cat", None, "", "고양이", "the cat"]
-    column = pa.array(documents).dictionary_encode() if kind is None else pa.array(documents).cast(pa.binary() if "binary" in str(kind) else pa.string()).cast(kind)
+    column = pa.array(documents)
+    if kind is None:
+        column = column.dictionary_encode()
+    else:
+        column = column.cast(pa.binary() if "binary" in str(kind) else pa.string()).cast(kind)
     ours = scored(scorer, pa.record_batch({"text": column}))
     assert ours.column("text").equals(column)
     assert ours.column("n_bytes").to_pylist() == [7, None, 0, 9, 7]
@@ -194,7 +198,7 @@ def test_what_is_no_such_model(place: Place, tmp_path: pathlib.Path) -> None:
     place.write("limit: 10")
     with pytest.raises(blt.Error, match="has `limit`, and of record batches every row is scored"):
         blt.Scorer(place.pipeline)
-    place.write("emit: []", before="  - train: {goal: blt, steps: 1}\n")
+    place.write("emit: []", before="  - train: {goal: blt, steps: 1, batch_bytes: 4096, lr: 1e-3}\n")
     with pytest.raises(blt.Error, match="has a step `train` before it scores"):
         blt.Scorer(place.pipeline)
     place.write("emit: []", before="  - score: {goal: blt}\n")
@@ -239,7 +243,12 @@ def test_examples_in_docstrings_run(place: Place, monkeypatch: pytest.MonkeyPatc
         assert test.examples
         assert runner.run(test).failed == 0, name
     # On a local cluster, which the example starts; in a process of its own, so that no other test meets it.
-    code = "import doctest, blt.ray, ray; ray.init(num_cpus=1, include_dashboard=False); r = doctest.testmod(blt.ray); print(r); raise SystemExit(r.failed or not r.attempted)"
+    code = (
+        "import doctest, blt.ray, ray\n"
+        "ray.init(num_cpus=1, include_dashboard=False)\n"
+        "result = doctest.testmod(blt.ray)\n"
+        "raise SystemExit(result.failed or not result.attempted)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

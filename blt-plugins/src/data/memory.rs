@@ -1,7 +1,6 @@
 //! Rows that are in memory already: record batches, each a span.
 
 use std::collections::VecDeque;
-use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
@@ -12,9 +11,12 @@ use super::error::DataError;
 use super::raw::{RawRow, RawRows, RowReader, content, pieces};
 use super::rows::OnError;
 use super::split::{Filter, Part};
+use crate::storage::Location;
 
 /// How errors name what is read.
-pub const IN_MEMORY: &str = "the record batch";
+pub fn in_memory() -> Location {
+    Location::Local("the record batch".into())
+}
 
 /// A [`RowReader`] of record batches of one schema: the rows of each come under its number as the span, all of them in order.
 pub struct MemoryRows {
@@ -44,7 +46,7 @@ impl MemoryRows {
     ) -> Result<Self, DataError> {
         let request = Request { lists: lists.to_vec(), ..Request::all() };
         let filter = Filter::new(None, Part::All, false)?;
-        let wanted = Wanted::resolve(schema, Path::new(IN_MEMORY), column, filter, &request)?;
+        let wanted = Wanted::resolve(schema, &in_memory(), column, filter, &request)?;
         Ok(MemoryRows { wanted, on_error, batches: batches.into(), span: 0, pieces: None, span_row: 0, row: 0 })
     }
 }
@@ -61,7 +63,7 @@ impl RowReader for MemoryRows {
             (self.pieces, self.span) = (None, span + 1);
             return Ok(Some(RawRows::End { span, groups_skipped: 0 }));
         };
-        let path = Path::new(IN_MEMORY);
+        let path = &in_memory();
         let chunk = Chunk::new(&columns, &self.wanted)
             .ok_or_else(|| DataError::Config { what: "record batches of one stream have different columns".into() })?;
         let row = |i: usize| {

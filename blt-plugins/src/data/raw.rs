@@ -5,7 +5,6 @@
 //! and with nulls in the columns that are lost.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, UInt32Array};
@@ -19,6 +18,7 @@ use super::salvage::Salvage;
 use super::split::{Filter, Part, Split};
 use super::{Document, Index, Request, Row, SourceConfig};
 use crate::predicate::{ColumnStatistics, Predicate, PredicateError};
+use crate::storage::Location;
 
 /// Rows of a piece, at most.
 const PIECE_ROWS: usize = 1024;
@@ -275,6 +275,9 @@ impl OpenSpan {
                         Ok(batches) => Reading::Whole(batches),
                         Err(error) => salvage(plan, &self.columns, unit, 0, error)?,
                     };
+                    if let Some(next) = self.units.front().map(|&unit| &plan.index.units[unit]) {
+                        self.reader.will_open(file, next.unit);
+                    }
                     self.unit = Some(OpenUnit { unit, reading, pieces: Vec::new().into_iter(), read: 0 });
                 }
                 continue;
@@ -360,8 +363,8 @@ impl OpenSpan {
     }
 }
 
-fn misfit(condition: &Predicate, path: &Path, error: PredicateError) -> DataError {
-    DataError::Predicate { condition: condition.to_string(), path: path.to_path_buf(), error: Box::new(error) }
+fn misfit(condition: &Predicate, path: &Location, error: PredicateError) -> DataError {
+    DataError::Predicate { condition: condition.to_string(), path: path.clone(), error: Box::new(error) }
 }
 
 /// What to do about a unit that cannot be read from a row on.
@@ -369,7 +372,7 @@ fn salvage(plan: &RowPlan, columns: &[String], unit: usize, from: u64, error: Da
     match error {
         DataError::Corrupt { cause, .. } if plan.request.on_error == OnError::Null => {
             let at = &plan.index.units[unit];
-            let rest = Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from);
+            let rest = Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from)?;
             Ok(Reading::Salvaged { rest, from, cause })
         }
         error => Err(error),

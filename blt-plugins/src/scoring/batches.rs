@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use super::scorer::Scorer;
-use crate::data::{IN_MEMORY, ListColumn, MemoryRows, OnError, Packer, size_of};
+use crate::data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
 use crate::steps::{Emit, Score};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -137,7 +137,7 @@ impl BatchScorer {
     ) -> Result<(SchemaRef, Vec<RecordBatch>), StepError> {
         let large = batches.iter().any(|batch| size_of(batch) >= i32::MAX as usize);
         let columns = Columns { large, ..self.columns };
-        let scored = columns.schema(schema, Path::new(IN_MEMORY))?;
+        let scored = columns.schema(schema, &in_memory())?;
         let rows = MemoryRows::new(schema, batches.to_vec(), &self.column, &self.lists, self.on_error)?;
         let (packer, lists) = (self.packer.clone(), self.lists.clone());
         let scores = self.scorer.score_rows(Box::new(rows), columns, packer, lists, self.on_error)?;

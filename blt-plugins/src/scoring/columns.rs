@@ -1,13 +1,13 @@
 //! The columns that scoring adds to a table.
 
 use crate::data::RowError;
+use crate::storage::Location;
 use arrow::array::{ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use blt_graph::StepError;
 use serde::Serialize;
 use std::f64::consts::LN_2;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::part::FOOTER_KEY;
@@ -97,12 +97,11 @@ impl Columns {
     ///
     /// # Errors
     /// If the rows have one of the columns themselves.
-    pub fn schema(&self, rows: &Schema, path: &Path) -> Result<SchemaRef, StepError> {
+    pub fn schema(&self, rows: &Schema, path: &Location) -> Result<SchemaRef, StepError> {
         let scores = self.fields();
         let taken: Vec<&str> =
             scores.iter().map(|f| f.name().as_str()).filter(|name| rows.index_of(name).is_ok()).collect();
         if !taken.is_empty() {
-            let path = path.display();
             return Err(StepError::other(format!(
                 "{path} has columns `{}` itself, and scoring writes columns of these names",
                 taken.join("`, `")

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -75,6 +76,31 @@ pub struct Manifest {
     pub model: String,
     pub settings: Value,
     pub units: Vec<Unit>,
+}
+
+impl Manifest {
+    /// In what another job differs, in words; None if they are the same.
+    pub(super) fn difference(&self, other: &Manifest) -> Option<String> {
+        let named = |value: &Value| value.as_object().cloned().unwrap_or_default();
+        let (mine, theirs) = (named(&self.settings), named(&other.settings));
+        let settings: BTreeSet<&String> =
+            mine.keys().chain(theirs.keys()).filter(|key| mine.get(*key) != theirs.get(*key)).collect();
+        let keys = |manifest: &Manifest| -> Vec<(String, String)> {
+            manifest.units.iter().map(|unit| (unit.part.clone(), unit.key.clone())).collect()
+        };
+        if self.format != other.format || self.version != other.version {
+            Some(format!("another version of this program, {}", self.version))
+        } else if self.model != other.model {
+            Some(format!("another model, {}", self.model))
+        } else if !settings.is_empty() {
+            let settings: Vec<String> = settings.into_iter().map(|key| format!("`{key}`")).collect();
+            Some(format!("other settings: {}", settings.join(", ")))
+        } else if keys(self) != keys(other) {
+            Some("other input: files were added, changed or taken away".to_owned())
+        } else {
+            None
+        }
+    }
 }
 
 /// Version of [`Manifest`], of a part's footer, and of what keys are made of.

@@ -14,6 +14,7 @@
 mod batches;
 mod columns;
 mod job;
+mod outputs;
 mod part;
 mod remote;
 mod scorer;
@@ -22,7 +23,8 @@ mod summary;
 pub use batches::{BatchOptions, BatchScorer};
 pub use columns::{Columns, RowScores, Scores};
 pub use job::{Job, JobConfig, Manifest, Unit, Units};
-pub use part::{FOOTER_KEY, Footer, Outputs};
+pub use outputs::{MANIFEST, Outputs};
+pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone, Worker};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};

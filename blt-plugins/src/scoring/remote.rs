@@ -76,7 +76,7 @@ impl RemoteStep {
             index: cx.index(),
             earlier: earlier.collect::<std::io::Result<_>>()?,
             model: units.model.clone(),
-            outputs: Outputs { dir: absolute(&outputs.dir)?, partial: absolute(&outputs.partial)? },
+            outputs: Outputs { dir: outputs.dir.absolute()?, partial: absolute(&outputs.partial)? },
         })
     }
 
@@ -99,7 +99,7 @@ impl RemoteStep {
             let unit = chosen[at];
             let found = self.outputs.find(unit)?.ok_or_else(|| {
                 let path = self.outputs.path(unit);
-                StepError::other(format!("a worker wrote {}, and it is not there", path.display()))
+                StepError::other(format!("a worker wrote {path}, and it is not there"))
                     .help("parts, input and checkpoints lie on storage that all machines see under the same path")
             })?;
             seen.rows += unit.rows;

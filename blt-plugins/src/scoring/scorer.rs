@@ -5,7 +5,8 @@
 
 use super::columns::{Columns, RowScores, Scores};
 use super::job::{Job, Unit, Units};
-use super::part::{Outputs, PartWriter};
+use super::outputs::Outputs;
+use super::part::PartWriter;
 use super::summary::Summary;
 use crate::data::{ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows, Unreadable};
 use crate::loaded::{Feed, Loaded};

@@ -2,6 +2,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, final
 
+__all__ = ["Error", "Scored", "Scorer", "Worker", "__version__", "run"]
+
 __version__: str
 
 class _ArrowArray(Protocol):
@@ -47,6 +49,7 @@ class Worker:
 def run(
     pipeline: str | os.PathLike[str],
     set: Sequence[str],
+    output: str | None,
     runs: str | os.PathLike[str],
     store: str | os.PathLike[str] | None,
     threads: int | None,

@@ -5,7 +5,8 @@ finished steps. Each unit is a Ray task, which writes the part that `blt-run` wo
 run again, and its part replaces the one that may be there. Started again after it was stopped, the driver goes on with the units that have no
 part. Steps before `score` (training) run in the driver.
 
-All machines have this package, and see input, checkpoints and the runs' folder under the same paths.
+All machines have this package, and see input, checkpoints and the runs' folder under the same paths. With parts on an object store (`output`) and
+no training before, the runs' folder may be the driver's own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def score(
     pipeline: str | os.PathLike[str],
     *,
     set: Mapping[str, Any] | Sequence[str] = (),
+    output: str | os.PathLike[str] | None = None,
     address: str | None = None,
     runs: str | os.PathLike[str] = "runs",
     store: str | os.PathLike[str] | None = None,
@@ -45,6 +47,7 @@ def score(
     """Runs a pipeline, its `score` steps as tasks on a Ray cluster, and returns the run's directory.
 
     - `set`: overrides, as `{"graph.docs.path": "data/"}` or `["graph.docs.path=data/"]`.
+    - `output`: where the parts go, a folder or a URL; into the run's own `outputs/` if not given.
     - `address`: the cluster, as `ray.init` takes it; the one that is connected to, if there is one.
     - `runs`, `store`: where runs and finished steps go, on storage that all machines see.
     - `threads`: threads, and so processors, of each task. They change no bit.
@@ -56,16 +59,17 @@ def score(
 
     >>> import blt.ray
     >>> run = blt.ray.score("pipeline.yaml", set={"graph.blt.checkpoint": "model"}, progress=False)
-    >>> sorted(path.name for path in (run / "outputs").iterdir())
+    >>> sorted(path.name for path in (run / "outputs").rglob("*.parquet"))
     ['rows.parquet']
     """
-    run, _ = _score(pipeline, set, address, runs, store, threads, retries, driver_threads, ray_options, progress)
+    run, _ = _score(pipeline, set, output, address, runs, store, threads, retries, driver_threads, ray_options, progress)
     return run
 
 
 def _score(
     pipeline: str | os.PathLike[str],
     set: Mapping[str, Any] | Sequence[str],
+    output: str | os.PathLike[str] | None,
     address: str | None,
     runs: str | os.PathLike[str],
     store: str | os.PathLike[str] | None,
@@ -110,8 +114,9 @@ def _score(
             for ref in running:
                 ray.cancel(ref, force=True)
 
+    place = None if output is None else os.fspath(output)
     run, table = _blt.run(
-        pipeline, assignments, runs, store, driver_threads, schedule, quiet=not progress, library=_blt.__file__
+        pipeline, assignments, place, runs, store, driver_threads, schedule, quiet=not progress, library=_blt.__file__
     )
     return pathlib.Path(run), table
 
@@ -137,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blt.ray", description="Runs a pipeline, its score steps on a Ray cluster.")
     parser.add_argument("pipeline", help="the pipeline's YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set a parameter; may be given again")
-    parser.add_argument("--address", help="the cluster: HOST:PORT, ray://HOST:PORT or auto; a local one is started if not given")
+    parser.add_argument("--output", help="where the parts go, a folder or a URL; RUN/outputs if not given")
+    parser.add_argument("--address", help="the cluster: HOST:PORT or auto; a local one is started if not given")
     parser.add_argument("--runs", default="runs", help="where runs go, on storage that all machines see (runs)")
     parser.add_argument("--store", help="where finished steps are kept; RUNS/.store if not given")
     parser.add_argument("--threads", type=int, default=1, help="threads, and so processors, of each task (1); changes no number")
@@ -149,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, table = _score(
             args.pipeline,
             args.set,
+            args.output,
             args.address,
             args.runs,
             args.store,
