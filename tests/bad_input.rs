@@ -69,6 +69,17 @@ fn no_such_file() {
     refused_at_once(&place, &[], &["matches no file", "nothing/*.parquet", &place.at("'nothing/*.parquet'")]);
 }
 
+#[cfg(not(feature = "cloud"))]
+#[test]
+fn a_url_in_a_build_without_object_stores() {
+    let place = plain().edit("path: docs.parquet", "path: 's3://bucket/docs.parquet'");
+    refused_at_once(
+        &place,
+        &[],
+        &["feature `cloud`", "--features cloud", "s3://bucket/docs.parquet", &place.at("'s3://bucket/docs.parquet'")],
+    );
+}
+
 #[test]
 fn no_such_column() {
     let place = plain().edit("column: text", "column: txet");

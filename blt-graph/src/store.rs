@@ -175,6 +175,18 @@ impl Store {
         }
     }
 
+    /// Removes a finished step, unless a process uses it.
+    ///
+    /// # Errors
+    /// If the folder cannot be written to.
+    pub fn discard(&self, key: &str) -> Result<(), FileError> {
+        let (dir, lock) = (self.dir(key), self.lock_file(key)?);
+        if try_lock(&lock, &dir, Lock::Alone)? && dir.exists() {
+            self.trash(&dir)?;
+        }
+        Ok(())
+    }
+
     fn start(&self, what: &Value, made_by: &str, key: String, fresh: bool, lock: File) -> Result<Work, FileError> {
         let dir = self.dir(&key);
         if dir.exists() {

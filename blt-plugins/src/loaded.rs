@@ -210,7 +210,7 @@ pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(
 }
 
 /// A source's error, pointing at the parameter of its node that is at fault.
-fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
+pub fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
     let param = |path: &[&str]| {
         let first = plan.node(node).and_then(|node| node.params.get(path[0]));
         path[1..].iter().try_fold(first?, |value, key| value.get(key))
@@ -228,6 +228,7 @@ fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
         | DataError::EmptyFolder { .. }
         | DataError::NotAFile { .. }
         | DataError::Read { .. }
+        | DataError::Storage(_)
         | DataError::SchemaDiffers { .. }
         | DataError::WrongFormat { .. }
         | DataError::Corrupt { .. }
@@ -372,6 +373,11 @@ impl Loaded {
             at_end.0().map_err(|e| StepError::Document(self.live.plan().diagnose(&node, &e).into()))?;
         }
         Ok(())
+    }
+
+    /// A parameter of the source's node, if it is text.
+    pub fn source_param(&self, name: &str) -> Option<String> {
+        self.live.plan().node(&self.source_node)?.params.get(name)?.as_str().map(str::to_owned)
     }
 
     /// List columns that nodes read beside the bytes.
