@@ -6,7 +6,7 @@
 //! the part as this process would. Both cross as JSON.
 
 use super::job::{Job, Unit, Units};
-use super::part::Outputs;
+use super::outputs::Outputs;
 use super::scorer::{Scorer, Seen};
 use super::summary::Summary;
 use crate::profile::NodeProfile;
