@@ -24,7 +24,7 @@ use std::path::{Component, Path};
 pub const FOOTER_KEY: &str = "blt.score";
 
 /// Encoded bytes after which a row group ends: it is held in memory until then.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
