@@ -182,8 +182,9 @@ impl<'a> PartWriter<'a> {
 
 fn failed(path: &Location, unit: &Unit, error: impl std::fmt::Display) -> StepError {
     let said = error.to_string();
-    // A store's error says where itself.
-    let cause = said.strip_prefix(&format!("cannot write {path}: ")).unwrap_or(&said);
+    // What the writer passes on of a disk; and a store's error says where itself.
+    let cause = said.strip_prefix("External: ").unwrap_or(&said);
+    let cause = cause.strip_prefix(&format!("cannot write {path}: ")).unwrap_or(cause);
     StepError::other(format!("cannot write {path} (the scores of {}): {cause}", unit.input))
         .help("parts that are finished stay; run it again to go on")
 }
