@@ -22,6 +22,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,6 +35,7 @@ pub use crate::rundir::{RunDir, State, Status, utc};
 use crate::spec::{BASE_VARIANT, PipelineSpec};
 use crate::step::{Earlier, Progress, Silent, StepCx, StepError, StepHeading};
 use crate::store::{Claim, Finished, STORE_FORMAT, Store, key_of};
+use crate::world::World;
 
 static SILENT: Silent = Silent;
 
@@ -241,6 +243,7 @@ pub struct Runner<'a> {
     options: RunOptions,
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
+    lent: Rc<World>,
 }
 
 /// A step with its key, before it is run.
@@ -253,7 +256,22 @@ struct Keyed {
 impl<'a> Runner<'a> {
     /// A run of `spec`; relative paths in it start from `base_dir`, the folder of its file.
     pub fn new(spec: &'a PipelineSpec, base_dir: impl Into<PathBuf>, options: RunOptions) -> Self {
-        Runner { spec, base_dir: base_dir.into(), options, progress: &SILENT, interrupt: Arc::default() }
+        Runner {
+            spec,
+            base_dir: base_dir.into(),
+            options,
+            progress: &SILENT,
+            interrupt: Arc::default(),
+            lent: Rc::default(),
+        }
+    }
+
+    /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]): how a program has a step do something in another way than
+    /// its own. The results may not depend on it, for no key holds it.
+    #[must_use]
+    pub fn lend<T: 'static>(self, value: T) -> Self {
+        self.lent.insert(value);
+        self
     }
 
     /// Tells `progress` how far it is.
@@ -408,6 +426,7 @@ impl<'a> Runner<'a> {
             threads: self.options.threads,
             progress: self.progress,
             interrupt: self.interrupt.clone(),
+            lent: self.lent.clone(),
         }
     }
 

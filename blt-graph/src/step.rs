@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::Plan;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::node::{NodeError, chain};
+use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).
 ///
@@ -201,7 +203,7 @@ impl fmt::Display for ComputePath {
 }
 
 /// An earlier step of the same variant that a step depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Earlier {
     /// Its place in `run:`, from 0.
     pub index: usize,
@@ -270,9 +272,31 @@ pub struct StepCx<'a> {
     pub(crate) threads: usize,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
+    pub(crate) lent: Rc<World>,
 }
 
-impl StepCx<'_> {
+impl<'a> StepCx<'a> {
+    /// Of a step that is worked on outside its run, by another process that was told of it: it has no directory, shows no progress,
+    /// and nobody interrupts it.
+    pub fn outside(plan: &'a Plan, index: usize, earlier: Vec<Earlier>, threads: usize) -> Self {
+        StepCx {
+            plan,
+            index,
+            dir: None,
+            resumed: false,
+            earlier,
+            threads,
+            progress: &Silent,
+            interrupt: Arc::default(),
+            lent: Rc::default(),
+        }
+    }
+
+    /// What the program lends to steps under the type `T` ([`Runner::lend`](crate::run::Runner::lend)).
+    pub fn lent<T: 'static>(&self) -> Option<Rc<T>> {
+        self.lent.get::<T>()
+    }
+
     /// The checked graph of the variant.
     pub fn plan(&self) -> &Plan {
         self.plan

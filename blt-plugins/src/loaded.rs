@@ -375,6 +375,11 @@ impl Loaded {
         Ok(())
     }
 
+    /// A parameter of the source's node, if it is text.
+    pub fn source_param(&self, name: &str) -> Option<String> {
+        self.live.plan().node(&self.source_node)?.params.get(name)?.as_str().map(str::to_owned)
+    }
+
     /// List columns that nodes read beside the bytes.
     pub fn lists(&self) -> Vec<ListColumn> {
         let mut lists: Vec<ListColumn> = Vec::new();

@@ -27,6 +27,7 @@ mod columns;
 mod error;
 mod files;
 mod format;
+mod memory;
 mod pack;
 mod parquet_file;
 mod raw;
@@ -51,7 +52,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::columns::{ListColumn, ListKind, is_text};
 pub use self::error::DataError;
+pub use self::memory::{MemoryRows, in_memory};
 pub use self::pack::{BatchReader, BatchState, Packer, Pending};
+pub(crate) use self::raw::size_of;
 pub use self::raw::{RawRow, RawRows, RowReader};
 pub use self::reader::{Counts, Cursor};
 pub use self::row_batches::{RawEvent, RowBatches, RowState, Rows};

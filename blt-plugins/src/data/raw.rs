@@ -379,6 +379,22 @@ fn salvage(plan: &RowPlan, columns: &[String], unit: usize, from: u64, error: Da
     }
 }
 
+/// Row `i` of a chunk.
+pub(super) fn content(
+    chunk: &Chunk,
+    i: usize,
+    wanted: &Wanted,
+    origin: &Origin,
+    on_error: OnError,
+) -> Result<RawRow, DataError> {
+    match chunk.content(i, wanted, origin) {
+        Ok(Row::Document(document)) => Ok(RawRow::Document(document)),
+        Ok(Row::Null(row)) => Ok(RawRow::Null(row)),
+        Err(_) if on_error == OnError::Null => Ok(RawRow::Failed(origin.row, RowError::InvalidList)),
+        Err(error) => Err(error),
+    }
+}
+
 impl Chosen {
     fn rows(&self, plan: &RowPlan) -> Result<Vec<RawRow>, DataError> {
         let at = &plan.index.units[self.unit];
@@ -395,14 +411,7 @@ impl Chosen {
                 let error = if self.salvaged { RowError::Unreadable } else { RowError::NoColumn };
                 return Ok(RawRow::Failed(origin.row, error));
             };
-            match chunk.content(i as usize, wanted, &origin) {
-                Ok(Row::Document(document)) => Ok(RawRow::Document(document)),
-                Ok(Row::Null(row)) => Ok(RawRow::Null(row)),
-                Err(_) if plan.request.on_error == OnError::Null => {
-                    Ok(RawRow::Failed(origin.row, RowError::InvalidList))
-                }
-                Err(error) => Err(error),
-            }
+            content(chunk, i as usize, wanted, &origin, plan.request.on_error)
         };
         self.kept.iter().map(row).collect()
     }
@@ -471,13 +480,13 @@ pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
 }
 
 /// Bytes of a record batch's own rows, about: what it shares with others (dictionaries, buffers of views) counts whole.
-pub(super) fn size_of(batch: &RecordBatch) -> usize {
+pub(crate) fn size_of(batch: &RecordBatch) -> usize {
     let column = |c: &dyn Array| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
     batch.columns().iter().map(|c| column(c.as_ref())).sum()
 }
 
 /// Cuts a batch by its rows' mean size: an IPC file's one batch may be all of the file.
-fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
+pub(super) fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
     let n = batch.num_rows();
     let rows = (PIECE_BYTES / (size_of(batch) / n.max(1)).max(1)).clamp(1, PIECE_ROWS);
     (0..n).step_by(rows).map(|from| batch.slice(from, rows.min(n - from))).collect()

@@ -119,7 +119,7 @@ impl Job {
             nullable: config.on_error == OnError::Null,
             ..config.columns
         };
-        let schemas = tables.iter().map(|table| columns.schema(table)).collect::<Result<Vec<_>, _>>()?;
+        let schemas = tables.iter().map(|t| columns.schema(&t.schema, &t.path)).collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
             let path = tables[0].path.clone();
             let schemas = schemas.iter().map(AsRef::as_ref);
@@ -192,24 +192,35 @@ impl Job {
         let unit = |(span, part): (RowSpan, String)| {
             let table = &self.tables[span.table];
             let rows: u64 = table.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
-            let key = json!({
-                "format": FORMAT,
-                "version": env!("CARGO_PKG_VERSION"),
-                "model": model,
-                "input": table.fingerprint,
-                "groups": span.groups,
-                "limit": span.limit,
-                "settings": self.settings(),
-            });
             Unit {
                 part,
                 input: table.name.clone(),
                 rows: rows.min(span.limit.unwrap_or(u64::MAX)),
-                key: blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string(),
+                key: self.key(&span, model),
                 span,
             }
         };
         Ok(Units { model: model.to_owned(), units: spans.into_iter().zip(names).map(unit).collect() })
+    }
+
+    /// [`Unit::key`] of a span of this job's input.
+    fn key(&self, span: &RowSpan, model: &str) -> String {
+        let key = json!({
+            "format": FORMAT,
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model,
+            "input": self.tables[span.table].fingerprint,
+            "groups": span.groups,
+            "limit": span.limit,
+            "settings": self.settings(),
+        });
+        blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string()
+    }
+
+    /// Whether a unit that another process divided off its job is one of this job: of the same input, settings and model.
+    pub fn has(&self, unit: &Unit, model: &str) -> bool {
+        let table = self.tables.get(unit.span.table).filter(|t| t.name == unit.input);
+        table.is_some_and(|t| unit.span.groups.end <= t.groups.len()) && self.key(&unit.span, model) == unit.key
     }
 
     /// The span's input, and its groups unless they are all.

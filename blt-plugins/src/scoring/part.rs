@@ -17,6 +17,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::{Component, Path};
 
@@ -88,8 +89,9 @@ pub(super) struct PartWriter<'a> {
 impl<'a> PartWriter<'a> {
     pub fn create(job: &'a Job, model: &'a str, unit: &'a Unit, outputs: &Outputs) -> Result<Self, StepError> {
         let path = outputs.path(unit);
-        // Of this process's own, should another score the same unit.
-        let partial = outputs.partial.join(format!("{}.{}.parquet", unit.key, std::process::id()));
+        // Of its own, should another process score the same unit, maybe on another machine.
+        let random = RandomState::new().hash_one(std::process::id());
+        let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
         let sink = Sink::create(&path, &partial).map_err(|e| failed(&path, unit, e))?;
         let schema = &job.schemas[unit.span.table];
         let mut pairs: Vec<KeyValue> =

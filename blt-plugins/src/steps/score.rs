@@ -3,8 +3,9 @@ use crate::data::{DataError, ListColumn, OnError, Packer, Sample, Source};
 use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources};
 use crate::ports::{Entropies, Loss, Patches};
 use crate::predicate::Predicate;
-use crate::profile::NodeProfile;
-use crate::scoring::{Columns, Job, JobConfig, Manifest, Outputs, Scorer, Summary, Units, Wires};
+use crate::scoring::{
+    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary, Units, Wires,
+};
 use crate::storage::{Location, StorageError};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
@@ -204,10 +205,18 @@ impl Score {
         Ok(wires)
     }
 
-    /// The job on a source, as far as it is known before the model is built (`lists`: columns that the model reads).
-    fn job(&self, cx: &StepCx, source: &SourceHandle, lists: Vec<ListColumn>) -> Result<Job, StepError> {
-        let wires = self.wires(cx.plan())?;
-        let columns = Columns {
+    /// The score step that stands at `index` in a plan's `run:`; None if another stands there.
+    pub fn of(plan: &Plan, index: usize) -> Result<Option<Self>, StepError> {
+        match plan.steps().get(index).filter(|step| step.entry.name == Self::NAME) {
+            Some(step) => Ok(Some(serde_json::from_value(step.params.clone().into())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The columns that are written, before anything is known of the data.
+    pub(crate) fn columns(&self, plan: &Plan) -> Result<Columns, NodeError> {
+        let wires = self.wires(plan)?;
+        Ok(Columns {
             patches: wires.patches.is_some(),
             nats: wires.loss.is_some(),
             log_probs: self.emits(Emit::LogProbs),
@@ -215,20 +224,45 @@ impl Score {
             patch_lengths: self.emits(Emit::PatchLengths),
             large: false,
             nullable: false,
-        };
+        })
+    }
+
+    /// How documents become batches.
+    pub(crate) fn packer(&self, span_bytes: usize) -> Packer {
+        Packer {
+            span_bytes,
+            batch_bytes: self.batch_bytes,
+            context_bytes: self.context_bytes,
+            // An empty document has an entropy, BOS's.
+            keep_empty: true,
+        }
+    }
+
+    /// What scores: the model, built and read from what earlier steps left.
+    pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
+        let wires = self.wires(cx.plan())?;
+        let mut loaded = Loaded::build(cx, &[&self.goal])?;
+        loaded.prepare(cx)?;
+        loaded.read_from(cx, self.source.as_deref())?;
+        Ok(Scorer::new(loaded, wires))
+    }
+
+    /// The whole job that `scorer` is for.
+    pub(crate) fn whole_job(&self, cx: &StepCx, scorer: &Scorer) -> Result<Job, StepError> {
+        let loaded = scorer.loaded();
+        self.job(cx, &loaded.source, loaded.lists())
+    }
+
+    /// The job on a source, as far as it is known before the model is built (`lists`: columns that the model reads).
+    fn job(&self, cx: &StepCx, source: &SourceHandle, lists: Vec<ListColumn>) -> Result<Job, StepError> {
+        let columns = self.columns(cx.plan())?;
         let (keep, condition) = (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
         // How documents are found and split says the source's node; where they lie is the input, and known of each file.
         let settings: Vec<_> = self.source_params(cx.plan())?;
         let config = JobConfig {
             source: Arc::clone(&source.source) as Arc<dyn Source>,
             columns,
-            packer: Packer {
-                span_bytes: source.span_bytes,
-                batch_bytes: self.batch_bytes,
-                context_bytes: self.context_bytes,
-                // An empty document has an entropy, BOS's.
-                keep_empty: true,
-            },
+            packer: self.packer(source.span_bytes),
             lists,
             part: self.split.part(),
             condition,
@@ -349,12 +383,9 @@ impl Step for Score {
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let wires = self.wires(cx.plan())?;
-        let mut loaded = Loaded::build(cx, &[&self.goal])?;
-        loaded.prepare(cx)?;
-        loaded.read_from(cx, self.source.as_deref())?;
-        let job = self.job(cx, &loaded.source, loaded.lists())?;
-        let units = job.divide(self.part_bytes, self.limit, &loaded.digest()?)?;
+        let scorer = self.scorer(cx)?;
+        let job = self.whole_job(cx, &scorer)?;
+        let units = job.divide(self.part_bytes, self.limit, &scorer.loaded().digest()?)?;
         let outputs = self.outputs(cx)?;
         outputs.clear_partial()?;
         let manifest = job.manifest(&units);
@@ -365,31 +396,39 @@ impl Step for Score {
         let mut summaries = outputs.find_all(&units.units)?;
         let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
 
-        let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
-        loaded.live.world().observe(profile.clone());
-        let mut scorer = Scorer::new(loaded, wires);
         let rows = to_do.iter().map(|&i| units.units[i].rows).sum();
         cx.progress().start(&format!("score {}", self.goal), Some(rows));
         let started = Instant::now();
-        let mut bytes = 0;
-        let scored = scorer.score(&job, &units, &to_do, &outputs, &mut |seen| {
+        let mut seen = Seen::default();
+        let mut watch = |now: &Seen| {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            bytes = seen.bytes;
+            seen = *now;
             let rate = seen.bytes as f64 / started.elapsed().as_secs_f64();
             let bpb = seen.bits_per_byte().filter(|_| job.columns.nats).map(|b| ("bpb", format!("{b:.3}")));
             let fields: Vec<_> = bpb.into_iter().chain([("bytes/s", format!("{rate:.0}"))]).collect();
             cx.progress().update(seen.rows, &fields);
             Ok(())
-        })?;
+        };
+        let (scored, seconds_by_node) = match cx.lent::<Rc<dyn Scheduler>>() {
+            Some(scheduler) => {
+                let step = RemoteStep::new(cx, &units, &outputs)?;
+                let message = &mut |line: &str| cx.progress().message(line);
+                step.score(&**scheduler, &units, &to_do, &mut watch, message)?
+            }
+            None => {
+                let profile = scorer.profile();
+                (scorer.score(&job, &units, &to_do, &outputs, &mut watch)?, profile.seconds())
+            }
+        };
         let seconds = started.elapsed().as_secs_f64();
         for (i, summary) in to_do.into_iter().zip(scored) {
             summaries[i] = Some(summary);
         }
         outputs.clear_partial()?;
         // Of a resumed run, without the parts that were there.
-        let timing = json!({"score_bytes_per_second": bytes as f64 / seconds, "seconds_by_node": profile.seconds()});
+        let timing = json!({"score_bytes_per_second": seen.bytes as f64 / seconds, "seconds_by_node": seconds_by_node});
         write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
         self.finish(cx, &job, &units, &summaries.into_iter().flatten().collect::<Vec<_>>())
     }
