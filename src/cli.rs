@@ -339,7 +339,12 @@ fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
 
 /// Identifies this program for the store's keys: its version and the hash of its own file, plugins included.
 pub fn build_id() -> String {
-    let hash = std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
+    // Piece by piece: with its debug information, the file is larger than all that most runs need of memory.
+    let hash = std::env::current_exe().and_then(|path| {
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+        Ok(hasher.finalize().to_hex().to_string())
+    });
     format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }
 

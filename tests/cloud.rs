@@ -159,8 +159,8 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
     assert!(said.contains("there is no bucket `nobody-s`") && said.contains("AWS_REGION"), "{said}");
     let said = error("ftp://corpus/a.parquet");
     assert!(said.contains("`ftp` is none of s3") && said.contains("pipeline.yaml:3"), "{said}");
-    let said = error("s3://me:word@corpus/a.parquet");
-    assert!(said.contains("environment") && !said.split("-->").next().unwrap().contains("word"), "{said}");
+    let said = error("s3://me:hunter2@corpus/a.parquet");
+    assert!(said.contains("environment") && !said.split("-->").next().unwrap().contains("hunter2"), "{said}");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn parts(moto: &Moto) -> Vec<(String, Vec<u8>)> {
 fn begun(moto: &Moto) -> usize {
     let log = moto.log();
     let begun = |line: &&str| {
-        line.contains("POST /out/scored/data/") && line.contains("?uploads ")
+        line.contains("POST /out/scored/data/") && line.contains("?uploads")
             || line.contains("PUT /out/scored/data/") && !line.contains("partNumber")
     };
     log.lines().filter(begun).count()

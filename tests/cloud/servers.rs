@@ -179,7 +179,7 @@ impl Proxy {
 pub struct Web {
     pub port: u16,
     /// Of each request for bytes: the path, and the range if it was answered with one.
-    pub asked: Arc<Mutex<Vec<(String, Option<(u64, u64)>)>>>,
+    pub asked: Arc<Asked>,
     /// Ranges that begin before this place are answered by an error of the server's own.
     pub broken_before: Arc<Mutex<u64>>,
 }
@@ -209,7 +209,7 @@ impl Web {
     }
 }
 
-type Asked = Mutex<Vec<(String, Option<(u64, u64)>)>>;
+pub type Asked = Mutex<Vec<(String, Option<(u64, u64)>)>>;
 
 /// Answers a request, and closes the connection.
 fn answer(stream: TcpStream, files: &HashMap<String, Vec<u8>>, ranges: bool, asked: &Asked, broken: &Mutex<u64>) {

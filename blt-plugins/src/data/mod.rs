@@ -35,13 +35,14 @@ mod reader;
 mod row_batches;
 mod rows;
 mod salvage;
+mod scans;
 mod shuffle;
 mod split;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -63,7 +64,8 @@ pub use self::split::{BY_CONTENT, Part, Split};
 
 use self::columns::{Wanted, position};
 use self::files::Found;
-use self::format::{DataFile, Format, Partition, Scan};
+use self::format::{DataFile, Format, Partition};
+use self::scans::Scans;
 use self::split::Filter;
 use crate::storage::Location;
 
@@ -506,39 +508,6 @@ impl Source for Corpus {
 
     fn count_rows(&self, request: &RowRequest, at_most: u64) -> Result<Vec<u64>, DataError> {
         raw::count(self.row_plan(request)?, at_most)
-    }
-}
-
-/// Objects that are looked at together: each takes a request or two, which are mostly waited for.
-const SCANS_AT_A_TIME: usize = 32;
-
-/// The scans of files, in their order; those of objects some at a time.
-struct Scans<'a> {
-    format: &'a dyn Format,
-    found: &'a [Found],
-    ready: VecDeque<Result<Scan, DataError>>,
-}
-
-impl<'a> Scans<'a> {
-    fn new(format: &'a dyn Format, found: &'a [Found]) -> Self {
-        Scans { format, found, ready: VecDeque::new() }
-    }
-
-    /// That of the file at `at`: 0 at first, and one more each time.
-    fn next(&mut self, at: usize) -> Result<Scan, DataError> {
-        if let Some(ready) = self.ready.pop_front() {
-            return ready;
-        }
-        let (format, found) = (self.format, &self.found[at]);
-        if !found.is_remote() {
-            return format.scan(found);
-        }
-        let window = self.found[at..].iter().take_while(|found| found.is_remote()).take(SCANS_AT_A_TIME);
-        self.ready = std::thread::scope(|scope| {
-            let threads: Vec<_> = window.map(|found| scope.spawn(move || format.scan(found))).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        self.ready.pop_front().unwrap_or_else(|| format.scan(found))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::storage::{Fetching, Input};
 /// Rows decoded at a time, at most; fewer where documents are large.
 const BATCH_ROWS: u64 = 1024;
 /// Decoded bytes aimed at for a batch, by the row group's average.
-const BATCH_BYTES: u64 = 4 << 20;
+const BATCH_BYTES: u64 = 1 << 20;
 const MAGIC: &[u8; 4] = b"PAR1";
 
 pub(super) struct Parquet;

@@ -23,7 +23,7 @@ use crate::storage::Location;
 /// Rows of a piece, at most.
 const PIECE_ROWS: usize = 1024;
 /// Bytes aimed at for a piece, by its record batch's average.
-const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = 1 << 20;
 
 /// What stands in a row.
 #[derive(Clone, Debug, PartialEq)]

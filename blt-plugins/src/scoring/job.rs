@@ -96,7 +96,7 @@ impl Manifest {
             let settings: Vec<String> = settings.into_iter().map(|key| format!("`{key}`")).collect();
             Some(format!("other settings: {}", settings.join(", ")))
         } else if keys(self) != keys(other) {
-            Some("other input: files were added, changed or taken away".to_owned())
+            Some("other input (files that were added, changed or taken away), or input divided by another `part_bytes` or `limit`".to_owned())
         } else {
             None
         }

@@ -25,7 +25,7 @@ use std::path::{Component, Path};
 pub const FOOTER_KEY: &str = "blt.score";
 
 /// Encoded bytes after which a row group ends: it is held in memory until then.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,8 +184,9 @@ impl<'a> PartWriter<'a> {
 
 fn failed(path: &Location, unit: &Unit, error: impl std::fmt::Display) -> StepError {
     let said = error.to_string();
-    // A store's error says where itself.
-    let cause = said.strip_prefix(&format!("cannot write {path}: ")).unwrap_or(&said);
+    // What the writer passes on of a disk; and a store's error says where itself.
+    let cause = said.strip_prefix("External: ").unwrap_or(&said);
+    let cause = cause.strip_prefix(&format!("cannot write {path}: ")).unwrap_or(cause);
     StepError::other(format!("cannot write {path} (the scores of {}): {cause}", unit.input))
         .help("parts that are finished stay; run it again to go on")
 }

@@ -89,10 +89,14 @@ impl Write for Sink {
     }
 }
 
-/// Writes a small file so that nobody sees a part of it.
+/// Writes a small file so that nobody sees a part of it, and makes the folder that it lies in.
 pub(crate) fn write_whole(location: &Location, bytes: Vec<u8>) -> Result<(), StepError> {
     match location {
-        Location::Local(path) => Ok(write_atomic(path, bytes)?),
+        Location::Local(path) => {
+            let failed = |e: io::Error| StorageError::failed("create", path.parent().unwrap_or(path).display(), e);
+            path.parent().map(std::fs::create_dir_all).transpose().map_err(failed)?;
+            Ok(write_atomic(path, bytes)?)
+        }
         Location::Remote(url) => Ok(remote::put(url, bytes)?),
     }
 }
