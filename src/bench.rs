@@ -1,9 +1,9 @@
 //! `blt-run bench`: how fast a pipeline's goals are trained, evaluated and patched, and where the time goes.
 
-use crate::cli::{self, Pipeline};
+use crate::cli::{self, Pipeline, Variants};
 use crate::progress;
 use blt_graph::PipelineSpec;
-use blt_graph::run::{RunOptions, Runner};
+use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
 use blt_plugins::device_failure;
 use blt_plugins::report::machine;
@@ -17,9 +17,8 @@ use std::num::NonZeroUsize;
 pub struct Bench {
     #[command(flatten)]
     pipeline: Pipeline,
-    /// Only these variants; may be given again.
-    #[arg(long = "variant", value_name = "NAME")]
-    variants: Vec<String>,
+    #[command(flatten)]
+    variants: Variants,
     /// Only this goal; all that the pipeline trains, evaluates and scores where left out.
     #[arg(long)]
     goal: Option<String>,
@@ -60,12 +59,8 @@ pub fn bench(args: &Bench) -> Result<(), String> {
             spec = spec.set(&format!("{key}={value}")).map_err(cli::rendered)?;
         }
     }
-    let mut variants = spec.variants().map_err(cli::rendered)?;
-    if let Some(unknown) = args.variants.iter().find(|name| variants.iter().all(|variant| variant.name != **name)) {
-        let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
-        return Err(cli::plain(format!("no variant `{unknown}`; there are `{}`", names.join("`, `"))));
-    }
-    variants.retain(|variant| args.variants.is_empty() || args.variants.contains(&variant.name));
+    let variants = spec.variants().map_err(cli::rendered)?;
+    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name).map_err(cli::rendered)?;
     let place = tempfile::tempdir().map_err(|e| cli::plain(format!("cannot make a folder for the bench: {e}")))?;
     let mut options = RunOptions::new(cli::build_id());
     options.runs_dir = place.path().to_owned();

@@ -3,13 +3,14 @@
 use crate::bench;
 use crate::progress;
 use crate::regress::{self, Regress};
-use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner};
+use blt_graph::diagnostic::nearest;
+use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner, choose_variants};
 use blt_graph::store::Store;
-use blt_graph::{Diagnostics, PipelineSpec, StepError, check_all, describe, registry, write_atomic};
+use blt_graph::{Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry, write_atomic};
 use blt_plugins::device_failure;
 use blt_plugins::report::{self, ReportInput};
 use blt_plugins::results::{self, Entry, VariantRun};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
@@ -38,11 +39,15 @@ enum Command {
     Check {
         #[command(flatten)]
         pipeline: Pipeline,
+        #[command(flatten)]
+        variants: Variants,
     },
     /// Print the graph of each variant: nodes, wires, and what is known of them before data is read.
     Graph {
         #[command(flatten)]
         pipeline: Pipeline,
+        #[command(flatten)]
+        variants: Variants,
     },
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
@@ -60,6 +65,9 @@ enum Command {
         /// Where runs go.
         #[arg(long, default_value = "runs", global = true)]
         runs: PathBuf,
+        /// Where finished steps are kept; RUNS/.store where left out.
+        #[arg(long, global = true)]
+        store: Option<PathBuf>,
     },
 }
 
@@ -85,13 +93,20 @@ pub struct Pipeline {
     set: Vec<String>,
 }
 
+/// Which variants of a pipeline.
+#[derive(Args)]
+pub struct Variants {
+    /// Only these variants; may be given again.
+    #[arg(long = "variant", value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
 #[derive(Args)]
 struct Run {
     #[command(flatten)]
     pipeline: Pipeline,
-    /// Only these variants; may be given again.
-    #[arg(long = "variant", value_name = "NAME")]
-    variants: Vec<String>,
+    #[command(flatten)]
+    variants: Variants,
     /// Where finished steps are kept; RUNS/.store where left out.
     #[arg(long)]
     store: Option<PathBuf>,
@@ -131,24 +146,44 @@ pub fn main() -> ExitCode {
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(message) = args.get(1).and_then(|first| mistyped(&first.to_string_lossy())) {
+        progress::line(&message);
+        return ExitCode::from(2);
+    }
     let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => return run(&cli.run),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
-        Some(Command::Check { pipeline }) => {
-            pipeline.read().and_then(|(spec, dir)| check_report(&spec).and_then(|()| check(&spec, &dir)))
+        Some(Command::Check { pipeline, variants }) => {
+            pipeline.read().and_then(|(spec, dir)| check_report(&spec).and_then(|()| check(&spec, &dir, &variants)))
         }
-        Some(Command::Graph { pipeline }) => pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir)),
+        Some(Command::Graph { pipeline, variants }) => {
+            pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir, &variants))
+        }
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
-        Some(Command::Store { action, runs }) => store(&runs, &action),
+        Some(Command::Store { action, runs, store }) => {
+            kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &action)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => fail(&message),
     }
+}
+
+/// What to say of a first word that is a command's with a slip in it: clap would take it for the pipeline's file.
+fn mistyped(first: &str) -> Option<String> {
+    let command = Cli::command();
+    let commands = || command.get_subcommands().map(clap::Command::get_name).chain(["help"]);
+    if first.starts_with('-') || commands().any(|name| name == first) || Path::new(first).exists() {
+        return None;
+    }
+    let near = nearest(first, commands())?;
+    Some(plain(format!("`{first}` is neither a command nor a file; did you mean `{near}`?")).trim_end().to_owned())
 }
 
 pub fn color() -> bool {
@@ -241,9 +276,17 @@ impl Engine {
     }
 }
 
-fn check(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
+/// Checks all variants, and gives those that are asked for.
+fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Plan>, String> {
     let plans = check_all(spec, dir).map_err(rendered)?;
-    for plan in &plans {
+    choose_variants(plans, &variants.names, |plan| &plan.variant).map_err(rendered)
+}
+
+fn check(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), String> {
+    for plan in plans(spec, dir, variants)? {
+        for warning in &plan.warnings {
+            progress::line(warning.render(color()).trim_end());
+        }
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
         let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
         say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", "))).map_err(plain)?;
@@ -251,8 +294,8 @@ fn check(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn graph(spec: &PipelineSpec, dir: &Path) -> Result<(), String> {
-    for plan in check_all(spec, dir).map_err(rendered)? {
+fn graph(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), String> {
+    for plan in plans(spec, dir, variants)? {
         say(&describe(&plan)).map_err(plain)?;
     }
     Ok(())
@@ -275,16 +318,16 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example.")).map_err(plain)
 }
 
-fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
-    let store = Store::new(runs.join(".store"));
+fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
     match action {
         StoreAction::List => {
             for entry in store.list().map_err(plain)? {
                 let state = if entry.partial { "interrupted" } else { "finished" };
                 let mib = entry.bytes as f64 / (1 << 20) as f64;
-                let (key, created, step) = (&entry.key, &entry.created, &entry.step);
+                let (key, created, step, made_by) = (&entry.key, &entry.created, &entry.step, &entry.made_by);
                 let goals = entry.goals.join(", ");
-                say(&format!("{key}  {state:11}  {created}  {mib:8.1} MiB  {step} {goals}")).map_err(plain)?;
+                say(&format!("{key}  {state:11}  {created}  {mib:8.1} MiB  {step} {goals}  ({made_by})"))
+                    .map_err(plain)?;
             }
         }
         StoreAction::Clean { partial } => {
@@ -298,23 +341,30 @@ fn store(runs: &Path, action: &StoreAction) -> Result<(), String> {
 
 /// Identifies this program for the store's keys: its version and the hash of its own file, plugins included.
 pub fn build_id() -> String {
-    let hash = std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
+    // Piece by piece: with its debug information, the file is larger than all that most runs need of memory.
+    let hash = std::env::current_exe().and_then(|path| {
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+        Ok(hasher.finalize().to_hex().to_string())
+    });
     format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }
 
 /// `report:` names a baseline among the variants, and nothing else.
 pub fn check_report(spec: &PipelineSpec) -> Result<(), String> {
     if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
-        return Err(plain(format!(
-            "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
-        )));
+        let message = format!("`report` has no `{key}`; it takes `baseline`, the variant that differences are to");
+        return Err(rendered(spec.diagnose(&["report", key], message, None)));
     }
     let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
     let names: Vec<String> = spec.variants().map_err(rendered)?.into_iter().map(|variant| variant.name).collect();
-    match names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
-        true => Ok(()),
-        false => Err(plain(format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `")))),
+    if names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
+        return Ok(());
     }
+    let message = format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `"));
+    let meant = baseline.as_str().and_then(|name| nearest(name, names.iter().map(String::as_str)));
+    let meant = meant.map(|name| format!("did you mean `{name}`?"));
+    Err(rendered(spec.diagnose(&["report", "baseline"], message, meant)))
 }
 
 fn run(args: &Run) -> ExitCode {
@@ -328,7 +378,7 @@ fn run(args: &Run) -> ExitCode {
     }
     let mut options = args.engine.options();
     options.store_dir = args.store.clone();
-    options.variants = args.variants.clone();
+    options.variants = args.variants.names.clone();
     options.resume = match (args.resume, args.fresh) {
         (true, _) => Resume::Run,
         (_, true) => Resume::Fresh,
@@ -336,13 +386,24 @@ fn run(args: &Run) -> ExitCode {
     };
     let finished = args.engine.run(&spec, dir, options, |report| finish(report, &spec));
     match finished {
-        Ok(report) => match say(&report.dir.path.display().to_string()) {
+        Ok(report) => match say(&left_behind(&report)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&plain(error)),
         },
         Err(error) if error.interrupted() => interrupted(&error.render(color())),
         Err(error) => fail(&error.render(color())),
     }
+}
+
+/// Where to look: the report, what steps wrote for others, and on the last line, for scripts, the run's directory alone.
+fn left_behind(report: &RunReport) -> String {
+    let dir = report.dir.path.display();
+    let mut lines = vec![format!("report   {dir}/report.html")];
+    if report.plans.iter().flat_map(|plan| &plan.steps).any(|step| step.dir.join("outputs").is_dir()) {
+        lines.push(format!("outputs  {dir}/outputs"));
+    }
+    lines.push(dir.to_string());
+    lines.join("\n")
 }
 
 pub fn interrupted(message: &str) -> ExitCode {

@@ -24,7 +24,8 @@ pub use blt_core as core;
 pub use blt_graph as graph;
 pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;
-pub use cli::{main, main_from};
+pub use cli::{check_report, main, main_from, write_results};
+pub use progress::for_stderr as progress_for_stderr;
 
 /// README's Rust compiles.
 #[cfg(doctest)]

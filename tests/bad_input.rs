@@ -69,6 +69,17 @@ fn no_such_file() {
     refused_at_once(&place, &[], &["matches no file", "nothing/*.parquet", &place.at("'nothing/*.parquet'")]);
 }
 
+#[cfg(not(feature = "cloud"))]
+#[test]
+fn a_url_in_a_build_without_object_stores() {
+    let place = plain().edit("path: docs.parquet", "path: 's3://bucket/docs.parquet'");
+    refused_at_once(
+        &place,
+        &[],
+        &["feature `cloud`", "--features cloud", "s3://bucket/docs.parquet", &place.at("'s3://bucket/docs.parquet'")],
+    );
+}
+
 #[test]
 fn no_such_column() {
     let place = plain().edit("column: text", "column: txet");
@@ -469,6 +480,52 @@ fn a_full_disk() {
 
     // With room again, the same command ends well.
     place.done(&[]);
+}
+
+#[test]
+fn a_command_with_a_slip_in_it() {
+    let place = plain();
+    for (args, near) in [(&["chek", "pipeline.yaml"][..], "check"), (&["stroe", "list"], "store"), (&["node"], "nodes")]
+    {
+        let output = place.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains(&format!("did you mean `{near}`?")), "{error}");
+    }
+}
+
+#[test]
+fn a_baseline_that_is_no_variant() {
+    let place = plain();
+    let yaml = format!("{}ablate: {{space: {{}}}}\nreport: {{baseline: spcae}}\n", place.yaml);
+    let place = place.with(&yaml);
+    let says = &["`report.baseline`", "`space`", "did you mean `space`?", &place.at("spcae")];
+    refused_at_once(&place, &[], says);
+    let checked = place.command(&["check", "pipeline.yaml"]).output().unwrap();
+    assert!(text(&checked.stderr).contains(&place.at("spcae")), "{}", text(&checked.stderr));
+    let place = place.edit("baseline: spcae", "basline: space");
+    refused_at_once(&place, &[], &["`report` has no `basline`", &place.at("space}\n")]);
+}
+
+#[test]
+fn a_checkpoint_that_the_export_layout_cannot_say() {
+    let place = Place::new().edit("bytes_per_patch: 3}", "bytes_per_patch: 3, rule: relative}");
+    let run = place.done(&[]).dir;
+    let checkpoint = run.join("checkpoints/1-train/final");
+    std::fs::remove_dir_all(place.path("runs/.store")).unwrap();
+    let yaml = format!(
+        "name: out\ngraph:\n  docs: {{node: ParquetBytes, path: docs.parquet, column: text}}\n  blt: {{node: Blt, in: docs, \
+         checkpoint: {}}}\nrun:\n  - score: {{goal: blt}}\n  - export: {{goal: blt}}\n",
+        checkpoint.display()
+    );
+    let place = place.with(&yaml);
+    let output = place.run(&[]);
+    let error = text(&output.stderr);
+    assert!(!output.status.success());
+    for says in ["`run.1.export`", "`rule: relative, relative_threshold: ", "the global entropy rule alone"] {
+        assert!(error.contains(says), "{says}\n{error}");
+    }
+    assert!(!place.path("runs/out").exists(), "a run was begun\n{error}");
 }
 
 #[test]

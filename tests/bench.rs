@@ -87,7 +87,7 @@ fn the_table_and_what_is_refused() {
     assert!(place.runs().is_empty(), "a bench leaves no run");
     for (args, expected) in [
         (["--goal", "los"], "no step of the pipeline has the goal `los`"),
-        (["--variant", "stride"], "no variant `stride`; there are `base`"),
+        (["--variant", "stride"], "no variant is called `stride`; there are `base`"),
     ] {
         let output = place.command(&[&["bench", "pipeline.yaml"][..], &args].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(1));

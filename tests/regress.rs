@@ -172,7 +172,11 @@ fn what_differs_is_said_and_has_its_own_tolerance() {
         ("seeds: [7]", "seeds: [9]", "another seeds: [9] in the baseline, [7] now"),
         ("  cpu: ", "  cpu: z80 # ", "another cpu: z80 in the baseline, "),
         ("blt-core: \"", "blt-core: \"0.0.", "another version: blt-core is 0.0."),
-        ("data: {docs.parquet: ", "data: {other.parquet: ", "another data: other.parquet is in the baseline alone"),
+        (
+            "data:\n    docs.parquet: ",
+            "data:\n    other.parquet: ",
+            "another data: other.parquet is in the baseline alone",
+        ),
     ] {
         let before = baseline(&place);
         assert!(before.contains(old), "{old} in {before}");

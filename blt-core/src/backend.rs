@@ -102,6 +102,16 @@ pub enum Pooling {
     Min,
 }
 
+impl std::fmt::Display for Pooling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Pooling::Max => "max",
+            Pooling::Mean => "mean",
+            Pooling::Min => "min",
+        })
+    }
+}
+
 /// One AdamW step's numbers (decoupled decay, as `torch.optim.AdamW`:
 /// `p *= 1 - lr*wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)`).
 #[derive(Clone, Copy, Debug, PartialEq)]

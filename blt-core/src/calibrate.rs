@@ -111,6 +111,10 @@ pub struct Calibrated {
     pub bytes: u64,
     /// Patches that these bytes make; BOS's own left out.
     pub patches: u64,
+    /// Standard error of `bytes_per_patch` over documents: how far the mean of as many other documents of this kind may lie from it. None
+    /// for a single document, which tells nothing of others.
+    #[serde(default)]
+    pub standard_error: Option<f64>,
 }
 
 /// The entropies to calibrate on: those of documents that the entropy model did not train on.
@@ -121,6 +125,8 @@ pub struct Calibration {
     offsets: Vec<usize>,
     /// `[spans]`
     contexts: Vec<usize>,
+    /// `[spans]`: which document a span is of. Long documents' spans lie side by side, so a change of it is a document's end.
+    document: Vec<u64>,
     documents: u64,
     bytes: u64,
     cap_bytes: Option<u64>,
@@ -139,6 +145,7 @@ impl Calibration {
             entropies: Vec::new(),
             offsets: vec![0],
             contexts: Vec::new(),
+            document: Vec::new(),
             documents: 0,
             bytes: 0,
             cap_bytes: None,
@@ -167,6 +174,7 @@ impl Calibration {
             self.contexts.push(span.context);
             self.bytes += (span.range.len() - span.context) as u64;
             self.documents += (span.range.start == 0) as u64;
+            self.document.push(span.row);
         }
         Ok(())
     }
@@ -222,6 +230,7 @@ impl Calibration {
                 documents: self.documents,
                 bytes: self.bytes,
                 patches: found.1,
+                standard_error: self.standard_error(unknown, found.0.threshold as f32, max_patch_length),
             }),
             _ => Err(CalibrationError::Unreachable {
                 wanted: bytes_per_patch,
@@ -253,11 +262,42 @@ impl Calibration {
 
     /// How many patches count under `threshold`: [`crate::patches::Patches::n_counted`] without building them.
     fn count(&self, unknown: Unknown, threshold: f32, max_patch_length: Option<usize>) -> u64 {
+        self.counts(unknown, threshold, max_patch_length).sum()
+    }
+
+    /// The standard error of bytes per patch over documents, as that of a ratio's estimate.
+    fn standard_error(&self, unknown: Unknown, threshold: f32, max_patch_length: Option<usize>) -> Option<f64> {
+        // (bytes, patches) of each document.
+        let mut documents: Vec<(f64, f64)> = Vec::new();
+        let mut last = None;
+        let spans = self.spans().zip(&self.document).zip(self.counts(unknown, threshold, max_patch_length));
+        for (((e, context), document), patches) in spans {
+            if last.replace(document) != Some(document) {
+                documents.push((0.0, 0.0));
+            }
+            if let Some((bytes, n)) = documents.last_mut() {
+                *bytes += (e.len() - 1 - context) as f64;
+                *n += patches as f64;
+            }
+        }
+        let n = documents.len() as f64;
+        let (bytes, patches) = documents.iter().fold((0.0, 0.0), |sum, d| (sum.0 + d.0, sum.1 + d.1));
+        let squares: f64 = documents.iter().map(|d| (d.0 - bytes / patches * d.1).powi(2)).sum();
+        (documents.len() > 1).then(|| (n / (n - 1.0) * squares).sqrt() / patches)
+    }
+
+    /// [`Self::count`] of each span.
+    fn counts(
+        &self,
+        unknown: Unknown,
+        threshold: f32,
+        max_patch_length: Option<usize>,
+    ) -> impl Iterator<Item = u64> + '_ {
         let max = max_patch_length.unwrap_or(usize::MAX);
-        let mut total = 0;
-        for (e, context) in self.spans() {
+        self.spans().map(move |(e, context)| {
+            let mut total = 0;
             if e.len() == 1 {
-                continue;
+                return 0;
             }
             let first_counted = 1 + context;
             // Pieces of a patch `start..end` that start at `first_counted` or later.
@@ -272,8 +312,8 @@ impl Calibration {
                 }
             }
             total += pieces(start, e.len());
-        }
-        total as u64
+            total as u64
+        })
     }
 }
 
@@ -332,6 +372,16 @@ mod tests {
         // Differences from position 1: -8, 2, -2, 4, -3.
         let found = c.find(Unknown::Relative, 3.0, None).unwrap();
         assert_eq!((found.threshold, found.rule), (3.0, EntropyRule::Relative { threshold: 3.0 }));
+    }
+
+    #[test]
+    fn its_standard_error_is_over_documents() {
+        let (_, c) = set(&[6, 6], &[9.0, 1.0, 1.0, 5.0, 1.0, 1.0, 9.0, 9.0, 5.0, 5.0, 5.0, 1.0, 1.0, 9.0]);
+        let found = c.find(Unknown::Global, 2.0, None).unwrap();
+        // 2 and 4 patches of 6 bytes each: residuals 6 - 2 * 2 and 6 - 2 * 4, so sqrt(2 / 1 * 8) / 6.
+        assert_eq!((found.threshold, found.patches, found.standard_error), (3.0, 6, Some(4.0 / 6.0)));
+        let (_, one) = set(&[6], &[9.0, 1.0, 1.0, 5.0, 1.0, 1.0, 9.0]);
+        assert_eq!(one.find(Unknown::Global, 3.0, None).unwrap().standard_error, None);
     }
 
     #[test]

@@ -48,12 +48,26 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) ->
             safetensors::SafeTensorError::IoError(e) => e,
             other => io::Error::other(other),
         })
-        .and_then(|()| File::open(&partial)?.sync_all())
+        .and_then(|()| readable_as_its_directory(&partial)?.sync_all())
         .and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|e| {
         let _ = std::fs::remove_file(&partial);
         failed(e)
     })
+}
+
+/// Opens a file that the safetensors library wrote. It makes files that their owner alone can read; a model is for whoever may read its
+/// directory.
+pub(crate) fn readable_as_its_directory(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = std::fs::metadata(path.parent().unwrap_or(Path::new(".")))?;
+        let mode = 0o600 | directory.permissions().mode() & 0o044;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(file)
 }
 
 /// An open safetensors file, memory-mapped.

@@ -60,6 +60,19 @@ pub enum EntropyRule {
     Both { global: f64, relative: f64 },
 }
 
+impl std::fmt::Display for EntropyRule {
+    /// As the parameters of an entropy patcher are written.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            EntropyRule::Global { threshold } => write!(f, "`rule: global, threshold: {threshold}`"),
+            EntropyRule::Relative { threshold } => write!(f, "`rule: relative, relative_threshold: {threshold}`"),
+            EntropyRule::Both { global, relative } => {
+                write!(f, "`rule: both, threshold: {global}, relative_threshold: {relative}`")
+            }
+        }
+    }
+}
+
 impl EntropyRule {
     /// A threshold that is NaN or infinite is an error.
     pub(crate) fn check(self) -> Result<(), PatchError> {

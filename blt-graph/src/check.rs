@@ -51,6 +51,13 @@ pub struct PlannedStep {
     pub(crate) step: Rc<dyn AnyStep>,
 }
 
+impl PlannedStep {
+    /// Whether later steps may read what this one leaves.
+    pub fn feeds_later_steps(&self) -> bool {
+        self.step.feeds_later_steps()
+    }
+}
+
 /// An output of a node that a step computes: what [`Plan::goal`] finds.
 pub struct Goal<'a> {
     /// The node that gives it.

@@ -359,7 +359,7 @@ impl<'a> Checker<'a> {
                 steps.push(None);
                 continue;
             };
-            let what = format!("step {index} (`{}`)", entry.name);
+            let what = format!("step `run.{index}.{}`", entry.name);
             let schema = entry.schema();
             if !check_params(&schema, &spec.params, places, &path, &what, &mut self.found) {
                 steps.push(None);

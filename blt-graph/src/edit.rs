@@ -152,7 +152,7 @@ fn resolve(document: &Value, path: &str) -> Result<Vec<String>, Box<Diagnostic>>
             choose(&segments[..1], segments[1], "`run`, whose steps are counted from 0,", &indices)?;
             let step = segments[1].parse::<usize>().ok().and_then(|index| steps.get(index)).and_then(Value::as_object);
             if let (Some(segment), Some(step)) = (segments.get(2), step) {
-                let what = format!("step {}", segments[1]);
+                let what = format!("step `run.{}`", segments[1]);
                 let names: Vec<String> = step.keys().cloned().collect();
                 if let (Err(mut diagnostic), Some(name)) =
                     (choose(&segments[..2], segment, &what, &names), names.first())

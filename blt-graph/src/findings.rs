@@ -78,7 +78,7 @@ pub(crate) fn pointed(places: &Places, path: &[&str], depth: usize) -> (Option<P
     let label = if written || path.len() < depth {
         String::new()
     } else {
-        format!("`{}` has its default here", path[depth - 1])
+        format!("`{}` is not given here, and has its default", path[depth - 1])
     };
     (places.value(path), label)
 }
@@ -117,7 +117,7 @@ pub(crate) fn step_diagnostic(places: &Places, index: usize, step: &str, error: 
         At::Node => String::new(),
     };
     let (place, label) = pointed(places, &path, 4);
-    let mut diagnostic = Diagnostic::error(format!("{what}step {index} (`{step}`): {}", error.message()))
+    let mut diagnostic = Diagnostic::error(format!("{what}step `run.{index}.{step}`: {}", error.message()))
         .at(place)
         .label(label)
         .help(error.help.as_deref());

@@ -24,6 +24,7 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,6 +37,7 @@ pub use crate::rundir::{RunDir, State, Status, utc};
 use crate::spec::{BASE_VARIANT, PipelineSpec};
 use crate::step::{Earlier, Progress, Silent, StepCx, StepError, StepHeading};
 use crate::store::{Claim, Finished, STORE_FORMAT, Store, key_of};
+use crate::world::World;
 
 static SILENT: Silent = Silent;
 
@@ -201,7 +203,7 @@ impl RunError {
             RunError::Step { variant, seed, index, step, .. } => {
                 let variant =
                     if variant == BASE_VARIANT { String::new() } else { format!(" of the variant `{variant}`") };
-                format!("step {index} (`{step}`){variant} did not finish (seed {seed})")
+                format!("step `run.{index}.{step}`{variant} did not finish (seed {seed})")
             }
             other => other.to_string(),
         }
@@ -244,6 +246,7 @@ pub struct Runner<'a> {
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
     failure: fn(&(dyn Any + Send)) -> Option<StepError>,
+    lent: Rc<World>,
 }
 
 /// A step with its key, before it is run.
@@ -256,8 +259,15 @@ struct Keyed {
 impl<'a> Runner<'a> {
     /// A run of `spec`; relative paths in it start from `base_dir`, the folder of its file.
     pub fn new(spec: &'a PipelineSpec, base_dir: impl Into<PathBuf>, options: RunOptions) -> Self {
-        let (progress, interrupt) = (&SILENT, Arc::default());
-        Runner { spec, base_dir: base_dir.into(), options, progress, interrupt, failure: |_| None }
+        Runner {
+            spec,
+            base_dir: base_dir.into(),
+            options,
+            progress: &SILENT,
+            interrupt: Arc::default(),
+            failure: |_| None,
+            lent: Rc::default(),
+        }
     }
 
     /// Asks `failure` about every panic of a step; where it knows an error in it (a device that ran out of memory, in a library that
@@ -265,6 +275,14 @@ impl<'a> Runner<'a> {
     #[must_use]
     pub fn failure(mut self, failure: fn(&(dyn Any + Send)) -> Option<StepError>) -> Self {
         self.failure = failure;
+        self
+    }
+
+    /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]): how a program has a step do something in another way than
+    /// its own. The results may not depend on it, for no key holds it.
+    #[must_use]
+    pub fn lend<T: 'static>(self, value: T) -> Self {
+        self.lent.insert(value);
         self
     }
 
@@ -344,17 +362,8 @@ impl<'a> Runner<'a> {
     }
 
     /// The plans of the variants that the options name.
-    fn chosen(&self, mut plans: Vec<Plan>) -> Result<Vec<Plan>, Diagnostics> {
-        let names = &self.options.variants;
-        if let Some(unknown) = names.iter().find(|name| plans.iter().all(|plan| plan.variant != **name)) {
-            let mut known: Vec<&str> = plans.iter().map(|plan| plan.variant.as_str()).collect();
-            known.dedup();
-            let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
-            let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
-            return Err(Diagnostic::error(message).help(meant).into());
-        }
-        plans.retain(|plan| names.is_empty() || names.contains(&plan.variant));
-        Ok(plans)
+    fn chosen(&self, plans: Vec<Plan>) -> Result<Vec<Plan>, Diagnostics> {
+        choose_variants(plans, &self.options.variants, |plan| &plan.variant)
     }
 
     /// What every step of a plan depends on, and its key.
@@ -429,6 +438,7 @@ impl<'a> Runner<'a> {
             threads: self.options.threads,
             progress: self.progress,
             interrupt: self.interrupt.clone(),
+            lent: self.lent.clone(),
         }
     }
 
@@ -522,8 +532,16 @@ impl<'a> Runner<'a> {
         if self.interrupt.load(Ordering::Relaxed) {
             return Err(self.step_error(plan, index, StepError::Interrupted));
         }
+        if store.has(&keyed.key) {
+            let cx = self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
+            let stands = plan.steps()[index].step.stands(&cx);
+            if !stands.map_err(|error| self.step_error(plan, index, error))? {
+                store.discard(&keyed.key)?;
+            }
+        }
         let mut said = false;
-        let claim = store.claim(&keyed.what, self.options.resume == Resume::Fresh, || {
+        let made_by = format!("{}, {}, seed {}", plan.pipeline, plan.variant, plan.seed);
+        let claim = store.claim(&keyed.what, &made_by, self.options.resume == Resume::Fresh, || {
             if !std::mem::replace(&mut said, true) {
                 self.progress.message("another process is running this step; waiting for it");
             }
@@ -570,6 +588,26 @@ impl<'a> Runner<'a> {
         }
         head + &spec.to_yaml()
     }
+}
+
+/// Those of `all` whose variants are among `names`; all of them where no name is given.
+///
+/// # Errors
+/// A name that no variant has.
+pub fn choose_variants<T>(
+    mut all: Vec<T>,
+    names: &[String],
+    name_of: impl Fn(&T) -> &str,
+) -> Result<Vec<T>, Diagnostics> {
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|one| name_of(one) != **name)) {
+        let mut known: Vec<&str> = all.iter().map(&name_of).collect();
+        known.dedup();
+        let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
+        let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
+        return Err(Diagnostic::error(message).help(meant).into());
+    }
+    all.retain(|one| names.is_empty() || names.iter().any(|name| name == name_of(one)));
+    Ok(all)
 }
 
 /// Copies the lines of `from`, if it is there, each after `tag`.

@@ -221,6 +221,13 @@ impl PipelineSpec {
         self.places.0.get(root).map_or_else(|| self.to_yaml(), |loc| loc.value.source.text.clone())
     }
 
+    /// An error about the value at `path`, of parts of the document that the program reads itself (`report`): it points at the text.
+    pub fn diagnose(&self, path: &[&str], message: impl Into<String>, help: Option<String>) -> Diagnostics {
+        let mut diagnostic = Diagnostic::error(message).at(self.places.value(path)).help(help);
+        diagnostic.path = path.join(".");
+        diagnostic.into()
+    }
+
     /// The variants in order: the named ones, then the grid's; one called [`BASE_VARIANT`] if there are none.
     ///
     /// # Errors

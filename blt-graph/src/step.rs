@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::check::Plan;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::node::{NodeError, chain};
+use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).
 ///
-/// A step writes files into its own directory ([`StepCx::dir`]) and nothing else. What it leaves there is kept under a key
+/// A step writes files into its own directory ([`StepCx::dir`]), and elsewhere only where a parameter names a place and
+/// [`Step::stands`] looks after it. What it leaves in its directory is kept under a key
 /// of all that it depends on, and a later run with the same key uses it again, possibly for another variant or pipeline: so
 /// nothing in the files may depend on the variant's or run's name. By convention `metrics.jsonl` and `timings.jsonl` (one
 /// JSON object a line) are gathered into the run's, `checkpoints/` and `outputs/` are linked into the run's folders of those
@@ -46,6 +49,16 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
         true
     }
 
+    /// Whether what the finished step of [`StepCx::dir`] left outside of that directory is still there; else it is run again. A step that
+    /// writes into its directory alone has nothing to look at.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
+        let _ = cx;
+        Ok(true)
+    }
+
     /// All that the result depends on beside the graph, the parameters, the seed, earlier steps and the program:
     /// fingerprints of the data. May open files. Called before the step has a directory.
     ///
@@ -65,6 +78,7 @@ pub(crate) trait AnyStep {
     fn goals(&self) -> Vec<String>;
     fn check(&self, plan: &Plan) -> Result<(), NodeError>;
     fn feeds_later_steps(&self) -> bool;
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError>;
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError>;
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError>;
     fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
@@ -79,6 +93,9 @@ impl<S: Step> AnyStep for S {
     }
     fn feeds_later_steps(&self) -> bool {
         Step::feeds_later_steps(self)
+    }
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
+        Step::stands(self, cx)
     }
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         Step::depends(self, cx)
@@ -193,7 +210,7 @@ impl fmt::Display for ComputePath {
 }
 
 /// An earlier step of the same variant that a step depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Earlier {
     /// Its place in `run:`, from 0.
     pub index: usize,
@@ -262,9 +279,31 @@ pub struct StepCx<'a> {
     pub(crate) threads: usize,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
+    pub(crate) lent: Rc<World>,
 }
 
-impl StepCx<'_> {
+impl<'a> StepCx<'a> {
+    /// Of a step that is worked on outside its run, by another process that was told of it: it has no directory, shows no progress,
+    /// and nobody interrupts it.
+    pub fn outside(plan: &'a Plan, index: usize, earlier: Vec<Earlier>, threads: usize) -> Self {
+        StepCx {
+            plan,
+            index,
+            dir: None,
+            resumed: false,
+            earlier,
+            threads,
+            progress: &Silent,
+            interrupt: Arc::default(),
+            lent: Rc::default(),
+        }
+    }
+
+    /// What the program lends to steps under the type `T` ([`Runner::lend`](crate::run::Runner::lend)).
+    pub fn lent<T: 'static>(&self) -> Option<Rc<T>> {
+        self.lent.get::<T>()
+    }
+
     /// The checked graph of the variant.
     pub fn plan(&self) -> &Plan {
         self.plan

@@ -34,6 +34,9 @@ pub struct StepRecord {
     pub key: String,
     /// All that the key is a hash of.
     pub what: Value,
+    /// Who ran it, for the listing: the first of those that use it.
+    #[serde(default)]
+    pub made_by: String,
     /// When the step finished (of a partial one: when it began), UTC.
     pub created: String,
 }
@@ -97,6 +100,8 @@ pub struct StoreEntry {
     pub step: String,
     /// Its goals.
     pub goals: Vec<String>,
+    /// The pipeline, variant and seed that it was first run for; empty if its record cannot be read.
+    pub made_by: String,
     /// When it was made, UTC; empty if its record cannot be read.
     pub created: String,
     /// The size of its files.
@@ -134,11 +139,17 @@ impl Store {
 
     /// The finished files of the step that `what` describes, or the right to make them. `fresh` throws away what an
     /// interrupted run left. While another process is at it, `wait` is called every 100 ms or so, and says whether to go on
-    /// waiting.
+    /// waiting. `made_by` is who asks, for the listing.
     ///
     /// # Errors
     /// If the folder cannot be written to.
-    pub fn claim(&self, what: &Value, fresh: bool, mut wait: impl FnMut() -> bool) -> Result<Claim, FileError> {
+    pub fn claim(
+        &self,
+        what: &Value,
+        made_by: &str,
+        fresh: bool,
+        mut wait: impl FnMut() -> bool,
+    ) -> Result<Claim, FileError> {
         let key = key_of(what);
         let dir = self.dir(&key);
         let lock = self.lock_file(&key)?;
@@ -155,7 +166,7 @@ impl Store {
                     lock.unlock().map_err(FileError::on("unlock", &dir))?;
                     continue;
                 }
-                return self.start(what, key, fresh, lock).map(Claim::Work);
+                return self.start(what, made_by, key, fresh, lock).map(Claim::Work);
             }
             if !wait() {
                 return Ok(Claim::GaveUp);
@@ -164,7 +175,19 @@ impl Store {
         }
     }
 
-    fn start(&self, what: &Value, key: String, fresh: bool, lock: File) -> Result<Work, FileError> {
+    /// Removes a finished step, unless a process uses it.
+    ///
+    /// # Errors
+    /// If the folder cannot be written to.
+    pub fn discard(&self, key: &str) -> Result<(), FileError> {
+        let (dir, lock) = (self.dir(key), self.lock_file(key)?);
+        if try_lock(&lock, &dir, Lock::Alone)? && dir.exists() {
+            self.trash(&dir)?;
+        }
+        Ok(())
+    }
+
+    fn start(&self, what: &Value, made_by: &str, key: String, fresh: bool, lock: File) -> Result<Work, FileError> {
         let dir = self.dir(&key);
         if dir.exists() {
             // Not written by this program, which renames whole directories: somebody changed it.
@@ -176,7 +199,7 @@ impl Store {
             self.trash(&partial)?;
         }
         let resumed = old && !fresh;
-        let record = StepRecord { key, what: what.clone(), created: utc() };
+        let record = StepRecord { key, what: what.clone(), made_by: made_by.to_owned(), created: utc() };
         if !resumed {
             fs::create_dir_all(&partial).map_err(FileError::on("create", &partial))?;
             write_record(&partial, &record)?;
@@ -237,6 +260,7 @@ impl Store {
                 key: name.strip_suffix(PARTIAL).unwrap_or(&name).to_string(),
                 step: text("step"),
                 goals: goals.into_iter().flatten().filter_map(Value::as_str).map(String::from).collect(),
+                made_by: record.as_ref().map_or_else(String::new, |record| record.made_by.clone()),
                 created: record.as_ref().map_or_else(String::new, |record| record.created.clone()),
                 bytes: size(&dir).map_err(FileError::on("read", &dir))?,
                 partial: name.ends_with(PARTIAL),
@@ -359,7 +383,7 @@ mod tests {
     use serde_json::json;
 
     fn work(store: &Store, what: &Value, fresh: bool) -> Work {
-        match store.claim(what, fresh, || false).unwrap() {
+        match store.claim(what, "a test", fresh, || false).unwrap() {
             Claim::Work(work) => work,
             other => panic!("{other:?}"),
         }
@@ -391,7 +415,9 @@ mod tests {
         assert!(!fresh.resumed() && !fresh.dir().join("state").exists());
         fs::write(fresh.dir().join("state"), "whole").unwrap();
         let done = fresh.finish().unwrap();
-        let Claim::Finished(found) = store.claim(&what, false, || false).unwrap() else { panic!("not found") };
+        let Claim::Finished(found) = store.claim(&what, "a test", false, || false).unwrap() else {
+            panic!("not found")
+        };
         assert_eq!(found.dir, done.dir);
         assert_eq!(fs::read_to_string(found.dir.join("state")).unwrap(), "whole");
         let listed = store.list().unwrap();
@@ -410,8 +436,8 @@ mod tests {
         let store = Store::new(dir.path());
         let what = json!({"step": "slow"});
         let mut running = Some(work(&store, &what, false));
-        assert!(matches!(store.claim(&what, false, || false).unwrap(), Claim::GaveUp));
-        let claim = store.claim(&what, false, || {
+        assert!(matches!(store.claim(&what, "a test", false, || false).unwrap(), Claim::GaveUp));
+        let claim = store.claim(&what, "a test", false, || {
             running.take().unwrap().finish().unwrap();
             true
         });

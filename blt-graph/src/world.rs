@@ -8,6 +8,8 @@ use std::rc::Rc;
 /// A map from types to one value each. A step puts in what nodes need and wires do not carry (a backend session, the
 /// current batch), and nodes take it out by its type. This crate knows none of those types.
 ///
+/// A program lends to steps in the same way ([`Runner::lend`](crate::run::Runner::lend)).
+///
 /// It is shared: [`insert`](World::insert) takes `&self`, so that a step swaps the batch between two runs of a graph.
 #[derive(Default)]
 pub struct World {

@@ -267,7 +267,7 @@ fn a_step_that_fails_says_where_and_leaves_a_status() {
     let expected = "\
 error: it was told to fail
  |
- = note: step 2 (`sum`) of the variant `ten` did not finish (seed 3)
+ = note: step `run.2.sum` of the variant `ten` did not finish (seed 3)
  = help: do not tell it to";
     assert_eq!(error.render(false), expected);
     let status = read(bench.latest().join("status.json"));

@@ -19,6 +19,7 @@ pub mod results;
 pub mod scoring;
 mod shape;
 pub mod steps;
+pub mod storage;
 
 pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure};
 pub use model::{ParamSet, session, with_params};

@@ -3,7 +3,7 @@
 
 use crate::data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use crate::model::ParamSet;
-use crate::ports::{Bytes, Entropies, Patches};
+use crate::ports::{Bytes, Entropies, Loss, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
@@ -14,7 +14,7 @@ use blt_core::hf::ModelShape;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::reference::Reference;
-use blt_graph::{ComputePath, Live, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World, write_atomic};
+use blt_graph::{ComputePath, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::any::Any;
@@ -54,6 +54,10 @@ pub trait Prepare {
     /// What results.json says of it.
     fn summary(&self, learned: &Value) -> Value {
         learned.clone()
+    }
+    /// What makes it doubtful, for the user to know before training goes on.
+    fn doubt(&self, _learned: &Value) -> Option<String> {
+        None
     }
 }
 
@@ -220,7 +224,7 @@ pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(
 }
 
 /// A source's error, pointing at the parameter of its node that is at fault.
-fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
+pub fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
     let param = |path: &[&str]| {
         let first = plan.node(node).and_then(|node| node.params.get(path[0]));
         path[1..].iter().try_fold(first?, |value, key| value.get(key))
@@ -238,6 +242,7 @@ fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
         | DataError::EmptyFolder { .. }
         | DataError::NotAFile { .. }
         | DataError::Read { .. }
+        | DataError::Storage(_)
         | DataError::SchemaDiffers { .. }
         | DataError::WrongFormat { .. }
         | DataError::Corrupt { .. }
@@ -350,7 +355,10 @@ impl Loaded {
                 cx.progress().update(seen, &[]);
             }
             let learned = prepared.0.finish()?;
-            cx.progress().finish(&format!("{node}: {}", brief(&prepared.0.summary(&learned))));
+            cx.progress().finish(&brief(&prepared.0.summary(&learned)));
+            if let Some(doubt) = prepared.0.doubt(&learned) {
+                cx.progress().message(&format!("warning: {node}: {doubt}"));
+            }
             self.prepared.insert(node, learned);
         }
         self.session.take_flops();
@@ -379,6 +387,11 @@ impl Loaded {
             at_end.0().map_err(|e| StepError::Document(self.live.plan().diagnose(&node, &e).into()))?;
         }
         Ok(())
+    }
+
+    /// A parameter of the source's node, if it is text.
+    pub fn source_param(&self, name: &str) -> Option<String> {
+        self.live.plan().node(&self.source_node)?.params.get(name)?.as_str().map(str::to_owned)
     }
 
     /// List columns that nodes read beside the bytes.
@@ -566,6 +579,28 @@ pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<Stri
         }
     }
     Ok(plan.needs(goals)?.into_iter().filter(|n| !model.contains(n.name.as_str())).map(|n| n.name.clone()).collect())
+}
+
+/// Says which models that patches of `goals` follow have not been trained by any step before: their borders are those of random weights.
+pub fn warn_untrained(cx: &StepCx, goals: &[&str]) -> Result<(), StepError> {
+    let plan = cx.plan();
+    let mut before: BTreeSet<&str> = BTreeSet::new();
+    for step in cx.earlier() {
+        before.extend(plan.needs(&step.goals)?.into_iter().map(|node| node.name.as_str()));
+    }
+    let behind = nodes_behind_borders(plan, goals)?;
+    for node in plan.needs(goals)?.into_iter().filter(|node| behind.contains(&node.name)) {
+        // A node with a loss of its own is a model; a `Blt` node's parameters come from its checkpoint.
+        let model = outputs_of::<Loss>(node).next().is_some() && node.entry.name != crate::nodes::Blt::NAME;
+        if model && !before.contains(node.name.as_str()) {
+            let (variant, name) = (cx.variant(), &node.name);
+            cx.progress().message(&format!(
+                "warning: {variant}: no step trains `{name}`, so patches follow an untrained model; \
+                 a step `- train: {{goal: {name}.loss, ...}}` before this one does"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Some border in `goals`' sub-graph depends on bytes after it.

@@ -643,9 +643,15 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
         .replace("layers: 2, heads: 4, kv_heads: 2, window: 20", "layers: 2, heads: 4, kv_heads: 2, window: 30")
         .replace("eps: 1e-6}", "eps: 1e-6, context_reset: newline}");
     let error = place.fails(&yaml);
-    for says in
-        ["Mean pooling", "`cross: all` over 2", "local windows Some(20)", "Relative", "newlines", "goal", "hf.yaml:"]
-    {
+    for says in [
+        "`pooling: mean`",
+        "`cross: all` over 2",
+        "local windows of 20 bytes",
+        "`rule: relative,",
+        "newlines",
+        "goal",
+        "hf.yaml:",
+    ] {
         assert!(error.contains(says), "`{says}` is not in\n{error}");
     }
     assert!(!place.path("runs").exists(), "nothing ran");

@@ -68,15 +68,19 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Elements that a buffer of `len` gets: the next of sixteen sizes between powers of two, so that steps whose batches differ a little
-/// find their buffers again.
+/// Elements that a new buffer of `len` gets: whole pages.
 fn capacity(len: usize) -> usize {
-    len.next_multiple_of((len.next_power_of_two() / 32).max(1024))
+    len.next_multiple_of(1024)
+}
+
+/// The largest free buffer that is lent for `len`: batches differ a little from step to step.
+fn largest(len: usize) -> usize {
+    capacity(len) + len / 16
 }
 
 /// A large buffer from a pool of the process, handed back when dropped: an activation's pages are asked of the system in the
 /// first step, not in each (page faults were a sixth of a training step). Its contents are whatever was there. The pool
-/// makes the process hold at most a sixteenth more than was once lent at a time; beyond that, what lay free the longest goes.
+/// makes the process hold no more than was once lent at a time: before it grows beyond that, what lay free the longest goes.
 pub(crate) struct Buffer {
     data: Vec<f32>,
     len: usize,
@@ -87,18 +91,22 @@ impl Buffer {
         if len == 0 {
             return Self { data: Vec::new(), len };
         }
-        let capacity = capacity(len);
         let mut pool = pool();
-        pool.lent += capacity;
-        pool.most = pool.most.max(pool.lent);
-        // The latest freed is the likeliest to be in a cache.
-        if let Some(fits) = pool.free.iter().rposition(|data| data.len() == capacity) {
-            let data = pool.free.remove(fits).unwrap_or_default();
-            pool.pooled -= capacity;
+        // The closest fit; of equal ones the latest freed, which is the likeliest to be in a cache.
+        let fits = |data: &Vec<f32>| data.len() >= len && data.len() <= largest(len);
+        let free = pool.free.iter().enumerate().rev().filter(|(_, data)| fits(data));
+        if let Some(at) = free.min_by_key(|(_, data)| data.len()).map(|(at, _)| at) {
+            let data = pool.free.remove(at).unwrap_or_default();
+            pool.pooled -= data.len();
+            pool.lent += data.len();
+            pool.most = pool.most.max(pool.lent);
             return Self { data, len };
         }
+        let capacity = capacity(len);
+        pool.lent += capacity;
+        pool.most = pool.most.max(pool.lent);
         let mut dropped = Vec::new();
-        while pool.pooled + pool.lent > pool.most + pool.most / 16
+        while pool.pooled + pool.lent > pool.most
             && let Some(data) = pool.free.pop_front()
         {
             pool.pooled -= data.len();

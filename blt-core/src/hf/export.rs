@@ -40,20 +40,24 @@ pub struct ByteLmShape {
     pub reset_at_newline: bool,
 }
 
+fn window(window: Option<usize>) -> String {
+    window.map_or("the whole span".into(), |bytes| format!("{bytes} bytes"))
+}
+
 /// One thing that the layout cannot say.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Unsupported {
-    #[error("{0:?} pooling: the layout pools by maximum")]
+    #[error("`pooling: {0}`: the layout pools by maximum")]
     Pooling(Pooling),
     #[error(
         "`cross: all` over {layers} encoder layers refines patch states from layer to layer; the layout has `last` and `all_repool`"
     )]
     RefiningCross { layers: usize },
-    #[error("local windows {encoder:?} (encoder) and {decoder:?} (decoder): the layout has one for both")]
+    #[error("local windows of {} (encoder) and {} (decoder): the layout has one for both", window(*encoder), window(*decoder))]
     LocalWindows { encoder: Option<usize>, decoder: Option<usize> },
     #[error("a latent window of {0} patches: the layout's latent attends to all earlier patches")]
     LatentWindow(usize),
-    #[error("{0:?}: the layout has the global entropy rule alone, not the relative one")]
+    #[error("{0}: the layout has the global entropy rule alone")]
     RelativeRule(EntropyRule),
     #[error("an entropy model whose context resets at newlines: the layout's does not")]
     NewlineReset,
@@ -64,7 +68,8 @@ pub enum Unsupported {
     #[error("{part}: heads of width {head_dim}: the layout divides the width {dim} by {heads} heads")]
     HeadDim { part: &'static str, head_dim: usize, dim: usize, heads: usize },
     #[error(
-        "{part}: cross-attention {cross:?} differs from the self-attention's heads or eps: the layout has one set for both"
+        "{part}: cross-attention of {} heads ({} for keys and values), eps {} differs from the self-attention's: the layout has one set for both",
+        cross.heads, cross.kv_heads, cross.eps
     )]
     Cross { part: &'static str, cross: Box<CrossConfig> },
     #[error("{functions} hash functions: the layout has {} multipliers", HASH_PRIMES.len())]
@@ -277,14 +282,5 @@ fn write_weights(path: &Path, config: &HfConfig, fetch: &impl Fn(&str) -> Vec<f3
             other => io::Error::other(other),
         })
     })?;
-    let file = fs::File::open(path).map_err(failed)?;
-    // The writer above makes a file that its owner alone can read; a model is for whoever may read its directory.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = fs::metadata(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
-        let mode = 0o600 | directory.permissions().mode() & 0o044;
-        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
-    }
-    file.sync_all().map_err(failed)
+    crate::checkpoint::readable_as_its_directory(path).and_then(|file| file.sync_all()).map_err(failed)
 }

@@ -2,10 +2,7 @@
 //!
 //! Both forms are indexed by the headers of their messages, so that a stream, too, is read in any order.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -18,6 +15,7 @@ use arrow::ipc::{Block, MessageHeader, MetadataVersion, root_as_footer, root_as_
 use super::error::DataError;
 use super::files::Found;
 use super::format::{Batches, DataFile, Extent, Format, Message, Scan, Unit, UnitReader, guard};
+use crate::storage::{Input, Location};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
 
@@ -25,12 +23,12 @@ pub(super) struct ArrowIpc;
 
 impl Format for ArrowIpc {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
-        let mut file = IpcFile::open(&found.path)?;
+        let mut file = IpcFile::open(found)?;
         if file.is_file_form { file.scan_file() } else { file.scan_stream() }
     }
 
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
-        let mut file = IpcFile::open(&found.path)?;
+        let mut file = IpcFile::open(found)?;
         if file.is_file_form {
             return Ok(Some(blake3::hash(&file.footer()?)));
         }
@@ -44,22 +42,20 @@ impl Format for ArrowIpc {
 }
 
 struct IpcFile {
-    path: PathBuf,
-    file: File,
+    path: Location,
+    input: Input,
     size: u64,
     is_file_form: bool,
 }
 
 impl IpcFile {
-    fn open(path: &Path) -> Result<Self, DataError> {
-        let read = |e| DataError::read(path, e);
-        let mut file = File::open(path).map_err(read)?;
-        let size = file.seek(SeekFrom::End(0)).map_err(read)?;
-        file.seek(SeekFrom::Start(0)).map_err(read)?;
-        let mut head = Vec::new();
-        file.by_ref().take(8).read_to_end(&mut head).map_err(read)?;
+    fn open(found: &Found) -> Result<Self, DataError> {
+        let (path, input) = (&found.path, found.open()?);
+        let size = input.size();
+        let mut head = vec![0; size.min(8) as usize];
+        input.read_exact_at(0, &mut head)?;
         let wrong = |cause: &str| {
-            let (path, expected) = (path.to_path_buf(), "an Arrow IPC file or stream");
+            let (path, expected) = (path.clone(), "an Arrow IPC file or stream");
             DataError::WrongFormat { path, expected, cause: cause.into() }
         };
         if head.starts_with(b"FEA1") {
@@ -75,7 +71,7 @@ impl IpcFile {
         if !is_file_form && !is_stream {
             return Err(wrong("it begins with neither ARROW1 nor a schema message"));
         }
-        Ok(IpcFile { path: path.to_path_buf(), file, size, is_file_form })
+        Ok(IpcFile { path: path.clone(), input, size, is_file_form })
     }
 
     fn corrupt(&self, place: &str, cause: impl ToString) -> DataError {
@@ -88,8 +84,7 @@ impl IpcFile {
             return Err(self.corrupt(place, format!("it ends at byte {}, before the {place} does", self.size)));
         }
         let mut buffer = MutableBuffer::from_len_zeroed(length as usize);
-        let result = self.file.seek(SeekFrom::Start(offset)).and_then(|_| self.file.read_exact(&mut buffer));
-        result.map_err(|e| DataError::read(&self.path, e))?;
+        self.input.read_exact_at(offset, &mut buffer)?;
         Ok(buffer.into())
     }
 
@@ -240,7 +235,7 @@ impl UnitReader for IpcReader {
             unreachable!("an IPC unit is a record batch");
         };
         if self.open.as_ref().is_none_or(|(open, _)| &open.path != path) {
-            self.open = Some((IpcFile::open(path)?, None));
+            self.open = Some((IpcFile::open(&file.found)?, None));
         }
         let (ipc, decoder) = self.open.as_mut().expect("opened above");
         let place = format!("record batch {unit}");

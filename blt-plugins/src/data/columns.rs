@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::DataError;
 use super::split::Filter;
 use super::{Document, Request, Row};
+use crate::storage::Location;
 
 /// What a requested list column holds, and so which types and lengths it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ fn list_item(data_type: &DataType) -> Option<&DataType> {
 }
 
 /// The position of a column, or an error that names those there are.
-pub(super) fn position(schema: &Schema, column: &str, path: &Path) -> Result<usize, DataError> {
+pub(super) fn position(schema: &Schema, column: &str, path: &Location) -> Result<usize, DataError> {
     schema.index_of(column).map_err(|_| {
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         let nearest = columns
@@ -69,7 +69,7 @@ pub(super) fn position(schema: &Schema, column: &str, path: &Path) -> Result<usi
             .filter(|(distance, c)| *distance <= 1 + c.chars().count().min(column.chars().count()) / 3)
             .min()
             .map(|(_, c)| c.clone());
-        DataError::NoSuchColumn { column: column.to_string(), path: path.to_path_buf(), nearest, columns }
+        DataError::NoSuchColumn { column: column.to_string(), path: path.clone(), nearest, columns }
     })
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn resolve(
         schema: &Schema,
-        path: &Path,
+        path: &Location,
         column: &str,
         filter: Filter,
         request: &Request,
@@ -97,7 +97,7 @@ impl Wanted {
             let at = position(schema, column, path)?;
             let (column, found) = (column.to_string(), schema.field(at).data_type());
             if !serves(found) {
-                let path = path.to_path_buf();
+                let path = path.clone();
                 return Err(DataError::ColumnType { column, path, found: found.to_string(), expected });
             }
             columns.push(column);
@@ -205,7 +205,7 @@ impl Scalar {
 
 /// Where rows lie, for messages.
 pub(super) struct Origin<'a> {
-    pub path: &'a Path,
+    pub path: &'a Location,
     /// Row in the corpus.
     pub row: u64,
     /// Row in the file.
@@ -274,7 +274,7 @@ fn read_list(
     n_bytes: usize,
     origin: &Origin,
 ) -> Result<Vec<f32>, DataError> {
-    let (column, row, path, file_row) = (list.column.clone(), origin.row, origin.path.to_path_buf(), origin.file_row);
+    let (column, row, path, file_row) = (list.column.clone(), origin.row, origin.path.clone(), origin.file_row);
     if array.is_null(i) {
         return Err(DataError::NullList { column, row, path, file_row });
     }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use super::split::Part;
 use crate::predicate::PredicateError;
+use crate::storage::{Location, StorageError};
 
 /// Why a corpus could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
     #[error("no such file or folder: {path} (relative paths start at {base}); check `path`")]
-    NoSuchFile { path: PathBuf, base: PathBuf },
+    NoSuchFile { path: Location, base: PathBuf },
 
     #[error("the glob `{pattern}` matches no file (it starts at {base}); check `path`")]
     NoMatch { pattern: String, base: PathBuf },
@@ -19,38 +20,41 @@ pub enum DataError {
     BadGlob { pattern: String, cause: String },
 
     #[error("the folder {path} holds no file that ends in {}; name the files by a glob if they end otherwise", .extensions.join(", "))]
-    EmptyFolder { path: PathBuf, extensions: Vec<String> },
+    EmptyFolder { path: Location, extensions: Vec<String> },
 
     #[error("{path} is neither a file nor a folder; a corpus is read from files that can be read again")]
-    NotAFile { path: PathBuf },
+    NotAFile { path: Location },
 
     #[error("cannot read {path}: {cause}")]
-    Read { path: PathBuf, cause: String },
+    Read { path: Location, cause: String },
+
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 
     #[error("a setting of the source is wrong: {what}")]
     Config { what: String },
 
     #[error("no column `{column}` in {path}{}; its columns: {}",
         .nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), .columns.join(", "))]
-    NoSuchColumn { column: String, path: PathBuf, nearest: Option<String>, columns: Vec<String> },
+    NoSuchColumn { column: String, path: Location, nearest: Option<String>, columns: Vec<String> },
 
     #[error("column `{column}` of {path} is {found}, but {expected}")]
-    ColumnType { column: String, path: PathBuf, found: String, expected: &'static str },
+    ColumnType { column: String, path: Location, found: String, expected: &'static str },
 
     #[error(
         "{path} and {first} have different columns: `{column}` is {found} in the one and {expected} in the other; \
          a corpus of several files has one schema, so write them alike or read them apart"
     )]
-    SchemaDiffers { path: PathBuf, first: PathBuf, column: String, found: String, expected: String },
+    SchemaDiffers { path: Location, first: Location, column: String, found: String, expected: String },
 
     #[error("{path} is not {expected}: {cause}")]
-    WrongFormat { path: PathBuf, expected: &'static str, cause: String },
+    WrongFormat { path: Location, expected: &'static str, cause: String },
 
     #[error("{path} is damaged in its {place}: {cause}; write or fetch the file again")]
-    Corrupt { path: PathBuf, place: String, cause: String },
+    Corrupt { path: Location, place: String, cause: String },
 
     #[error("{path} changed while it was being read; start again, with the file left alone")]
-    Changed { path: PathBuf },
+    Changed { path: Location },
 
     #[error(
         "the {part} part of {corpus} has no documents (rows read: {rows}, of them null in this part: {nulls}); \
@@ -64,7 +68,7 @@ pub enum DataError {
     NoBytes { corpus: String, part: Part, documents: u64 },
 
     #[error("`{condition}` does not fit the columns of {path}: {error}")]
-    Predicate { condition: String, path: PathBuf, error: Box<PredicateError> },
+    Predicate { condition: String, path: Location, error: Box<PredicateError> },
 
     #[error("this source gives documents and no files of rows, so their rows can't be written back with other columns")]
     NoTables,
@@ -73,7 +77,7 @@ pub enum DataError {
     NoSuchRow { row: u64, rows: u64 },
 
     #[error("column `{column}` is null in row {row} ({path}, row {file_row}), whose text is not; a list was expected")]
-    NullList { column: String, row: u64, path: PathBuf, file_row: u64 },
+    NullList { column: String, row: u64, path: Location, file_row: u64 },
 
     #[error(
         "column `{column}` has {found} in row {row} ({path}, row {file_row}), a document of {n_bytes} bytes; expected {expected}"
@@ -81,7 +85,7 @@ pub enum DataError {
     ListLength {
         column: String,
         row: u64,
-        path: PathBuf,
+        path: Location,
         file_row: u64,
         n_bytes: usize,
         found: String,
@@ -94,7 +98,7 @@ pub enum DataError {
     ListValue {
         column: String,
         row: u64,
-        path: PathBuf,
+        path: Location,
         file_row: u64,
         element: usize,
         found: String,
@@ -111,7 +115,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    pub(super) fn read(path: impl Into<PathBuf>, cause: impl ToString) -> Self {
-        DataError::Read { path: path.into(), cause: cause.to_string() }
+    pub(super) fn read(path: &Location, cause: impl ToString) -> Self {
+        DataError::Read { path: path.clone(), cause: cause.to_string() }
     }
 }

@@ -3,22 +3,56 @@
 use std::path::{Path, PathBuf};
 
 use super::error::DataError;
+use crate::storage::{Entry, Input, Location, StorageError, Url};
 
-/// A file of a corpus as found on disk.
+/// A file of a corpus as found.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
-    pub path: PathBuf,
-    /// As shown to users: relative to the base where it lies below it, `/` between the parts.
+    pub path: Location,
+    /// As shown to users: relative to the base where it lies below it, `/` between the parts; or its URL.
     pub name: String,
     pub size: u64,
-    /// Nanoseconds since 1970, 0 where the file system keeps none.
+    /// Nanoseconds since 1970, 0 where that is not known.
     pub modified: u128,
+    /// A store's mark of this version of it.
+    pub tag: Option<String>,
 }
+
+impl Found {
+    fn new(entry: Entry, base: &Path) -> Self {
+        let Entry { location: path, size, modified, tag } = entry;
+        let name = match &path {
+            Location::Local(path) => {
+                let shown = path.strip_prefix(base).unwrap_or(path);
+                shown.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
+            }
+            Location::Remote(url) => url.to_string(),
+        };
+        Found { path, name, size, modified, tag }
+    }
+
+    pub fn open(&self) -> Result<Input, DataError> {
+        let (location, tag) = (self.path.clone(), self.tag.clone());
+        Ok(Input::open(&Entry { location, size: self.size, modified: self.modified, tag })?)
+    }
+
+    /// What tells this version of it from others, as far as that is known without reading.
+    pub fn version(&self) -> String {
+        self.tag.clone().unwrap_or_else(|| self.modified.to_string())
+    }
+
+    pub fn is_remote(&self) -> bool {
+        matches!(self.path, Location::Remote(_))
+    }
+}
+
+/// What makes a pattern a glob.
+const GLOB: [char; 3] = ['*', '?', '['];
 
 /// Finds the files of `patterns`, in order; inside a folder or glob they are sorted by path.
 ///
 /// Each pattern is a file, a folder (searched all the way down for the extensions; names that begin with `.` are left
-/// out) or a glob, relative to `base`. A path that exists is taken as it is, even if it reads like a glob. A file named
+/// out) or a glob, relative to `base`, or a URL of such. A path that exists is taken as it is, even if it reads like a glob. A file named
 /// twice is read twice.
 pub(super) fn find(patterns: &[String], base: &Path, extensions: &[String]) -> Result<Vec<Found>, DataError> {
     if patterns.is_empty() {
@@ -26,51 +60,112 @@ pub(super) fn find(patterns: &[String], base: &Path, extensions: &[String]) -> R
     }
     let mut found = Vec::new();
     for pattern in patterns {
-        let path = base.join(pattern);
-        let mut paths = Vec::new();
-        match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => {
-                walk(&path, extensions, &mut Vec::new(), &mut paths)?;
-                if paths.is_empty() {
-                    return Err(DataError::EmptyFolder { path, extensions: extensions.to_vec() });
-                }
-            }
-            Ok(_) => paths.push(path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if !pattern.contains(['*', '?', '[']) {
-                    return Err(DataError::NoSuchFile { path, base: base.to_path_buf() });
-                }
-                // The base is a name and not a pattern.
-                let full = match Path::new(pattern).is_absolute() {
-                    true => PathBuf::from(pattern),
-                    false => PathBuf::from(glob::Pattern::escape(&base.to_string_lossy())).join(pattern),
-                };
-                let bad = |cause: String| DataError::BadGlob { pattern: pattern.clone(), cause };
-                for entry in glob::glob(&full.to_string_lossy()).map_err(|e| bad(e.to_string()))? {
-                    let path = entry.map_err(|e| DataError::read(e.path(), e.error()))?;
-                    if !path.is_dir() {
-                        paths.push(path);
-                    }
-                }
-                if paths.is_empty() {
-                    return Err(DataError::NoMatch { pattern: pattern.clone(), base: base.to_path_buf() });
-                }
-            }
-            Err(error) => return Err(DataError::read(path, error)),
-        }
-        paths.sort();
-        for path in paths {
-            let meta = std::fs::metadata(&path).map_err(|e| DataError::read(&path, e))?;
-            if !meta.is_file() {
-                return Err(DataError::NotAFile { path });
-            }
-            let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-            let shown = path.strip_prefix(base).unwrap_or(&path);
-            let name = shown.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
-            found.push(Found { name, size: meta.len(), modified: modified.map_or(0, |d| d.as_nanos()), path });
-        }
+        let mut of_pattern = match Location::parse(pattern, base)? {
+            Location::Local(path) => find_local(pattern, path, base, extensions)?,
+            Location::Remote(url) => find_remote(pattern, url, base, extensions)?,
+        };
+        of_pattern.sort_by(|a, b| a.location.cmp(&b.location));
+        found.extend(of_pattern.into_iter().map(|entry| Found::new(entry, base)));
     }
     Ok(found)
+}
+
+/// Of all files in a folder those that belong.
+fn of_folder(folder: Location, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
+    let mut entries = folder.list()?;
+    entries.retain(|entry| {
+        let name = entry.location.to_string();
+        extensions.iter().any(|extension| name.ends_with(extension.as_str()))
+    });
+    match entries.is_empty() {
+        true => Err(DataError::EmptyFolder { path: folder, extensions: extensions.to_vec() }),
+        false => Ok(entries),
+    }
+}
+
+fn find_local(pattern: &str, path: PathBuf, base: &Path, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
+    let mut paths = Vec::new();
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => {
+            for entry in of_folder(path.into(), extensions)? {
+                match entry.location {
+                    Location::Local(path) => paths.push(path),
+                    Location::Remote(_) => unreachable!("a local folder holds local files"),
+                }
+            }
+        }
+        Ok(_) => paths.push(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !pattern.contains(GLOB) {
+                return Err(DataError::NoSuchFile { path: path.into(), base: base.to_path_buf() });
+            }
+            // The base is a name and not a pattern.
+            let full = match Path::new(pattern).is_absolute() {
+                true => PathBuf::from(pattern),
+                false => PathBuf::from(glob::Pattern::escape(&base.to_string_lossy())).join(pattern),
+            };
+            let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
+            for entry in glob::glob(&full.to_string_lossy()).map_err(|e| bad(e.to_string()))? {
+                let path = entry.map_err(|e| DataError::read(&e.path().to_path_buf().into(), e.error()))?;
+                if !path.is_dir() {
+                    paths.push(path);
+                }
+            }
+            if paths.is_empty() {
+                return Err(DataError::NoMatch { pattern: pattern.to_owned(), base: base.to_path_buf() });
+            }
+        }
+        Err(error) => return Err(DataError::read(&path.into(), error)),
+    }
+    let entry = |path: PathBuf| {
+        let meta = std::fs::metadata(&path).map_err(|e| DataError::read(&path.clone().into(), e))?;
+        match meta.is_file() {
+            true => Ok(Entry::local(path, &meta)),
+            false => Err(DataError::NotAFile { path: path.into() }),
+        }
+    };
+    paths.into_iter().map(entry).collect()
+}
+
+fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
+    let is_glob = url.key.contains(GLOB);
+    // A web server tells nothing of folders, so that a glob is no file's name there.
+    let whole = match is_glob && url.is_web() {
+        true => None,
+        false => Location::Remote(url.clone()).entry()?,
+    };
+    if let Some(entry) = whole {
+        return Ok(vec![entry]);
+    }
+    if !is_glob {
+        return match of_folder(Location::Remote(url.clone()), extensions) {
+            // A name that no `/` ends is a file's as much as a folder's, and there is neither.
+            Err(DataError::EmptyFolder { path, .. }) if !url.key.ends_with('/') && !url.key.is_empty() => {
+                Err(DataError::NoSuchFile { path, base: base.to_path_buf() })
+            }
+            Err(DataError::Storage(StorageError::NoListing { .. }))
+                if !url.key.ends_with('/') && !url.key.is_empty() =>
+            {
+                Err(StorageError::Missing { at: url.to_string() }.into())
+            }
+            other => other,
+        };
+    }
+    let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
+    let glob = glob::Pattern::new(&url.key).map_err(|e| bad(e.to_string()))?;
+    // As on a disk, `*` ends at a `/`.
+    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    let before = &url.key[..url.key.find(GLOB).unwrap_or(0)];
+    let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut entries = Location::Remote(Url { key: folder.to_owned(), ..url.clone() }).list()?;
+    entries.retain(|entry| match &entry.location {
+        Location::Remote(of) => glob.matches_with(&of.key, options),
+        Location::Local(_) => false,
+    });
+    match entries.is_empty() {
+        true => Err(DataError::NoMatch { pattern: pattern.to_owned(), base: base.to_path_buf() }),
+        false => Ok(entries),
+    }
 }
 
 /// What Hive calls a null.
@@ -101,29 +196,6 @@ fn decoded(text: &str) -> String {
         }
     }
     String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
-}
-
-/// Collects files below `folder`; `above` holds the folders that lead here, so that a link back up ends.
-fn walk(folder: &Path, ext: &[String], above: &mut Vec<PathBuf>, out: &mut Vec<PathBuf>) -> Result<(), DataError> {
-    let here = folder.canonicalize().map_err(|e| DataError::read(folder, e))?;
-    if above.contains(&here) {
-        return Ok(());
-    }
-    above.push(here);
-    for entry in std::fs::read_dir(folder).map_err(|e| DataError::read(folder, e))? {
-        let path = entry.map_err(|e| DataError::read(folder, e))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, ext, above, out)?;
-        } else if ext.iter().any(|e| name.ends_with(e.as_str())) {
-            out.push(path);
-        }
-    }
-    above.pop();
-    Ok(())
 }
 
 #[cfg(test)]

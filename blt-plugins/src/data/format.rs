@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::{Arc, Once};
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
@@ -14,6 +13,7 @@ use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use super::error::DataError;
 use super::files::Found;
 use crate::predicate::ColumnStatistics;
+use crate::storage::Location;
 
 /// Where an IPC message lies: its metadata (prefix included), then its body.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,6 +119,11 @@ impl DataFile {
 pub(super) trait UnitReader: Send {
     /// The rows of `ranges` (ascending, within the unit), in batches of limited size.
     fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError>;
+
+    /// Told which unit comes next, of the file that is open, so that what takes long to come may be on its way meanwhile.
+    fn will_open(&mut self, file: &DataFile, unit: usize) {
+        let _ = (file, unit);
+    }
 }
 
 /// A reader of these columns, those of folders included.
@@ -153,6 +158,10 @@ impl UnitReader for WithPartitions {
             RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| DataError::read(&path, e))
         })))
     }
+
+    fn will_open(&mut self, file: &DataFile, unit: usize) {
+        self.inner.will_open(file, unit);
+    }
 }
 
 thread_local! {
@@ -164,7 +173,7 @@ thread_local! {
 ///
 /// What the panic would print is left out, for its text is in the error.
 pub(super) fn guard<T>(
-    path: &Path,
+    path: &Location,
     place: &dyn Fn() -> String,
     decode: impl FnOnce() -> Result<T, String>,
 ) -> Result<T, DataError> {
@@ -189,7 +198,7 @@ pub(super) fn guard<T>(
                 .unwrap_or_else(|| "it cannot be decoded".into())
         }
     };
-    Err(DataError::Corrupt { path: path.to_path_buf(), place: place(), cause })
+    Err(DataError::Corrupt { path: path.clone(), place: place(), cause })
 }
 
 #[cfg(test)]
@@ -199,8 +208,9 @@ mod tests {
     #[test]
     fn a_panicking_decoder_is_an_error() {
         let place = || "footer".to_string();
-        let fails =
-            |decode: fn() -> Result<(), String>| guard(Path::new("a.parquet"), &place, decode).unwrap_err().to_string();
+        let fails = |decode: fn() -> Result<(), String>| {
+            guard(&Location::Local("a.parquet".into()), &place, decode).unwrap_err().to_string()
+        };
         assert!(fails(|| panic!("offset {} out of range", 3)).contains("a.parquet is damaged in its footer: offset 3"));
         assert!(fails(|| Err("short".into())).contains("footer: short"));
         assert!(!GUARDED.get());

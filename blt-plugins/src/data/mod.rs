@@ -27,6 +27,7 @@ mod columns;
 mod error;
 mod files;
 mod format;
+mod memory;
 mod pack;
 mod parquet_file;
 mod raw;
@@ -34,6 +35,7 @@ mod reader;
 mod row_batches;
 mod rows;
 mod salvage;
+mod scans;
 mod shuffle;
 mod split;
 #[cfg(test)]
@@ -50,7 +52,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::columns::{ListColumn, ListKind, is_text};
 pub use self::error::DataError;
+pub use self::memory::{MemoryRows, in_memory};
 pub use self::pack::{BatchReader, BatchState, Packer, Pending};
+pub(crate) use self::raw::size_of;
 pub use self::raw::{RawRow, RawRows, RowReader};
 pub use self::reader::{Counts, Cursor};
 pub use self::row_batches::{RawEvent, RowBatches, RowState, Rows};
@@ -61,7 +65,9 @@ pub use self::split::{BY_CONTENT, Part, Split};
 use self::columns::{Wanted, position};
 use self::files::Found;
 use self::format::{DataFile, Format, Partition};
+use self::scans::Scans;
 use self::split::Filter;
+use crate::storage::Location;
 
 /// A document of a corpus.
 #[derive(Clone, Debug, PartialEq)]
@@ -324,7 +330,7 @@ impl Corpus {
     }
 
     /// The files in the order they are read.
-    pub fn files(&self) -> Result<Vec<PathBuf>, DataError> {
+    pub fn files(&self) -> Result<Vec<Location>, DataError> {
         Ok(self.find()?.into_iter().map(|f| f.path).collect())
     }
 
@@ -333,8 +339,13 @@ impl Corpus {
         files::find(&self.config.paths, &self.config.base_dir, self.config.extensions.as_ref().unwrap_or(&own))
     }
 
+    /// A digest of a file's table of contents. Of an object, its version is known without reading.
+    fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
+        if found.is_remote() { Ok(None) } else { self.format.contents(found) }
+    }
+
     /// The schema that all files share, and the file it was read from.
-    fn schema(&self) -> Result<(SchemaRef, PathBuf), DataError> {
+    fn schema(&self) -> Result<(SchemaRef, Location), DataError> {
         let known = self.index.lock().unwrap_or_else(|e| e.into_inner()).is_some();
         if let Some(schema) = self.format.fixed_schema()
             && !known
@@ -362,8 +373,9 @@ impl Corpus {
             Some(_) => vec![Vec::new(); found.len()],
             None => partitions(&found),
         };
-        for (found, mut partitions) in found.into_iter().zip(partitions) {
-            let scan = self.format.scan(&found)?;
+        let mut scans = Scans::new(&*self.format, &found);
+        for (at, (found, mut partitions)) in found.iter().cloned().zip(partitions).enumerate() {
+            let scan = scans.next(at)?;
             partitions.retain(|p| scan.schema.index_of(p.field.name()).is_err());
             let file = DataFile::new(found, scan, partitions);
             if let Some(first) = files.first()
@@ -452,8 +464,8 @@ impl Source for Corpus {
         let mut hasher = blake3::Hasher::new();
         for found in self.find()? {
             hasher.update(&(found.name.len() as u64).to_le_bytes()).update(found.name.as_bytes());
-            hasher.update(&found.size.to_le_bytes()).update(&found.modified.to_le_bytes());
-            if let Some(contents) = self.format.contents(&found)? {
+            hasher.update(&found.size.to_le_bytes()).update(found.version().as_bytes());
+            if let Some(contents) = self.contents(&found)? {
                 hasher.update(contents.as_bytes());
             }
         }
@@ -487,7 +499,7 @@ impl Source for Corpus {
     }
 
     fn tables(&self) -> Result<Vec<Table>, DataError> {
-        self.index()?.files.iter().map(|file| Table::of(file, self.format.contents(&file.found)?)).collect()
+        self.index()?.files.iter().map(|file| Table::of(file, self.contents(&file.found)?)).collect()
     }
 
     fn open_rows(&self, request: &RowRequest) -> Result<Box<dyn RowReader>, DataError> {

@@ -1,10 +1,7 @@
 //! Parquet files: a unit is a row group, of which only the needed columns are read.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::ProjectionMask;
@@ -12,24 +9,25 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
-use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
 use super::error::DataError;
 use super::files::Found;
 use super::format::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader, guard};
 use crate::predicate::ColumnStatistics;
+use crate::storage::{Fetching, Input};
 
 /// Rows decoded at a time, at most; fewer where documents are large.
 const BATCH_ROWS: u64 = 1024;
 /// Decoded bytes aimed at for a batch, by the row group's average.
-const BATCH_BYTES: u64 = 4 << 20;
+const BATCH_BYTES: u64 = 1 << 20;
 const MAGIC: &[u8; 4] = b"PAR1";
 
 pub(super) struct Parquet;
 
 impl Format for Parquet {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
-        let (_, metadata) = open(&found.path)?;
+        let (_, metadata) = open(found)?;
         let mut units = Vec::new();
         for (i, group) in metadata.metadata().row_groups().iter().enumerate() {
             let rows = u64::try_from(group.num_rows()).map_err(|_| DataError::Corrupt {
@@ -44,24 +42,18 @@ impl Format for Parquet {
     }
 
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
-        let mut file = File::open(&found.path).map_err(|e| DataError::read(&found.path, e))?;
-        check_magic(&mut file, &found.path)?;
-        let mut read = || -> std::io::Result<Vec<u8>> {
-            let end = file.seek(SeekFrom::End(-8))?;
-            let mut length = [0; 4];
-            file.read_exact(&mut length)?;
-            let length = u64::from(u32::from_le_bytes(length)).min(end);
-            file.seek(SeekFrom::Start(end - length))?;
-            let mut footer = Vec::new();
-            file.by_ref().take(length).read_to_end(&mut footer)?;
-            Ok(footer)
-        };
-        Ok(Some(blake3::hash(&read().map_err(|e| DataError::read(&found.path, e))?)))
+        let input = found.open()?;
+        check_magic(&input)?;
+        let end = input.size() - 8;
+        let mut length = [0; 4];
+        input.read_exact_at(end, &mut length)?;
+        let length = u64::from(u32::from_le_bytes(length)).min(end);
+        Ok(Some(blake3::hash(&input.read_at(end - length..end)?)))
     }
 
     fn statistics(&self, file: &DataFile, columns: &[String]) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
         let path = &file.found.path;
-        let (_, metadata) = open(path)?;
+        let (_, metadata) = open(&file.found)?;
         let (schema, parquet_schema) = (metadata.schema(), metadata.parquet_schema());
         let metadata = metadata.metadata();
         let (groups, orders) = (metadata.row_groups(), metadata.file_metadata().column_orders());
@@ -97,48 +89,85 @@ impl Format for Parquet {
     }
 
     fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
-        Box::new(ParquetReader { columns: columns.to_vec(), open: None })
+        Box::new(ParquetReader { columns: columns.to_vec(), open: None, ahead: None })
     }
 }
 
 /// The two magic numbers; without them it isn't a Parquet file, or a cut one.
-fn check_magic(file: &mut File, path: &Path) -> Result<(), DataError> {
-    let mut ends = || -> std::io::Result<Option<([u8; 4], [u8; 4])>> {
-        let (mut head, mut tail) = ([0; 4], [0; 4]);
-        if file.seek(SeekFrom::End(0))? < 12 {
-            return Ok(None);
-        }
-        file.seek(SeekFrom::Start(0))?;
-        file.read_exact(&mut head)?;
-        file.seek(SeekFrom::End(-4))?;
-        file.read_exact(&mut tail)?;
-        Ok(Some((head, tail)))
-    };
+fn check_magic(input: &Input) -> Result<(), DataError> {
+    let path = input.location();
     let wrong =
-        |cause: &str| DataError::WrongFormat { path: path.into(), expected: "a Parquet file", cause: cause.into() };
-    match ends().map_err(|e| DataError::read(path, e))? {
-        None => Err(wrong("it is shorter than any Parquet file")),
-        Some((head, _)) if &head == b"PARE" => Err(wrong("its footer is encrypted, which is not supported")),
-        Some((head, _)) if &head != MAGIC => Err(wrong("it does not begin with PAR1")),
-        Some((_, tail)) if &tail != MAGIC => {
+        |cause: &str| DataError::WrongFormat { path: path.clone(), expected: "a Parquet file", cause: cause.into() };
+    if input.size() < 12 {
+        return Err(wrong("it is shorter than any Parquet file"));
+    }
+    let (mut head, mut tail) = (*MAGIC, [0; 4]);
+    input.read_exact_at(input.size() - 4, &mut tail)?;
+    // Of an object, the beginning is a request more, and tells the same as the end, which is fetched anyway.
+    if !input.is_remote() || &tail != MAGIC {
+        input.read_exact_at(0, &mut head)?;
+    }
+    match (&head, &tail) {
+        (b"PARE", _) => Err(wrong("its footer is encrypted, which is not supported")),
+        (head, _) if head != MAGIC => Err(wrong("it does not begin with PAR1")),
+        (_, tail) if tail != MAGIC => {
             Err(wrong("it does not end with PAR1, so it was cut off or never finished; write or fetch it again"))
         }
-        Some(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 
-fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), DataError> {
-    let mut file = File::open(path).map_err(|e| DataError::read(path, e))?;
-    check_magic(&mut file, path)?;
-    let metadata = guard(path, &|| "footer".into(), || {
-        ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| e.to_string())
-    })?;
-    Ok((file, metadata))
+/// Fetched of the end of an object at once, where most footers lie whole.
+const TAIL_BYTES: u64 = 64 << 10;
+/// Bytes of a row group that are fetched while the one before is decoded, at most: they are held in memory.
+const AHEAD_BYTES: u64 = 64 << 20;
+
+fn open(found: &Found) -> Result<(Input, ArrowReaderMetadata), DataError> {
+    let input = found.open()?;
+    let tail = input.size().saturating_sub(TAIL_BYTES)..input.size();
+    let input = input.start(vec![tail]).wait()?;
+    check_magic(&input)?;
+    let metadata =
+        decode(&input, &|| "footer".into(), || ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()))?;
+    Ok((input, metadata))
+}
+
+/// Runs a decoder over a file. That it cannot be read is not its damage, whatever the decoder makes of it.
+fn decode<T, E: std::fmt::Display>(
+    input: &Input,
+    place: &dyn Fn() -> String,
+    decode: impl FnOnce() -> Result<T, E>,
+) -> Result<T, DataError> {
+    guard(input.location(), place, || decode().map_err(|e| e.to_string())).map_err(|damage| match input.failure() {
+        Some(failure) => failure.into(),
+        None => damage,
+    })
 }
 
 struct ParquetReader {
     columns: Vec<String>,
-    open: Option<(PathBuf, File, ArrowReaderMetadata)>,
+    open: Option<(Input, ArrowReaderMetadata)>,
+    /// A row group of the open file that is on its way.
+    ahead: Option<(usize, Fetching)>,
+}
+
+impl ParquetReader {
+    /// What is to be fetched of an object for a group: its column chunks that are needed. None if they lie outside of it.
+    fn chunks(&self, file: &DataFile, group: usize) -> Option<Vec<Range<u64>>> {
+        let (input, metadata) = self.open.as_ref()?;
+        if !input.is_remote() {
+            return Some(Vec::new());
+        }
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), file.projection(&self.columns));
+        let columns = metadata.metadata().row_groups().get(group)?.columns().iter().enumerate();
+        let range = |column: &ColumnChunkMetaData| {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let (start, length) = (u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?);
+            let end = start.checked_add(length).filter(|end| *end <= input.size())?;
+            Some(start..end)
+        };
+        columns.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, column)| range(column)).collect()
+    }
 }
 
 impl UnitReader for ParquetReader {
@@ -147,11 +176,12 @@ impl UnitReader for ParquetReader {
         let Unit { extent: Extent::RowGroup(group), rows, .. } = file.scan.units[unit] else {
             unreachable!("a Parquet unit is a row group");
         };
-        if self.open.as_ref().is_none_or(|(open, ..)| open != path) {
-            let (handle, metadata) = open(path)?;
-            self.open = Some((path.clone(), handle, metadata));
+        if self.open.as_ref().is_none_or(|(open, _)| open.location() != path) {
+            (self.open, self.ahead) = (Some(open(&file.found)?), None);
         }
-        let (_, handle, metadata) = self.open.as_ref().expect("opened above");
+        let ahead = self.ahead.take().filter(|(of, _)| *of == group);
+        let chunks = self.chunks(file, group);
+        let (input, metadata) = self.open.as_ref().expect("opened above");
         let changed = || DataError::Changed { path: path.clone() };
         let group_metadata = metadata.metadata().row_groups().get(group).ok_or_else(changed)?;
         if group_metadata.num_rows() as u64 != rows || metadata.schema() != &file.scan.schema {
@@ -173,9 +203,16 @@ impl UnitReader for ParquetReader {
                 }
             }
         };
-        let reader = guard(path, &|| place(0), || {
-            let handle = handle.try_clone().map_err(|e| e.to_string())?;
-            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, metadata.clone())
+        let input = match (ahead, chunks) {
+            (Some((_, fetching)), _) => fetching.wait()?,
+            (None, Some(chunks)) => input.start(chunks).wait()?,
+            (None, None) => {
+                let cause = "its footer tells of bytes outside of the file".into();
+                return Err(DataError::Corrupt { path: path.clone(), place: place(0), cause });
+            }
+        };
+        let reader = decode(&input, &|| place(0), || {
+            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), metadata.clone())
                 .with_row_groups(vec![group])
                 .with_projection(mask)
                 .with_batch_size(batch_rows as usize);
@@ -183,17 +220,23 @@ impl UnitReader for ParquetReader {
                 let ranges = ranges.iter().map(|r| r.start as usize..r.end as usize);
                 builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, rows as usize));
             }
-            builder.build().map_err(|e| e.to_string())
+            builder.build()
         })?;
-        let (reader, path) = (Some(reader), path.clone());
-        Ok(Box::new(GroupBatches { reader, path, place: Box::new(place), at: 0 }))
+        Ok(Box::new(GroupBatches { reader: Some(reader), input, place: Box::new(place), at: 0 }))
+    }
+
+    fn will_open(&mut self, file: &DataFile, unit: usize) {
+        let Some((input, _)) = self.open.as_ref().filter(|(input, _)| input.is_remote()) else { return };
+        let Extent::RowGroup(group) = file.scan.units[unit].extent else { return };
+        let chunks = self.chunks(file, group).filter(|c| c.iter().map(|c| c.end - c.start).sum::<u64>() <= AHEAD_BYTES);
+        self.ahead = chunks.map(|chunks| (group, input.start(chunks)));
     }
 }
 
 struct GroupBatches {
     /// None after an error: what state the decoder was left in is unknown.
     reader: Option<ParquetRecordBatchReader>,
-    path: PathBuf,
+    input: Input,
     place: Box<dyn Fn(u64) -> String + Send>,
     /// Rows given so far.
     at: u64,
@@ -205,7 +248,7 @@ impl Iterator for GroupBatches {
     fn next(&mut self) -> Option<Self::Item> {
         let reader = self.reader.as_mut()?;
         let place = || (self.place)(self.at);
-        match guard(&self.path, &place, || reader.next().transpose().map_err(|e| e.to_string())) {
+        match decode(&self.input, &place, || reader.next().transpose()) {
             Ok(batch) => {
                 self.at += batch.as_ref().map_or(0, |b| b.num_rows() as u64);
                 batch.map(Ok)

@@ -5,7 +5,6 @@
 //! and with nulls in the columns that are lost.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, UInt32Array};
@@ -19,11 +18,12 @@ use super::salvage::Salvage;
 use super::split::{Filter, Part, Split};
 use super::{Document, Index, Request, Row, SourceConfig};
 use crate::predicate::{ColumnStatistics, Predicate, PredicateError};
+use crate::storage::Location;
 
 /// Rows of a piece, at most.
 const PIECE_ROWS: usize = 1024;
 /// Bytes aimed at for a piece, by its record batch's average.
-const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = 1 << 20;
 
 /// What stands in a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,6 +275,9 @@ impl OpenSpan {
                         Ok(batches) => Reading::Whole(batches),
                         Err(error) => salvage(plan, &self.columns, unit, 0, error)?,
                     };
+                    if let Some(next) = self.units.front().map(|&unit| &plan.index.units[unit]) {
+                        self.reader.will_open(file, next.unit);
+                    }
                     self.unit = Some(OpenUnit { unit, reading, pieces: Vec::new().into_iter(), read: 0 });
                 }
                 continue;
@@ -360,8 +363,8 @@ impl OpenSpan {
     }
 }
 
-fn misfit(condition: &Predicate, path: &Path, error: PredicateError) -> DataError {
-    DataError::Predicate { condition: condition.to_string(), path: path.to_path_buf(), error: Box::new(error) }
+fn misfit(condition: &Predicate, path: &Location, error: PredicateError) -> DataError {
+    DataError::Predicate { condition: condition.to_string(), path: path.clone(), error: Box::new(error) }
 }
 
 /// What to do about a unit that cannot be read from a row on.
@@ -369,10 +372,26 @@ fn salvage(plan: &RowPlan, columns: &[String], unit: usize, from: u64, error: Da
     match error {
         DataError::Corrupt { cause, .. } if plan.request.on_error == OnError::Null => {
             let at = &plan.index.units[unit];
-            let rest = Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from);
+            let rest = Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from)?;
             Ok(Reading::Salvaged { rest, from, cause })
         }
         error => Err(error),
+    }
+}
+
+/// Row `i` of a chunk.
+pub(super) fn content(
+    chunk: &Chunk,
+    i: usize,
+    wanted: &Wanted,
+    origin: &Origin,
+    on_error: OnError,
+) -> Result<RawRow, DataError> {
+    match chunk.content(i, wanted, origin) {
+        Ok(Row::Document(document)) => Ok(RawRow::Document(document)),
+        Ok(Row::Null(row)) => Ok(RawRow::Null(row)),
+        Err(_) if on_error == OnError::Null => Ok(RawRow::Failed(origin.row, RowError::InvalidList)),
+        Err(error) => Err(error),
     }
 }
 
@@ -392,14 +411,7 @@ impl Chosen {
                 let error = if self.salvaged { RowError::Unreadable } else { RowError::NoColumn };
                 return Ok(RawRow::Failed(origin.row, error));
             };
-            match chunk.content(i as usize, wanted, &origin) {
-                Ok(Row::Document(document)) => Ok(RawRow::Document(document)),
-                Ok(Row::Null(row)) => Ok(RawRow::Null(row)),
-                Err(_) if plan.request.on_error == OnError::Null => {
-                    Ok(RawRow::Failed(origin.row, RowError::InvalidList))
-                }
-                Err(error) => Err(error),
-            }
+            content(chunk, i as usize, wanted, &origin, plan.request.on_error)
         };
         self.kept.iter().map(row).collect()
     }
@@ -468,13 +480,13 @@ pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
 }
 
 /// Bytes of a record batch's own rows, about: what it shares with others (dictionaries, buffers of views) counts whole.
-pub(super) fn size_of(batch: &RecordBatch) -> usize {
+pub(crate) fn size_of(batch: &RecordBatch) -> usize {
     let column = |c: &dyn Array| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
     batch.columns().iter().map(|c| column(c.as_ref())).sum()
 }
 
 /// Cuts a batch by its rows' mean size: an IPC file's one batch may be all of the file.
-fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
+pub(super) fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
     let n = batch.num_rows();
     let rows = (PIECE_BYTES / (size_of(batch) / n.max(1)).max(1)).clamp(1, PIECE_ROWS);
     (0..n).step_by(rows).map(|from| batch.slice(from, rows.min(n - from))).collect()

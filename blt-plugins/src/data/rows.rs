@@ -1,7 +1,6 @@
 //! What can be asked for of whole rows: tables, spans of them, and which of their rows.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -11,6 +10,7 @@ use super::error::DataError;
 use super::format::DataFile;
 use super::split::Part;
 use crate::predicate::Predicate;
+use crate::storage::Location;
 
 /// What is read as one: a row group, a record batch, a text file or some of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,14 @@ pub struct Group {
 /// A file of rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    pub path: PathBuf,
+    pub path: Location,
     /// As shown to users: relative to where the pipeline's paths start if it lies below, `/` between the parts.
     pub name: String,
     /// The file's own columns, then those of its folders (`lang=en/`).
     pub schema: SchemaRef,
     pub groups: Vec<Group>,
-    /// A digest of name, size, time of modification and table of contents.
+    /// A digest of name, size, time of modification and table of contents; of an object, of its URL, size, and the store's mark of its
+    /// version, or the time of its modification where there is none.
     pub fingerprint: String,
 }
 
@@ -37,7 +38,7 @@ impl Table {
     pub(super) fn of(file: &DataFile, contents: Option<blake3::Hash>) -> Result<Self, DataError> {
         let found = &file.found;
         let contents = contents.map(|c| c.to_hex().to_string());
-        let identity = serde_json::to_vec(&(&found.name, found.size, found.modified.to_string(), contents));
+        let identity = serde_json::to_vec(&(&found.name, found.size, found.version(), contents));
         let identity = identity.map_err(|e| DataError::read(&found.path, e))?;
         Ok(Table {
             path: found.path.clone(),

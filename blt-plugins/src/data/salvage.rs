@@ -25,19 +25,30 @@ struct Column {
 }
 
 impl Column {
-    fn open(format: &dyn Format, file: &DataFile, unit: usize, field: &Field, rows: std::ops::Range<u64>) -> Self {
+    fn open(
+        format: &dyn Format,
+        file: &DataFile,
+        unit: usize,
+        field: &Field,
+        rows: std::ops::Range<u64>,
+    ) -> Result<Self, DataError> {
         let mut reader = reader(format, std::slice::from_ref(field.name()));
-        let batches = reader.open(file, unit, std::slice::from_ref(&rows)).ok();
-        Column { field: Arc::new(field.clone().with_nullable(true)), batches, rest: None, _reader: reader }
+        let batches = decoded(reader.open(file, unit, std::slice::from_ref(&rows)))?;
+        Ok(Column { field: Arc::new(field.clone().with_nullable(true)), batches, rest: None, _reader: reader })
     }
 
-    /// The next `n` values, or None if they cannot be read.
-    fn read(&mut self, n: usize) -> Option<ArrayRef> {
+    /// The next `n` values, or None if they do not decode.
+    fn read(&mut self, n: usize) -> Result<Option<ArrayRef>, DataError> {
         let (mut arrays, mut have) = (Vec::new(), 0);
         while have < n {
             let array = match self.rest.take() {
                 Some(rest) => rest,
-                None => self.batches.as_mut()?.next()?.ok()?.columns().first()?.clone(),
+                None => {
+                    let Some(next) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
+                    let Some(batch) = decoded(next)? else { return Ok(None) };
+                    let Some(array) = batch.columns().first() else { return Ok(None) };
+                    array.clone()
+                }
             };
             let taken = array.len().min(n - have);
             if taken < array.len() {
@@ -47,15 +58,25 @@ impl Column {
             have += taken;
         }
         let arrays: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
-        concat(&arrays).ok().filter(|array| array.data_type() == self.field.data_type())
+        Ok(concat(&arrays).ok().filter(|array| array.data_type() == self.field.data_type()))
     }
 
-    fn next(&mut self, n: usize) -> ArrayRef {
-        let read = self.batches.is_some().then(|| self.read(n)).flatten();
-        read.unwrap_or_else(|| {
+    fn next(&mut self, n: usize) -> Result<ArrayRef, DataError> {
+        let read = if self.batches.is_some() { self.read(n)? } else { None };
+        Ok(read.unwrap_or_else(|| {
             (self.batches, self.rest) = (None, None);
             new_null_array(self.field.data_type(), n)
-        })
+        }))
+    }
+}
+
+/// None for what does not decode. That a file cannot be read (a network that is cut, a disk that fails) is no damage of it, and stays an
+/// error.
+fn decoded<T>(read: Result<T, DataError>) -> Result<Option<T>, DataError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(DataError::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -70,14 +91,21 @@ pub(super) struct Salvage {
 
 impl Salvage {
     /// `columns`: those to read, of the file's.
-    pub fn new(format: &dyn Format, file: &DataFile, unit: usize, columns: &[String], from: u64) -> Self {
+    pub fn new(
+        format: &dyn Format,
+        file: &DataFile,
+        unit: usize,
+        columns: &[String],
+        from: u64,
+    ) -> Result<Self, DataError> {
         let at = &file.scan.units[unit];
         let fields = file.schema.fields().iter().filter(|f| columns.contains(f.name()));
-        let columns: Vec<Column> = fields.map(|f| Column::open(format, file, unit, f, from..at.rows)).collect();
+        let columns = fields.map(|f| Column::open(format, file, unit, f, from..at.rows));
+        let columns = columns.collect::<Result<Vec<Column>, _>>()?;
         let fields: Vec<_> = columns.iter().map(|c| c.field.clone()).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, file.schema.metadata().clone()));
         let batch_rows = (BATCH_BYTES / (at.bytes / at.rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
-        Salvage { columns, schema, left: at.rows - from, batch_rows }
+        Ok(Salvage { columns, schema, left: at.rows - from, batch_rows })
     }
 
     /// The next rows, None at the unit's end.
@@ -87,7 +115,7 @@ impl Salvage {
             return Ok(None);
         }
         self.left -= n;
-        let columns = self.columns.iter_mut().map(|c| c.next(n as usize)).collect();
+        let columns = self.columns.iter_mut().map(|c| c.next(n as usize)).collect::<Result<_, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(n as usize));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
         batch.map(Some).map_err(|e| DataError::Config { what: e.to_string() })

@@ -1,7 +1,6 @@
 //! Text files: a document is a file, or each line of it. Columns `text` (the bytes as they are) and `path`.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,7 +42,7 @@ impl Format for Text {
 /// Finds where lines end, once through the file.
 fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
     let read = |e| DataError::read(&found.path, e);
-    let mut file = File::open(&found.path).map_err(read)?;
+    let mut file = found.open()?.reader(0)?;
     let mut buffer = vec![0; 1 << 18];
     let (mut units, mut start, mut at, mut rows, mut last) = (Vec::new(), 0u64, 0u64, 0u64, b'\n');
     loop {
@@ -82,19 +81,16 @@ impl UnitReader for TextReader {
         let Unit { extent: Extent::Text(extent), rows, .. } = &file.scan.units[unit] else {
             unreachable!("a text unit is a range of bytes");
         };
-        let mut bytes = Vec::new();
-        let mut read = || -> std::io::Result<u64> {
-            let mut handle = File::open(&found.path)?;
-            handle.seek(SeekFrom::Start(extent.start))?;
-            handle.by_ref().take(extent.end - extent.start).read_to_end(&mut bytes)?;
-            handle.metadata().map(|m| m.len())
-        };
-        let size = read().map_err(|e| DataError::read(&found.path, e))?;
+        let input = found.open()?;
+        if input.size() != found.size {
+            return Err(DataError::Changed { path: found.path.clone() });
+        }
+        let bytes = input.read_at(extent.clone())?;
         let mut lines: Vec<&[u8]> = vec![&bytes];
         if self.lines {
             lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&b| b == b'\n').collect();
         }
-        if size != found.size || lines.len() as u64 != *rows {
+        if lines.len() as u64 != *rows {
             return Err(DataError::Changed { path: found.path.clone() });
         }
         let wanted: Vec<&[u8]> = ranges.iter().cloned().flatten().map(|row| lines[row as usize]).collect();

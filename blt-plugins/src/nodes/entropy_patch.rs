@@ -3,7 +3,7 @@ use crate::data::Part;
 use crate::loaded::{AtEnd, Prepare, Prepared};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
-use blt_core::calibrate::{Calibrated, Calibration, Unknown};
+use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patching::{self, EntropyRule};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
@@ -222,15 +222,33 @@ impl Prepare for Threshold {
         Ok(serde_json::to_value(found)?)
     }
 
+    fn doubt(&self, learned: &serde_json::Value) -> Option<String> {
+        let found: Calibrated = serde_json::from_value(learned.clone()).ok()?;
+        let (mean, documents) = (found.bytes_per_patch, found.documents);
+        match found.standard_error {
+            None => Some(format!(
+                "the threshold was found on one document; others may give any mean patch size but {mean:.2}"
+            )),
+            Some(se) if se > TOLERANCE * mean => Some(format!(
+                "the threshold was found on {documents} documents that differ: {mean:.2} ± {se:.2} bytes per patch (standard error); more \
+                 documents make it surer (`split.calibration`, `calibration_bytes`)"
+            )),
+            Some(_) => None,
+        }
+    }
+
     fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
         let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);
         if wanted != (self.params.bytes_per_patch, self.params.max_patch_length, unknown.rule(found.threshold)) {
             return Err(StepError::other(format!(
-                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {:?} and {:?}, which is not what \
+                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {} and {}, which is not what \
                  the pipeline says",
-                self.node, found.wanted_bytes_per_patch, found.max_patch_length, found.rule
+                self.node,
+                found.wanted_bytes_per_patch,
+                found.max_patch_length.map_or("null".into(), |max| max.to_string()),
+                found.rule
             ))
             .help("write the same in the pipeline, or give it the threshold that the checkpoint's state.json records"));
         }

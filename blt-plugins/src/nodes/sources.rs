@@ -3,6 +3,7 @@
 use crate::data::{Corpus, SourceConfig, SourceKind, Split};
 use crate::loaded::{Feed, SourceHandle};
 use crate::ports::{Bytes, BytesInfo};
+use crate::storage::Location;
 use blt_core::bytes::Batch;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
@@ -53,6 +54,9 @@ impl Common<'_> {
         let paths = self.paths.list();
         if paths.is_empty() || paths.iter().any(|p| p.trim().is_empty()) {
             return Err(NodeError::param("path", "a source reads at least one path").help("a file, a folder or a glob"));
+        }
+        for path in &paths {
+            Location::parse(path, cx.base_dir).map_err(|e| NodeError::param("path", e))?;
         }
         if self.column.is_empty() {
             return Err(NodeError::param("column", "the column's name is empty"));
@@ -151,7 +155,8 @@ macro_rules! source_node {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetBytes {
-    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the pipeline's file.
+    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the pipeline's file, or a URL (`s3://`,
+    /// `gs://`, `az://`, `https://`) of such.
     pub path: Paths,
     /// The column that holds the documents.
     #[serde(default = "text")]

@@ -288,14 +288,19 @@ impl Baseline {
             let fields: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", scalar(k), scalar(v))).collect();
             format!("{{{}}}", fields.join(", "))
         };
+        // A line for each file: there may be many.
+        let lines = |map: &BTreeMap<String, String>| match map.is_empty() {
+            true => " {}".to_owned(),
+            false => map.iter().map(|(k, v)| format!("\n    {}: {}", scalar(k), scalar(v))).collect(),
+        };
         let mut text = format!(
             "# What runs of the pipeline `{pipeline}` are compared with. `blt-run regress PIPELINE --baseline FILE --update` rewrites all but\n\
              # `tolerances`, which is written by hand.\n\
              format: {FORMAT}\n\
-             made_with:\n  pipeline: {}\n  data: {}\n  seeds: {:?}\n  versions: {}\n  cpu: {}\n\
+             made_with:\n  pipeline: {}\n  data:{}\n  seeds: {:?}\n  versions: {}\n  cpu: {}\n\
              {}variants:\n",
             map(&made_with.pipeline),
-            map(&made_with.data),
+            lines(&made_with.data),
             made_with.seeds,
             map(&made_with.versions),
             scalar(&made_with.cpu),

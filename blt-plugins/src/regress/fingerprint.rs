@@ -1,6 +1,7 @@
 //! What numbers were made with: pipeline, data, seeds, versions and processor.
 
 use crate::loaded::SourceHandle;
+use crate::storage::Location;
 use blt_graph::run::cpu_features;
 use blt_graph::{Live, Plan, StepError, World};
 use serde::{Deserialize, Serialize};
@@ -101,7 +102,12 @@ impl Fingerprint {
                 continue;
             };
             for table in tables {
-                self.add_path(&table.path, &table.name)?;
+                match &table.path {
+                    Location::Local(path) => self.add_path(path, &table.name)?,
+                    Location::Remote(_) => {
+                        self.data.insert(table.name, short(&table.fingerprint));
+                    }
+                }
             }
         }
         Ok(())

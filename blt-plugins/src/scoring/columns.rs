@@ -1,6 +1,7 @@
 //! The columns that scoring adds to a table.
 
-use crate::data::{RowError, Table};
+use crate::data::RowError;
+use crate::storage::Location;
 use arrow::array::{ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -92,28 +93,27 @@ impl Columns {
         all.into_iter().filter(|(on, ..)| *on).map(|(_, name, data_type)| Field::new(name, data_type, true)).collect()
     }
 
-    /// The schema of a table with scores.
+    /// The schema of rows with scores. `path`: what they are rows of.
     ///
     /// # Errors
-    /// If the table has one of the columns itself.
-    pub fn schema(&self, table: &Table) -> Result<SchemaRef, StepError> {
+    /// If the rows have one of the columns themselves.
+    pub fn schema(&self, rows: &Schema, path: &Location) -> Result<SchemaRef, StepError> {
         let scores = self.fields();
         let taken: Vec<&str> =
-            scores.iter().map(|f| f.name().as_str()).filter(|name| table.schema.index_of(name).is_ok()).collect();
+            scores.iter().map(|f| f.name().as_str()).filter(|name| rows.index_of(name).is_ok()).collect();
         if !taken.is_empty() {
-            let path = table.path.display();
             return Err(StepError::other(format!(
                 "{path} has columns `{}` itself, and scoring writes columns of these names",
                 taken.join("`, `")
             ))
             .help("rename them in the input, or leave them out"));
         }
-        let kept = table.schema.fields().iter().map(|field| match self.nullable && !field.is_nullable() {
+        let kept = rows.fields().iter().map(|field| match self.nullable && !field.is_nullable() {
             true => Arc::new(field.as_ref().clone().with_nullable(true)),
             false => field.clone(),
         });
         let fields: Vec<FieldRef> = kept.chain(scores.into_iter().map(Arc::new)).collect();
-        let mut metadata = table.schema.metadata().clone();
+        let mut metadata = rows.metadata().clone();
         // Of a part that was scored before.
         metadata.remove(FOOTER_KEY);
         Ok(Arc::new(Schema::new_with_metadata(fields, metadata)))

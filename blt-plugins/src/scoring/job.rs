@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -77,6 +78,31 @@ pub struct Manifest {
     pub units: Vec<Unit>,
 }
 
+impl Manifest {
+    /// In what another job differs, in words; None if they are the same.
+    pub(super) fn difference(&self, other: &Manifest) -> Option<String> {
+        let named = |value: &Value| value.as_object().cloned().unwrap_or_default();
+        let (mine, theirs) = (named(&self.settings), named(&other.settings));
+        let settings: BTreeSet<&String> =
+            mine.keys().chain(theirs.keys()).filter(|key| mine.get(*key) != theirs.get(*key)).collect();
+        let keys = |manifest: &Manifest| -> Vec<(String, String)> {
+            manifest.units.iter().map(|unit| (unit.part.clone(), unit.key.clone())).collect()
+        };
+        if self.format != other.format || self.version != other.version {
+            Some(format!("another version of this program, {}", self.version))
+        } else if self.model != other.model {
+            Some(format!("another model, {}", self.model))
+        } else if !settings.is_empty() {
+            let settings: Vec<String> = settings.into_iter().map(|key| format!("`{key}`")).collect();
+            Some(format!("other settings: {}", settings.join(", ")))
+        } else if keys(self) != keys(other) {
+            Some("other input (files that were added, changed or taken away), or input divided by another `part_bytes` or `limit`".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
 /// Version of [`Manifest`], of a part's footer, and of what keys are made of.
 pub const FORMAT: u32 = 1;
 
@@ -93,7 +119,7 @@ impl Job {
             nullable: config.on_error == OnError::Null,
             ..config.columns
         };
-        let schemas = tables.iter().map(|table| columns.schema(table)).collect::<Result<Vec<_>, _>>()?;
+        let schemas = tables.iter().map(|t| columns.schema(&t.schema, &t.path)).collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
             let path = tables[0].path.clone();
             let schemas = schemas.iter().map(AsRef::as_ref);
@@ -166,24 +192,35 @@ impl Job {
         let unit = |(span, part): (RowSpan, String)| {
             let table = &self.tables[span.table];
             let rows: u64 = table.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
-            let key = json!({
-                "format": FORMAT,
-                "version": env!("CARGO_PKG_VERSION"),
-                "model": model,
-                "input": table.fingerprint,
-                "groups": span.groups,
-                "limit": span.limit,
-                "settings": self.settings(),
-            });
             Unit {
                 part,
                 input: table.name.clone(),
                 rows: rows.min(span.limit.unwrap_or(u64::MAX)),
-                key: blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string(),
+                key: self.key(&span, model),
                 span,
             }
         };
         Ok(Units { model: model.to_owned(), units: spans.into_iter().zip(names).map(unit).collect() })
+    }
+
+    /// [`Unit::key`] of a span of this job's input.
+    fn key(&self, span: &RowSpan, model: &str) -> String {
+        let key = json!({
+            "format": FORMAT,
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model,
+            "input": self.tables[span.table].fingerprint,
+            "groups": span.groups,
+            "limit": span.limit,
+            "settings": self.settings(),
+        });
+        blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string()
+    }
+
+    /// Whether a unit that another process divided off its job is one of this job: of the same input, settings and model.
+    pub fn has(&self, unit: &Unit, model: &str) -> bool {
+        let table = self.tables.get(unit.span.table).filter(|t| t.name == unit.input);
+        table.is_some_and(|t| unit.span.groups.end <= t.groups.len()) && self.key(&unit.span, model) == unit.key
     }
 
     /// The span's input, and its groups unless they are all.

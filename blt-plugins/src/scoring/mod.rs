@@ -6,17 +6,25 @@
 //! that a unit may be scored twice, in another process or after a kill.
 //!
 //! The parts are their own manifest: a part's footer holds its unit's key, a digest of the input file, the model, the settings and the
-//! span, and the counts of its rows. [`Outputs::find`] tells which units are done; `manifest.json` lists all that there are. This is all
-//! that who schedules units elsewhere has to know.
+//! span, and the counts of its rows. [`Outputs::find`] tells which units are done; `manifest.json` lists all that there are. So units
+//! may as well be scored by other processes and machines: [`remote`](RemoteStep) is how they come to know of them.
+//!
+//! A [`BatchScorer`] gives record batches that are in memory the same columns, to the bit.
 
+mod batches;
 mod columns;
 mod job;
+mod outputs;
 mod part;
+mod remote;
 mod scorer;
 mod summary;
 
+pub use batches::{BatchOptions, BatchScorer};
 pub use columns::{Columns, RowScores, Scores};
 pub use job::{Job, JobConfig, Manifest, Unit, Units};
-pub use part::{FOOTER_KEY, Footer, Outputs};
+pub use outputs::{MANIFEST, Outputs};
+pub use part::{FOOTER_KEY, Footer};
+pub use remote::{RemoteStep, Scheduler, UnitDone, Worker};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};

@@ -2,29 +2,30 @@
 
 use super::columns::RowScores;
 use super::job::{FORMAT, Job, Unit};
+use super::outputs::Outputs;
 use super::summary::{HistogramOf, Summary, UnreadableRows};
 use crate::data::{Rows, Unreadable};
+use crate::storage::{Location, Sink};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use blt_graph::StepError;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 /// Under this key a part's footer says what is in it, as JSON ([`Footer`]).
 pub const FOOTER_KEY: &str = "blt.score";
 
 /// Encoded bytes after which a row group ends: it is held in memory until then.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,12 +47,13 @@ pub struct Footer {
 /// The names of the parts of these spans of input: a name follows from the input's and its groups (None: all) alone, as long as no two
 /// come out the same.
 ///
-/// `in/a.parquet` stays `in/a.parquet`, its row groups 0 to 11 are `in/a.00000-00011.parquet`; other endings get `.parquet` after them. What
+/// `in/a.parquet` stays `in/a.parquet` (and `s3://bucket/in/a.parquet` is `bucket/in/a.parquet`), its row groups 0 to 11 are `in/a.00000-00011.parquet`; other endings get `.parquet` after them. What
 /// leads out of the folder (`..`, `/`) is left out. A folder `lang=en` becomes `lang-en`: its value is a column of the part, and readers
 /// that also make one of the folder's name complain of two.
 pub fn names<'a>(inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usize>>)>) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let mut name = |(input, groups): (&str, Option<&Range<usize>>)| {
+        let input = input.split_once("://").map_or(input, |(_, below)| below);
         let normal = Path::new(input).components().filter_map(|c| match c {
             Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
             _ => None,
@@ -72,74 +74,14 @@ pub fn names<'a>(inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usi
     inputs.into_iter().map(&mut name).collect()
 }
 
-/// Where parts are written.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// The parts, under their names.
-    pub dir: PathBuf,
-    /// Parts that are being written, on the same file system and not below `dir`: what a killed process leaves is not to be taken for a
-    /// part.
-    pub partial: PathBuf,
-}
-
-impl Outputs {
-    pub fn path(&self, unit: &Unit) -> PathBuf {
-        self.dir.join(&unit.part)
-    }
-
-    /// What is in a unit's part, if it is done.
-    ///
-    /// # Errors
-    /// If a file of its name is there that is no such part.
-    pub fn find(&self, unit: &Unit) -> Result<Option<Summary>, StepError> {
-        let path = self.path(unit);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let read = || -> Result<Footer, Box<dyn std::error::Error>> {
-            let metadata = ArrowReaderMetadata::load(&File::open(&path)?, ArrowReaderOptions::new())?;
-            let pairs = metadata.metadata().file_metadata().key_value_metadata();
-            let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
-            let text = ours.and_then(|pair| pair.value.as_deref()).ok_or("its footer says nothing of scores")?;
-            Ok(serde_json::from_str(text)?)
-        };
-        let footer = read().map_err(|e| {
-            StepError::other(format!("{} is not the part that an interrupted run left: {e}", path.display()))
-                .help("remove it, and run again")
-        })?;
-        if footer.key != unit.key {
-            let Footer { version, model, input, .. } = footer;
-            let path = path.display();
-            let msg = format!("{path} holds other scores: of {input}, by model {model}, version {version}");
-            return Err(StepError::other(msg)
-                .help("another model, other settings or other input made it; remove it, or write elsewhere"));
-        }
-        Ok(Some(footer.summary))
-    }
-
-    /// Removes what killed processes left unfinished. No other may be at work.
-    ///
-    /// # Errors
-    /// If the folder cannot be removed.
-    pub fn clear_partial(&self) -> Result<(), StepError> {
-        match std::fs::remove_dir_all(&self.partial) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(StepError::other(format!("cannot remove {}: {e}", self.partial.display())))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// A part being written. Dropped before its end, it leaves nothing.
 pub(super) struct PartWriter<'a> {
     /// None once it is ended.
-    writer: Option<ArrowWriter<File>>,
+    writer: Option<ArrowWriter<Sink>>,
     job: &'a Job,
     model: &'a str,
     unit: &'a Unit,
-    path: PathBuf,
-    partial: PathBuf,
+    path: Location,
     histogram: Option<HistogramOf>,
     summary: Summary,
 }
@@ -147,13 +89,10 @@ pub(super) struct PartWriter<'a> {
 impl<'a> PartWriter<'a> {
     pub fn create(job: &'a Job, model: &'a str, unit: &'a Unit, outputs: &Outputs) -> Result<Self, StepError> {
         let path = outputs.path(unit);
-        // Of this process's own, should another score the same unit.
-        let partial = outputs.partial.join(format!("{}.{}.parquet", unit.key, std::process::id()));
-        let failed = |e: std::io::Error| failed(&path, unit, e);
-        for folder in [path.parent(), Some(outputs.partial.as_path())].into_iter().flatten() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
-        let file = File::create(&partial).map_err(failed)?;
+        // Of its own, should another process score the same unit, maybe on another machine.
+        let random = RandomState::new().hash_one(std::process::id());
+        let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
+        let sink = Sink::create(&path, &partial).map_err(|e| failed(&path, unit, e))?;
         let schema = &job.schemas[unit.span.table];
         let mut pairs: Vec<KeyValue> =
             schema.metadata().iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
@@ -173,11 +112,10 @@ impl<'a> PartWriter<'a> {
             model,
             unit,
             path,
-            partial,
             histogram: HistogramOf::these(&job.columns),
             summary: Summary::default(),
         };
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build()));
+        let writer = ArrowWriter::try_new(sink, schema.clone(), Some(properties.build()));
         part.writer = Some(writer.map_err(|e| part.failed(e))?);
         Ok(part)
     }
@@ -239,32 +177,17 @@ impl<'a> PartWriter<'a> {
         };
         let mut writer = self.writer.take().ok_or_else(|| self.failed("it was ended twice"))?;
         writer.append_key_value_metadata(KeyValue::new(FOOTER_KEY.to_owned(), serde_json::to_string(&footer)?));
-        let named = writer.into_inner().map_err(|e| self.failed(e)).and_then(|file| {
-            let named = file.sync_all().and_then(|()| std::fs::rename(&self.partial, &self.path));
-            named.map_err(|e| self.failed(e))
-        });
-        if named.is_err() {
-            self.remove_partial();
-        }
-        named.map(|()| footer.summary)
-    }
-
-    fn remove_partial(&self) {
-        // Its part of a full disk is wanted for saying so; if it cannot be removed, the first error is the one to tell.
-        let _ = std::fs::remove_file(&self.partial);
+        writer.into_inner().map_err(|e| self.failed(e))?.finish().map_err(|e| failed(&self.path, self.unit, e))?;
+        Ok(footer.summary)
     }
 }
 
-impl Drop for PartWriter<'_> {
-    fn drop(&mut self) {
-        if self.writer.take().is_some() {
-            self.remove_partial();
-        }
-    }
-}
-
-fn failed(path: &Path, unit: &Unit, error: impl std::fmt::Display) -> StepError {
-    StepError::other(format!("cannot write {} (the scores of {}): {error}", path.display(), unit.input))
+fn failed(path: &Location, unit: &Unit, error: impl std::fmt::Display) -> StepError {
+    let said = error.to_string();
+    // What the writer passes on of a disk; and a store's error says where itself.
+    let cause = said.strip_prefix("External: ").unwrap_or(&said);
+    let cause = cause.strip_prefix(&format!("cannot write {path}: ")).unwrap_or(cause);
+    StepError::other(format!("cannot write {path} (the scores of {}): {cause}", unit.input))
         .help("parts that are finished stay; run it again to go on")
 }
 
@@ -285,6 +208,7 @@ mod tests {
             ("in/year=2024/a=b.arrow", None, "in/year-2024/a=b.arrow.parquet"),
             ("in/year=2024/a=b.arrow", Some(&first), "in/year-2024/a=b.arrow.00000-00011.parquet"),
             ("x/a.parquet", None, "x/a~3.parquet"),
+            ("s3://bucket/in/year=2024/a.parquet", None, "bucket/in/year-2024/a.parquet"),
         ];
         let found = names(inputs.iter().map(|(input, groups, _)| (*input, *groups)));
         assert_eq!(found, inputs.map(|(.., expected)| expected));

@@ -5,17 +5,19 @@
 
 use super::columns::{Columns, RowScores, Scores};
 use super::job::{Job, Unit, Units};
-use super::part::{Outputs, PartWriter};
+use super::outputs::Outputs;
+use super::part::PartWriter;
 use super::summary::Summary;
-use crate::data::{OnError, RawEvent, RowBatches, RowError, RowState, Rows, Unreadable};
+use crate::data::{ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows, Unreadable};
 use crate::loaded::{Feed, Loaded};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
+use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, Span};
 use blt_graph::StepError;
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Events of reading (batches, pieces of rows) that wait for computing.
 const EVENTS_AHEAD: usize = 8;
@@ -59,6 +61,55 @@ impl Scorer {
         &self.loaded
     }
 
+    /// What each node takes from now on.
+    pub(crate) fn profile(&self) -> Rc<NodeProfile> {
+        let profile = Rc::new(NodeProfile::new(self.loaded.session.clone()));
+        self.loaded.live.world().observe(profile.clone());
+        profile
+    }
+
+    fn compute(
+        &self,
+        events: RowBatches,
+        columns: Columns,
+        on_error: OnError,
+        give: impl FnMut(ToWrite) -> Result<(), StepError>,
+        watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
+        let (waiting, seen) = (VecDeque::new(), Seen::default());
+        Computing { scorer: self, columns, on_error, waiting, seen, give }.run(events, watch)
+    }
+
+    /// Scores rows that are in memory: what each row of each span is written with.
+    ///
+    /// # Errors
+    /// A row that cannot be read or scored, unless `on_error` says otherwise.
+    pub(super) fn score_rows(
+        &self,
+        reader: Box<dyn RowReader>,
+        columns: Columns,
+        packer: Packer,
+        lists: Vec<ListColumn>,
+        on_error: OnError,
+    ) -> Result<Vec<Vec<RowScores>>, StepError> {
+        let events = RowBatches::start(reader, packer, lists, EVENTS_AHEAD)?;
+        let mut spans: Vec<Vec<RowScores>> = Vec::new();
+        let give = |next| {
+            match next {
+                ToWrite::Rows(rows, scores) => {
+                    spans.resize_with(spans.len().max(rows.span + 1), Vec::new);
+                    spans[rows.span].extend(scores);
+                }
+                ToWrite::End { span, .. } => spans.resize_with(spans.len().max(span + 1), Vec::new),
+                // Of files alone.
+                ToWrite::Unreadable { .. } => {}
+            }
+            Ok(())
+        };
+        self.compute(events, columns, on_error, give, &mut |_| Ok(()))?;
+        Ok(spans)
+    }
+
     /// Scores units and writes their parts, those that are there already included. `watch` is told how far it is, and may end it.
     ///
     /// Gives the summary of each, in their order.
@@ -67,7 +118,7 @@ impl Scorer {
     /// What `watch` answers; a row that cannot be read or scored, unless the job says otherwise; a part that cannot be written. Parts that
     /// were finished stay.
     pub fn score(
-        &mut self,
+        &self,
         job: &Job,
         units: &Units,
         which: &[usize],
@@ -82,8 +133,10 @@ impl Scorer {
             let (sender, receiver) = sync_channel(PIECES_BEHIND);
             let of_span: Vec<&Unit> = which.iter().map(|&i| &units.units[i]).collect();
             let writing = scope.spawn(move || write(job, &units.model, &of_span, outputs, &receiver));
-            let computed = Computing { scorer: self, job, waiting: VecDeque::new(), seen: Seen::default(), sender }
-                .run(events, watch);
+            // Why writing ended is told in place of this.
+            let give = |next| sender.send(next).map_err(|_| StepError::other("writing ended early"));
+            let computed = self.compute(events, job.columns, job.config.on_error, give, watch);
+            drop(sender);
             match (computed, writing.join()) {
                 (_, Err(panic)) => std::panic::resume_unwind(panic),
                 // Why the other side found nobody to write.
@@ -157,12 +210,13 @@ enum Waiting {
     End { span: usize, groups_skipped: u64 },
 }
 
-struct Computing<'a> {
+struct Computing<'a, G> {
     scorer: &'a Scorer,
-    job: &'a Job,
+    columns: Columns,
+    on_error: OnError,
     waiting: VecDeque<Waiting>,
     seen: Seen,
-    sender: SyncSender<ToWrite>,
+    give: G,
 }
 
 /// What the graph says of a batch.
@@ -224,7 +278,7 @@ fn row_of<'a>(
     }
 }
 
-impl Computing<'_> {
+impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
     fn run(
         mut self,
         mut events: RowBatches,
@@ -248,7 +302,7 @@ impl Computing<'_> {
         let batch = Rc::new(batch);
         let Scorer { loaded, wires: Wires { loss, patches, entropies } } = self.scorer;
         loaded.live.world().insert(Feed(batch.clone()));
-        let columns = &self.job.columns;
+        let columns = &self.columns;
         let entropies = entropies.as_ref().filter(|_| columns.entropies);
         let goals: Vec<&String> = loss.iter().chain(patches).chain(entropies).collect();
         let mut found = loaded.live.run(&goals)?;
@@ -273,7 +327,7 @@ impl Computing<'_> {
             if span.last {
                 open.open -= 1;
                 if !scores.nats.is_finite() {
-                    if self.job.config.on_error == OnError::Fail {
+                    if self.on_error == OnError::Fail {
                         let msg = format!("the loss of the document in row {} is not finite", span.row);
                         return Err(StepError::other(msg)
                             .help("with `on_error: null` such documents get null scores, and are counted"));
@@ -301,8 +355,7 @@ impl Computing<'_> {
                 Some(Waiting::End { span, groups_skipped }) => ToWrite::End { span, groups_skipped },
                 None => break,
             };
-            // Its own error is told in place of this one.
-            self.sender.send(next).map_err(|_| StepError::other("writing ended early"))?;
+            (self.give)(next)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use crate::data::{BatchReader, Counts, Packer, Part, Request};
 use crate::loaded::{
     Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire,
-    nodes_behind_borders, read_by_patchers, sources,
+    nodes_behind_borders, read_by_patchers, sources, warn_untrained,
 };
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::{NodeProfile, PatcherFlops};
@@ -205,6 +205,7 @@ impl Step for Evaluate {
                 handle.source.check(&request).map_err(at_by)?;
             }
         }
+        warn_untrained(cx, &self.computed())?;
         fingerprints(cx, &refs)
     }
 

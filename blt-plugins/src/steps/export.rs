@@ -1,5 +1,5 @@
 use crate::data::{BatchReader, Packer, Part, Request};
-use crate::loaded::{CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders};
+use crate::loaded::{CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders, warn_untrained};
 use crate::model::ParamSet;
 use crate::ports::{Logits, Loss, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
@@ -168,7 +168,7 @@ impl Step for Export {
             );
         }
         match shape::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
-            // Its shape is known when its files are opened; what came from the layout can be said in it.
+            // Its shape is known when its files are opened, in `depends`.
             Found::Whole(_) => Ok(()),
             Found::Parts(parts) => match HfConfig::from_model(&parts.shape) {
                 Ok(_) => Ok(()),
@@ -178,6 +178,15 @@ impl Step for Export {
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
+        let plan = cx.plan();
+        let at_goal = |error: NodeError| StepError::Document(plan.diagnose_step(cx.index(), &error).into());
+        if let Found::Whole(_) =
+            shape::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| at_goal(self.not_a_model(e)))?
+        {
+            let model = Loaded::build(cx, &[&self.goal])?.model().map_err(|e| at_goal(self.not_a_model(e)))?;
+            HfConfig::from_model(&model.shape).map_err(|refused| at_goal(self.refused(&refused)))?;
+        }
+        warn_untrained(cx, &[&self.goal])?;
         // A threshold that no step before has found is found on the data.
         fingerprints(cx, &[&self.goal])
     }

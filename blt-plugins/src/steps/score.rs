@@ -1,14 +1,17 @@
 use super::evaluate::Split;
 use crate::data::{DataError, ListColumn, OnError, Packer, Sample, Source};
-use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, sources};
+use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources};
 use crate::ports::{Entropies, Loss, Patches};
 use crate::predicate::Predicate;
-use crate::profile::NodeProfile;
-use crate::scoring::{Columns, Job, JobConfig, Outputs, Scorer, Summary, Units, Wires};
+use crate::scoring::{
+    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary, Units, Wires,
+};
+use crate::storage::{Location, StorageError};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,7 +38,7 @@ impl Emit {
     }
 }
 
-/// Scores every document of a source and writes its rows back with the scores, as Parquet files under `outputs/`.
+/// Scores every document of a source and writes its rows back with the scores, as Parquet files under `outputs/` or where `output` says.
 ///
 /// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it out; all input columns first (those of
 /// folders such as `lang=en/` included), then `n_bytes`, `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists
@@ -54,6 +57,11 @@ pub struct Score {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub emit: Vec<Emit>,
+    /// Where the parts go, and a `_manifest.json` that lists them: a folder, relative to the pipeline's file, or a URL (`s3://`, `gs://`,
+    /// `az://`) to which names are added. It may hold what an earlier run of the very same job left, and no other Parquet files. The
+    /// run's own `outputs/` where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// Rows to read and write: `all`, `train` or `valid`.
     #[serde(default = "all")]
     #[schemars(with = "String")]
@@ -124,6 +132,7 @@ impl Score {
         Score {
             goal: goal.into(),
             emit: Vec::new(),
+            output: None,
             split: all(),
             source: None,
             batch_bytes: batch_bytes(),
@@ -136,6 +145,24 @@ impl Score {
             on_error: OnError::Fail,
             by: None,
         }
+    }
+
+    /// Where parts go, if not into the step's own directory.
+    fn elsewhere(&self, base: &Path) -> Result<Option<Location>, StorageError> {
+        let location = self.output.as_ref().map(|text| Location::parse(text, base)).transpose()?;
+        match &location {
+            Some(Location::Remote(url)) if url.is_web() => Err(StorageError::NoUpload { url: url.to_string() }),
+            _ => Ok(location),
+        }
+    }
+
+    fn outputs(&self, cx: &StepCx) -> Result<Outputs, StepError> {
+        let own = cx.dir().join("partial");
+        Ok(match self.elsewhere(cx.base_dir())? {
+            None => Outputs { dir: cx.dir().join("outputs").into(), partial: own },
+            Some(Location::Local(dir)) => Outputs { partial: dir.join(".partial"), dir: dir.into() },
+            Some(dir) => Outputs { dir, partial: own },
+        })
     }
 
     fn emits(&self, list: Emit) -> bool {
@@ -178,10 +205,18 @@ impl Score {
         Ok(wires)
     }
 
-    /// The job on a source, as far as it is known before the model is built (`lists`: columns that the model reads).
-    fn job(&self, cx: &StepCx, source: &SourceHandle, lists: Vec<ListColumn>) -> Result<Job, StepError> {
-        let wires = self.wires(cx.plan())?;
-        let columns = Columns {
+    /// The score step that stands at `index` in a plan's `run:`; None if another stands there.
+    pub fn of(plan: &Plan, index: usize) -> Result<Option<Self>, StepError> {
+        match plan.steps().get(index).filter(|step| step.entry.name == Self::NAME) {
+            Some(step) => Ok(Some(serde_json::from_value(step.params.clone().into())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The columns that are written, before anything is known of the data.
+    pub(crate) fn columns(&self, plan: &Plan) -> Result<Columns, NodeError> {
+        let wires = self.wires(plan)?;
+        Ok(Columns {
             patches: wires.patches.is_some(),
             nats: wires.loss.is_some(),
             log_probs: self.emits(Emit::LogProbs),
@@ -189,20 +224,45 @@ impl Score {
             patch_lengths: self.emits(Emit::PatchLengths),
             large: false,
             nullable: false,
-        };
+        })
+    }
+
+    /// How documents become batches.
+    pub(crate) fn packer(&self, span_bytes: usize) -> Packer {
+        Packer {
+            span_bytes,
+            batch_bytes: self.batch_bytes,
+            context_bytes: self.context_bytes,
+            // An empty document has an entropy, BOS's.
+            keep_empty: true,
+        }
+    }
+
+    /// What scores: the model, built and read from what earlier steps left.
+    pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
+        let wires = self.wires(cx.plan())?;
+        let mut loaded = Loaded::build(cx, &[&self.goal])?;
+        loaded.prepare(cx)?;
+        loaded.read_from(cx, self.source.as_deref())?;
+        Ok(Scorer::new(loaded, wires))
+    }
+
+    /// The whole job that `scorer` is for.
+    pub(crate) fn whole_job(&self, cx: &StepCx, scorer: &Scorer) -> Result<Job, StepError> {
+        let loaded = scorer.loaded();
+        self.job(cx, &loaded.source, loaded.lists())
+    }
+
+    /// The job on a source, as far as it is known before the model is built (`lists`: columns that the model reads).
+    fn job(&self, cx: &StepCx, source: &SourceHandle, lists: Vec<ListColumn>) -> Result<Job, StepError> {
+        let columns = self.columns(cx.plan())?;
         let (keep, condition) = (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
         // How documents are found and split says the source's node; where they lie is the input, and known of each file.
         let settings: Vec<_> = self.source_params(cx.plan())?;
         let config = JobConfig {
             source: Arc::clone(&source.source) as Arc<dyn Source>,
             columns,
-            packer: Packer {
-                span_bytes: source.span_bytes,
-                batch_bytes: self.batch_bytes,
-                context_bytes: self.context_bytes,
-                // An empty document has an entropy, BOS's.
-                keep_empty: true,
-            },
+            packer: self.packer(source.span_bytes),
             lists,
             part: self.split.part(),
             condition,
@@ -226,6 +286,12 @@ impl Score {
             json!([node.entry.name, params])
         });
         Ok(params.collect())
+    }
+
+    /// An error about where parts go, pointing at the parameter.
+    fn at_output(&self, cx: &StepCx, error: StorageError) -> StepError {
+        let error = NodeError::param("output", error);
+        StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
     }
 
     /// An error about columns, pointing at the step's parameter that names them.
@@ -275,6 +341,10 @@ impl Step for Score {
         if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
             return param("sample", format!("a sample is a share of the rows, above 0 and up to 1, not {share}"));
         }
+        if self.output.as_ref().is_some_and(|output| output.trim().is_empty()) {
+            return param("output", "an output is a folder or a URL, and not empty".into());
+        }
+        self.elsewhere(Path::new("")).map_err(|e| NodeError::param("output", e))?;
         if self.limit == Some(0) {
             return param("limit", "a limit is at least 1 row".into());
         }
@@ -285,53 +355,80 @@ impl Step for Score {
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         // What cannot be read or written is told before earlier steps have trained for an hour.
-        for (_, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
-            self.job(cx, &handle, Vec::new())?;
+        if let Some(output) = self.elsewhere(cx.base_dir())? {
+            output.list().map_err(|e| self.at_output(cx, e))?;
+        }
+        for (node, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
+            self.job(cx, &handle, Vec::new()).map_err(|error| match error {
+                StepError::Failed { error, help } => match error.downcast::<DataError>() {
+                    Ok(error) => source_error(cx.plan(), &node, *error),
+                    Err(error) => StepError::Failed { error, help },
+                },
+                other => other,
+            })?;
         }
         let goals = self.goals();
         fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
+        if self.output.is_none() {
+            return Ok(true);
+        }
+        let path = cx.dir().join("manifest.json");
+        match std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Manifest>(&text).ok()) {
+            Some(manifest) => self.outputs(cx)?.are_whole(&manifest),
+            None => Ok(false),
+        }
+    }
+
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let wires = self.wires(cx.plan())?;
-        let mut loaded = Loaded::build(cx, &[&self.goal])?;
-        loaded.prepare(cx)?;
-        loaded.read_from(cx, self.source.as_deref())?;
-        let job = self.job(cx, &loaded.source, loaded.lists())?;
-        let units = job.divide(self.part_bytes, self.limit, &loaded.digest()?)?;
-        let outputs = Outputs { dir: cx.dir().join("outputs"), partial: cx.dir().join("partial") };
+        let scorer = self.scorer(cx)?;
+        let job = self.whole_job(cx, &scorer)?;
+        let units = job.divide(self.part_bytes, self.limit, &scorer.loaded().digest()?)?;
+        let outputs = self.outputs(cx)?;
         outputs.clear_partial()?;
-        let created = std::fs::create_dir_all(&outputs.dir);
-        created.map_err(|e| StepError::other(format!("cannot create {}: {e}", outputs.dir.display())))?;
-        write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&job.manifest(&units))?)?;
-        let mut summaries = units.units.iter().map(|unit| outputs.find(unit)).collect::<Result<Vec<_>, _>>()?;
+        let manifest = job.manifest(&units);
+        if self.output.is_some() {
+            outputs.claim(&manifest)?;
+        }
+        write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&manifest)?)?;
+        let mut summaries = outputs.find_all(&units.units)?;
         let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
 
-        let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
-        loaded.live.world().observe(profile.clone());
-        let mut scorer = Scorer::new(loaded, wires);
         let rows = to_do.iter().map(|&i| units.units[i].rows).sum();
         cx.progress().start(&format!("score {}", self.goal), Some(rows));
         let started = Instant::now();
-        let mut bytes = 0;
-        let scored = scorer.score(&job, &units, &to_do, &outputs, &mut |seen| {
+        let mut seen = Seen::default();
+        let mut watch = |now: &Seen| {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            bytes = seen.bytes;
+            seen = *now;
             let rate = seen.bytes as f64 / started.elapsed().as_secs_f64();
             let bpb = seen.bits_per_byte().filter(|_| job.columns.nats).map(|b| ("bpb", format!("{b:.3}")));
             let fields: Vec<_> = bpb.into_iter().chain([("bytes/s", format!("{rate:.0}"))]).collect();
             cx.progress().update(seen.rows, &fields);
             Ok(())
-        })?;
+        };
+        let (scored, seconds_by_node) = match cx.lent::<Rc<dyn Scheduler>>() {
+            Some(scheduler) => {
+                let step = RemoteStep::new(cx, &units, &outputs)?;
+                let message = &mut |line: &str| cx.progress().message(line);
+                step.score(&**scheduler, &units, &to_do, &mut watch, message)?
+            }
+            None => {
+                let profile = scorer.profile();
+                (scorer.score(&job, &units, &to_do, &outputs, &mut watch)?, profile.seconds())
+            }
+        };
         let seconds = started.elapsed().as_secs_f64();
         for (i, summary) in to_do.into_iter().zip(scored) {
             summaries[i] = Some(summary);
         }
         outputs.clear_partial()?;
         // Of a resumed run, without the parts that were there.
-        let timing = json!({"score_bytes_per_second": bytes as f64 / seconds, "seconds_by_node": profile.seconds()});
+        let timing = json!({"score_bytes_per_second": seen.bytes as f64 / seconds, "seconds_by_node": seconds_by_node});
         write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
         self.finish(cx, &job, &units, &summaries.into_iter().flatten().collect::<Vec<_>>())
     }
@@ -355,6 +452,7 @@ impl Score {
             ("kind".to_owned(), json!("score")),
             ("goal".to_owned(), json!(self.goal)),
             ("emit".to_owned(), json!(self.emit)),
+            ("output".to_owned(), json!(self.output)),
             ("split".to_owned(), json!(self.split)),
             ("model".to_owned(), json!(units.model)),
         ]);

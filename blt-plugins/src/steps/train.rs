@@ -1,5 +1,7 @@
 use crate::data::{BatchReader, BatchState, Packer, Request};
-use crate::loaded::{CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources, fingerprints};
+use crate::loaded::{
+    CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources, fingerprints, warn_untrained,
+};
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
@@ -207,6 +209,9 @@ impl Step for Train {
         backend(cx)?;
         // The shuffle's settings do not bear on what is checked.
         check_sources(cx, &[&self.goal], &Request { exclude_calibration: true, ..Request::training(cx.seed(), 1) })?;
+        if self.from.is_none() {
+            warn_untrained(cx, &[&self.goal])?;
+        }
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
             let dir = cx.base_dir().join(from);
@@ -270,6 +275,9 @@ impl Step for Train {
         backend.recompute(self.recompute);
         let started = Instant::now();
         let (mut clock, mut clock_bytes, first_bytes) = (Instant::now(), bytes, bytes);
+        if resumed.is_some() {
+            cx.progress().message(&format!("going on after step {step} of {}", self.steps));
+        }
         cx.progress().start(&format!("train {}", self.goal), Some(self.steps));
         while step < self.steps {
             let micro: Vec<Rc<Batch>> = (0..self.accumulate)

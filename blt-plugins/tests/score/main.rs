@@ -3,6 +3,7 @@
 mod bench;
 mod errors;
 mod filters;
+mod remote;
 mod units;
 
 use arrow::array::{

@@ -271,3 +271,63 @@ fn results_show_distributions() {
     let bytes: u64 = groups.values().map(|g| g["bytes"].as_u64().unwrap()).sum();
     assert_eq!(bytes, found["bytes"].as_u64().unwrap());
 }
+
+#[test]
+fn parts_go_where_output_says() {
+    let bench = Bench::new();
+    two_files(&bench);
+    let units = format!("{UNITS}, part_bytes: 500");
+    let expected = files(&bench.run(&pipeline(&units)).join("outputs"));
+    let text = pipeline(&format!("{units}, output: to/scored"));
+    let run = |text: &str, runs: &str| {
+        let report = bench.run_told(text, runs, &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let steps = &report.plans[0].steps;
+        (steps[0].dir.clone(), steps[0].reused)
+    };
+    let to = bench.path("to/scored");
+    let parts = || files(&to).into_iter().filter(|(name, _)| name.ends_with(".parquet")).collect::<Vec<_>>();
+    let (dir, _) = run(&text, "runs");
+    assert!(parts() == expected && !dir.join("outputs").exists());
+    assert_eq!(result(&dir)["output"], "to/scored");
+    // Beside the parts nothing but the manifest, which is the step's own.
+    let others: Vec<String> = file_names(&to).into_iter().filter(|name| !name.ends_with(".parquet")).collect();
+    assert_eq!(others, ["_manifest.json"]);
+    let manifest = |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(manifest(&to.join("_manifest.json")), manifest(&dir.join("manifest.json")));
+
+    // Done, as long as all is there; and what is there is not written again, whichever run asks.
+    assert!(run(&text, "runs").1);
+    let written = |name: &str| std::fs::metadata(to.join(name)).unwrap().modified().unwrap();
+    let (first, last) = (&expected[0].0, &expected[expected.len() - 1].0);
+    let at = written(first);
+    std::fs::remove_file(to.join(last)).unwrap();
+    assert!(!run(&text, "runs").1);
+    assert!(parts() == expected);
+    assert!(!run(&text, "other-runs").1);
+    assert_eq!(written(first), at);
+
+    // What others do there is left alone.
+    let refused = |text: &str, said: &str| {
+        let error = bench.run_told(text, "third-runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+        assert!(error.contains("to/scored holds other work") && error.contains(said), "{error}");
+        assert!(parts().len() >= expected.len());
+    };
+    refused(&text.replace("part_bytes: 500", "part_bytes: 500, keep: \"n_bytes > 3\""), "other settings: `keep`");
+    refused(&text.replace("part_bytes: 500", "part_bytes: 1"), "other input");
+    refused(&format!("seed: 5\n{text}"), "another model");
+    std::fs::write(to.join("theirs.parquet"), "PAR1").unwrap();
+    refused(&text, "theirs.parquet is no part of this job");
+    std::fs::remove_file(to.join("theirs.parquet")).unwrap();
+    std::fs::write(to.join("_manifest.json"), "{}").unwrap();
+    refused(&text, "is not one of this program");
+    // Without a manifest, parts are known by what they hold.
+    std::fs::remove_file(to.join("_manifest.json")).unwrap();
+    std::fs::write(to.join(first), "no part").unwrap();
+    let error = bench.run_told(&text, "third-runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+    assert!(error.contains("is not the part that an interrupted run left") && error.contains(first), "{error}");
+    // The input's own folder is such a place.
+    let error = bench.fails(&pipeline(&format!("{units}, output: in")));
+    assert!(error.contains("in holds other work") && error.contains("a.parquet is no part"), "{error}");
+    let error = bench.fails(&pipeline(&format!("{units}, output: ' '")));
+    assert!(error.contains("a folder or a URL, and not empty"), "{error}");
+}

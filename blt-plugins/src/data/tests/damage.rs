@@ -198,7 +198,7 @@ fn files_that_change_while_read() {
     std::fs::write(dir.path().join("a.txt"), "longer").unwrap();
     assert!(matches!(rows(&source, &Request::all()), Err(DataError::Changed { .. })));
     std::fs::remove_file(dir.path().join("a.txt")).unwrap();
-    assert!(matches!(rows(&source, &Request::all()), Err(DataError::Read { .. })));
+    assert!(matches!(rows(&source, &Request::all()), Err(DataError::Storage(_))));
 }
 
 #[test]

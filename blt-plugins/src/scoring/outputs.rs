@@ -1,0 +1,164 @@
+//! Where parts are written, and which of them are there.
+
+use super::job::{Manifest, Unit};
+use super::part::{FOOTER_KEY, Footer};
+use super::summary::Summary;
+use crate::storage::{Entry, Input, Location, abort_uploads, write_whole};
+use blt_graph::StepError;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+
+/// The manifest's name in a folder of a user's, beside the parts: readers of data sets leave out names that begin with `_`.
+pub const MANIFEST: &str = "_manifest.json";
+
+/// Read of the end of a part to learn what is in it; that is most often enough.
+const FOOTER_BYTES: u64 = 64 << 10;
+/// Parts that are looked at together: on a store, each takes a request that is mostly waited for.
+const READ_AT_A_TIME: usize = 32;
+
+/// Where parts are written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outputs {
+    /// The parts, under their names.
+    pub dir: Location,
+    /// What is unfinished: parts that are being written, on the same file system as a local `dir` and not seen below it (a name that
+    /// begins with `.` is not), as what a killed process leaves is not to be taken for a part; of uploads, what is to be aborted then.
+    pub partial: PathBuf,
+}
+
+impl Outputs {
+    /// Takes a folder of a user's choice, which may hold parts of this very job and no others, and writes the manifest into it.
+    ///
+    /// # Errors
+    /// If another job's manifest is there, or Parquet files that are no parts of this one; or it cannot be read or written to.
+    pub fn claim(&self, manifest: &Manifest) -> Result<(), StepError> {
+        let other = |what: String| {
+            Err(StepError::other(format!("{} holds other work: {what}", self.dir))
+                .help("write to another folder, or empty this one"))
+        };
+        let place = self.dir.join(MANIFEST);
+        let known = match place.read()? {
+            None => None,
+            Some(text) => match serde_json::from_slice::<Manifest>(&text) {
+                Ok(there) => Some(there),
+                Err(e) => return other(format!("its {MANIFEST} is not one of this program ({e})")),
+            },
+        };
+        if let Some(difference) = known.as_ref().and_then(|there| there.difference(manifest)) {
+            return other(format!("the scores of {difference}"));
+        }
+        let parts: BTreeSet<Location> = manifest.units.iter().map(|unit| self.path(unit)).collect();
+        let stranger = self
+            .dir
+            .list()?
+            .into_iter()
+            .map(|e| e.location)
+            .find(|at| at.to_string().ends_with(".parquet") && !parts.contains(at));
+        if let Some(stranger) = stranger {
+            return other(format!("{stranger} is no part of this job"));
+        }
+        match known {
+            Some(_) => Ok(()),
+            None => write_whole(&place, serde_json::to_vec_pretty(manifest)?),
+        }
+    }
+
+    /// Whether the folder holds this manifest and all of its parts.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn are_whole(&self, manifest: &Manifest) -> Result<bool, StepError> {
+        let Some(text) = self.dir.join(MANIFEST).read()? else { return Ok(false) };
+        let same = serde_json::from_slice::<Manifest>(&text).is_ok_and(|there| there.difference(manifest).is_none());
+        if !same {
+            return Ok(false);
+        }
+        let there: BTreeSet<Location> = self.dir.list()?.into_iter().map(|entry| entry.location).collect();
+        for unit in &manifest.units {
+            let path = self.path(unit);
+            if !there.contains(&path) && (!is_hidden(unit) || path.entry()?.is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub fn path(&self, unit: &Unit) -> Location {
+        self.dir.join(&unit.part)
+    }
+
+    /// What is in a unit's part, if it is done.
+    ///
+    /// # Errors
+    /// If a file of its name is there that is no such part.
+    pub fn find(&self, unit: &Unit) -> Result<Option<Summary>, StepError> {
+        self.path(unit).entry()?.map(|entry| self.summary(unit, &entry)).transpose()
+    }
+
+    /// What is in the parts of these units, of those that are done.
+    ///
+    /// # Errors
+    /// As [`Outputs::find`].
+    pub fn find_all(&self, units: &[Unit]) -> Result<Vec<Option<Summary>>, StepError> {
+        // One listing tells of all.
+        let there: HashMap<Location, Entry> = self.dir.list()?.into_iter().map(|e| (e.location.clone(), e)).collect();
+        let mut found = Vec::new();
+        for units in units.chunks(READ_AT_A_TIME) {
+            let of_these: Vec<_> = std::thread::scope(|scope| {
+                let find = |unit: &Unit| match is_hidden(unit) {
+                    true => self.find(unit),
+                    false => there.get(&self.path(unit)).map(|entry| self.summary(unit, entry)).transpose(),
+                };
+                let threads: Vec<_> = units.iter().map(|unit| scope.spawn(move || find(unit))).collect();
+                threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            });
+            found.extend(of_these.into_iter().collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(found)
+    }
+
+    fn summary(&self, unit: &Unit, entry: &Entry) -> Result<Summary, StepError> {
+        let path = &entry.location;
+        let input = Input::open(entry)?.start(vec![entry.size.saturating_sub(FOOTER_BYTES)..entry.size]).wait()?;
+        let read = || -> Result<Footer, Box<dyn std::error::Error>> {
+            let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+            let pairs = metadata.metadata().file_metadata().key_value_metadata();
+            let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
+            let text = ours.and_then(|pair| pair.value.as_deref()).ok_or("its footer says nothing of scores")?;
+            Ok(serde_json::from_str(text)?)
+        };
+        let footer = read().map_err(|e| match input.failure() {
+            Some(failure) => StepError::other(failure),
+            None => StepError::other(format!("{path} is not the part that an interrupted run left: {e}"))
+                .help("remove it, and run again"),
+        })?;
+        if footer.key != unit.key {
+            let Footer { version, model, input, .. } = footer;
+            let msg = format!("{path} holds other scores: of {input}, by model {model}, version {version}");
+            return Err(StepError::other(msg)
+                .help("another model, other settings or other input made it; remove it, or write elsewhere"));
+        }
+        Ok(footer.summary)
+    }
+
+    /// Removes what killed processes left unfinished, and aborts their uploads. No other may be at work.
+    ///
+    /// # Errors
+    /// If the folder cannot be removed, or the store not be reached.
+    pub fn clear_partial(&self) -> Result<(), StepError> {
+        abort_uploads(&self.partial)?;
+        match std::fs::remove_dir_all(&self.partial) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(StepError::other(format!("cannot remove {}: {e}", self.partial.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a listing leaves its part out.
+fn is_hidden(unit: &Unit) -> bool {
+    unit.part.split('/').any(|name| name.starts_with('.'))
+}
