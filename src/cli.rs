@@ -287,6 +287,10 @@ fn check(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), Str
         for warning in &plan.warnings {
             progress::line(warning.render(color()).trim_end());
         }
+        for index in 0..plan.steps().len() {
+            let warnings = blt_plugins::untrained(&plan, index).map_err(|error| error.render(color()))?;
+            warnings.iter().for_each(|warning| progress::line(warning));
+        }
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
         let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
         say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", "))).map_err(plain)?;
@@ -303,7 +307,7 @@ fn graph(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), Str
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     if let Some(name) = name {
-        return say(registry::help(name).map_err(|d| d.render(color()))?.trim_end()).map_err(plain);
+        return say(registry::help(kind, name).map_err(|d| d.render(color()))?.trim_end()).map_err(plain);
     }
     let summary = |doc: String| doc.lines().next().unwrap_or_default().to_owned();
     let entries: Vec<(&str, String)> = match kind {

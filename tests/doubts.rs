@@ -23,6 +23,8 @@ fn an_entropy_model_that_nothing_trains() {
     assert!(said.contains("{goal: entropy.loss"), "{said}");
     let position = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what}\n{said}"));
     assert!(position(untrained) < position("[1/2]"), "before the first step\n{said}");
+    let checked = Place::new().edit(train, "").command(&["check", "pipeline.yaml"]).output().unwrap();
+    assert_eq!(stderr(&checked).matches(untrained).count(), 1, "{}", text(&checked.stderr));
 }
 
 #[test]

@@ -269,7 +269,7 @@ pub(crate) fn unknown(kind: &str, name: &str) -> Diagnostic {
 ///
 /// # Errors
 /// If neither a node nor a step has that name; the nearest is named.
-pub fn help(name: &str) -> Result<String, Diagnostics> {
+pub fn help(kind: &str, name: &str) -> Result<String, Diagnostics> {
     if let Some(entry) = find(name) {
         let mut text = format!("{name} (node, {} {})\n\n{}\n", entry.origin.krate, entry.origin.version, entry.doc());
         let ports = |text: &mut String, title: &str, names: &[&str], slots: &[SlotType], notes: &[String]| {
@@ -312,9 +312,9 @@ pub fn help(name: &str) -> Result<String, Diagnostics> {
         let _ = write!(text, "\nExample:\n  {}\n", entry.example.trim());
         return Ok(text);
     }
-    let steps = steps();
-    let near = nearest(name, steps.iter().map(|e| e.name));
-    Err(unknown("node", name).suggest(near).into())
+    let (nodes, steps) = (nodes(), steps());
+    let near = nearest(name, nodes.iter().map(|e| e.name).chain(steps.iter().map(|e| e.name)));
+    Err(unknown(kind, name).suggest(near).into())
 }
 
 fn push_params(text: &mut String, params: &[Param]) {

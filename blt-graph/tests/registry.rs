@@ -51,14 +51,14 @@ Example:
   {{node: Scale, in: x, factor: 2.0, limits: {{low: 0.0, high: 9.0}}}}
 "
     );
-    assert_eq!(registry::help("Scale").unwrap(), scale);
-    let show = registry::help("Show").unwrap();
+    assert_eq!(registry::help("node", "Scale").unwrap(), scale);
+    let show = registry::help("node", "Show").unwrap();
     assert!(show.contains("  text    Text (what a bare wire to the node means)\n"), "{show}");
     assert!(show.contains("  length  Number (computed when used)\n"), "{show}");
-    let sum = registry::help("sum").unwrap();
+    let sum = registry::help("step", "sum").unwrap();
     assert!(sum.starts_with("sum (step, ") && sum.contains("  goal: string (required)\n"), "{sum}");
     assert!(sum.contains("  fail_after: integer >= 0 (may be left out)\n"), "{sum}");
-    let unknown = registry::help("Scael").unwrap_err().to_string();
+    let unknown = registry::help("node", "Scael").unwrap_err().to_string();
     assert!(unknown.contains("no node is called `Scael`") && unknown.contains("did you mean `Scale`?"), "{unknown}");
-    assert!(registry::help("loook").unwrap_err().to_string().contains("`look`"));
+    assert!(registry::help("step", "loook").unwrap_err().to_string().contains("`look`"));
 }

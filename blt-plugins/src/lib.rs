@@ -21,5 +21,5 @@ mod shape;
 pub mod steps;
 pub mod storage;
 
-pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure};
+pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained};
 pub use model::{ParamSet, session, with_params};

@@ -581,25 +581,40 @@ pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<Stri
     Ok(plan.needs(goals)?.into_iter().filter(|n| !model.contains(n.name.as_str())).map(|n| n.name.clone()).collect())
 }
 
-/// Says which models that patches of `goals` follow have not been trained by any step before: their borders are those of random weights.
-pub fn warn_untrained(cx: &StepCx, goals: &[&str]) -> Result<(), StepError> {
-    let plan = cx.plan();
+/// What to say of the models that patches of a step's goals follow, and that no step before trains: their borders are those of random
+/// weights. One that an earlier step needs as well is told there.
+///
+/// # Errors
+/// A goal that the plan does not have.
+pub fn untrained(plan: &Plan, index: usize) -> Result<Vec<String>, StepError> {
+    let step = &plan.steps()[index];
+    if step.params.get("from").is_some_and(|from| !from.is_null()) {
+        // The checkpoint that it goes on from has them.
+        return Ok(Vec::new());
+    }
     let mut before: BTreeSet<&str> = BTreeSet::new();
-    for step in cx.earlier() {
+    for step in plan.steps()[..index].iter().filter(|step| step.feeds_later_steps()) {
         before.extend(plan.needs(&step.goals)?.into_iter().map(|node| node.name.as_str()));
     }
-    let behind = nodes_behind_borders(plan, goals)?;
-    for node in plan.needs(goals)?.into_iter().filter(|node| behind.contains(&node.name)) {
-        // A node with a loss of its own is a model; a `Blt` node's parameters come from its checkpoint.
-        let model = outputs_of::<Loss>(node).next().is_some() && node.entry.name != crate::nodes::Blt::NAME;
-        if model && !before.contains(node.name.as_str()) {
-            let (variant, name) = (cx.variant(), &node.name);
-            cx.progress().message(&format!(
-                "warning: {variant}: no step trains `{name}`, so patches follow an untrained model; \
-                 a step `- train: {{goal: {name}.loss, ...}}` before this one does"
-            ));
-        }
-    }
+    let goals: Vec<&str> = step.goals.iter().map(String::as_str).collect();
+    let behind = nodes_behind_borders(plan, &goals)?;
+    // A node with a loss of its own is a model; a `Blt` node's parameters come from its checkpoint.
+    let model =
+        |node: &PlannedNode| outputs_of::<Loss>(node).next().is_some() && node.entry.name != crate::nodes::Blt::NAME;
+    let nodes = plan.needs(&goals)?.into_iter().filter(|node| behind.contains(&node.name) && model(node));
+    let said = nodes.map(|node| &node.name).filter(|name| !before.contains(name.as_str())).map(|name| {
+        format!(
+            "warning: {}: no step trains `{name}`, so patches follow an untrained model; a step `- train: {{goal: {name}.loss, ...}}` \
+             before `run.{index}.{}` does",
+            plan.variant, step.entry.name
+        )
+    });
+    Ok(said.collect())
+}
+
+/// Tells the user of [`untrained`] models, before the first step.
+pub fn warn_untrained(cx: &StepCx) -> Result<(), StepError> {
+    untrained(cx.plan(), cx.index())?.iter().for_each(|warning| cx.progress().message(warning));
     Ok(())
 }
 

@@ -216,8 +216,10 @@ class Cluster:
         self.workers: list[Node] = []
         try:
             wait(self.is_up, "the head of the cluster", self.head.process)
-            self.workers = [self.join(), self.join()]
-            self.wait_for(2)
+            # One after the other: two that start at the same time on one machine may choose the same sockets.
+            for n in (1, 2):
+                self.workers.append(self.join())
+                self.wait_for(n)
         except BaseException:
             self.stop()
             raise

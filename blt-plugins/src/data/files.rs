@@ -62,7 +62,7 @@ pub(super) fn find(patterns: &[String], base: &Path, extensions: &[String]) -> R
     for pattern in patterns {
         let mut of_pattern = match Location::parse(pattern, base)? {
             Location::Local(path) => find_local(pattern, path, base, extensions)?,
-            Location::Remote(url) => find_remote(pattern, url, base, extensions)?,
+            Location::Remote(url) => find_remote(pattern, *url, base, extensions)?,
         };
         of_pattern.sort_by(|a, b| a.location.cmp(&b.location));
         found.extend(of_pattern.into_iter().map(|entry| Found::new(entry, base)));
@@ -132,13 +132,13 @@ fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> R
     // A web server tells nothing of folders, so that a glob is no file's name there.
     let whole = match is_glob && url.is_web() {
         true => None,
-        false => Location::Remote(url.clone()).entry()?,
+        false => Location::from(url.clone()).entry()?,
     };
     if let Some(entry) = whole {
         return Ok(vec![entry]);
     }
     if !is_glob {
-        return match of_folder(Location::Remote(url.clone()), extensions) {
+        return match of_folder(Location::from(url.clone()), extensions) {
             // A name that no `/` ends is a file's as much as a folder's, and there is neither.
             Err(DataError::EmptyFolder { path, .. }) if !url.key.ends_with('/') && !url.key.is_empty() => {
                 Err(DataError::NoSuchFile { path, base: base.to_path_buf() })
@@ -157,7 +157,7 @@ fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> R
     let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
     let before = &url.key[..url.key.find(GLOB).unwrap_or(0)];
     let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mut entries = Location::Remote(Url { key: folder.to_owned(), ..url.clone() }).list()?;
+    let mut entries = Location::from(Url { key: folder.to_owned(), ..url.clone() }).list()?;
     entries.retain(|entry| match &entry.location {
         Location::Remote(of) => glob.matches_with(&of.key, options),
         Location::Local(_) => false,

@@ -61,7 +61,11 @@ impl Blt {
         let description = dir.join(CONFIG_FILE);
         let config = HfConfig::read(&dir).map_err(|e| match &e {
             HfError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => at(e)
-                .help("a checkpoint is a directory with config.json, or one of a run: RUN/checkpoints/0-train/final"),
+                .help(format!(
+                    "a checkpoint is a directory with config.json, or one that a train step left: RUN/checkpoints/1-train/final, or with \
+                     variants RUN/checkpoints/VARIANT/1-train/final; relative paths start from the pipeline's folder, {}",
+                    base_dir.display()
+                )),
             _ => at(e),
         })?;
         let weights = Weights::open(&dir).map_err(at)?;

@@ -107,9 +107,14 @@ enum Given {
 
 impl EntropyPatch {
     fn given(&self) -> Result<Given, NodeError> {
-        let one_of = |name: &str, other: &str| {
-            let msg = format!("rule: {} wants either `{name}` or `bytes_per_patch`", self.rule_name());
-            Err(NodeError::param(other, msg))
+        let neither = |name: &str| {
+            let msg =
+                format!("rule: {} wants a `{name}` in nats, or `bytes_per_patch` to have it found", self.rule_name());
+            Err(NodeError::other(msg).help("for example `bytes_per_patch: 6`"))
+        };
+        let both = |name: &str| {
+            let msg = format!("rule: {} wants either `{name}` or `bytes_per_patch`, not both", self.rule_name());
+            Err(NodeError::param("bytes_per_patch", msg))
         };
         for (name, value) in [("threshold", self.threshold), ("relative_threshold", self.relative_threshold)] {
             if value.is_some_and(|v| !v.is_finite()) {
@@ -126,12 +131,12 @@ impl EntropyPatch {
             (Rule::Relative, Some(_), _, _) => unused("threshold"),
             (Rule::Global, Some(threshold), None, None) => Ok(Given::Rule(EntropyRule::Global { threshold })),
             (Rule::Global, None, None, Some(_)) => Ok(Given::Find(Unknown::Global)),
-            (Rule::Global, None, None, None) => one_of("threshold", "threshold"),
-            (Rule::Global, Some(_), None, Some(_)) => one_of("threshold", "bytes_per_patch"),
+            (Rule::Global, None, None, None) => neither("threshold"),
+            (Rule::Global, Some(_), None, Some(_)) => both("threshold"),
             (Rule::Relative, None, Some(threshold), None) => Ok(Given::Rule(EntropyRule::Relative { threshold })),
             (Rule::Relative, None, None, Some(_)) => Ok(Given::Find(Unknown::Relative)),
-            (Rule::Relative, None, None, None) => one_of("relative_threshold", "relative_threshold"),
-            (Rule::Relative, None, Some(_), Some(_)) => one_of("relative_threshold", "bytes_per_patch"),
+            (Rule::Relative, None, None, None) => neither("relative_threshold"),
+            (Rule::Relative, None, Some(_), Some(_)) => both("relative_threshold"),
             (Rule::Both, Some(global), Some(relative), None) => Ok(Given::Rule(EntropyRule::Both { global, relative })),
             (Rule::Both, None, Some(relative), Some(_)) => Ok(Given::Find(Unknown::GlobalOfBoth { relative })),
             (Rule::Both, Some(global), None, Some(_)) => Ok(Given::Find(Unknown::RelativeOfBoth { global })),

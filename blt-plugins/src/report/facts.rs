@@ -247,7 +247,9 @@ impl Results {
             first = i;
         }
         if ranked.len() > 1 && !known {
-            notes.push("No standard errors are known, so how certain the order is cannot be said.".to_owned());
+            notes.push("Without a baseline there are no standard errors, and how certain the order is cannot be said: `report: {baseline: VARIANT}`, or several `seeds`."
+                    .to_owned(),
+            );
         } else if known && self.seeds.len() < 2 {
             notes.push(
                 "Standard errors are over documents alone, with one seed: training again with another seed may move a result by more."

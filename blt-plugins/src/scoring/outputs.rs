@@ -121,7 +121,8 @@ impl Outputs {
 
     fn summary(&self, unit: &Unit, entry: &Entry) -> Result<Summary, StepError> {
         let path = &entry.location;
-        let input = Input::open(entry)?.start(vec![entry.size.saturating_sub(FOOTER_BYTES)..entry.size]).wait()?;
+        let end = entry.size.saturating_sub(FOOTER_BYTES)..entry.size;
+        let input = Input::open(entry)?.start(std::iter::once(end).collect()).wait()?;
         let read = || -> Result<Footer, Box<dyn std::error::Error>> {
             let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
             let pairs = metadata.metadata().file_metadata().key_value_metadata();

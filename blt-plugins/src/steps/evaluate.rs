@@ -1,4 +1,4 @@
-use crate::data::{BatchReader, Counts, Packer, Part, Request};
+use crate::data::{BatchReader, Counts, DataError, Packer, Part, Request};
 use crate::loaded::{
     Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire,
     nodes_behind_borders, read_by_patchers, sources, warn_untrained,
@@ -195,6 +195,15 @@ impl Step for Evaluate {
         let read: Vec<&str> = self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
         backend(cx)?;
         let request = Request::part(self.split.part());
+        if let Some(source) = &self.source {
+            for (_, handle) in sources(cx, &read)? {
+                if let Err(DataError::NoSplit { .. }) = handle.source.check(&request) {
+                    let msg = format!("`{source}` has no `split`, so it has no {} documents", self.split.part());
+                    let error = NodeError::param("split", msg).help("`split: all` measures all of its documents");
+                    return Err(StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into()));
+                }
+            }
+        }
         check_sources(cx, &read, &request)?;
         if let Some(by) = &self.by {
             // The rest of the request is fine, so what is wrong now is wrong with `by`.
@@ -205,7 +214,7 @@ impl Step for Evaluate {
                 handle.source.check(&request).map_err(at_by)?;
             }
         }
-        warn_untrained(cx, &self.computed())?;
+        warn_untrained(cx)?;
         fingerprints(cx, &refs)
     }
 

@@ -186,7 +186,7 @@ impl Step for Export {
             let model = Loaded::build(cx, &[&self.goal])?.model().map_err(|e| at_goal(self.not_a_model(e)))?;
             HfConfig::from_model(&model.shape).map_err(|refused| at_goal(self.refused(&refused)))?;
         }
-        warn_untrained(cx, &[&self.goal])?;
+        warn_untrained(cx)?;
         // A threshold that no step before has found is found on the data.
         fingerprints(cx, &[&self.goal])
     }

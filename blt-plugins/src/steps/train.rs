@@ -196,7 +196,8 @@ impl Step for Train {
             ("clip", self.clip.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX),
         ] {
             if !(low..=high).contains(&value) {
-                return Err(NodeError::param(name, format!("{name} is {value}, out of its range")));
+                let range = if high == f64::MAX { format!("at least {low}") } else { format!("from {low} to {high}") };
+                return Err(NodeError::param(name, format!("{name} is {value}; expected {range}")));
             }
         }
         if self.warmup.is_some_and(|w| w > self.steps) {
@@ -209,9 +210,7 @@ impl Step for Train {
         backend(cx)?;
         // The shuffle's settings do not bear on what is checked.
         check_sources(cx, &[&self.goal], &Request { exclude_calibration: true, ..Request::training(cx.seed(), 1) })?;
-        if self.from.is_none() {
-            warn_untrained(cx, &[&self.goal])?;
-        }
+        warn_untrained(cx)?;
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
             let dir = cx.base_dir().join(from);

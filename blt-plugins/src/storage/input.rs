@@ -134,10 +134,13 @@ fn in_held(held: &[(u64, Bytes)], range: &Range<u64>) -> Option<Bytes> {
     })
 }
 
+/// An answer to come, and the ranges that it will be of.
+type Asked = (remote::Answer<Vec<Bytes>>, Vec<Range<u64>>);
+
 /// Ranges on their way.
 pub(crate) struct Fetching {
     input: Input,
-    answer: Option<(remote::Answer<Vec<Bytes>>, Vec<Range<u64>>)>,
+    answer: Option<Asked>,
 }
 
 impl Fetching {

@@ -139,7 +139,8 @@ fn without_user(text: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Location {
     Local(PathBuf),
-    Remote(Url),
+    /// Boxed: locations stand in errors, which are to be small.
+    Remote(Box<Url>),
 }
 
 impl fmt::Display for Location {
@@ -173,6 +174,12 @@ impl From<PathBuf> for Location {
     }
 }
 
+impl From<Url> for Location {
+    fn from(url: Url) -> Self {
+        Location::Remote(Box::new(url))
+    }
+}
+
 impl Location {
     /// What a user wrote: a URL, or a path that starts at `base` unless it is absolute.
     ///
@@ -180,7 +187,7 @@ impl Location {
     /// If a URL is not understood, or this build has no feature `cloud`.
     pub fn parse(text: &str, base: &Path) -> Result<Self, StorageError> {
         match Url::is_meant(text) {
-            true => Url::parse(text).map(Location::Remote),
+            true => Url::parse(text).map(Location::from),
             false => Ok(Location::Local(base.join(text))),
         }
     }
@@ -201,10 +208,8 @@ impl Location {
     pub fn join(&self, name: &str) -> Location {
         match self {
             Location::Local(path) => Location::Local(path.join(name)),
-            Location::Remote(url) if url.key.is_empty() => Location::Remote(url.with_key(name)),
-            Location::Remote(url) => {
-                Location::Remote(url.with_key(&format!("{}/{name}", url.key.trim_end_matches('/'))))
-            }
+            Location::Remote(url) if url.key.is_empty() => url.with_key(name).into(),
+            Location::Remote(url) => url.with_key(&format!("{}/{name}", url.key.trim_end_matches('/'))).into(),
         }
     }
 

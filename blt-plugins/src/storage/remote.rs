@@ -149,12 +149,7 @@ fn path(url: &Url) -> Result<Path, StorageError> {
 fn entry(url: &Url, meta: ObjectMeta) -> Entry {
     let key = if url.scheme.is_web() { url.key.clone() } else { meta.location.to_string() };
     let nanos = meta.last_modified.timestamp_nanos_opt().and_then(|n| u128::try_from(n).ok());
-    Entry {
-        location: Location::Remote(url.with_key(&key)),
-        size: meta.size,
-        modified: nanos.unwrap_or(0),
-        tag: meta.e_tag,
-    }
+    Entry { location: url.with_key(&key).into(), size: meta.size, modified: nanos.unwrap_or(0), tag: meta.e_tag }
 }
 
 /// What is known of an object, None where there is none.

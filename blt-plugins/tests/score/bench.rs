@@ -186,7 +186,10 @@ pub fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
         }
     }
     let mut found = Vec::new();
-    walk(dir, dir, &mut found);
+    // A run that was stopped before its first part has made no folder for parts.
+    if dir.is_dir() {
+        walk(dir, dir, &mut found);
+    }
     found.sort();
     found
 }
