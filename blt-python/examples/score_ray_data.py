@@ -1,4 +1,4 @@
-"""Scores a data set with Ray Data, a model in each of two actors: python score_ray_data.py MODEL IN.parquet OUT/
+"""Scores a data set with Ray Data, a model in each of up to two actors: python score_ray_data.py MODEL IN.parquet OUT/
 
 `blt.ray.score` runs a whole pipeline on a cluster, resumes, and writes the parts that `blt-run` does; this is for data that is on its way through
 Ray Data already.
@@ -22,5 +22,5 @@ class Score:
 if __name__ == "__main__":
     model, source, target = sys.argv[1:]
     rows = ray.data.read_parquet(source)
-    scored = rows.map_batches(Score, fn_constructor_args=[model], batch_format="pyarrow", batch_size=64, concurrency=2)
+    scored = rows.map_batches(Score, fn_constructor_args=[model], batch_format="pyarrow", batch_size=64, concurrency=(1, 2))
     scored.write_parquet(target)

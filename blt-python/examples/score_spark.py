@@ -10,15 +10,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
 
-@functools.cache
-def scorer(model: str) -> blt.Scorer:
-    """One a Python worker of Spark, which does several tasks."""
-    return blt.Scorer(model, threads=1)
-
-
 def score(batches: Iterable[pa.RecordBatch], model: str) -> Iterator[pa.RecordBatch]:
+    scorer = blt.Scorer(model, threads=1)  # One a task; the checkpoint is memory-mapped.
     for batch in batches:
-        yield pa.record_batch(scorer(model).score(batch))
+        yield pa.record_batch(scorer.score(batch))
 
 
 if __name__ == "__main__":
@@ -27,6 +22,6 @@ if __name__ == "__main__":
     rows = spark.read.parquet(source)
     # The columns that come out: those of no rows.
     none = to_arrow_schema(rows.schema).empty_table()
-    schema = from_arrow_schema(pa.table(scorer(model).score(none)).schema)
+    schema = from_arrow_schema(pa.table(blt.Scorer(model, threads=1).score(none)).schema)
     rows.mapInArrow(functools.partial(score, model=model), schema).write.parquet(target)
     spark.stop()

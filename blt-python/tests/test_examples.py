@@ -29,6 +29,9 @@ SCORES = ["id", "n_bytes", "n_patches", "nats", "bits_per_byte"]
 def test_example(tmp_path: pathlib.Path, example: str, needs: str, target: str) -> None:
     pytest.importorskip(needs)
     rows = table(96, 300)
+    if needs == "polars":
+        # It hands out columns of nulls alone with a buffer, which the Arrow C data interface does not have.
+        rows = rows.drop_columns(["tags"])
     pq.write_table(rows, tmp_path / "rows.parquet")
     expected = pa.table(blt.Scorer(MODEL).score(rows)).select(SCORES).combine_chunks()
     environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0"}
