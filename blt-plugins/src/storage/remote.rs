@@ -25,7 +25,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use super::output::UploadRecord;
-use super::{Entry, Location, Scheme, StorageError, Url};
+use super::{Entry, Scheme, StorageError, Url};
 
 /// Bytes of an upload that are sent as one. Stores take 10,000 such parts and more, and no smaller ones than 5 MiB but for the last.
 const PART_BYTES: usize = 8 << 20;
