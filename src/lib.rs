@@ -15,11 +15,6 @@ pub mod prelude;
 mod progress;
 mod regress;
 
-// Training and scoring allocate and free buffers of megabytes all the time; the system's allocator gives each back to the kernel and
-// faults it in again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 pub use blt_core as core;
 pub use blt_graph as graph;
 pub use blt_graph::{node, step};

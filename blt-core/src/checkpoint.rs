@@ -2,7 +2,8 @@
 
 use crate::backend::Backend;
 use crate::params::NamedParam;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -30,29 +31,46 @@ pub enum CheckpointError {
     NotFinite { path: PathBuf, name: String },
 }
 
+/// A tensor's numbers, fetched when they are written: a file may be larger than the memory that is left.
+struct Pending<F> {
+    shape: Vec<usize>,
+    fetch: F,
+}
+
+impl<F: Fn() -> Vec<f32>> View for Pending<F> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(bytemuck::cast_slice(&(self.fetch)()).to_vec())
+    }
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
 /// Writes named tensors to `path` through a temporary file in the same directory.
-pub fn write_tensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<(), CheckpointError> {
-    let failed = |source: io::Error| CheckpointError::Write { path: path.to_owned(), source };
-    let views: Vec<(&str, TensorView)> = tensors
-        .iter()
-        .map(|(name, shape, data)| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(data));
-            view.map(|v| (name.as_str(), v)).map_err(|e| failed(io::Error::other(e)))
-        })
-        .collect::<Result<_, _>>()?;
+pub fn write_tensors<F: Fn() -> Vec<f32>>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, Vec<usize>, F)>,
+) -> Result<(), CheckpointError> {
+    let pending = tensors.into_iter().map(|(name, shape, fetch)| (name, Pending { shape, fetch }));
     // `format: pt` is what the Python side asks for; a single entry, since the map's order is not defined.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let partial = path.with_extension("safetensors.partial");
-    let written = safetensors::serialize_to_file(views, Some(metadata), &partial)
+    let written = safetensors::serialize_to_file(pending, Some(metadata), &partial)
         .map_err(|e| match e {
             safetensors::SafeTensorError::IoError(e) => e,
             other => io::Error::other(other),
         })
         .and_then(|()| readable_as_its_directory(&partial)?.sync_all())
         .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|e| {
+    written.map_err(|source| {
         let _ = std::fs::remove_file(&partial);
-        failed(e)
+        CheckpointError::Write { path: path.to_owned(), source }
     })
 }
 
@@ -122,8 +140,8 @@ impl TensorFile {
 
 /// Writes `model.safetensors` for `params` into `dir`.
 pub fn save_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
-    let tensors: Vec<_> = params.iter().map(|p| (p.name.clone(), p.stored_shape(), backend.read_param(p.id))).collect();
-    write_tensors(&dir.join(MODEL_FILE), &tensors)
+    let tensors = params.iter().map(|p| (p.name.clone(), p.stored_shape(), || backend.read_param(p.id)));
+    write_tensors(&dir.join(MODEL_FILE), tensors)
 }
 
 /// Reads every one of `params` from `dir/model.safetensors`.
@@ -137,14 +155,15 @@ pub fn load_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> 
 
 /// Writes `optimizer.safetensors`: `m.NAME` and `v.NAME` of each parameter.
 pub fn save_moments(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
-    let tensors: Vec<_> = params
-        .iter()
-        .flat_map(|p| {
+    let moments = params.iter().flat_map(|p| [("m", p), ("v", p)]);
+    let tensors = moments.map(|(which, p)| {
+        let fetch = move || {
             let (m, v) = backend.moments(p.id);
-            [(format!("m.{}", p.name), p.stored_shape(), m), (format!("v.{}", p.name), p.stored_shape(), v)]
-        })
-        .collect();
-    write_tensors(&dir.join(OPTIMIZER_FILE), &tensors)
+            if which == "m" { m } else { v }
+        };
+        (format!("{which}.{}", p.name), p.stored_shape(), fetch)
+    });
+    write_tensors(&dir.join(OPTIMIZER_FILE), tensors)
 }
 
 /// Reads the moments of `params` from `dir/optimizer.safetensors`.

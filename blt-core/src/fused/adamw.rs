@@ -5,6 +5,7 @@
 //! and only notes its scalars for the others; a row is caught up, step by missed step with the arithmetic of the dense
 //! loop, when it is next read, updated or saved.
 
+use super::buffer::Lasting;
 use super::loops::multiversion;
 use super::{Param, ParamGrad};
 use crate::backend::AdamWStep;
@@ -137,6 +138,11 @@ multiversion! {
     }
 }
 
+/// First and second moments: zeros before the first step.
+pub(super) fn moments(kept: &mut Option<(Lasting, Lasting)>, len: usize) -> &mut (Lasting, Lasting) {
+    kept.get_or_insert_with(|| (Lasting::zeros(len), Lasting::zeros(len)))
+}
+
 /// Updates a parameter that has a gradient; leaves one without alone.
 pub(super) fn update(param: &mut Param, step: &AdamWStep) {
     let Some(grad) = param.grad.take() else { return };
@@ -145,7 +151,7 @@ pub(super) fn update(param: &mut Param, step: &AdamWStep) {
         ParamGrad::Dense(grad) => {
             catch_up(param);
             let len = param.data.len();
-            let (m, v) = param.moments.get_or_insert_with(|| (vec![0.0; len], vec![0.0; len]));
+            let (m, v) = moments(&mut param.moments, len);
             param
                 .data
                 .make_mut()
@@ -184,7 +190,7 @@ struct Row<'a> {
 /// Lends the rows `rows` (ascending, each once) of a table, and the steps noted.
 fn for_rows<'a>(param: &'a mut Param, rows: &[u32]) -> (Vec<Row<'a>>, &'a [Scalars]) {
     let (len, cols) = (param.data.len(), param.shape[1]);
-    let (m, v) = param.moments.get_or_insert_with(|| (vec![0.0; len], vec![0.0; len]));
+    let (m, v) = moments(&mut param.moments, len);
     let (mut p, mut m, mut v) = (param.data.make_mut(), &mut m[..], &mut v[..]);
     let mut seen = &mut param.lag.seen[..];
     let mut next = 0;

@@ -8,6 +8,7 @@
 //! that (a product with few rows takes a dot-product kernel, and the depth of its blocks depends on the shape), so
 //! narrow products are padded and deep ones cut here; the tests hold it.
 
+use super::buffer::Buffer;
 use rayon::prelude::*;
 
 /// Rows of `c` that one task of [`parallel`] computes: enough to reuse the packed other operand, few enough to share out.
@@ -237,7 +238,12 @@ pub(crate) fn parallel(alpha: f32, a: Mat, b: Mat, c: MatMut, write: Write) {
 /// machine are measured against. Takes about a second.
 pub(crate) fn machine_rate() -> f64 {
     let rate = |n: usize| {
-        let (a, b, mut c) = (vec![1.0; n * n], vec![0.5; n * n], vec![0.0; n * n]);
+        let filled = |value| {
+            let mut data = Buffer::new(n * n);
+            data.fill(value);
+            data
+        };
+        let (a, b, mut c) = (filled(1.0), filled(0.5), filled(0.0));
         let mut best = 0.0f64;
         for _ in 0..8 {
             let started = std::time::Instant::now();

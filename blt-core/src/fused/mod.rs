@@ -38,7 +38,7 @@ mod testing;
 mod tile;
 mod weight;
 
-use buffer::Buffer;
+use buffer::{Buffer, Lasting};
 use weight::{Stored, Weight};
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
@@ -63,7 +63,7 @@ pub(crate) struct Param {
     pub by_rows: bool,
     pub grad: Option<ParamGrad>,
     /// First and second moments, allocated by the first update.
-    pub moments: Option<(Vec<f32>, Vec<f32>)>,
+    pub moments: Option<(Lasting, Lasting)>,
     /// Steps that rows of a table have yet to see; data and moments are read through [`adamw::catch_up`].
     lag: adamw::Lag,
 }
@@ -227,7 +227,7 @@ impl Backend for Fused {
         let param = &mut self.params.borrow_mut()[id.0];
         assert_eq!(data.len(), param.data.len(), "a parameter's data must fill its shape");
         adamw::catch_up(param);
-        param.data = Stored::F32(data.to_vec().into());
+        param.data = Stored::F32(Lasting::copy(data).into());
     }
 
     fn record(&self, on: bool) {
@@ -301,14 +301,15 @@ impl Backend for Fused {
     fn moments(&self, id: ParamId) -> (Vec<f32>, Vec<f32>) {
         let param = &mut self.params.borrow_mut()[id.0];
         adamw::catch_up(param);
-        param.moments.clone().unwrap_or_else(|| (vec![0.0; param.data.len()], vec![0.0; param.data.len()]))
+        let zeros = || vec![0.0; param.data.len()];
+        param.moments.as_ref().map_or_else(|| (zeros(), zeros()), |(m, v)| (m.to_vec(), v.to_vec()))
     }
 
     fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]) {
         let param = &mut self.params.borrow_mut()[id.0];
         assert!(m.len() == param.data.len() && v.len() == param.data.len(), "moments fill the parameter's shape");
         adamw::catch_up(param);
-        param.moments = Some((m.to_vec(), v.to_vec()));
+        param.moments = Some((Lasting::copy(m), Lasting::copy(v)));
     }
 
     fn touch_moments(&self, ids: &[ParamId]) {
@@ -317,8 +318,7 @@ impl Backend for Fused {
         let params = &mut *self.params.borrow_mut();
         for id in ids {
             let param = &mut params[id.0];
-            let len = param.data.len();
-            let (m, v) = param.moments.get_or_insert_with(|| (vec![0.0; len], vec![0.0; len]));
+            let (m, v) = adamw::moments(&mut param.moments, param.data.len());
             for x in m.iter_mut().step_by(PAGE).chain(v.iter_mut().step_by(PAGE)) {
                 *x = std::hint::black_box(*x);
             }

@@ -1,5 +1,6 @@
 //! A parameter's numbers: in memory, or where they lie in a mapped file.
 
+use super::buffer::Lasting;
 use crate::hf::{MappedTensor, WeightType};
 use half::bf16;
 use std::ops::Deref;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 /// f32 numbers, shared: in memory, or in a mapped file until they are first written to.
 #[derive(Clone)]
 pub(crate) enum Weight {
-    Owned(Arc<Vec<f32>>),
+    Owned(Arc<Lasting>),
     /// f32, aligned.
     Mapped(MappedTensor),
 }
@@ -24,10 +25,17 @@ impl Deref for Weight {
     }
 }
 
-impl From<Vec<f32>> for Weight {
-    fn from(data: Vec<f32>) -> Self {
-        Weight::Owned(Arc::new(data))
+impl<T: Into<Lasting>> From<T> for Weight {
+    fn from(data: T) -> Self {
+        Weight::Owned(Arc::new(data.into()))
     }
+}
+
+/// A copy in memory, widened to f32.
+fn read(tensor: &MappedTensor) -> Weight {
+    let mut data = Lasting::zeros(tensor.n_elements());
+    tensor.read_f32(0, &mut data);
+    data.into()
 }
 
 /// What a parameter is kept as.
@@ -50,7 +58,7 @@ impl Stored {
         match tensor.dtype {
             WeightType::F32 if tensor.as_f32().is_some() => Stored::F32(Weight::Mapped(tensor)),
             WeightType::Bf16 if by_rows && tensor.as_bf16().is_some() => Stored::Bf16(tensor),
-            _ => Stored::F32(tensor.to_f32().into()),
+            _ => Stored::F32(read(&tensor)),
         }
     }
 
@@ -73,7 +81,7 @@ impl Stored {
     /// All numbers, as f32; a table of bf16 is widened for good.
     pub fn weight(&mut self) -> &Weight {
         if let Stored::Bf16(tensor) = self {
-            *self = Stored::F32(tensor.to_f32().into());
+            *self = Stored::F32(read(tensor));
         }
         match self {
             Stored::F32(weight) => weight,
@@ -84,10 +92,10 @@ impl Stored {
     /// The numbers to write to, in memory from now on.
     pub fn make_mut(&mut self) -> &mut [f32] {
         if let Weight::Mapped(tensor) = self.weight() {
-            *self = Stored::F32(tensor.to_f32().into());
+            *self = Stored::F32(read(tensor));
         }
         match self {
-            Stored::F32(Weight::Owned(data)) => Arc::<Vec<f32>>::make_mut(data),
+            Stored::F32(Weight::Owned(data)) => Arc::<Lasting>::make_mut(data),
             _ => unreachable!("copied above"),
         }
     }
