@@ -13,7 +13,7 @@ use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
 use super::tile::{BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, panels, rows_left, tiles_at_once, weight_grads};
 use super::weight::Weight;
-use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor};
+use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor, on_pool};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ fn block_at(
     let (input, input_id) = (x.data.clone(), x.id);
     let block = Block::new(level, fused, offsets, params, config);
     let keep = fused.recording() && !fused.recompute.get();
-    let (y, saved) = block.forward(&input, keep);
+    let (y, saved) = on_pool(|| block.forward(&input, keep));
     let (y, y_id) = fused.output(x.rows, x.cols, y);
     if fused.recording() {
         fused.push(move |grads| {

@@ -14,7 +14,7 @@ use super::tile::{
     weight_grads,
 };
 use super::weight::Weight;
-use super::{Fused, Grads};
+use super::{Fused, Grads, on_pool};
 use crate::backend::{Backend, CrossConfig, CrossParams, Tensor};
 use crate::patches::Patches;
 use rayon::prelude::*;
@@ -153,7 +153,7 @@ fn cross(
         Some(order) => Arc::new(gather(data, dim, order)),
     };
     let queries = rows(&x.data);
-    let (y, saved) = layer.forward(&queries, &memory.data);
+    let (y, saved) = on_pool(|| layer.forward(&queries, &memory.data));
     let y = match &order {
         None => y,
         Some(order) => scatter(&y, dim, order),

@@ -9,7 +9,7 @@ use super::gemm::{Mat, MatMut, Write, parallel, serial};
 use super::loops::{exp, max, multiversion};
 use super::rms_norm::{norm_rows, norm_rows_backward};
 use super::weight::Weight;
-use super::{Fused, Value};
+use super::{Fused, Value, on_pool};
 use crate::backend::{Backend, HeadLoss, ParamId, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ pub(super) fn logits(fused: &Fused, x: &Tensor, norm: ParamId, head: ParamId, ep
 pub(super) fn entropies(fused: &Fused, x: &Tensor, norm: ParamId, head: ParamId, eps: f64) -> Vec<f32> {
     let head = Head::new(fused, fused.value(x), norm, head, eps);
     let mut entropies = vec![0.0; x.rows];
-    head.map_rows(&mut entropies, |_, logits| entropy(logits));
+    on_pool(|| head.map_rows(&mut entropies, |_, logits| entropy(logits)));
     entropies
 }
 
@@ -93,9 +93,10 @@ pub(super) fn loss(
     assert!(targets.iter().flatten().all(|&t| (t as usize) < head.vocab), "targets lie in the vocabulary");
     let mut nats = vec![0.0; x.rows];
     let gradients = if fused.recording() {
-        Some(loss_and_gradients(&head, targets, scale as f32, &mut nats))
+        Some(on_pool(|| loss_and_gradients(&head, targets, scale as f32, &mut nats)))
     } else {
-        head.map_rows(&mut nats, |i, logits| targets[i].map_or(0.0, |target| nats_of(logits, target)));
+        let nats_at = |i: usize, logits: &[f32]| targets[i].map_or(0.0, |target| nats_of(logits, target));
+        on_pool(|| head.map_rows(&mut nats, nats_at));
         None
     };
     let total: f64 = nats.iter().map(|&n| n as f64).sum();

@@ -5,7 +5,7 @@ use super::simd::Level;
 use super::tile::{
     BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, tiles_at_once, to_tile, weight_grads,
 };
-use super::{Backend, Fused, ParamId, Tensor};
+use super::{Backend, Fused, ParamId, Tensor, on_pool};
 use rayon::prelude::*;
 
 /// `x @ W^T`, `[n, in] -> [n, out]`.
@@ -19,7 +19,7 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
     assert_eq!(x.cols, cols, "a linear layer's input has its weight's columns");
     let weight = fused.weight(id);
     let (rows, input, input_id) = (x.rows, x.data.clone(), x.id);
-    let y = product(level, &input, cols, &Panels::transposed(level, &[(&weight, out)], cols), out);
+    let y = on_pool(|| product(level, &input, cols, &Panels::transposed(level, &[(&weight, out)], cols), out));
     let (y, y_id) = fused.output(rows, out, y);
     if fused.recording() {
         fused.push(move |grads| {
