@@ -425,7 +425,11 @@ fn exports_for_the_library() {
                 numbers.push((format!("text{i}.logits"), vec![batch.len(), VOCAB], logits));
             }
             let path = folder.join(format!("{fixture}-{variant}.safetensors"));
-            blt_core::checkpoint::write_tensors(&path, numbers.into_iter().map(|(name, shape, data)| (name, shape, move || data.clone()))).unwrap();
+            blt_core::checkpoint::write_tensors(
+                &path,
+                numbers.into_iter().map(|(name, shape, data)| (name, shape, move || data.clone())),
+            )
+            .unwrap();
             println!("{}", dir.display());
         }
     }

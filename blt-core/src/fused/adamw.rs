@@ -363,7 +363,7 @@ mod tests {
                         for (&row, g) in rows.iter().zip(grad.chunks_exact(cols)) {
                             full[row as usize * cols..][..cols].copy_from_slice(g);
                         }
-                        lazy.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(rows.clone(), grad));
+                        lazy.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(rows.clone(), grad.into()));
                         dense.params.borrow_mut()[0].grad = Some(ParamGrad::Dense(full.into()));
                         lazy.adamw(&[id], &step(t, seed));
                         dense.adamw(&[id], &step(t, seed));
@@ -398,7 +398,7 @@ mod tests {
         let (lazy, dense) = (Fused::new(), Fused::new());
         let id = lazy.add_param([2, 1], vec![1.0, 2.0], true);
         dense.add_param([2, 1], vec![1.0, 2.0], false);
-        lazy.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(vec![0], vec![1.0]));
+        lazy.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(vec![0], vec![1.0].into()));
         dense.params.borrow_mut()[0].grad = Some(ParamGrad::Dense(vec![1.0, 0.0].into()));
         for fused in [&lazy, &dense] {
             fused.adamw(&[id], &AdamWStep { eps: 0.0, ..step(1, 1) });
@@ -413,7 +413,7 @@ mod tests {
         let fused = Fused::new();
         let id = fused.add_param([2, 1], vec![1.0, 2.0], true);
         for t in 1..=MAX_MISSED as u64 + 2 {
-            fused.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(vec![0], vec![1.0]));
+            fused.params.borrow_mut()[0].grad = Some(ParamGrad::Rows(vec![0], vec![1.0].into()));
             fused.adamw(&[id], &step(t, 1));
         }
         assert_eq!(fused.params.borrow()[0].lag.steps.len(), 2);
@@ -423,7 +423,9 @@ mod tests {
     fn norm_counts_every_element_once() {
         let grad = noise(3 * TASK + 5, 1);
         let want: f64 = grad.iter().map(|&g| g as f64 * g as f64).sum();
-        for grad in [ParamGrad::Dense(grad.clone().into()), ParamGrad::Rows((0..grad.len() as u32).collect(), grad)] {
+        for grad in
+            [ParamGrad::Dense(grad.clone().into()), ParamGrad::Rows((0..grad.len() as u32).collect(), grad.into())]
+        {
             assert!((squared_norm(&grad) - want).abs() < 1e-9 * want);
         }
         assert_eq!(squared_norm(&ParamGrad::Dense(vec![].into())), 0.0);

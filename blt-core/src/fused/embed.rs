@@ -185,14 +185,14 @@ fn add_gradient(grads: &mut Grads, id: ParamId, rows: &[u32], tables: usize, dy:
 
 /// Sums `dy` by row: the rows that occur, ascending, and for each the sum of `dy[i]` over the ids that read it, in the
 /// order of i. No atomics: (row, i) pairs are sorted, and each row's run is summed by one task.
-fn segment_sums(rows: &[u32], tables: usize, dy: &[f32], dim: usize) -> (Vec<u32>, Vec<f32>) {
+fn segment_sums(rows: &[u32], tables: usize, dy: &[f32], dim: usize) -> (Vec<u32>, Buffer) {
     let mut pairs: Vec<u64> =
         rows.par_iter().enumerate().map(|(at, &row)| (row as u64) << 32 | (at / tables) as u64).collect();
     pairs.par_sort_unstable();
     let row_of = |pair: u64| (pair >> 32) as u32;
     let segments: Vec<&[u64]> = pairs.chunk_by(|&a, &b| row_of(a) == row_of(b)).collect();
     let touched = segments.iter().map(|segment| row_of(segment[0])).collect();
-    let mut sums = vec![0.0; segments.len() * dim];
+    let mut sums = Buffer::zeros(segments.len() * dim);
     sums.par_chunks_mut(dim.max(1)).zip(&segments).with_min_len(16).for_each(|(sum, segment)| {
         sum_rows(segment, dy, sum);
     });
@@ -221,7 +221,7 @@ multiversion! {
 }
 
 /// The sum of two gradients by rows, each ascending and without repeats; so is the result.
-pub(super) fn merge_rows(rows_a: Vec<u32>, a: Vec<f32>, rows_b: Vec<u32>, b: Vec<f32>, cols: usize) -> ParamGrad {
+pub(super) fn merge_rows(rows_a: Vec<u32>, a: Buffer, rows_b: Vec<u32>, b: Buffer, cols: usize) -> ParamGrad {
     let mut rows = Vec::with_capacity(rows_a.len() + rows_b.len());
     let mut sum = Vec::with_capacity(a.len() + b.len());
     let (mut i, mut j) = (0, 0);
@@ -238,7 +238,7 @@ pub(super) fn merge_rows(rows_a: Vec<u32>, a: Vec<f32>, rows_b: Vec<u32>, b: Vec
         i += take_a as usize;
         j += take_b as usize;
     }
-    ParamGrad::Rows(rows, sum)
+    ParamGrad::Rows(rows, sum.into())
 }
 
 #[cfg(test)]
@@ -291,9 +291,9 @@ mod tests {
                 let sum = sums.entry(row).or_insert([0.0f32; 2]);
                 *sum = [sum[0] + v as f32, sum[1] + 1.0];
             }
-            let ParamGrad::Rows(rows, grad) = merge_rows(ra, ga, rb, gb, 2) else { panic!("rows stay rows") };
+            let ParamGrad::Rows(rows, grad) = merge_rows(ra, ga.into(), rb, gb.into(), 2) else { panic!("rows stay rows") };
             prop_assert_eq!(rows, sums.keys().copied().collect::<Vec<_>>());
-            prop_assert_eq!(grad, sums.values().flatten().copied().collect::<Vec<_>>());
+            prop_assert_eq!(grad.to_vec(), sums.values().flatten().copied().collect::<Vec<_>>());
         }
     }
 

@@ -54,7 +54,7 @@ pub(crate) struct Value {
 pub(crate) enum ParamGrad {
     Dense(Buffer),
     /// Row numbers, ascending, and their gradients `[rows.len(), cols]`.
-    Rows(Vec<u32>, Vec<f32>),
+    Rows(Vec<u32>, Buffer),
 }
 
 pub(crate) struct Param {
@@ -122,7 +122,7 @@ impl Grads<'_> {
     }
 
     /// Adds a gradient by rows (`rows` ascending, each once) to a table's.
-    pub fn add_rows(&mut self, id: ParamId, rows: Vec<u32>, grad: Vec<f32>) {
+    pub fn add_rows(&mut self, id: ParamId, rows: Vec<u32>, grad: Buffer) {
         let param = &mut self.params[id.0];
         param.grad = Some(match param.grad.take() {
             None => ParamGrad::Rows(rows, grad),

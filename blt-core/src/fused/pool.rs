@@ -160,13 +160,13 @@ mod tests {
             fused.record(true);
             let data = [3.0, 3.0, 1.0, 3.0, -2.0, -2.0].map(|x| sign * x);
             let (h, id) = fused.output(6, 1, Buffer::copy(&data));
-            let caught = std::rc::Rc::new(std::cell::RefCell::new(None));
+            let caught = std::sync::Arc::new(std::sync::Mutex::new(None));
             let to = caught.clone();
-            fused.push(move |grads| *to.borrow_mut() = grads.take(id));
+            fused.push(move |grads| *to.lock().unwrap() = grads.take(id));
             let y = pool(&fused, &h, &patches(&[4, 2]), pooling);
             assert_eq!(fused.to_host(&y), [sign * 3.0, sign * -2.0]);
             fused.backward(&weighted_sum(&fused, &y, &[6.0, 5.0]));
-            assert_eq!(caught.borrow().as_deref(), Some(&[2.0, 2.0, 0.0, 2.0, 2.5, 2.5][..]));
+            assert_eq!(caught.lock().unwrap().as_deref(), Some(&[2.0, 2.0, 0.0, 2.0, 2.5, 2.5][..]));
         }
     }
 

@@ -3,8 +3,7 @@
 use super::Fused;
 use super::buffer::Buffer;
 use crate::backend::{Backend, ParamId, Tensor};
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 /// Uniform in -1 to 1.
 pub fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -50,14 +49,14 @@ pub fn in_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R 
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
 }
 
-type Captured = Rc<RefCell<Option<Vec<f32>>>>;
+type Captured = Arc<Mutex<Option<Vec<f32>>>>;
 
 /// A value whose gradient is caught. While recording.
 fn input(fused: &Fused, x: &Matrix) -> (Tensor, Captured) {
     let (x, id) = fused.output(x.shape[0], x.shape[1], Buffer::copy(&x.data));
     let caught: Captured = Default::default();
     let to = caught.clone();
-    fused.push(move |grads| *to.borrow_mut() = grads.take(id).map(|g| g.to_vec()));
+    fused.push(move |grads| *to.lock().unwrap() = grads.take(id).map(|g| g.to_vec()));
     (x, caught)
 }
 
@@ -90,7 +89,7 @@ where
         let y = op(&fused, &xs, &ids);
         assert_eq!(bits(&unrecorded), bits(&fused.to_host(&y)), "recording changes nothing");
         fused.backward(&weighted_sum(&fused, &y, &noise(unrecorded.len(), 99)));
-        gradients = caught.iter().map(|c| c.borrow().clone()).collect();
+        gradients = caught.iter().map(|c| c.lock().unwrap().clone()).collect();
     }
     gradients.extend(ids.iter().map(|&id| fused.grad(id)));
     (unrecorded, gradients)
