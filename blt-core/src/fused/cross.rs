@@ -214,10 +214,8 @@ struct Layer {
     segments: Segments,
 }
 
-/// What backward needs besides the inputs; the normalised inputs are computed again.
+/// What backward needs besides the inputs; the normalised inputs and the queries are computed again.
 struct Saved {
-    /// `[nq, heads * head_dim]`; empty for one key.
-    q: Buffer,
     /// `[nk, kv_stride]`
     kv: Buffer,
     /// What attention put out, `[nq, heads * head_dim]`.
@@ -228,10 +226,7 @@ impl Layer {
     fn forward(&self, x: &[f32], memory: &[f32]) -> (Buffer, Saved) {
         let (level, dim, heads, segments) = (self.level, self.dim, &self.heads, &self.segments);
         let width = heads.width();
-        let q = match segments.one_key {
-            true => Buffer::new(0),
-            false => self.project(x, &self.q_norm, &self.q, width),
-        };
+        let q = self.queries(x);
         let kv = self.project(memory, &self.k_norm, &self.kv, heads.kv_stride);
 
         let mut attended = Buffer::zeros(x.len() / dim * width);
@@ -259,7 +254,15 @@ impl Layer {
             y.iter_mut().zip(x).for_each(|(y, x)| *y = 2.0 * x);
             o.apply_to_rows(level, &tile, y, dim);
         });
-        (y, Saved { q, kv, attended })
+        (y, Saved { kv, attended })
+    }
+
+    /// `[nq, heads * head_dim]`; empty for one key.
+    fn queries(&self, x: &[f32]) -> Buffer {
+        match self.segments.one_key {
+            true => Buffer::new(0),
+            false => self.project(x, &self.q_norm, &self.q, self.heads.width()),
+        }
     }
 
     /// `norm(x) @ weight^T`, `[n, out]`.
@@ -348,7 +351,8 @@ impl Layer {
     ) -> (Buffer, Buffer) {
         let (heads, segments) = (&self.heads, &self.segments);
         let (width, stride) = (heads.width(), heads.kv_stride);
-        let Saved { q, kv, attended } = saved;
+        let Saved { kv, attended } = saved;
+        let q = self.queries(x);
         let d_attended = self.output_backward(&attended, &dy, params, grads);
 
         let mut dq = Buffer::zeros(q.len());
