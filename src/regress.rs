@@ -4,7 +4,7 @@ use crate::cli::{Engine, Pipeline, check_report, fail, interrupted, plain, say, 
 use crate::progress;
 use blt_graph::write_atomic;
 use blt_plugins::regress::{Baseline, BaselineError, Comparison, Measured};
-use blt_plugins::regress::{failed_junit, failed_markdown, junit, markdown, table};
+use blt_plugins::regress::{advice, failed_junit, failed_markdown, junit, markdown, table};
 use clap::Args;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -112,6 +112,9 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         say(&format!("{path} is a new baseline of {numbers} numbers")).map_err(plain)?;
     } else {
         say(&table(&comparison, args.all)).map_err(plain)?;
+        if let Some(advice) = advice(&comparison).filter(|_| !args.update) {
+            say(advice).map_err(plain)?;
+        }
         report(args, || junit(&comparison), || markdown(&comparison))?;
     }
     say(&report_of_run.dir.path.display().to_string()).map_err(plain)?;

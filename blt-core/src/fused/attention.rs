@@ -1,74 +1,70 @@
 //! Windowed causal attention within spans, grouped heads, forward and backward, without a score matrix.
 //!
-//! A task takes one head and some rows of one span, packs the keys and values that they see, and walks tiles of queries
-//! over blocks of keys: an online softmax forward; backward, the probabilities again from the saved log-sum-exp. Tiles
-//! and blocks are counted from the start of the span, so a span's numbers do not depend on what it is batched with, and
-//! a row's not on later rows. Blocks that no row of a tile sees are skipped.
+//! A task takes one head and some rows of one span, and walks tiles of queries over blocks of the keys that they see: an
+//! online softmax forward; backward, the probabilities again from the saved log-sum-exp. Scores
+//! stand transposed, `[keys][QUERIES]`: a vector holds a key's scores of sixteen queries, so that greatest scores, sums and
+//! scales are vectors too, and nothing is summed across one. Sixteen keys are a group, and a vector of queries passes over
+//! the groups that none of its queries sees: of a window of 512, one pair in 33 is computed for nothing.
+//!
+//! Tiles, blocks and groups are counted from the start of the span, so a span's numbers do not depend on what it is batched
+//! with, and a row's not on later rows.
 //!
 //! Scores are in units of log2: queries come scaled by `head_dim^-0.5 * log2(e)`.
 
 use super::buffer::{Buffer, Scratch};
+use super::loops::dot;
 use super::simd::{LANES, Level, Simd, kernel};
 use super::tile::{Into, Left, PANEL, band, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of a tile of queries: a multiple of the microkernels' 6 and 12, few, so that little of a partly visible block is wasted.
-const QUERIES: usize = 24;
+/// Queries of a tile: three vectors, so that a microkernel of eight rows fills the registers.
+const QUERIES: usize = 48;
 
-/// Keys of a block, forward: a tile's scores stay in L1.
+/// Keys of a group: each is one row of scores, and a vector of queries sees some of a group's keys, all or none.
+const GROUP: usize = LANES;
+
+/// Keys of a block: its scores stay in L1.
 const KEYS: usize = 128;
 
-/// Rows of a tile of queries, backward: the depth of the products that make the keys' gradients.
-const QUERIES_BACKWARD: usize = 48;
-
-/// Keys of a block, backward.
+/// Keys of a block, backward, where the scores' gradients lie beside them.
 const KEYS_BACKWARD: usize = 64;
 
-/// Queries of a forward task, at least: fewer would pack too many keys for too few queries.
-const TASK_QUERIES: usize = 480;
+/// Queries of a forward task, at least.
+const TASK_QUERIES: usize = 192;
 
 /// Keys of a backward task, about; without a window, at most a quarter of a longer span.
-const TASK_KEYS: usize = 1152;
+const TASK_KEYS: usize = 576;
 
 /// Stands for minus infinity where infinity would give NaN.
 const NEVER: f32 = -1e30;
 
-/// How packed rows `[n, stride]` hold queries, keys and values.
+/// Which heads there are. Their queries, keys and values lie in planes, `[heads + 2 * kv_heads][n][head_dim]`: of the queries,
+/// then the keys, then the values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
     pub window: Option<usize>,
-    /// Elements from row to row. Head h's query starts at column `h * head_dim`.
-    pub stride: usize,
-    pub k_column: usize,
-    pub v_column: usize,
 }
 
 impl Layout {
+    pub fn planes(&self) -> usize {
+        self.heads + 2 * self.kv_heads
+    }
+
     /// The first key that query i sees.
     fn first_key(&self, i: usize) -> usize {
         self.window.map_or(0, |window| (i + 1).saturating_sub(window))
     }
 
-    /// Columns of head h's query, key and value.
-    fn columns(&self, h: usize) -> [usize; 3] {
-        let kv = h / (self.heads / self.kv_heads) * self.head_dim;
-        [h * self.head_dim, self.k_column + kv, self.v_column + kv]
-    }
-
-    /// Columns `from .. to` of the block of keys at `block` that some query of `tile` sees, in whole vectors, and, where
-    /// some query does not see all of them, the bounds of the first query's columns, which move by one with each query.
-    fn seen(&self, tile: &Range<usize>, block: usize, keys: usize) -> (Range<usize>, Option<(isize, isize)>) {
-        let from = self.first_key(tile.start).saturating_sub(block) / LANES * LANES;
-        let to = (tile.end - block).min(keys).next_multiple_of(LANES);
-        let whole = self.first_key(tile.end - 1) <= block + from && tile.start + 1 >= block + to;
-        let low =
-            self.window.map_or(isize::MIN / 2, |window| tile.start as isize + 1 - window as isize - block as isize);
-        let high = tile.start as isize + 1 - block as isize;
-        (from..to, (!whole).then_some((low, high)))
+    /// The query, key and value rows of head h in one span, each `[span.len(), head_dim]`.
+    fn rows<'a>(&self, planes: &'a [f32], h: usize, span: Range<usize>) -> [&'a [f32]; 3] {
+        let kv = self.heads + h / (self.heads / self.kv_heads);
+        let size = planes.len() / self.planes();
+        [h, kv, kv + self.kv_heads]
+            .map(|plane| &planes[plane * size..][span.start * self.head_dim..span.end * self.head_dim])
     }
 }
 
@@ -85,105 +81,174 @@ const fn lcm(a: usize, b: usize) -> usize {
     a / x * b
 }
 
-/// Lanes of the vector at `column` within `low .. high`.
-#[inline(always)]
-fn lane_mask(column: usize, low: isize, high: isize) -> u16 {
-    let bits = |bound: isize| (1u32 << (bound - column as isize).clamp(0, LANES as isize)) - 1;
-    (bits(high) & !bits(low)) as u16
+/// A tile of queries, and which keys its vectors see. `start` and a block's first key are multiples of [`GROUP`].
+#[derive(Clone, Copy)]
+struct Tile {
+    start: usize,
+    /// Vectors of queries; lanes after the span's last query hold zeros.
+    vectors: usize,
+    window: Option<usize>,
 }
 
-/// Copies `rows` rows of `head_dim` elements, `stride` apart, to rows of `width`, zeros after them and in the rows up to
-/// `padded`.
-fn pack_rows(from: &[f32], stride: usize, rows: usize, head_dim: usize, to: &mut [f32], width: usize, padded: usize) {
-    for (r, to) in to.chunks_exact_mut(width).take(padded).enumerate() {
-        if r < rows {
-            to[..head_dim].copy_from_slice(&from[r * stride..][..head_dim]);
-            to[head_dim..].fill(0.0);
-        } else {
-            to.fill(0.0);
+impl Tile {
+    fn new(layout: &Layout, queries: &Range<usize>) -> Self {
+        Self { start: queries.start, vectors: queries.len().div_ceil(LANES), window: layout.window }
+    }
+
+    /// The keys, in whole groups, that some query of vector v sees.
+    fn keys(&self, v: usize) -> Range<usize> {
+        let first = self.start + v * LANES;
+        let from = self.window.map_or(0, |window| (first + 1).saturating_sub(window));
+        from / GROUP * GROUP..first + GROUP
+    }
+
+    /// Those of them in a block of `len` keys, in whole groups, counted from its start.
+    fn keys_in(&self, v: usize, block: usize, len: usize) -> Range<usize> {
+        let (keys, end) = (self.keys(v), block + len.next_multiple_of(GROUP));
+        keys.start.clamp(block, end) - block..keys.end.clamp(block, end) - block
+    }
+
+    /// Lanes of vector v that see the key.
+    #[inline(always)]
+    fn mask(&self, v: usize, key: usize) -> u16 {
+        // Query q sees the keys q - window + 1 ..= q.
+        let first = (self.start + v * LANES) as isize;
+        let low = key as isize - first;
+        let high = self.window.map_or(LANES as isize, |window| low.saturating_add_unsigned(window));
+        let bits = |bound: isize| (1u32 << bound.clamp(0, LANES as isize)) - 1;
+        (bits(high) & !bits(low)) as u16
+    }
+
+    /// Whether every lane of vector v sees the whole group of keys from `key` on.
+    #[inline(always)]
+    fn sees_all(&self, v: usize, key: usize) -> bool {
+        let first = self.start + v * LANES;
+        key + GROUP <= first + 1 && self.window.is_none_or(|window| key.saturating_add(window) > first + LANES - 1)
+    }
+
+    /// Calls `f` with runs of a block's keys (from its start) and the vectors that see some key of each of their groups.
+    fn runs(&self, block: usize, len: usize, mut f: impl FnMut(Range<usize>, Range<usize>)) {
+        let whole = 0..len.next_multiple_of(GROUP);
+        if (0..self.vectors).all(|v| self.keys_in(v, block, len) == whole) {
+            return f(0..len, 0..self.vectors);
+        }
+        let seen = |group: usize| {
+            let sees = |v: &usize| self.keys_in(*v, block, len).contains(&group);
+            // Vectors see ascending ranges, so those that see a group are neighbours.
+            let from = (0..self.vectors).find(sees).unwrap_or(0);
+            from..(from..self.vectors).rfind(sees).map_or(from, |last| last + 1)
+        };
+        let mut from = 0;
+        while from < len {
+            let vectors = seen(from);
+            let mut to = from + GROUP;
+            while to < len && seen(to) == vectors {
+                to += GROUP;
+            }
+            if !vectors.is_empty() {
+                f(from..to.min(len), vectors);
+            }
+            from = to;
         }
     }
 }
 
-/// `scores[.., columns] = left @ packed columns`, `left` `[rows, head_dim]` with rows `width` apart.
-#[allow(clippy::too_many_arguments)]
-fn score(
-    level: Level,
-    left: &[f32],
-    width: usize,
-    rows: usize,
-    head_dim: usize,
-    panels: &[f32],
-    first: usize,
-    columns: &Range<usize>,
-    scores: &mut [f32],
-    stride: usize,
-) {
-    let mut c = columns.start;
-    while c < columns.end {
-        let key = first + c;
-        let cols = (PANEL - key % PANEL).min(columns.end - c);
-        let panel = &panels[key / PANEL * PANEL * head_dim + key % PANEL..];
-        band(
-            level,
-            (rows, cols, head_dim),
-            Left::strided(left, width, 1),
-            panel,
-            PANEL,
-            &mut scores[c..],
-            stride,
-            Into::Set,
-        );
-        c += cols;
+/// Copies rows of `head_dim` elements, `stride` apart, to rows of `width`, zeros after them.
+fn pack_rows(from: &[f32], stride: usize, head_dim: usize, to: &mut [f32], width: usize) {
+    for (to, from) in to.chunks_exact_mut(width).zip(from.chunks(stride)) {
+        to[..head_dim].copy_from_slice(&from[..head_dim]);
+        to[head_dim..].fill(0.0);
     }
+}
+
+/// `scores = keys @ queries` of a block's runs: `keys` `[keys][head_dim]` from the block's first on, `queries`
+/// `[head_dim][PANEL]`.
+fn score(level: Level, tile: &Tile, block: usize, len: usize, keys: &[f32], queries: &[f32], scores: &mut [f32]) {
+    let head_dim = queries.len() / PANEL;
+    tile.runs(block, len, |run, vectors| {
+        let column = vectors.start * LANES;
+        let shape = (run.len(), vectors.len() * LANES, head_dim);
+        let keys = Left::strided(&keys[run.start * head_dim..], head_dim, 1);
+        let to = &mut scores[run.start * QUERIES + column..];
+        band(level, shape, keys, &queries[column..], PANEL, to, QUERIES, Into::Set);
+    });
+}
+
+/// `sums [head_dim][QUERIES] += rows^T @ weights` of a block's runs: `rows` `[keys][head_dim]` from the block's first on,
+/// `weights` `[keys][QUERIES]`.
+fn gather(level: Level, tile: &Tile, block: usize, len: usize, rows: &[f32], weights: &[f32], sums: &mut [f32]) {
+    let head_dim = sums.len() / QUERIES;
+    tile.runs(block, len, |run, vectors| {
+        let column = vectors.start * LANES;
+        let shape = (head_dim, vectors.len() * LANES, run.len());
+        let rows = Left::strided(&rows[run.start * head_dim..], 1, head_dim);
+        let weights = &weights[run.start * QUERIES + column..];
+        band(level, shape, rows, weights, QUERIES, &mut sums[column..], QUERIES, Into::Chain);
+    });
+}
+
+/// Vector v of a row of [`QUERIES`].
+#[inline(always)]
+fn lanes_of(row: &[f32], v: usize) -> &[f32; LANES] {
+    &row.as_chunks().0[v]
+}
+
+#[inline(always)]
+fn lanes_of_mut(row: &mut [f32], v: usize) -> &mut [f32; LANES] {
+    &mut row.as_chunks_mut().0[v]
 }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn soften_body<S: Simd>(
     s: S,
-    rows: usize,
-    columns: Range<usize>,
-    bounds: Option<(isize, isize)>,
+    tile: &Tile,
+    block: usize,
+    len: usize,
     scores: &mut [f32],
     greatest: &mut [f32],
     sums: &mut [f32],
     out: &mut [f32],
 ) {
-    let width = out.len() / rows;
-    for r in 0..rows {
-        let row = scores[r * KEYS..][columns.clone()].as_chunks_mut::<LANES>().0;
-        let mut top = s.splat(NEVER);
-        match bounds {
-            None => {
-                for x in row.iter() {
-                    top = s.max(s.load(x), top);
+    for v in 0..tile.vectors {
+        let keys = tile.keys_in(v, block, len);
+        let rows = &mut scores[keys.start * QUERIES..keys.end * QUERIES];
+        // Maxima that do not wait for each other.
+        let mut tops = [s.splat(NEVER); 4];
+        for (g, group) in rows.chunks_exact_mut(GROUP * QUERIES).enumerate() {
+            let first = block + keys.start + g * GROUP;
+            if !tile.sees_all(v, first) {
+                for (r, row) in group.chunks_exact_mut(QUERIES).enumerate() {
+                    let x = lanes_of_mut(row, v);
+                    let seen = s.select(tile.mask(v, first + r), s.load(x), s.splat(NEVER));
+                    s.store(x, seen);
                 }
             }
-            Some((low, high)) => {
-                for (i, x) in row.iter_mut().enumerate() {
-                    let mask = lane_mask(columns.start + i * LANES, low + r as isize, high + r as isize);
-                    let v = s.select(mask, s.load(x), s.splat(NEVER));
-                    s.store(x, v);
-                    top = s.max(v, top);
+            for rows in group.chunks_exact(4 * QUERIES) {
+                for (row, top) in rows.chunks_exact(QUERIES).zip(&mut tops) {
+                    *top = s.max(s.load(lanes_of(row, v)), *top);
                 }
             }
         }
-        let (before, now) = (greatest[r], s.greatest(top).max(greatest[r]));
-        let sum = &mut sums[r * LANES..].as_chunks_mut::<LANES>().0[0];
+        let (greatest, sum) = (lanes_of_mut(greatest, v), lanes_of_mut(sums, v));
+        let before = s.load(greatest);
+        let now = s.max(s.max(s.max(tops[0], tops[1]), s.max(tops[2], tops[3])), before);
         let mut total = s.load(sum);
-        if now > before {
-            let factor = s.exp2_finite(s.splat(before - now));
+        if s.to_array(now) != s.to_array(before) {
+            // One, exactly, for the queries whose greatest score stays.
+            let factor = s.exp2_finite(s.sub(before, now));
             total = s.mul(total, factor);
-            for x in out[r * width..][..width].as_chunks_mut::<LANES>().0 {
+            for row in out.chunks_exact_mut(QUERIES) {
+                let x = lanes_of_mut(row, v);
                 let scaled = s.mul(s.load(x), factor);
                 s.store(x, scaled);
             }
-            greatest[r] = now;
+            s.store(greatest, now);
         }
-        // A row that has seen no key yet: the powers below are 0, not 1.
-        let base = s.splat(if now == NEVER { 0.0 } else { now });
-        for x in row.iter_mut() {
+        // Of a query that has seen no key yet the powers are 0, not 1.
+        let base = s.max(now, s.splat(NEVER / 2.0));
+        for row in rows.chunks_exact_mut(QUERIES) {
+            let x = lanes_of_mut(row, v);
             let p = s.exp2_finite(s.sub(s.load(x), base));
             s.store(x, p);
             total = s.add(total, p);
@@ -193,12 +258,13 @@ fn soften_body<S: Simd>(
 }
 
 kernel!(
-    /// One step of the online softmax over a tile of scores `[rows, KEYS]`: turns `columns` into powers relative to the rows'
-    /// greatest scores so far, and brings `sums` (`[rows, LANES]`) and `out` (`[rows, width]`) to the same scale.
+    /// One step of the online softmax over a block of scores `[len, QUERIES]`: turns those that are seen into powers relative
+    /// to the queries' greatest scores so far, those that are not into zeros, and brings `sums` (`[QUERIES]`) and `out`
+    /// (`[head_dim, QUERIES]`) to the same scale.
     fn soften(
-        rows: usize,
-        columns: Range<usize>,
-        bounds: Option<(isize, isize)>,
+        tile: &Tile,
+        block: usize,
+        len: usize,
         scores: &mut [f32],
         greatest: &mut [f32],
         sums: &mut [f32],
@@ -207,36 +273,39 @@ kernel!(
 );
 
 #[inline(always)]
-fn finish_body<S: Simd>(
-    s: S,
-    greatest: &[f32],
-    sums: &[f32],
-    tile: &[f32],
-    head_dim: usize,
-    out: &mut [f32],
-    lse: &mut [f32],
-) {
-    let width = tile.len() / greatest.len();
-    for (r, out) in out.chunks_exact_mut(head_dim).enumerate() {
-        let sum = s.sum(s.load(&sums.as_chunks::<LANES>().0[r]));
-        let factor = 1.0 / sum;
-        for (to, x) in out.iter_mut().zip(&tile[r * width..]) {
-            *to = x * factor;
+fn turn_body<S: Simd>(s: S, columns: &[f32], scale: &[f32], rows: &mut [f32]) {
+    let head_dim = columns.len() / QUERIES;
+    for (r, rows) in rows.chunks_mut(LANES * head_dim).enumerate() {
+        let scale = s.load(lanes_of(scale, r));
+        for (c, columns) in columns.chunks(LANES * QUERIES).enumerate() {
+            let mut block = [s.splat(0.0); LANES];
+            for (v, column) in block.iter_mut().zip(columns.chunks_exact(QUERIES)) {
+                *v = s.mul(s.load(lanes_of(column, r)), scale);
+            }
+            for (row, v) in rows.chunks_exact_mut(head_dim).zip(s.transpose(block)) {
+                let to = &mut row[c * LANES..];
+                match to.first_chunk_mut() {
+                    Some(to) => s.store(to, v),
+                    None => {
+                        let len = to.len();
+                        to.copy_from_slice(&s.to_array(v)[..len]);
+                    }
+                }
+            }
         }
-        lse[r] = greatest[r] + sum.log2();
     }
 }
 
 kernel!(
-    /// Divides a tile's outputs by their sums.
-    fn finish(greatest: &[f32], sums: &[f32], tile: &[f32], head_dim: usize, out: &mut [f32], lse: &mut [f32]) = finish_body
+    /// `rows [queries, head_dim] = columns^T * scale`, `columns` `[head_dim, QUERIES]`, `scale` `[QUERIES]`.
+    fn turn(columns: &[f32], scale: &[f32], rows: &mut [f32]) = turn_body
 );
 
-/// Attention over rows `qkv` `[n, stride]`: outputs `[heads, n, head_dim]` and log2-sum-exps `[heads, n]`.
+/// Attention over planes `qkv` ([`Layout`]): outputs `[heads, n, head_dim]` and log2-sum-exps `[heads, n]`.
 pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout) -> (Buffer, Buffer) {
     struct Task<'a> {
         head: usize,
-        span: usize,
+        span: Range<usize>,
         queries: Range<usize>,
         out: &'a mut [f32],
         lse: &'a mut [f32],
@@ -246,7 +315,7 @@ pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Lay
     let mut lse = Buffer::new(layout.heads * n);
     let (mut tasks, mut rest) = (Vec::new(), (&mut *out, &mut *lse));
     // How the queries are shared out does not show in the results.
-    let share = (layout.heads * n / (8 * rayon::current_num_threads())).max(TASK_QUERIES);
+    let share = (layout.heads * n / (32 * rayon::current_num_threads())).max(TASK_QUERIES);
     for head in 0..layout.heads {
         for span in offsets.windows(2) {
             let len = span[1] - span[0];
@@ -256,67 +325,54 @@ pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Lay
                 let (out, out_rest) = rest.0.split_at_mut(queries.len() * layout.head_dim);
                 let (lse, lse_rest) = rest.1.split_at_mut(queries.len());
                 rest = (out_rest, lse_rest);
-                tasks.push(Task { head, span: span[0], queries, out, lse });
+                tasks.push(Task { head, span: span[0]..span[1], queries, out, lse });
             }
         }
     }
     tasks.into_par_iter().for_each(|task| {
-        forward_task(level, &qkv[task.span * layout.stride..], layout, task.head, task.queries, task.out, task.lse);
+        let rows = layout.rows(qkv, task.head, task.span);
+        forward_task(level, rows, layout, task.queries, task.out, task.lse);
     });
     (out, lse)
 }
 
-/// Attention of some queries of one head; `qkv` starts at the span.
+/// Attention of some queries of one head, of whose span the rows are.
 fn forward_task(
     level: Level,
-    qkv: &[f32],
+    [q, k, v]: [&[f32]; 3],
     layout: &Layout,
-    head: usize,
     queries: Range<usize>,
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let (head_dim, stride) = (layout.head_dim, layout.stride);
-    let width = head_dim.next_multiple_of(LANES);
-    let [q_column, k_column, v_column] = layout.columns(head);
-    let first = layout.first_key(queries.start) / KEYS * KEYS;
-    let keys = queries.end - first;
-    let padded = keys.next_multiple_of(PANEL);
-    let mut buffer = Scratch::new(padded * head_dim + padded * width + QUERIES * (head_dim + width + KEYS + LANES + 1));
-    let (k, buffer) = buffer.split_at_mut(padded * head_dim);
-    let (v, buffer) = buffer.split_at_mut(padded * width);
-    let (q, buffer) = buffer.split_at_mut(QUERIES * head_dim);
-    let (o, buffer) = buffer.split_at_mut(QUERIES * width);
-    let (scores, buffer) = buffer.split_at_mut(QUERIES * KEYS);
-    let (sums, greatest) = buffer.split_at_mut(QUERIES * LANES);
-    pack_columns(level, &qkv[first * stride + k_column..], stride, keys, head_dim, k);
-    pack_rows(&qkv[first * stride + v_column..], stride, keys, head_dim, v, width, padded);
-    for start in queries.clone().step_by(QUERIES) {
-        let tile = start..queries.end.min(start + QUERIES);
-        let rows = tile.len();
-        pack_rows(&qkv[start * stride + q_column..], stride, rows, head_dim, q, head_dim, rows);
-        let (o, greatest, sums) = (&mut o[..rows * width], &mut greatest[..rows], &mut sums[..rows * LANES]);
+    let head_dim = layout.head_dim;
+    let mut buffer = Scratch::new(head_dim * (PANEL + QUERIES) + (KEYS + 3) * QUERIES);
+    let (columns, buffer) = buffer.split_at_mut(head_dim * PANEL);
+    let (o, buffer) = buffer.split_at_mut(head_dim * QUERIES);
+    let (scores, buffer) = buffer.split_at_mut(KEYS * QUERIES);
+    let (sums, buffer) = buffer.split_at_mut(QUERIES);
+    let (greatest, shares) = buffer.split_at_mut(QUERIES);
+    let outputs = out.chunks_mut(QUERIES * head_dim).zip(lse.chunks_mut(QUERIES));
+    for (start, (out, lse)) in queries.step_by(QUERIES).zip(outputs) {
+        let end = start + lse.len();
+        let tile = Tile::new(layout, &(start..end));
+        pack_columns(level, &q[start * head_dim..], head_dim, lse.len(), head_dim, columns);
         o.fill(0.0);
         sums.fill(0.0);
         greatest.fill(NEVER);
-        for block in (layout.first_key(start) / KEYS * KEYS..tile.end).step_by(KEYS) {
-            let (columns, bounds) = layout.seen(&tile, block, KEYS);
-            score(level, q, head_dim, rows, head_dim, k, block - first, &columns, scores, KEYS);
-            soften(level, rows, columns.clone(), bounds, scores, greatest, sums, o);
-            let v = &v[(block - first + columns.start) * width..];
-            let powers = Left::strided(&scores[columns.start..], KEYS, 1);
-            band(level, (rows, width, columns.len()), powers, v, width, o, width, Into::Chain);
+        for block in (tile.keys(0).start..end).step_by(KEYS) {
+            let (len, at) = (KEYS.min(end - block), block * head_dim);
+            score(level, &tile, block, len, &k[at..], columns, scores);
+            soften(level, &tile, block, len, scores, greatest, sums, o);
+            gather(level, &tile, block, len, &v[at..], scores, o);
         }
-        let at = start - queries.start;
-        finish(
-            level,
-            greatest,
-            sums,
-            o,
-            head_dim,
-            &mut out[at * head_dim..][..rows * head_dim],
-            &mut lse[at..][..rows],
-        );
+        for (share, sum) in shares.iter_mut().zip(&*sums) {
+            *share = 1.0 / sum;
+        }
+        turn(level, o, shares, out);
+        for (lse, (greatest, sum)) in lse.iter_mut().zip(greatest.iter().zip(&*sums)) {
+            *lse = greatest + sum.log2();
+        }
     }
 }
 
@@ -341,7 +397,7 @@ pub(crate) struct Gradients {
     parts: Vec<Vec<Part>>,
 }
 
-/// What [`backward`] reads beside the packed rows.
+/// What [`backward`] reads beside the planes.
 pub(crate) struct Outputs<'a> {
     /// `[heads, n, head_dim]`
     pub out: &'a [f32],
@@ -362,7 +418,7 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
         // so that the parts of dq stay within a small multiple of dq. The shares show in how dq is summed, so they follow
         // from the span alone.
         let share = layout.window.unwrap_or(len.div_ceil(4)).max(TASK_KEYS);
-        let size = even_share(len, share, lcm(QUERIES_BACKWARD, KEYS_BACKWARD));
+        let size = even_share(len, share, lcm(QUERIES, KEYS_BACKWARD));
         for start in (0..len).step_by(size) {
             let keys = start..len.min(start + size);
             let queries = start..layout.window.map_or(len, |window| len.min((keys.end - 1).saturating_add(window)));
@@ -372,7 +428,9 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
     let done: Vec<(usize, Part)> = tasks
         .into_par_iter()
         .map(|(slot, keys, queries)| {
-            (slot, backward_task(level, qkv, layout, outputs, slot / spans, offsets, slot % spans, keys, queries))
+            let (head, span) = (slot / spans, slot % spans);
+            let rows = layout.rows(qkv, head, offsets[span]..offsets[span + 1]);
+            (slot, backward_task(level, rows, layout, outputs, head, offsets, span, keys, queries))
         })
         .collect();
     let mut parts: Vec<Vec<Part>> = (0..layout.heads * spans).map(|_| Vec::new()).collect();
@@ -386,37 +444,44 @@ pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &La
 #[allow(clippy::too_many_arguments)]
 fn unsoften_body<S: Simd>(
     s: S,
-    rows: usize,
-    columns: Range<usize>,
-    bounds: Option<(isize, isize)>,
+    tile: &Tile,
+    block: usize,
+    len: usize,
     scores: &mut [f32],
     grads: &mut [f32],
     lse: &[f32],
     deltas: &[f32],
 ) {
-    for r in 0..rows {
-        let scores = scores[r * KEYS_BACKWARD..][columns.clone()].as_chunks_mut::<LANES>().0;
-        let grads = grads[r * KEYS_BACKWARD..][columns.clone()].as_chunks_mut::<LANES>().0;
-        let (lse, delta) = (s.splat(lse[r]), s.splat(deltas[r]));
-        for (i, (x, g)) in scores.iter_mut().zip(grads).enumerate() {
-            let mut p = s.exp2_finite(s.sub(s.load(x), lse));
-            if let Some((low, high)) = bounds {
-                let mask = lane_mask(columns.start + i * LANES, low + r as isize, high + r as isize);
-                p = s.select(mask, p, s.splat(0.0));
+    for v in 0..tile.vectors {
+        let keys = tile.keys_in(v, block, len);
+        let (lse, delta) = (s.load(lanes_of(lse, v)), s.load(lanes_of(deltas, v)));
+        let groups = scores[keys.start * QUERIES..keys.end * QUERIES]
+            .chunks_exact_mut(GROUP * QUERIES)
+            .zip(grads[keys.start * QUERIES..].chunks_exact_mut(GROUP * QUERIES));
+        for (g, (scores, grads)) in groups.enumerate() {
+            let first = block + keys.start + g * GROUP;
+            let all = tile.sees_all(v, first);
+            let rows = scores.chunks_exact_mut(QUERIES).zip(grads.chunks_exact_mut(QUERIES));
+            for (r, (score, grad)) in rows.enumerate() {
+                let (x, g) = (lanes_of_mut(score, v), lanes_of_mut(grad, v));
+                let mut p = s.exp2_finite(s.sub(s.load(x), lse));
+                if !all {
+                    p = s.select(tile.mask(v, first + r), p, s.splat(0.0));
+                }
+                s.store(x, p);
+                let grad = s.mul(p, s.sub(s.load(g), delta));
+                s.store(g, grad);
             }
-            s.store(x, p);
-            let grad = s.mul(p, s.sub(s.load(g), delta));
-            s.store(g, grad);
         }
     }
 }
 
 kernel!(
-    /// Turns scores into probabilities, and the probabilities' gradients into the scores'.
+    /// Turns scores `[len, QUERIES]` into probabilities, and the probabilities' gradients into the scores'.
     fn unsoften(
-        rows: usize,
-        columns: Range<usize>,
-        bounds: Option<(isize, isize)>,
+        tile: &Tile,
+        block: usize,
+        len: usize,
         scores: &mut [f32],
         grads: &mut [f32],
         lse: &[f32],
@@ -427,7 +492,7 @@ kernel!(
 #[allow(clippy::too_many_arguments)]
 fn backward_task(
     level: Level,
-    qkv: &[f32],
+    [q, k, v]: [&[f32]; 3],
     layout: &Layout,
     outputs: &Outputs,
     head: usize,
@@ -436,90 +501,77 @@ fn backward_task(
     keys: Range<usize>,
     queries: Range<usize>,
 ) -> Part {
-    let n = offsets[offsets.len() - 1];
-    let (head_dim, stride, span) = (layout.head_dim, layout.stride, offsets[span]);
+    let (n, span, head_dim) = (offsets[offsets.len() - 1], offsets[span], layout.head_dim);
     let width = head_dim.next_multiple_of(LANES);
-    let [q_column, k_column, v_column] = layout.columns(head);
-    let (first, padded) = (keys.start, keys.len().next_multiple_of(PANEL));
-    let qkv = &qkv[span * stride..];
-    let tile_len = QUERIES_BACKWARD * width;
     let mut buffer = Scratch::new(
-        padded * (2 * head_dim + 3 * width) + 3 * tile_len + 2 * QUERIES_BACKWARD * KEYS_BACKWARD + QUERIES_BACKWARD,
+        2 * keys.len() * width
+            + 2 * (QUERIES * width + head_dim * PANEL)
+            + head_dim * QUERIES
+            + (2 * KEYS_BACKWARD + 3) * QUERIES,
     );
-    let (kt, buffer) = buffer.split_at_mut(padded * head_dim);
-    let (vt, buffer) = buffer.split_at_mut(padded * head_dim);
-    let (k, buffer) = buffer.split_at_mut(padded * width);
-    let (dk, buffer) = buffer.split_at_mut(padded * width);
-    let (dv, buffer) = buffer.split_at_mut(padded * width);
-    let (q, buffer) = buffer.split_at_mut(tile_len);
-    let (dq, buffer) = buffer.split_at_mut(tile_len);
-    let (grad, buffer) = buffer.split_at_mut(tile_len);
-    let (scores, buffer) = buffer.split_at_mut(QUERIES_BACKWARD * KEYS_BACKWARD);
-    let (score_grads, deltas) = buffer.split_at_mut(QUERIES_BACKWARD * KEYS_BACKWARD);
-    pack_columns(level, &qkv[first * stride + k_column..], stride, keys.len(), head_dim, kt);
-    pack_columns(level, &qkv[first * stride + v_column..], stride, keys.len(), head_dim, vt);
-    pack_rows(&qkv[first * stride + k_column..], stride, keys.len(), head_dim, k, width, padded);
+    let (dk, buffer) = buffer.split_at_mut(keys.len() * width);
+    let (dv, buffer) = buffer.split_at_mut(keys.len() * width);
+    let (q_rows, buffer) = buffer.split_at_mut(QUERIES * width);
+    let (q_columns, buffer) = buffer.split_at_mut(head_dim * PANEL);
+    let (grad_rows, buffer) = buffer.split_at_mut(QUERIES * width);
+    let (grad_columns, buffer) = buffer.split_at_mut(head_dim * PANEL);
+    let (dq, buffer) = buffer.split_at_mut(head_dim * QUERIES);
+    let (scores, buffer) = buffer.split_at_mut(KEYS_BACKWARD * QUERIES);
+    let (score_grads, buffer) = buffer.split_at_mut(KEYS_BACKWARD * QUERIES);
+    let (lse, buffer) = buffer.split_at_mut(QUERIES);
+    let (deltas, ones) = buffer.split_at_mut(QUERIES);
     dk.fill(0.0);
     dv.fill(0.0);
-    let mut dq_rows = Buffer::new(queries.len() * head_dim);
-    for start in queries.clone().step_by(QUERIES_BACKWARD) {
-        let tile = start..queries.end.min(start + QUERIES_BACKWARD);
-        let rows = tile.len();
-        pack_rows(&qkv[start * stride + q_column..], stride, rows, head_dim, q, width, rows);
-        let grad_rows = &outputs.grad[(span + start) * outputs.grad_stride + head * head_dim..];
-        pack_rows(grad_rows, outputs.grad_stride, rows, head_dim, grad, width, rows);
-        let out = &outputs.out[(head * n + span + start) * head_dim..][..rows * head_dim];
-        for (r, delta) in deltas[..rows].iter_mut().enumerate() {
-            *delta = out[r * head_dim..][..head_dim].iter().zip(&grad[r * width..]).map(|(o, g)| o * g).sum();
-        }
-        let lse = &outputs.lse[head * n + span + start..][..rows];
-        dq.fill(0.0);
-        let begin = layout.first_key(start).max(first) / KEYS_BACKWARD * KEYS_BACKWARD;
-        for block in (begin..tile.end.min(keys.end)).step_by(KEYS_BACKWARD) {
-            let (columns, bounds) = layout.seen(&tile, block, KEYS_BACKWARD);
-            let local = block - first;
-            score(level, q, width, rows, head_dim, kt, local, &columns, scores, KEYS_BACKWARD);
-            score(level, grad, width, rows, head_dim, vt, local, &columns, score_grads, KEYS_BACKWARD);
-            unsoften(level, rows, columns.clone(), bounds, scores, score_grads, lse, deltas);
-            // The softmax over one key is 1 whatever its score: rounding left here would become whole steps of Adam.
-            for r in (0..rows).filter(|r| layout.first_key(start + r) == start + r) {
-                score_grads[r * KEYS_BACKWARD..][columns.clone()].fill(0.0);
-            }
-            let at = (local + columns.start) * width;
-            let shape = (columns.len(), width, rows);
-            band(
-                level,
-                shape,
-                Left::strided(&scores[columns.start..], 1, KEYS_BACKWARD),
-                grad,
-                width,
-                &mut dv[at..],
-                width,
-                Into::Chain,
-            );
-            let score_grads = &score_grads[columns.start..];
-            band(
-                level,
-                shape,
-                Left::strided(score_grads, 1, KEYS_BACKWARD),
-                q,
-                width,
-                &mut dk[at..],
-                width,
-                Into::Chain,
-            );
-            let shape = (rows, width, columns.len());
-            band(level, shape, Left::strided(score_grads, KEYS_BACKWARD, 1), &k[at..], width, dq, width, Into::Chain);
-        }
-        unpack_rows(dq, width, &mut dq_rows[(start - queries.start) * head_dim..][..rows * head_dim], head_dim);
-    }
+    ones.fill(1.0);
     let mut part = Part {
+        dq: Buffer::new(queries.len() * head_dim),
         dk: Buffer::new(keys.len() * head_dim),
         dv: Buffer::new(keys.len() * head_dim),
-        keys,
-        queries,
-        dq: dq_rows,
+        keys: keys.clone(),
+        queries: queries.clone(),
     };
+    for (start, dq_rows) in queries.step_by(QUERIES).zip(part.dq.chunks_mut(QUERIES * head_dim)) {
+        let rows = dq_rows.len() / head_dim;
+        let tile = Tile::new(layout, &(start..start + rows));
+        let q = &q[start * head_dim..][..rows * head_dim];
+        let (at, stride) = ((span + start) * outputs.grad_stride + head * head_dim, outputs.grad_stride);
+        let grad = &outputs.grad[at..][..(rows - 1) * stride + head_dim];
+        pack_rows(q, head_dim, head_dim, q_rows, width);
+        pack_columns(level, q, head_dim, rows, head_dim, q_columns);
+        pack_rows(grad, stride, head_dim, grad_rows, width);
+        pack_columns(level, grad, stride, rows, head_dim, grad_columns);
+        let out = &outputs.out[(head * n + span + start) * head_dim..][..rows * head_dim];
+        lse[..rows].copy_from_slice(&outputs.lse[head * n + span + start..][..rows]);
+        lse[rows..].fill(0.0);
+        deltas[rows..].fill(0.0);
+        for ((delta, out), grad) in deltas.iter_mut().zip(out.chunks_exact(head_dim)).zip(grad_rows.chunks_exact(width))
+        {
+            *delta = dot(out, &grad[..head_dim]);
+        }
+        dq.fill(0.0);
+        let end = (start + rows).min(keys.end);
+        for block in (tile.keys(0).start.max(keys.start)..end).step_by(KEYS_BACKWARD) {
+            let len = KEYS_BACKWARD.min(end - block);
+            score(level, &tile, block, len, &k[block * head_dim..], q_columns, scores);
+            score(level, &tile, block, len, &v[block * head_dim..], grad_columns, score_grads);
+            unsoften(level, &tile, block, len, scores, score_grads, lse, deltas);
+            // The softmax over one key is 1 whatever its score: rounding left here would become whole steps of Adam.
+            for q in (0..rows).filter(|q| layout.first_key(start + q) == start + q) {
+                score_grads[..len * QUERIES].iter_mut().skip(q).step_by(QUERIES).for_each(|g| *g = 0.0);
+            }
+            tile.runs(block, len, |run, vectors| {
+                let (from, to) = (vectors.start * LANES, rows.min(vectors.end * LANES));
+                let (shape, at) = ((run.len(), width, to - from), (block - keys.start + run.start) * width);
+                let sums = [(&*scores, &*grad_rows, &mut *dv), (&*score_grads, &*q_rows, &mut *dk)];
+                for (weights, rows, sums) in sums {
+                    let weights = Left::strided(&weights[run.start * QUERIES + from..], QUERIES, 1);
+                    band(level, shape, weights, &rows[from * width..], width, &mut sums[at..], width, Into::Chain);
+                }
+            });
+            gather(level, &tile, block, len, &k[block * head_dim..], score_grads, dq);
+        }
+        turn(level, dq, ones, dq_rows);
+    }
     unpack_rows(dk, width, &mut part.dk, head_dim);
     unpack_rows(dv, width, &mut part.dv, head_dim);
     part
@@ -532,23 +584,23 @@ fn unpack_rows(from: &[f32], width: usize, to: &mut [f32], head_dim: usize) {
 }
 
 impl Gradients {
-    /// Puts row `position` of span `span` together, as the packed rows hold it (`row` starts as zeros): the gradients of the
-    /// scores' natural logarithms' queries, `head_dim^0.5` too great, and of the keys, `log2(e)` too great.
+    /// Adds up the gradients of position `position` of span `span`, a plane's row after the other, `[planes, head_dim]` (`row` starts
+    /// as zeros): of the queries, `head_dim^0.5` too great, of the keys, `log2(e)` too great, and of the values.
     pub fn row(&self, span: usize, position: usize, row: &mut [f32]) {
         let (layout, spans) = (&self.layout, self.offsets.len() - 1);
-        let add = |to: &mut [f32], column: usize, from: &[f32], at: usize| {
+        let add = |to: &mut [f32], plane: usize, from: &[f32], at: usize| {
             let from = &from[at * layout.head_dim..][..layout.head_dim];
-            to[column..][..layout.head_dim].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            to[plane * layout.head_dim..][..layout.head_dim].iter_mut().zip(from).for_each(|(to, from)| *to += from);
         };
         for head in 0..layout.heads {
-            let [q_column, k_column, v_column] = layout.columns(head);
+            let kv = layout.heads + head / (layout.heads / layout.kv_heads);
             for part in &self.parts[head * spans + span] {
                 if part.queries.contains(&position) {
-                    add(row, q_column, &part.dq, position - part.queries.start);
+                    add(row, head, &part.dq, position - part.queries.start);
                 }
                 if part.keys.contains(&position) {
-                    add(row, k_column, &part.dk, position - part.keys.start);
-                    add(row, v_column, &part.dv, position - part.keys.start);
+                    add(row, kv, &part.dk, position - part.keys.start);
+                    add(row, kv + layout.kv_heads, &part.dv, position - part.keys.start);
                 }
             }
         }

@@ -64,6 +64,10 @@ struct Block {
     params: BlockParams,
     offsets: Vec<usize>,
     layout: Layout,
+    /// Where the planes begin in a row of the projections' outputs, of which each starts a panel.
+    columns: Vec<usize>,
+    /// Columns of such a row, in whole panels.
+    width: usize,
     table: Arc<Table>,
     input_layernorm: Weight,
     q: Weight,
@@ -78,7 +82,7 @@ struct Block {
 
 /// What backward needs of forward. The sum after attention is computed again, which costs a fiftieth of a step and saves a ninth of this.
 struct Saved {
-    /// Rotated and scaled queries, rotated keys, values, `[n, layout.stride]`.
+    /// Rotated and scaled queries, rotated keys, values, in planes: `[layout.planes(), n, head_dim]`.
     qkv: Buffer,
     /// `[heads, n, head_dim]`
     attended: Buffer,
@@ -90,17 +94,12 @@ struct Saved {
 
 impl Block {
     fn new(level: Level, fused: &Fused, offsets: &[usize], params: &BlockParams, config: &BlockConfig) -> Self {
-        let q_columns = panels(config.heads * config.head_dim) * PANEL;
-        let kv_columns = panels(config.kv_heads * config.head_dim) * PANEL;
-        let layout = Layout {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            window: config.window,
-            stride: q_columns + 2 * kv_columns,
-            k_column: q_columns,
-            v_column: q_columns + kv_columns,
-        };
+        let layout =
+            Layout { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, window: config.window };
+        let (q, kv) = (panels(config.heads * config.head_dim), panels(config.kv_heads * config.head_dim));
+        let parts = [(0, config.heads), (q, config.kv_heads), (q + kv, config.kv_heads)];
+        let columns =
+            parts.iter().flat_map(|(panel, heads)| (0..*heads).map(move |h| panel * PANEL + h * config.head_dim));
         let longest = offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
         Self {
             level,
@@ -108,6 +107,8 @@ impl Block {
             params: params.clone(),
             offsets: offsets.to_vec(),
             layout,
+            columns: columns.collect(),
+            width: (q + 2 * kv) * PANEL,
             table: Table::get(config.rope_theta, config.head_dim, longest),
             input_layernorm: fused.weight(params.input_layernorm),
             q: fused.weight(params.q),
@@ -152,22 +153,36 @@ impl Block {
         (y, save.then_some(Saved { qkv, attended, lse, gate_up }))
     }
 
-    /// Norm, the three projections, RoPE, and the queries' scale (in units of log2): `[n, layout.stride]`.
+    /// Norm, the three projections, RoPE, and the queries' scale (in units of log2): `[layout.planes(), n, head_dim]`.
     fn project(&self, x: &[f32]) -> Buffer {
-        let (level, dim, stride) = (self.level, self.config.dim, self.layout.stride);
-        let (q, kv) = (self.q_width(), self.kv_width());
+        let (level, dim, head_dim) = (self.level, self.config.dim, self.config.head_dim);
+        let (q, kv, width) = (self.q_width(), self.kv_width(), self.width);
         let weights = Panels::transposed(level, &[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
         let scale = (self.scale() * std::f64::consts::LOG2_E) as f32;
-        let mut qkv = Buffer::new(x.len() / dim * stride);
-        qkv.par_chunks_mut(ROWS * stride).zip(x.par_chunks(ROWS * dim)).enumerate().for_each(|(t, (qkv, x))| {
+        let n = x.len() / dim;
+        let mut qkv = Buffer::new(self.layout.planes() * n * head_dim);
+        // Of each tile of rows its part of every plane.
+        let mut tiles: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(ROWS)).map(|_| Vec::new()).collect();
+        for plane in qkv.chunks_mut((n * head_dim).max(1)) {
+            plane.chunks_mut(ROWS * head_dim).zip(&mut tiles).for_each(|(part, tile)| tile.push(part));
+        }
+        tiles.into_par_iter().zip(x.par_chunks(ROWS * dim)).enumerate().for_each(|(t, (planes, x))| {
             let rows = x.len() / dim;
             let mut normed = Scratch::new(panels(dim) * BLOCK);
+            let mut projected = Scratch::new(ROWS * width);
             norm(level, x, &self.input_layernorm, self.config.eps, &mut normed);
-            weights.apply(level, rows, Left::tile(&normed), qkv, (stride, PANEL), Into::Set);
-            for (row, (_, position)) in qkv.chunks_exact_mut(stride).zip(self.positions(t * ROWS)) {
-                let (queries, keys) = row.split_at_mut(self.layout.k_column);
-                rotate(level, &mut queries[..q], self.config.head_dim, self.table.at(position), scale, 1.0);
-                rotate(level, &mut keys[..kv], self.config.head_dim, self.table.at(position), 1.0, 1.0);
+            weights.apply(level, rows, Left::tile(&normed), &mut projected, (width, PANEL), Into::Set);
+            for (p, (plane, column)) in planes.into_iter().zip(&self.columns).enumerate() {
+                let from = projected[*column..].chunks(width);
+                let rows = plane.chunks_exact_mut(head_dim).zip(from);
+                if p >= self.config.heads + self.config.kv_heads {
+                    rows.for_each(|(to, from)| to.copy_from_slice(&from[..head_dim]));
+                    continue;
+                }
+                let scale = if p < self.config.heads { scale } else { 1.0 };
+                for ((to, from), (_, position)) in rows.zip(self.positions(t * ROWS)) {
+                    rotate(level, &from[..head_dim], to, self.table.at(position), scale, 1.0);
+                }
             }
         });
         qkv
@@ -352,10 +367,10 @@ impl Block {
         mut dmiddle: Buffer,
         grads: &mut Grads,
     ) -> Buffer {
-        let (level, dim, stride) = (self.level, self.config.dim, self.layout.stride);
+        let (level, dim, head_dim) = (self.level, self.config.dim, self.config.head_dim);
         let (q, kv) = (self.q_width(), self.kv_width());
         let weights = Panels::stacked(&[(&self.q, q), (&self.k, kv), (&self.v, kv)], dim);
-        let (hidden, packed) = (panels(dim) * BLOCK, panels(stride) * BLOCK);
+        let (hidden, packed) = (panels(dim) * BLOCK, panels(self.width) * BLOCK);
         let n = x.len() / dim;
         let scale = self.scale() as f32;
         let mut dq = grads.take_dense(self.params.q);
@@ -373,21 +388,21 @@ impl Block {
             let held = normeds.par_chunks_mut(hidden).zip(dqkvs.par_chunks_mut(packed)).zip(dnorm.tiles(start));
             inputs.zip(held).enumerate().for_each(|(t, ((x, dx), ((normed, packed), dnorm)))| {
                 let rows = x.len() / dim;
-                let mut row = Scratch::new(stride);
+                let (mut row, mut turned) = (Scratch::new(self.layout.planes() * head_dim), Scratch::new(head_dim));
+                // Columns that fill up panels are zero.
+                packed.fill(0.0);
                 for (r, (span, position)) in self.positions((start + t) * ROWS).take(rows).enumerate() {
                     row.fill(0.0);
                     dqkv.row(span, position, &mut row);
-                    let (queries, keys) = row.split_at_mut(self.layout.k_column);
-                    rotate(level, &mut queries[..q], self.config.head_dim, self.table.at(position), scale, -1.0);
-                    rotate(
-                        level,
-                        &mut keys[..kv],
-                        self.config.head_dim,
-                        self.table.at(position),
-                        std::f32::consts::LN_2,
-                        -1.0,
-                    );
-                    put(&row, 0, r, packed);
+                    for (p, (plane, column)) in row.chunks_exact(head_dim).zip(&self.columns).enumerate() {
+                        if p >= self.config.heads + self.config.kv_heads {
+                            put(plane, *column, r, packed);
+                            continue;
+                        }
+                        let scale = if p < self.config.heads { scale } else { std::f32::consts::LN_2 };
+                        rotate(level, plane, &mut turned, self.table.at(position), scale, -1.0);
+                        put(&turned, *column, r, packed);
+                    }
                 }
                 let mut grad = Scratch::new(hidden);
                 weights.apply_tile(level, rows, packed, &mut grad, Into::Set);
@@ -395,9 +410,9 @@ impl Block {
                 let residual = Scratch::copy(dx);
                 norm_backward(level, x, &self.input_layernorm, self.config.eps, &grad, &residual, dx, dnorm);
             });
-            let parts = [(&mut dq, 0), (&mut dk, self.layout.k_column), (&mut dv, self.layout.v_column)];
-            let grads = parts.into_iter().map(|(dw, column)| {
-                let dys = dqkvs.chunks(packed).map(move |tile| Left::tile(&tile[column / PANEL * BLOCK..]));
+            let parts = [(&mut dq, 0), (&mut dk, panels(q)), (&mut dv, panels(q) + panels(kv))];
+            let grads = parts.into_iter().map(|(dw, panel)| {
+                let dys = dqkvs.chunks(packed).map(move |tile| Left::tile(&tile[panel * BLOCK..]));
                 WeightGrad::new(dw, dim, rows.len(), dys, &normeds)
             });
             weight_grads(level, grads.collect());

@@ -52,33 +52,34 @@ impl Table {
 }
 
 #[inline(always)]
-fn rotate_body<S: Simd>(
-    s: S,
-    heads: &mut [f32],
-    head_dim: usize,
-    (own, partner): (&[f32], &[f32]),
-    scale: f32,
-    turn: f32,
-) {
+fn rotate_body<S: Simd>(s: S, from: &[f32], to: &mut [f32], (own, partner): (&[f32], &[f32]), scale: f32, turn: f32) {
     let (scale, turn) = (s.splat(scale), s.splat(scale * turn));
-    for head in heads.chunks_exact_mut(head_dim) {
-        let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
-        for (x, (own, partner)) in head.chunks_mut(LANES).zip(factors) {
-            let len = x.len();
-            let mut lanes = [0.0; LANES];
-            lanes[..len].copy_from_slice(x);
-            let v = s.load(&lanes);
-            let kept = s.mul(s.mul(v, scale), s.load(own));
-            let turned = s.mul_add(s.mul(s.swap_pairs(v), turn), s.load(partner), kept);
-            x.copy_from_slice(&s.to_array(turned)[..len]);
+    let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
+    for ((from, to), (own, partner)) in from.chunks(LANES).zip(to.chunks_mut(LANES)).zip(factors) {
+        let v = match from.first_chunk() {
+            Some(from) => s.load(from),
+            None => {
+                let mut lanes = [0.0; LANES];
+                lanes[..from.len()].copy_from_slice(from);
+                s.load(&lanes)
+            }
+        };
+        let kept = s.mul(s.mul(v, scale), s.load(own));
+        let turned = s.mul_add(s.mul(s.swap_pairs(v), turn), s.load(partner), kept);
+        match to.first_chunk_mut() {
+            Some(to) => s.store(to, turned),
+            None => {
+                let len = to.len();
+                to.copy_from_slice(&s.to_array(turned)[..len]);
+            }
         }
     }
 }
 
 kernel!(
-    /// Rotates heads `[heads, head_dim]` of one row by its position's factors and scales them; `turn` 1.0, or -1.0 for the
-    /// inverse rotation (the gradient's).
-    pub(crate) fn rotate(heads: &mut [f32], head_dim: usize, factors: (&[f32], &[f32]), scale: f32, turn: f32) = rotate_body
+    /// Rotates one head's row by its position's factors and scales it; `turn` 1.0, or -1.0 for the inverse rotation (the
+    /// gradient's).
+    pub(crate) fn rotate(from: &[f32], to: &mut [f32], factors: (&[f32], &[f32]), scale: f32, turn: f32) = rotate_body
 );
 
 #[cfg(test)]
@@ -93,8 +94,10 @@ mod tests {
             for level in Level::available() {
                 for p in [0, 1, 69] {
                     let x: Vec<f32> = (0..3 * head_dim).map(|i| (i as f32).cos()).collect();
-                    let mut y = x.clone();
-                    rotate(level, &mut y, head_dim, table.at(p), 0.5, 1.0);
+                    let mut y = vec![f32::NAN; x.len()];
+                    for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
+                        rotate(level, x, y, table.at(p), 0.5, 1.0);
+                    }
                     for (i, (x, y)) in x.chunks_exact(2).zip(y.chunks_exact(2)).enumerate() {
                         let angle = rope::angle(p, rope::frequencies(10000.0, head_dim)[i % (head_dim / 2)]);
                         let (a, b) = (x[0] as f64, x[1] as f64);
@@ -105,8 +108,11 @@ mod tests {
                             "{head_dim} {p}"
                         );
                     }
-                    rotate(level, &mut y, head_dim, table.at(p), 2.0, -1.0);
-                    assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-6));
+                    let mut back = vec![f32::NAN; x.len()];
+                    for (y, back) in y.chunks_exact(head_dim).zip(back.chunks_exact_mut(head_dim)) {
+                        rotate(level, y, back, table.at(p), 2.0, -1.0);
+                    }
+                    assert!(x.iter().zip(&back).all(|(x, back)| (x - back).abs() < 1e-6));
                 }
             }
         }

@@ -157,6 +157,9 @@ fn band_body<S: Simd>(
         if S::WIDE && left >= 4 {
             rows_of!(4, col, [6, 4, 2, 1]);
             col += 4 * LANES;
+        } else if S::WIDE && left >= 3 {
+            rows_of!(3, col, [8, 4, 2, 1]);
+            col += 3 * LANES;
         } else if left >= 2 {
             if S::WIDE {
                 rows_of!(2, col, [12, 4, 1]);

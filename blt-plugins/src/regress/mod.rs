@@ -15,4 +15,4 @@ pub use baseline::{Baseline, BaselineError, Better, Rule, Tolerance};
 pub use compare::{Comparison, Row, Verdict};
 pub use fingerprint::{Case, Difference, Fingerprint};
 pub use measure::{Measured, Number, Numbers};
-pub use render::{failed_junit, failed_markdown, junit, markdown, table};
+pub use render::{advice, failed_junit, failed_markdown, junit, markdown, table};
