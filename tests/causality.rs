@@ -89,7 +89,8 @@ fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
     let live = live(plan, &["decoder", "patches"]);
     move |text| {
         live.world().insert(Feed(Rc::new(Batch::from_documents([text]))));
-        let mut values = live.run(&["decoder", "patches"]).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let mut values =
+            live.run(&["decoder", "patches"]).unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
         let logits = values.take::<ports::Logits>("decoder").unwrap();
         let patches = values.take::<ports::Patches>("patches").unwrap();
         (bits(&logits.head.logits(&live.world().get::<Session>().unwrap())), patches.starts.clone())

@@ -23,6 +23,15 @@ struct EntropyPatcher {
     reset_at_newline: bool,
 }
 
+/// What an entropy model says of a batch.
+pub struct Patched {
+    /// Its logits.
+    pub head: Head,
+    /// Of the next byte in nats, `[n]`.
+    pub entropies: Vec<f32>,
+    pub patches: Patches,
+}
+
 impl Blt {
     /// Registers the parameters in the order of checkpoints: embeddings, encoder, latent, decoder, entropy model.
     pub fn new(maker: &mut ParamMaker, shape: &ModelShape) -> Self {
@@ -42,19 +51,20 @@ impl Blt {
         Blt { embed, encoder, latent, decoder, patcher }
     }
 
-    /// Entropies of the next byte in nats, `[n]`, of the entropy model, and the patches that they make; None where the model has no
-    /// patcher. Nothing is recorded: borders have no gradient.
+    /// What the entropy model says of a batch; None where there is none. `record`: on the way to a gradient of its own loss (borders
+    /// have none).
     ///
     /// # Errors
     /// An entropy that is not finite.
-    pub fn patch(&self, cx: &Session, batch: &Batch) -> Option<Result<(Vec<f32>, Patches), PatchError>> {
+    pub fn patch(&self, cx: &Session, batch: &Batch, record: bool) -> Option<Result<Patched, PatchError>> {
         let patcher = self.patcher.as_ref()?;
         let lines = patcher.reset_at_newline.then(|| newline_reset(batch));
-        cx.backend.pause(true);
-        let entropies = patcher.model.forward(cx, lines.as_ref().unwrap_or(batch)).entropies(cx);
+        cx.backend.pause(!record);
+        let head = patcher.model.forward(cx, lines.as_ref().unwrap_or(batch));
         cx.backend.pause(false);
+        let entropies = head.entropies(cx);
         let patches = entropy_patches(batch, &entropies, patcher.rule, patcher.max_patch_length);
-        Some(patches.map(|patches| (entropies, patches)))
+        Some(patches.map(|patches| Patched { head, entropies, patches }))
     }
 
     /// The states that give the logits, `[n, dim]`.

@@ -64,6 +64,22 @@ impl Batch {
         self.spans.push(span);
     }
 
+    /// The batch without the spans of a document.
+    pub fn without_row(&self, row: u64) -> Batch {
+        let kept: Vec<usize> = (0..self.n_spans()).filter(|&s| self.spans[s].row != row).collect();
+        let lists = self
+            .lists
+            .iter()
+            .map(|(name, spans)| (name.clone(), kept.iter().filter_map(|&s| spans.get(s).cloned()).collect()));
+        let mut batch = Batch { lists: lists.collect(), ..Batch::new() };
+        for s in kept {
+            batch.ids.extend_from_slice(self.span_ids(s));
+            batch.offsets.push(batch.ids.len());
+            batch.spans.push(self.spans[s].clone());
+        }
+        batch
+    }
+
     /// Ids in all, BOS of every span included.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -51,7 +51,7 @@ pub use describe::describe;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dsl::Graph;
 pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};
-pub use live::{Live, Outputs};
+pub use live::{Live, Outputs, RunFailed};
 pub use node::{BuildCx, CheckCx, Node, NodeError, RunCx, derive_seed};
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
 pub use spec::{GraphSpec, PipelineSpec, Variant};

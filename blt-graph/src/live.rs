@@ -9,6 +9,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::node::{AnyNode, BuildCx, NodeError, RunCx, derive_seed};
 use crate::port::{AnyValue, Port};
 use crate::registry::NodeEntry;
+use crate::step::StepError;
 use crate::world::World;
 
 /// The nodes that some goals need, built.
@@ -31,6 +32,38 @@ struct LiveNode {
     /// By position in `Live::nodes`.
     inputs: Vec<Option<PortId>>,
     optional: Vec<bool>,
+}
+
+/// Why a graph's goals were not computed: what a user reads of it, and what the node at fault answered.
+#[derive(Debug)]
+pub struct RunFailed {
+    pub diagnostics: Diagnostics,
+    error: Option<NodeError>,
+}
+
+impl RunFailed {
+    /// The node's error, if it is of type `E`.
+    pub fn cause<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        self.error.as_ref()?.error.downcast_ref()
+    }
+}
+
+impl From<Diagnostics> for RunFailed {
+    fn from(diagnostics: Diagnostics) -> Self {
+        RunFailed { diagnostics, error: None }
+    }
+}
+
+impl std::fmt::Display for RunFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.diagnostics.fmt(f)
+    }
+}
+
+impl From<RunFailed> for StepError {
+    fn from(failed: RunFailed) -> Self {
+        StepError::Document(failed.diagnostics)
+    }
 }
 
 impl Live {
@@ -106,7 +139,7 @@ impl Live {
     ///
     /// # Errors
     /// A goal that was not among those built for, or what a node's `run` answers, pointing at the node.
-    pub fn run<S: AsRef<str>>(&self, goals: &[S]) -> Result<Outputs, Diagnostics> {
+    pub fn run<S: AsRef<str>>(&self, goals: &[S]) -> Result<Outputs, RunFailed> {
         let goals: Vec<(String, PortId)> = goals
             .iter()
             .map(|goal| Ok((goal.as_ref().to_string(), self.port(goal.as_ref())?)))
@@ -141,10 +174,11 @@ impl Live {
             if let Some(observer) = &observer {
                 observer.before(&node.name);
             }
-            let given = node
-                .node
-                .run(node.state.as_ref(), inputs, &cx)
-                .map_err(|error| self.plan.diagnose(&node.name, &error))?;
+            let failed = |error: NodeError| RunFailed {
+                diagnostics: self.plan.diagnose(&node.name, &error).into(),
+                error: Some(error),
+            };
+            let given = node.node.run(node.state.as_ref(), inputs, &cx).map_err(failed)?;
             if let Some(observer) = &observer {
                 observer.after(&node.name);
             }
@@ -157,7 +191,7 @@ impl Live {
                         "it was asked for `{}`, and did not give it",
                         node.entry.outputs[port]
                     ));
-                    return Err(self.plan.diagnose(&node.name, &error).into());
+                    return Err(Diagnostics::from(self.plan.diagnose(&node.name, &error)).into());
                 }
                 values[index][port] = value;
             }
@@ -174,7 +208,7 @@ impl Live {
     /// # Errors
     /// As [`run`](Live::run), and if the goal is of another type.
     pub fn get<P: Port>(&self, goal: &str) -> Result<P::Value, Diagnostics> {
-        self.run(&[goal])?.take::<P>(goal)
+        self.run(&[goal]).map_err(|failed| failed.diagnostics)?.take::<P>(goal)
     }
 
     fn port(&self, goal: &str) -> Result<PortId, Diagnostics> {

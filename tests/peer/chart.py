@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the ratios that bench.py wrote: `python tests/peer/chart.py docs/speed.json docs/speed.svg`."""
+"""Draws the ratios that bench.py wrote, one or more machines': `python tests/peer/chart.py docs/speed.json docs/speed-256.json docs/speed.svg`."""
 import json, statistics, sys
 from pathlib import Path
 
@@ -25,9 +25,12 @@ def rows(phases):
 
 
 def main():
-    source, target = sys.argv[1:]
-    result = json.loads(Path(source).read_text())
-    panels = {preset: list(rows(phases)) for preset, phases in result["presets"].items()}
+    *sources, target = sys.argv[1:]
+    panels = {}
+    for source in sources:
+        for preset, phases in json.loads(Path(source).read_text())["presets"].items():
+            reached = max(r["blt"]["machine_gflops"] for rounds in phases.values() for r in rounds)
+            panels[f"{preset}, where products reach {reached:.0f} GFLOP/s"] = list(rows(phases))
     most = max(high for panel in panels.values() for _, _, _, high, _ in panel)
     x = lambda ratio: LEFT + WIDTH * ratio / (most * 1.02)
     out, y = [], 34

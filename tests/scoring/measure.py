@@ -5,8 +5,8 @@
   python tests/scoring/measure.py --python venv/bin/python --table ray    # a Python with blt-python[ray] installed
 
 Needs numpy, pyarrow and a release build, and an idle machine. Documents' lengths are log-normal with a mean of 3 KB; the longest is cut
-at 1 MB, and one of 1 MB is in every corpus, so that memory can be compared. The models have the peer's presets' shapes (tests/peer/bench.py)
-and are trained for one step: what weights hold changes no time.
+at 1 MB, and one of 1 MB is in every corpus, so that memory can be compared. Models are trained for a few steps: what weights hold changes no
+time.
 """
 import argparse, json, os, re, statistics, subprocess, sys, sysconfig, tempfile
 from pathlib import Path
@@ -14,26 +14,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, LONGEST = 3000, 1_000_000
 
-MODEL = """name: model
+GRAPH = """name: {name}
 graph:
-  docs:    {node: ParquetBytes, path: some.parquet, column: text}
-  entropy: {node: ByteLm, in: docs, dim: 128, layers: 2, heads: 4, window: 512}
-  patches: {node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 4.5}
-  embed:   {node: ByteEmbed, in: docs, dim: 128, table: 30000}
-  encoder: {node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 4, k: 2, window: 512}
-  latent:  {node: Latent, in: encoder.patches, dim: 256, layers: 6, heads: 8}
-  decoder: {node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 4, heads: 4, window: 512}
-  loss:    {node: NextByteLoss, in: {logits: decoder, bytes: docs}}
+  docs:    {{node: ParquetBytes, path: some.parquet, column: text}}
+  entropy: {{node: ByteLm, in: docs, dim: {dim}, layers: {lm}, heads: 4, window: {window}}}
+  patches: {{node: EntropyPatch, in: {{bytes: docs, entropies: entropy}}, bytes_per_patch: 4.5}}
+  embed:   {{node: ByteEmbed, in: docs, dim: {dim}, table: {table}}}
+  encoder: {{node: LocalEncoder, in: {{bytes: embed, patches: patches}}, layers: 1, heads: 4, k: 2, window: {window}}}
+  latent:  {{node: Latent, in: encoder.patches, dim: {latent}, layers: {layers}, heads: {heads}}}
+  decoder: {{node: LocalDecoder, in: {{bytes: encoder.bytes, patches: latent}}, layers: {decoder}, heads: 4, window: {window}}}
+  loss:    {{node: NextByteLoss, in: {{logits: decoder, bytes: docs}}}}
 run:
-  - train: {goal: entropy.loss, steps: 8, batch_bytes: 16384, lr: 1e-3}
-  - train: {goal: loss, steps: 1, batch_bytes: 16384, lr: 1e-3}
+  - train: {{goal: entropy.loss, steps: 8, batch_bytes: 16384, lr: 1e-3}}
+  - train: {{goal: loss, steps: 1, batch_bytes: 16384, lr: 1e-3}}
 """
+# small: the peer's preset. tiny: about the model of pipelines/score_parquet.yaml.
+MODELS = {
+    "small": dict(dim=128, lm=2, window=512, table=30000, latent=256, layers=6, heads=8, decoder=4),
+    "tiny": dict(dim=48, lm=1, window=64, table=4096, latent=96, layers=2, heads=4, decoder=1),
+}
 DOCS = "  docs: {node: ParquetBytes, path: %s.parquet, column: text}\n"
-BLT = "  blt: {node: Blt, in: docs, checkpoint: 'model/latest/checkpoints/1-train/final'}\n"
+BLT = "  blt: {node: Blt, in: docs, checkpoint: '%s/latest/checkpoints/1-train/final'}\n"
 # What is scored, and with what: name, further nodes, goal.
 SCORED = {
-    "small": (BLT, "blt"),
-    "entropy model": (BLT, "blt.entropies"),
+    "small": (BLT % "small", "blt"),
+    "tiny": (BLT % "tiny", "blt"),
+    "entropy model": (BLT % "small", "blt.entropies"),
     "stride": ("  patches: {node: StridePatch, in: docs, stride: 6}\n", "patches"),
 }
 
@@ -71,8 +77,9 @@ class Place:
     def __init__(self, path, binary):
         self.path, self.binary, self.runs = Path(path), binary, 0
         corpus(self.path / "some.parquet", 300, MEAN)
-        (self.path / "model.yaml").write_text(MODEL)
-        run([binary, "model.yaml", "--runs", "."], self.path)
+        for name, sizes in MODELS.items():
+            (self.path / f"{name}.yaml").write_text(GRAPH.format(name=name, **sizes))
+            run([binary, f"{name}.yaml", "--runs", "."], self.path)
 
     def pipeline(self, name, data, extra=""):
         nodes, goal = SCORED[name]
@@ -87,9 +94,12 @@ class Place:
         step = next(iter(results["variants"].values()))["steps"][0]["score"]
         return step["score_bytes_per_second"], seconds, memory
 
-    def bench(self):
-        out, _, _ = run([self.binary, "bench", "score.yaml", "--format", "json", "--batches", "8", "--repeats", "16"], self.path)
-        return json.loads(out)["goals"][0]["measured"]["evaluation"]["bytes_per_second"]
+    def bench(self, size):
+        """Bytes/s of evaluation over all `size` bytes, in batches as the step makes them."""
+        batches = str(size // (32 << 10))
+        out, _, _ = run([self.binary, "bench", "score.yaml", "--format", "json", "--batches", batches, "--repeats", batches], self.path)
+        measured = json.loads(out)["goals"][0]["measured"]["evaluation"]
+        return measured["bytes_per_repetition"] / measured["mean_seconds"]
 
 
 def rate(place, args):
@@ -98,7 +108,7 @@ def rate(place, args):
     print(f"\n{args.rate_documents:,} documents, {size / 1e6:.1f} MB, in turn\n\n| scored by | bench, kB/s | score step, kB/s | ratio |\n|---|---:|---:|---:|")
     for name in ("small", "entropy model", "stride"):
         place.pipeline(name, "mixed")
-        rounds = [(place.bench(), place.score()[0]) for _ in range(args.rounds)]
+        rounds = [(place.bench(size), place.score()[0]) for _ in range(args.rounds)]
         bench, score = (statistics.median(r[i] for r in rounds) for i in (0, 1))
         ratios = ", ".join(f"{s / b:.3f}" for b, s in rounds)
         print(f"| {name} | {bench / 1e3:,.1f} | {score / 1e3:,.1f} | {ratios} |", flush=True)
@@ -122,10 +132,8 @@ def reader(place, args):
 def memory(place, args):
     """The peak of memory by the number of documents."""
     print("\n| scored by | documents | mean bytes | MB in all | peak, MB | kB/s |\n|---|---:|---:|---:|---:|---:|")
-    for name, documents, mean in (("small", 1000, 300), ("small", 10_000, 300), ("small", 100_000, 300), ("small", 1000, MEAN), ("small", 10_000, MEAN),
+    for name, documents, mean in (("small", 1000, 300), ("small", 10_000, 300), ("tiny", 1000, MEAN), ("tiny", 10_000, MEAN), ("tiny", 100_000, MEAN),
                                   ("stride", 1000, MEAN), ("stride", 10_000, MEAN), ("stride", 100_000, MEAN)):
-        if documents > args.documents and name != "stride":
-            continue
         size = corpus(place.path / "many.parquet", documents, mean)
         place.pipeline(name, "many")
         got, _, peak = place.score()
@@ -136,15 +144,13 @@ def large(place, args):
     """The peak of memory by the largest document, of repeated text."""
     import pyarrow as pa, pyarrow.parquet as pq
     print("\n| scored by | largest document, MB | peak, MB | kB/s |\n|---|---:|---:|---:|")
-    for name, emit in (("stride", ""), ("stride", ", emit: [patch_lengths]"), ("small", "")):
+    for name, emit in (("stride", ""), ("tiny", ""), ("tiny", ", emit: [log_probs, entropies, patch_lengths]")):
         for size in (1, 10, 100):
-            if name == "small" and size > args.large:
-                continue
             text = (b"a document of some length, and then a little more; " * (size * 20000))[:size * 1_000_000]
             pq.write_table(pa.table({"text": pa.array([b"short", text, b"short"], pa.binary())}), place.path / "large.parquet")
             place.pipeline(name, "large", emit)
             got, _, peak = place.score()
-            print(f"| {name}{' and patch_lengths' if emit else ''} | {size} | {peak / 1e6:.0f} | {got / 1e3:,.0f} |", flush=True)
+            print(f"| {name}{' and all lists' if emit else ''} | {size} | {peak / 1e6:.0f} | {got / 1e3:,.0f} |", flush=True)
 
 
 RAY = """
@@ -186,9 +192,7 @@ def main():
     parser.add_argument("--binary", default=str(ROOT / "target/release/blt-run"))
     parser.add_argument("--table", action="append", choices=list(TABLES), help="may be given again; all but ray where left out")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rate-documents", type=int, default=3000, help="of the table of rates")
-    parser.add_argument("--documents", type=int, default=100_000, help="at most, of the tables of memory with the model")
-    parser.add_argument("--large", type=int, default=100, help="MB of the largest document that the model scores (100 take half an hour)")
+    parser.add_argument("--rate-documents", type=int, default=1000, help="of the table of rates")
     parser.add_argument("--python", default=sys.executable, help="for ray: one that has blt-python[ray]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -64,7 +64,7 @@ struct Block {
     params: BlockParams,
     offsets: Vec<usize>,
     layout: Layout,
-    /// Where the planes begin in a row of the projections' outputs, of which each starts a panel.
+    /// Where the planes begin in a row of the outputs of the three projections; each projection's start a panel.
     columns: Vec<usize>,
     /// Columns of such a row, in whole panels.
     width: usize,

@@ -2,7 +2,7 @@
 //!
 //! A kernel is written once, generic over [`Simd`], and compiled for each instruction set by [`kernel!`]; [`Level::best`]
 //! is chosen at run time. A [`Simd`] value is a token: it exists only where its instructions do, so its methods are safe.
-//! All levels compute the same formulas in the same order; AVX-512 and AVX2 agree to the bit, plain code rounds products
+//! All levels compute the same formulas in the same order; AVX-512 and AVX2 agree to the bit on finite numbers, plain code rounds products
 //! before it adds them.
 
 use std::sync::OnceLock;

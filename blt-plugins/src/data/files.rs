@@ -31,7 +31,17 @@ impl Found {
         Found { path, name, size, modified, tag }
     }
 
+    /// # Errors
+    /// If it cannot be opened, or is not what was found any more (a store is asked for the very version by its tag).
     pub fn open(&self) -> Result<Input, DataError> {
+        if let Location::Local(path) = &self.path
+            && let Ok(now) = path.metadata()
+        {
+            let Entry { size, modified, .. } = Entry::local(path.clone(), &now);
+            if (size, modified) != (self.size, self.modified) {
+                return Err(DataError::Changed { path: self.path.clone() });
+            }
+        }
         let (location, tag) = (self.path.clone(), self.tag.clone());
         Ok(Input::open(&Entry { location, size: self.size, modified: self.modified, tag })?)
     }

@@ -189,74 +189,135 @@ impl UnitReader for ParquetReader {
         }
         let mask = ProjectionMask::roots(metadata.parquet_schema(), file.projection(&self.columns));
         let columns = group_metadata.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        let bytes: u64 = columns.map(|(_, column)| column.uncompressed_size().max(0) as u64).sum();
+        let bytes: u64 = columns.map(|(_, column)| decoded_bytes(column)).sum();
         let batch_rows = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
-        let place = {
-            let before: u64 = file.scan.units[..unit].iter().map(|u| u.rows).sum();
-            let ranges = ranges.to_vec();
-            move |at: u64| {
-                let rows = ranges.iter().cloned().flatten().skip(at as usize).take(batch_rows as usize);
-                let (first, last) = rows.fold((u64::MAX, 0), |(first, _), row| (first.min(row), row));
-                match first {
-                    u64::MAX => format!("row group {group}"),
-                    _ => format!("row group {group}, rows {} to {}", before + first, before + last),
-                }
-            }
-        };
+        let before: u64 = file.scan.units[..unit].iter().map(|u| u.rows).sum();
         let input = match (ahead, chunks) {
             (Some((_, fetching)), _) => fetching.wait()?,
+            // More is fetched piece by piece as it is decoded.
+            (None, Some(chunks)) if size_of(&chunks) > AHEAD_BYTES => input.clone(),
             (None, Some(chunks)) => input.start(chunks).wait()?,
             (None, None) => {
                 let cause = "its footer tells of bytes outside of the file".into();
-                return Err(DataError::Corrupt { path: path.clone(), place: place(0), cause });
+                return Err(DataError::Corrupt { path: path.clone(), place: format!("row group {group}"), cause });
             }
         };
-        let reader = decode(&input, &|| place(0), || {
-            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), metadata.clone())
-                .with_row_groups(vec![group])
-                .with_projection(mask)
-                .with_batch_size(batch_rows as usize);
-            if !matches!(ranges, [all] if *all == (0..rows)) {
-                let ranges = ranges.iter().map(|r| r.start as usize..r.end as usize);
-                builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, rows as usize));
-            }
-            builder.build()
-        })?;
-        Ok(Box::new(GroupBatches { reader: Some(reader), input, place: Box::new(place), at: 0 }))
+        let mut batches = GroupBatches {
+            input,
+            metadata: metadata.clone(),
+            group,
+            before,
+            mask,
+            ranges: ranges.to_vec(),
+            rows,
+            batch_rows,
+            reader: None,
+            at: 0,
+        };
+        batches.reader = Some(batches.build()?);
+        Ok(Box::new(batches))
     }
 
     fn will_open(&mut self, file: &DataFile, unit: usize) {
         let Some((input, _)) = self.open.as_ref().filter(|(input, _)| input.is_remote()) else { return };
         let Extent::RowGroup(group) = file.scan.units[unit].extent else { return };
-        let chunks = self.chunks(file, group).filter(|c| c.iter().map(|c| c.end - c.start).sum::<u64>() <= AHEAD_BYTES);
+        let chunks = self.chunks(file, group).filter(|chunks| size_of(chunks) <= AHEAD_BYTES);
         self.ahead = chunks.map(|chunks| (group, input.start(chunks)));
     }
 }
 
+/// Bytes of a column chunk's values, about: of text in a dictionary those of every row, where the file says.
+fn decoded_bytes(column: &ColumnChunkMetaData) -> u64 {
+    let unencoded = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+    column.uncompressed_size().max(unencoded).max(0) as u64
+}
+
+fn size_of(chunks: &[Range<u64>]) -> u64 {
+    chunks.iter().map(|chunk| chunk.end - chunk.start).sum()
+}
+
+/// Rows `ranges` of a row group.
 struct GroupBatches {
+    input: Input,
+    metadata: ArrowReaderMetadata,
+    group: usize,
+    /// Rows of the file before the group.
+    before: u64,
+    mask: ProjectionMask,
+    ranges: Vec<Range<u64>>,
+    /// Of the group.
+    rows: u64,
+    batch_rows: u64,
     /// None after an error: what state the decoder was left in is unknown.
     reader: Option<ParquetRecordBatchReader>,
-    input: Input,
-    place: Box<dyn Fn(u64) -> String + Send>,
     /// Rows given so far.
     at: u64,
+}
+
+impl GroupBatches {
+    /// Where in the file the next batch lies.
+    fn place(&self) -> String {
+        let rows = self.ranges.iter().cloned().flatten().skip(self.at as usize).take(self.batch_rows as usize);
+        let (first, last) = rows.fold((u64::MAX, 0), |(first, _), row| (first.min(row), row));
+        match first {
+            u64::MAX => format!("row group {}", self.group),
+            _ => format!("row group {}, rows {} to {}", self.group, self.before + first, self.before + last),
+        }
+    }
+
+    /// A decoder of what was not given yet.
+    fn build(&self) -> Result<ParquetRecordBatchReader, DataError> {
+        let mut skip = self.at;
+        let left: Vec<Range<usize>> = self
+            .ranges
+            .iter()
+            .map(|range| {
+                let from = (range.start + skip).min(range.end);
+                skip -= from - range.start;
+                from as usize..range.end as usize
+            })
+            .filter(|range| !range.is_empty())
+            .collect();
+        decode(&self.input, &|| self.place(), || {
+            let mut builder =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), self.metadata.clone())
+                    .with_row_groups(vec![self.group])
+                    .with_projection(self.mask.clone())
+                    .with_batch_size(self.batch_rows as usize);
+            if !matches!(&left[..], [all] if *all == (0..self.rows as usize)) {
+                let selection = RowSelection::from_consecutive_ranges(left.iter().cloned(), self.rows as usize);
+                builder = builder.with_row_selection(selection);
+            }
+            builder.build()
+        })
+    }
+
+    fn decode_next(&mut self) -> Option<Result<RecordBatch, DataError>> {
+        let mut reader = self.reader.take()?;
+        let batch = decode(&self.input, &|| self.place(), || reader.next().transpose()).transpose()?;
+        if let Ok(batch) = &batch {
+            self.at += batch.num_rows() as u64;
+            self.reader = Some(reader);
+        }
+        Some(batch)
+    }
 }
 
 impl Iterator for GroupBatches {
     type Item = Result<RecordBatch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let reader = self.reader.as_mut()?;
-        let place = || (self.place)(self.at);
-        match decode(&self.input, &place, || reader.next().transpose()) {
-            Ok(batch) => {
-                self.at += batch.as_ref().map_or(0, |b| b.num_rows() as u64);
-                batch.map(Ok)
-            }
-            Err(error) => {
-                self.reader = None;
-                Some(Err(error))
-            }
+        let next = self.decode_next();
+        // Documents far larger than the group's others may be too much for one array together, and that is no damage.
+        let together = matches!(&next, Some(Err(DataError::Corrupt { cause, .. })) if cause.contains("overflow"));
+        if !together || self.batch_rows == 1 {
+            return next;
         }
+        self.batch_rows = 1;
+        match self.build() {
+            Ok(reader) => self.reader = Some(reader),
+            Err(error) => return Some(Err(error)),
+        }
+        self.decode_next()
     }
 }

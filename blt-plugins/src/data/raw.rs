@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
+use arrow::datatypes::DataType;
 
 use super::columns::{Chunk, Origin, Wanted, position};
 use super::error::DataError;
 use super::format::{Batches, DataFile, Format, UnitReader, reader};
-use super::rows::{OnError, RowError, RowRequest, RowSpan, Unreadable};
+use super::rows::{OnError, RowError, RowRequest, Unreadable};
 use super::salvage::Salvage;
 use super::split::{Filter, Part, Split};
 use super::{Document, Index, Request, Row, SourceConfig};
@@ -126,11 +127,11 @@ impl RowPlan {
         columns
     }
 
-    /// Which groups of a span may have rows that the condition takes.
-    fn may_match(&self, span: &RowSpan) -> Result<Vec<bool>, DataError> {
-        let Some(condition) = &self.request.condition else { return Ok(vec![true; span.groups.len()]) };
-        let file = &self.index.files[span.table];
+    /// Which groups of a table may have rows that the condition takes.
+    fn may_match(&self, table: usize) -> Result<Vec<bool>, DataError> {
+        let file = &self.index.files[table];
         let n = file.scan.units.len();
+        let Some(condition) = &self.request.condition else { return Ok(vec![true; n]) };
         let mut statistics = self.format.statistics(file, &condition.columns(&file.schema))?;
         let mut of = |column: &str| {
             let partition = file.partitions.iter().find(|p| p.field.name() == column);
@@ -149,8 +150,7 @@ impl RowPlan {
             }
         };
         let may = condition.may_match(n, &mut of);
-        let may = may.map_err(|error| misfit(condition, &file.found.path, error))?;
-        Ok(may[span.groups.clone()].to_vec())
+        may.map_err(|error| misfit(condition, &file.found.path, error))
     }
 }
 
@@ -212,19 +212,25 @@ pub(super) struct Reader {
     open: Option<OpenSpan>,
     /// Only to choose rows, and not to give them.
     counts: bool,
+    /// The table whose statistics were read last, and which of its groups may match.
+    may_match: Option<(usize, Vec<bool>)>,
 }
 
 impl Reader {
     pub(super) fn new(plan: RowPlan, counts: bool) -> Self {
-        Reader { plan, next: 0, open: None, counts }
+        Reader { plan, next: 0, open: None, counts, may_match: None }
     }
 
-    fn open(&self, at: usize) -> Result<OpenSpan, DataError> {
+    fn open(&mut self, at: usize) -> Result<OpenSpan, DataError> {
         let (plan, span) = (&self.plan, &self.plan.request.spans[at]);
+        let may = match &self.may_match {
+            Some((table, may)) if *table == span.table => may,
+            _ => &self.may_match.insert((span.table, plan.may_match(span.table)?)).1,
+        };
+        let may = &may[span.groups.clone()];
         let columns = if self.counts { plan.choosing(span.table) } else { plan.columns(span.table) };
         let first = plan.index.units.partition_point(|u| u.file < span.table);
-        let may = plan.may_match(span)?;
-        let units = span.groups.clone().zip(&may).filter(|(_, may)| **may).map(|(group, _)| first + group).collect();
+        let units = span.groups.clone().zip(may).filter(|(_, may)| **may).map(|(group, _)| first + group).collect();
         let name = &plan.index.files[span.table].found.name;
         Ok(OpenSpan {
             span: at,
@@ -440,7 +446,7 @@ impl RowReader for Reader {
 /// See [`Source::count_rows`](super::Source::count_rows).
 pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> {
     let (mut counts, mut all) = (vec![0; plan.request.spans.len()], 0);
-    let reader = Reader::new(plan, true);
+    let mut reader = Reader::new(plan, true);
     for (at, count_at) in counts.iter_mut().enumerate() {
         if all >= at_most {
             break;
@@ -479,10 +485,29 @@ pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
     Ok(counts)
 }
 
-/// Bytes of a record batch's own rows, about: what it shares with others (dictionaries, buffers of views) counts whole.
+/// Bytes of a record batch's own rows, about: dictionaries, which it may share with others, count whole.
 pub(crate) fn size_of(batch: &RecordBatch) -> usize {
-    let column = |c: &dyn Array| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
-    batch.columns().iter().map(|c| column(c.as_ref())).sum()
+    batch.columns().iter().map(|column| size_of_array(column)).sum()
+}
+
+fn size_of_array(array: &ArrayRef) -> usize {
+    let of_views = |views: &[u128]| views.iter().map(|view| std::mem::size_of::<u128>() + *view as u32 as usize).sum();
+    let of_range =
+        |values: &ArrayRef, from: usize, to: usize| size_of_array(&values.slice(from, to - from)) + array.len() * 8;
+    match array.data_type() {
+        DataType::Utf8View => of_views(array.as_string_view().views()),
+        DataType::BinaryView => of_views(array.as_binary_view().views()),
+        DataType::List(_) => {
+            let (list, n) = (array.as_list::<i32>(), array.len());
+            of_range(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[n] as usize)
+        }
+        DataType::LargeList(_) => {
+            let (list, n) = (array.as_list::<i64>(), array.len());
+            of_range(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[n] as usize)
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().map(size_of_array).sum(),
+        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
+    }
 }
 
 /// Cuts a batch by its rows' mean size: an IPC file's one batch may be all of the file.

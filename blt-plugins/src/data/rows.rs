@@ -125,7 +125,7 @@ pub enum RowError {
     NoColumn,
     /// Its entropies or patch lengths do not fit its document.
     InvalidList,
-    /// Its loss is not finite.
+    /// Its loss, or an entropy, is not finite.
     NotFinite,
 }
 

@@ -6,7 +6,7 @@ use crate::shape::{WholeModel, graph_of};
 use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
-use blt_core::model::next_byte_targets;
+use blt_core::model::{Head, next_byte_targets};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,8 @@ use std::rc::Rc;
 /// `blt-run graph` shows the nodes that it stands for. A bare wire means its loss.
 ///
 /// Patches are those of the checkpoint's entropy model, or come from outside (`in: {bytes: docs, patches: p}`), as they must where it has
-/// none; there are no `entropies` then. Parameters stay as they are, unless a train step's goal is this node's loss, which fine-tunes all
-/// but the entropy model.
+/// none; there are no `entropies` and no `entropy_loss` then, which is the entropy model's own. Parameters stay as they are, unless a train
+/// step's goal is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which fine-tunes that alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blt {
@@ -45,6 +45,15 @@ pub struct State {
     model: blt::Blt,
     patcher_flops: Rc<PatcherFlops>,
 }
+
+/// In the order of the ports.
+type Outputs = (
+    Option<LossValue>,
+    Option<LogitsValue>,
+    Option<Rc<blt_core::patches::Patches>>,
+    Option<Rc<Vec<f32>>>,
+    Option<LossValue>,
+);
 
 impl Blt {
     pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
@@ -96,23 +105,23 @@ impl Blt {
 impl Node for Blt {
     const NAME: &'static str = "Blt";
     const INPUTS: &'static [&'static str] = &["bytes", "patches"];
-    const OUTPUTS: &'static [&'static str] = &["loss", "logits", "patches", "entropies"];
+    const OUTPUTS: &'static [&'static str] = &["loss", "logits", "patches", "entropies", "entropy_loss"];
     const EXAMPLE: &'static str = "{node: Blt, in: docs, checkpoint: path/to/dir}";
     type In = (Bytes, Option<Patches>);
-    type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>);
+    type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>, Option<Loss>);
     type State = State;
 
     fn check(
         &self,
         (_, patches): (BytesInfo, Option<PatchesInfo>),
         _: &CheckCx,
-    ) -> Result<(Option<()>, Option<()>, Option<PatchesInfo>, Option<()>), NodeError> {
+    ) -> Result<(Option<()>, Option<()>, Option<PatchesInfo>, Option<()>, Option<()>), NodeError> {
         if self.checkpoint.as_os_str().is_empty() {
             return Err(NodeError::param("checkpoint", "the path of the checkpoint directory is empty"));
         }
         let entropies = patches.is_none().then_some(());
         let patches = patches.unwrap_or(PatchesInfo { boundary_lookahead: false });
-        Ok((Some(()), Some(()), Some(patches), entropies))
+        Ok((Some(()), Some(()), Some(patches), entropies, entropies))
     }
 
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
@@ -156,30 +165,28 @@ impl Node for Blt {
         state: &State,
         (batch, given): (Rc<Batch>, Option<Rc<blt_core::patches::Patches>>),
         cx: &RunCx,
-    ) -> Result<
-        (Option<LossValue>, Option<LogitsValue>, Option<Rc<blt_core::patches::Patches>>, Option<Rc<Vec<f32>>>),
-        NodeError,
-    > {
+    ) -> Result<Outputs, NodeError> {
         let session = session(cx);
-        let (patches, entropies) = match given {
-            Some(patches) => (patches, None),
+        let loss_of = |head: &Head| {
+            let loss = head.loss(&session, &next_byte_targets(&batch, false));
+            LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() }
+        };
+        let (patches, entropies, entropy_loss) = match given {
+            Some(patches) => (patches, None, None),
             None => {
-                let before = session.flops();
-                let made = state.model.patch(&session, &batch);
-                let (entropies, patches) = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
+                let (before, wanted) = (session.flops(), cx.wanted("entropy_loss"));
+                let made = state.model.patch(&session, &batch, wanted);
+                let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
                 let flops = &state.patcher_flops.0;
                 flops.set(flops.get() + session.flops() - before);
-                (Rc::new(patches), Some(Rc::new(entropies)))
+                (Rc::new(made.patches), Some(Rc::new(made.entropies)), wanted.then(|| loss_of(&made.head)))
             }
         };
         let wanted = cx.wanted("loss") || cx.wanted("logits");
         let head = wanted.then(|| state.model.forward(&session, &batch, &patches));
-        let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(|head| {
-            let loss = head.loss(&session, &next_byte_targets(&batch, false));
-            LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() }
-        });
-        let logits = head.filter(|_| cx.wanted("logits")).map(|head| LogitsValue { head, batch });
-        Ok((loss, logits, Some(patches), entropies))
+        let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(loss_of);
+        let logits = head.filter(|_| cx.wanted("logits")).map(|head| LogitsValue { head, batch: batch.clone() });
+        Ok((loss, logits, Some(patches), entropies, entropy_loss))
     }
 }
 

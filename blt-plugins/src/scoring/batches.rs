@@ -141,8 +141,8 @@ impl BatchScorer {
         let rows = MemoryRows::new(schema, batches.to_vec(), &self.column, &self.lists, self.on_error)?;
         let (packer, lists) = (self.packer.clone(), self.lists.clone());
         let scores = self.scorer.score_rows(Box::new(rows), columns, packer, lists, self.on_error)?;
-        let batch = |(batch, scores): (&RecordBatch, Vec<_>)| {
-            let arrays = batch.columns().iter().cloned().chain(columns.arrays(&scores)?).collect();
+        let batch = |(batch, mut scores): (&RecordBatch, Vec<_>)| {
+            let arrays = batch.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
             Ok(RecordBatch::try_new(scored.clone(), arrays)?)
         };
         let batches = batches.iter().zip(scores).map(batch).collect::<Result<Vec<_>, StepError>>()?;

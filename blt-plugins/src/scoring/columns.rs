@@ -119,8 +119,10 @@ impl Columns {
         Ok(Arc::new(Schema::new_with_metadata(fields, metadata)))
     }
 
-    /// One array for each of [`Columns::fields`].
-    pub(super) fn arrays(&self, rows: &[RowScores]) -> Result<Vec<ArrayRef>, StepError> {
+    /// One array for each of [`Columns::fields`]. Takes the lists out of the rows: those of a large document are not copied.
+    pub(super) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
+        let log_probs = self.log_probs.then(|| self.floats(rows, |scores| &mut scores.log_probs)).transpose()?;
+        let entropies = self.entropies.then(|| self.floats(rows, |scores| &mut scores.entropies)).transpose()?;
         let known = || rows.iter().map(RowScores::scores);
         let mut arrays: Vec<ArrayRef> =
             vec![Arc::new(Int64Array::from_iter(known().map(|s| s.map(|s| s.n_bytes as i64))))];
@@ -131,16 +133,7 @@ impl Columns {
             arrays.push(Arc::new(Float64Array::from_iter(known().map(|s| s.map(|s| s.nats)))));
             arrays.push(Arc::new(Float64Array::from_iter(known().map(|s| s.and_then(Scores::bits_per_byte)))));
         }
-        let floats = |of: fn(&Scores) -> &Vec<f32>| {
-            let values: Vec<f32> = known().flatten().flat_map(|s| of(s).iter().copied()).collect();
-            self.lists(Arc::new(Float32Array::from(values)), known().map(|s| s.map(|s| of(s).len())))
-        };
-        if self.log_probs {
-            arrays.push(floats(|s| &s.log_probs)?);
-        }
-        if self.entropies {
-            arrays.push(floats(|s| &s.entropies)?);
-        }
+        arrays.extend(log_probs.into_iter().chain(entropies));
         if self.patch_lengths {
             let values: Result<Vec<i32>, _> =
                 known().flatten().flat_map(Scores::patch_lengths).map(i32::try_from).collect();
@@ -149,6 +142,25 @@ impl Columns {
             arrays.push(self.lists(Arc::new(Int32Array::from(values)), known().map(|s| s.map(|s| s.starts.len())))?);
         }
         Ok(arrays)
+    }
+
+    /// The lists that `of` takes out of the rows.
+    fn floats(&self, rows: &mut [RowScores], of: fn(&mut Scores) -> &mut Vec<f32>) -> Result<ArrayRef, StepError> {
+        let mut values: Vec<f32> = Vec::new();
+        let mut lengths = Vec::with_capacity(rows.len());
+        for row in rows {
+            let list = match row {
+                RowScores::Document(scores) => Some(std::mem::take(of(scores))),
+                RowScores::Null | RowScores::Failed(_) => None,
+            };
+            lengths.push(list.as_ref().map(Vec::len));
+            match list {
+                Some(list) if values.is_empty() => values = list,
+                Some(list) => values.extend_from_slice(&list),
+                None => {}
+            }
+        }
+        self.lists(Arc::new(Float32Array::from(values)), lengths.into_iter())
     }
 
     fn lists(
@@ -190,7 +202,7 @@ mod tests {
                 ..Scores::default()
             })
         };
-        let rows = [scores(2), RowScores::Failed(RowError::NotFinite), scores(0)];
+        let rows = || [scores(2), RowScores::Failed(RowError::NotFinite), scores(0)];
         for large in [false, true] {
             let columns = Columns {
                 patches: false,
@@ -201,7 +213,7 @@ mod tests {
                 large,
                 nullable: false,
             };
-            let arrays = columns.arrays(&rows).unwrap();
+            let arrays = columns.arrays(&mut rows()).unwrap();
             for (array, field) in arrays.iter().zip(columns.fields()) {
                 assert_eq!((array.data_type(), array.len(), array.null_count()), (field.data_type(), 3, 1));
             }

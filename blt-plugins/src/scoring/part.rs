@@ -124,9 +124,9 @@ impl<'a> PartWriter<'a> {
         failed(&self.path, self.unit, error)
     }
 
-    pub fn write(&mut self, rows: &Rows, scores: &[RowScores]) -> Result<(), StepError> {
+    pub fn write(&mut self, rows: &Rows, mut scores: Vec<RowScores>) -> Result<(), StepError> {
         let Job { config, columns, schemas, .. } = self.job;
-        let arrays = rows.columns.columns().iter().cloned().chain(columns.arrays(scores)?).collect();
+        let arrays = rows.columns.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
         let schema = &schemas[self.unit.span.table];
         let mut batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {

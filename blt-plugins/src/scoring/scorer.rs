@@ -13,7 +13,8 @@ use crate::loaded::{Feed, Loaded};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, Span};
-use blt_graph::StepError;
+use blt_core::patches::PatchError;
+use blt_graph::{RunFailed, StepError};
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;
 use std::rc::Rc;
@@ -172,7 +173,7 @@ fn write(
             None => part.insert(PartWriter::create(job, model, units[*span], outputs)?),
         };
         match next {
-            ToWrite::Rows(rows, scores) => writer.write(&rows, &scores)?,
+            ToWrite::Rows(rows, scores) => writer.write(&rows, scores)?,
             ToWrite::Unreadable { group, .. } => writer.unreadable(group),
             ToWrite::End { groups_skipped, .. } => {
                 let done = part.take().map(|part| part.finish(groups_skipped));
@@ -232,6 +233,11 @@ impl Values {
         let span = &batch.spans[s];
         let (start, end) = (batch.offsets[s], batch.offsets[s + 1]);
         let is_first = span.range.start + span.context == 0;
+        if is_first {
+            // A list that grows is copied.
+            scores.log_probs.reserve_exact(if columns.log_probs { scores.n_bytes as usize } else { 0 });
+            scores.entropies.reserve_exact(if columns.entropies { scores.n_bytes as usize + 1 } else { 0 });
+        }
         if let Some(loss) = &self.loss {
             // The nats at an id are those of the byte after it.
             let nats = &loss.nats[start + span.context..end - 1];
@@ -298,43 +304,80 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
         }
     }
 
-    fn score(&mut self, batch: Batch) -> Result<(), StepError> {
-        let batch = Rc::new(batch);
+    fn score(&mut self, mut batch: Batch) -> Result<(), StepError> {
+        while !batch.is_empty() {
+            let whole = Rc::new(batch);
+            match self.values(&whole) {
+                Ok(values) => return self.add(&whole, &values),
+                Err(failed) => match failed.cause::<PatchError>() {
+                    // Of the one document: the others of the batch are scored without it.
+                    Some(&PatchError::EntropyNotFinite { row, .. }) if self.on_error == OnError::Null => {
+                        self.fail(&whole, row)?;
+                        batch = whole.without_row(row);
+                    }
+                    _ => return Err(failed.into()),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// What the graph says of a batch.
+    fn values(&self, batch: &Rc<Batch>) -> Result<Values, RunFailed> {
         let Scorer { loaded, wires: Wires { loss, patches, entropies } } = self.scorer;
         loaded.live.world().insert(Feed(batch.clone()));
-        let columns = &self.columns;
-        let entropies = entropies.as_ref().filter(|_| columns.entropies);
+        let entropies = entropies.as_ref().filter(|_| self.columns.entropies);
         let goals: Vec<&String> = loss.iter().chain(patches).chain(entropies).collect();
         let mut found = loaded.live.run(&goals)?;
-        let values = Values {
+        Ok(Values {
             loss: loss.as_ref().map(|wire| found.take::<Loss>(wire)).transpose()?,
             patches: patches.as_ref().map(|wire| found.take::<Patches>(wire)).transpose()?,
             entropies: entropies.map(|wire| found.take::<Entropies>(wire)).transpose()?,
-        };
+        })
+    }
+
+    /// Adds what the graph says of a batch to the rows' scores.
+    fn add(&mut self, batch: &Batch, values: &Values) -> Result<(), StepError> {
         let lengths = [values.loss.as_ref().map(|l| l.nats.len()), values.entropies.as_ref().map(|e| e.len())];
         if let Some(found) = lengths.into_iter().flatten().find(|&n| n != batch.len()) {
-            let msg = format!("`{}` gives {found} numbers for a batch of {} ids", goals[0], batch.len());
+            let msg = format!("the goal gives {found} numbers for a batch of {} ids", batch.len());
             return Err(StepError::other(msg).help("a loss that scores has its nats at every id, and entropies too"));
         }
         // Spans come in the order of their rows, which wait in that order.
         let mut at = 0;
         for (s, span) in batch.spans.iter().enumerate() {
             let (open, i) = row_of(&mut self.waiting, &mut at, span)?;
-            let RowScores::Document(scores) = &mut open.scores[i] else {
-                return Err(StepError::other(format!("row {} has no document, and was scored", span.row)));
-            };
-            values.add(&batch, s, columns, scores);
             if span.last {
                 open.open -= 1;
-                if !scores.nats.is_finite() {
-                    if self.on_error == OnError::Fail {
-                        let msg = format!("the loss of the document in row {} is not finite", span.row);
-                        return Err(StepError::other(msg)
-                            .help("with `on_error: null` such documents get null scores, and are counted"));
-                    }
-                    open.scores[i] = RowScores::Failed(RowError::NotFinite);
-                }
             }
+            let scores = match &mut open.scores[i] {
+                RowScores::Document(scores) => scores,
+                // By a span before this one.
+                RowScores::Failed(_) => continue,
+                RowScores::Null => {
+                    return Err(StepError::other(format!("row {} has no document, and was scored", span.row)));
+                }
+            };
+            values.add(batch, s, &self.columns, scores);
+            if span.last && !scores.nats.is_finite() {
+                if self.on_error == OnError::Fail {
+                    let msg = format!("the loss of the document in row {} is not finite", span.row);
+                    return Err(StepError::other(msg)
+                        .help("with `on_error: null` such documents get null scores, and are counted"));
+                }
+                open.scores[i] = RowScores::Failed(RowError::NotFinite);
+            }
+        }
+        Ok(())
+    }
+
+    /// A document of a batch that cannot be scored.
+    fn fail(&mut self, batch: &Batch, row: u64) -> Result<(), StepError> {
+        let mut at = 0;
+        for span in batch.spans.iter().filter(|span| span.row == row) {
+            let (open, i) = row_of(&mut self.waiting, &mut at, span)?;
+            open.scores[i] = RowScores::Failed(RowError::NotFinite);
+            open.open -= usize::from(span.last);
         }
         Ok(())
     }

@@ -9,6 +9,8 @@ use std::f64::consts::LN_2;
 
 /// Values of the column that histograms are made by which are kept apart; rows of all others count together.
 const MOST_GROUPS: usize = 1000;
+/// Bytes of such a value, at most: more is cut off.
+const GROUP_NAME_BYTES: usize = 256;
 /// Under this name.
 const OTHERS: &str = "(others)";
 
@@ -171,6 +173,7 @@ impl Summary {
     }
 
     fn of_group(&mut self, name: &str) -> &mut GroupSummary {
+        let name = &name[..name.floor_char_boundary(GROUP_NAME_BYTES)];
         let known = self.by.contains_key(name) || self.by.len() < MOST_GROUPS;
         self.by.entry(if known { name } else { OTHERS }.to_owned()).or_default()
     }

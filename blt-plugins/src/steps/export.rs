@@ -88,8 +88,8 @@ impl Export {
             loaded.live.world().insert(Feed(batch.clone()));
             let mut values = loaded.live.run(&goals)?;
             let own = values.take::<Loss>(&self.goal)?;
-            let patches = match model.patch(session, &batch) {
-                Some(made) => Rc::new(made?.1),
+            let patches = match model.patch(session, &batch, false) {
+                Some(made) => Rc::new(made?.patches),
                 None => {
                     let wire = patches_wire.as_deref();
                     let wire = wire.ok_or_else(|| StepError::other(format!("`{}` has no patches", self.goal)))?;

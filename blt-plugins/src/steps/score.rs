@@ -43,7 +43,8 @@ impl Emit {
 /// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it out; all input columns first (those of
 /// folders such as `lang=en/` included), then `n_bytes`, `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists
 /// named in `emit`. A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`. The goal is a loss (of a trained
-/// pipeline, a `Blt`, or a `ByteLm`, which has no patches) or a patcher (which has patches alone).
+/// pipeline or a `Blt`), entropies (a `ByteLm`, which has no patches, or `blt.entropies`, the entropy model of a `Blt` alone), or a
+/// patcher (which has patches alone).
 ///
 /// Each input file becomes a part of its own name, a large one several, after their row groups. A run that was stopped goes on with the
 /// first part that is not finished, and ends in the same files. A part's footer holds digests of model, input and settings
@@ -51,7 +52,7 @@ impl Emit {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
-    /// What scores, a wire: a loss, a `ByteLm` or a patcher.
+    /// What scores, a wire: a loss, entropies (a `ByteLm`, or a `Blt`'s: the entropy model alone then) or a patcher.
     pub goal: String,
     /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
     #[serde(default)]
@@ -181,10 +182,12 @@ impl Score {
         } else if goal.is::<Patches>() {
             wires.patches = Some(self.goal.clone());
         } else {
-            // A bare `ByteLm` means its entropies.
-            let sibling = goal.node.entry.out_slots().iter().position(|slot| slot.name == Loss::NAME);
-            let sibling = sibling.filter(|_| goal.is::<Entropies>());
-            let Some(port) = sibling.map(|at| goal.node.entry.outputs[at]) else {
+            // A bare `ByteLm` means its entropies. The loss that a node lists after its entropies is that of the model which has them.
+            let slots = goal.node.entry.out_slots();
+            let mut outputs = slots.iter().zip(goal.node.entry.outputs);
+            let sibling = outputs.find(|(slot, _)| slot.name == Entropies::NAME && goal.is::<Entropies>());
+            let sibling = sibling.and_then(|_| outputs.find(|(slot, _)| slot.name == Loss::NAME));
+            let Some((_, port)) = sibling else {
                 let msg =
                     format!("`{}` is {}, and scores come from a Loss, a ByteLm or Patches", self.goal, goal.port_type);
                 return Err(NodeError::param("goal", msg));
@@ -423,6 +426,9 @@ impl Step for Score {
             }
         };
         let seconds = started.elapsed().as_secs_f64();
+        if scored.len() != to_do.len() {
+            return Err(StepError::other(format!("{} parts of {} were written", scored.len(), to_do.len())));
+        }
         for (i, summary) in to_do.into_iter().zip(scored) {
             summaries[i] = Some(summary);
         }

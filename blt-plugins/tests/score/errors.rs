@@ -25,9 +25,8 @@ fn text(source: &str, score: &str) -> String {
     lm_graph(source) + &format!("  - score: {{goal: lm{score}}}\n")
 }
 
-/// The model's byte embeddings, `[260, dim]`.
-const EMBEDDING: &str = "model.local_encoder.embed_tokens.weight";
-
+/// Documents of more than eight bytes are cut.
+const SPANS: &str = "{node: ParquetBytes, path: in, span_bytes: 8}";
 const IN: &str = "{node: ParquetBytes, path: in}";
 
 #[test]
@@ -148,13 +147,45 @@ fn lists_that_do_not_fit_their_document() {
     assert_eq!(result(&dir)["nulls"], 1);
 }
 
+/// Sets the first element of a row of a tensor.
+fn damage(checkpoint: &Path, tensor: &str, row: usize, value: f32) {
+    let path = checkpoint.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (_, tensor) = tensors.tensors().into_iter().find(|(name, _)| name == tensor).unwrap();
+    let at = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize + row * tensor.shape()[1] * 4;
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// The id of the byte that damaged models cannot score.
+const POISON: usize = b'?' as usize + 4;
+
 #[test]
 fn a_loss_that_is_not_finite() {
+    let embedding = [("model.local_encoder.embed_tokens.weight", POISON, f32::MAX)];
+    not_finite(&embedding, "document in row 1 is not finite");
+}
+
+/// The poison's state lies along its first element, 4 after the norm, and the head makes that infinite; of no other byte's.
+#[test]
+fn an_entropy_that_is_not_finite() {
+    let damaged = [("model.patcher.embed_tokens.weight", POISON, 1e18), ("model.patcher.lm_head.weight", 0, 1.2e38)];
+    not_finite(&damaged, "row 1: the entropy at position 5");
+}
+
+fn not_finite(damaged: &[(&str, usize, f32)], what: &str) {
     let bench = Bench::new();
-    let rows: [Option<&[u8]>; 5] = [Some(b"one"), Some(b"two ? of"), None, Some(b"?"), Some(b"three")];
-    write_parquet(&bench.path("in/a.parquet"), &texts(&rows), 10);
+    let rows: [Option<&[u8]>; 6] =
+        [Some(b"one"), Some(b"two ? of"), None, Some(b"?"), Some(b"three"), Some(b"a ? in a text of several spans")];
+    let cured: Vec<Option<Vec<u8>>> = rows
+        .iter()
+        .map(|row| row.map(|text| text.iter().map(|b| if *b == b'?' { b'x' } else { *b }).collect()))
+        .collect();
+    let cured: Vec<Option<&[u8]>> = cured.iter().map(Option::as_deref).collect();
+    write_parquet(&bench.path("in/a.parquet"), &texts(&cured), 10);
     let train = "  - train: {goal: loss, steps: 1, batch_bytes: 100, lr: 1e-3}\n";
-    let trained = bench.run(&(graph(IN, ENTROPY) + train)).join("checkpoints/final");
+    let trained = bench.run(&(graph(SPANS, ENTROPY) + train)).join("checkpoints/final");
     let copy = bench.path("copy");
     std::fs::create_dir(&copy).unwrap();
     for file in ["state.json", "model.safetensors"] {
@@ -162,24 +193,17 @@ fn a_loss_that_is_not_finite() {
     }
     let blt = |more: &str| {
         format!(
-            "name: score\ngraph:\n  docs: {IN}\n  blt: {{node: Blt, in: docs, checkpoint: copy}}\nrun:\n  - score: {{goal: blt, emit: [log_probs]{more}}}\n"
+            "name: score\ngraph:\n  docs: {SPANS}\n  blt: {{node: Blt, in: docs, checkpoint: copy}}\nrun:\n  - score: {{goal: blt, emit: [log_probs]{more}}}\n"
         )
     };
+    damaged.iter().for_each(|(tensor, row, value)| damage(&copy, tensor, *row, *value));
     let sound = read_parquet(&bench.run(&blt("")).join("outputs/in/a.parquet"));
-    // A damaged weight: the embedding of the byte `?`.
-    let path = copy.join("model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let (_, embedding) = tensors.tensors().into_iter().find(|(name, _)| name == EMBEDDING).unwrap();
-    let dim = embedding.shape()[1];
-    let at = embedding.data().as_ptr() as usize - bytes.as_ptr() as usize + (usize::from(b'?') + 4) * dim * 4;
-    bytes[at..at + 4].copy_from_slice(&f32::MAX.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
+    write_parquet(&bench.path("in/a.parquet"), &texts(&rows), 10);
 
     let error = bench.fails(&blt(""));
-    assert!(error.contains("document in row 1 is not finite") && error.contains("on_error: null"), "{error}");
+    assert!(error.contains(what), "{error}");
     let dir = bench.run(&blt(", on_error: \"null\""));
-    assert_eq!(result(&dir)["failed"], serde_json::json!({"not_finite": 2}));
+    assert_eq!(result(&dir)["failed"], serde_json::json!({"not_finite": 3}));
     assert_eq!((&result(&dir)["documents"], &result(&dir)["nulls"]), (&2.into(), &1.into()));
     let part = read_parquet(&dir.join("outputs/in/a.parquet"));
     for column in ["n_bytes", "nats", "bits_per_byte", "log_probs"] {
@@ -187,6 +211,6 @@ fn a_loss_that_is_not_finite() {
         for row in [0, 2, 4] {
             assert_eq!(part[column].slice(row, 1).as_ref(), sound[column].slice(row, 1).as_ref(), "{column} {row}");
         }
-        assert!(part[column].is_null(1) && part[column].is_null(3), "{column}");
+        assert!(part[column].is_null(1) && part[column].is_null(3) && part[column].is_null(5), "{column}");
     }
 }

@@ -4,7 +4,7 @@ use crate::bench::*;
 use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
 use blt_plugins::scoring::Manifest;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const UNITS: &str = "emit: [log_probs, entropies, patch_lengths], context_bytes: 3";
@@ -103,6 +103,35 @@ fn the_model_s_digest_is_of_what_it_is_and_not_of_where_it_lies() {
         std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
     }
     assert_eq!(by_node("copy"), by_node(checkpoint.to_str().unwrap()));
+}
+
+#[test]
+fn the_entropy_model_of_a_checkpoint_scores_alone() {
+    let bench = Bench::new();
+    two_files(&bench);
+    let train = "  - train: {goal: loss, steps: 2, batch_bytes: 200, lr: 1e-3}\n";
+    let score = |goal: &str| format!("  - score: {{goal: {goal}, emit: [log_probs, entropies]}}\n");
+    let trained = graph("{node: ParquetBytes, path: in}", ENTROPY) + train + &score("lm") + &score("loss");
+    let report = bench.run_told(&trained, "runs", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let dirs: Vec<&PathBuf> = report.plans[0].steps.iter().map(|step| &step.dir).collect();
+    let [trained, alone, whole] = dirs[..] else { panic!("{} steps", dirs.len()) };
+    let text = format!(
+        "name: score\ngraph:\n  docs: {{node: ParquetBytes, path: in}}\n  blt: {{node: Blt, in: docs, checkpoint: {}}}\nrun:\n{}",
+        trained.join("checkpoints/final").display(),
+        score("blt.entropies")
+    );
+    let read = |dir: &Path| {
+        let outputs = dir.join("outputs");
+        let parts = file_names(&outputs);
+        let columns = parts.iter().map(|name| {
+            let part = read_parquet(&outputs.join(name));
+            (f64s(&part, "nats"), f32_lists(&part, "log_probs"), f32_lists(&part, "entropies"))
+        });
+        columns.collect::<Vec<_>>()
+    };
+    let by_node = read(&bench.run(&text));
+    assert_eq!(by_node, read(alone));
+    assert_ne!(by_node, read(whole));
 }
 
 #[test]
