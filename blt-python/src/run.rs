@@ -61,7 +61,7 @@ impl Scheduler for PythonScheduler {
                     if self.interrupt.load(Ordering::Relaxed) {
                         return Err(StepError::Interrupted);
                     }
-                    let answer: Option<(usize, String)> = answer.and_then(|a| Ok(a.extract()?)).map_err(wrong)?;
+                    let answer: Option<(usize, String)> = answer.and_then(|a| a.extract()).map_err(wrong)?;
                     if let Some((at, answer)) = answer {
                         done(at, &serde_json::from_str(&answer)?)?;
                     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the ratios that bench.py wrote, one or more machines': `python tests/peer/chart.py docs/speed.json docs/speed-256.json docs/speed.svg`."""
+"""Draws the ratios that bench.py wrote, one or more machines': `python tests/peer/chart.py docs/speed.json docs/speed-zen4.json docs/speed.svg`."""
 import json, statistics, sys
 from pathlib import Path
 

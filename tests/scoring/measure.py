@@ -8,7 +8,7 @@ Needs numpy, pyarrow and a release build, and an idle machine. Documents' length
 at 1 MB, and one of 1 MB is in every corpus, so that memory can be compared. Models are trained for a few steps: what weights hold changes no
 time.
 """
-import argparse, json, os, re, statistics, subprocess, sys, sysconfig, tempfile
+import argparse, json, re, statistics, subprocess, sys, sysconfig, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +40,7 @@ SCORED = {
     "small": (BLT % "small", "blt"),
     "tiny": (BLT % "tiny", "blt"),
     "entropy model": (BLT % "small", "blt.entropies"),
+    "tiny entropy model": (BLT % "tiny", "blt.entropies"),
     "stride": ("  patches: {node: StridePatch, in: docs, stride: 6}\n", "patches"),
 }
 
@@ -61,16 +62,22 @@ def corpus(path, documents, mean, seed=1):
     return int(lengths.sum())
 
 
-def run(command, place, check=True):
-    """Standard output, seconds of the processors, and the most bytes that were resident."""
+def run(command, place):
+    """Standard output, and the most bytes that were resident (as the kernel counts the process itself: what wait4 tells begins with this one's)."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, cwd=place)
-        _, status, usage = os.wait4(child.pid, 0)
+        child, peak = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, cwd=place), 0
+        while child.poll() is None:
+            try:
+                found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child.pid}/status").read_text())
+                peak = max(peak, int(found[1]) * 1024 if found else 0)
+            except ProcessLookupError:
+                pass
+            time.sleep(0.02)
         for file in (out, err):
             file.seek(0)
-        if status and check:
+        if child.returncode:
             sys.exit(err.read().decode())
-        return out.read().decode(), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+        return out.read().decode(), peak
 
 
 class Place:
@@ -87,17 +94,17 @@ class Place:
         (self.path / "score.yaml").write_text(yaml)
 
     def score(self, *more):
-        """Bytes/s that the step itself tells, the processors' seconds, the peak of memory."""
+        """Bytes/s that the step itself tells, and the peak of memory."""
         self.runs += 1
-        out, seconds, memory = run([self.binary, "score.yaml", "--runs", f"runs{self.runs}", *more], self.path)
+        out, memory = run([self.binary, "score.yaml", "--runs", f"runs{self.runs}", *more], self.path)
         results = json.loads((self.path / f"runs{self.runs}/score/latest/results.json").read_text())
         step = next(iter(results["variants"].values()))["steps"][0]["score"]
-        return step["score_bytes_per_second"], seconds, memory
+        return step["score_bytes_per_second"], memory
 
     def bench(self, size):
         """Bytes/s of evaluation over all `size` bytes, in batches as the step makes them."""
         batches = str(size // (32 << 10))
-        out, _, _ = run([self.binary, "bench", "score.yaml", "--format", "json", "--batches", batches, "--repeats", batches], self.path)
+        out, _ = run([self.binary, "bench", "score.yaml", "--format", "json", "--batches", batches, "--repeats", batches], self.path)
         measured = json.loads(out)["goals"][0]["measured"]["evaluation"]
         return measured["bytes_per_repetition"] / measured["mean_seconds"]
 
@@ -116,7 +123,7 @@ def rate(place, args):
 
 def reader(place, args):
     """Pipelines that hardly compute, beside the reader alone."""
-    import pyarrow.parquet as pq, time
+    import pyarrow.parquet as pq
     size = corpus(place.path / "long.parquet", 100_000, MEAN)
     started = time.perf_counter()
     for batch in pq.ParquetFile(place.path / "long.parquet").iter_batches(columns=["text"]):
@@ -125,18 +132,18 @@ def reader(place, args):
     print("| score step | MB/s | memory, MB |\n|---|---:|---:|")
     for name, extra in (("stride", ""), ("stride", ", keep: 'n_bytes < 0'")):
         place.pipeline(name, "long", extra)
-        got, _, memory = place.score()
+        got, memory = place.score()
         print(f"| {name}{', nothing written' if extra else ''} | {got / 1e6:.0f} | {memory / 1e6:.0f} |", flush=True)
 
 
 def memory(place, args):
     """The peak of memory by the number of documents."""
     print("\n| scored by | documents | mean bytes | MB in all | peak, MB | kB/s |\n|---|---:|---:|---:|---:|---:|")
-    for name, documents, mean in (("small", 1000, 300), ("small", 10_000, 300), ("tiny", 1000, MEAN), ("tiny", 10_000, MEAN), ("tiny", 100_000, MEAN),
+    for name, documents, mean in (("small", 1000, 300), ("small", 10_000, 300), ("small", 100_000, 60), ("tiny", 1000, MEAN), ("tiny", 10_000, MEAN),
                                   ("stride", 1000, MEAN), ("stride", 10_000, MEAN), ("stride", 100_000, MEAN)):
         size = corpus(place.path / "many.parquet", documents, mean)
         place.pipeline(name, "many")
-        got, _, peak = place.score()
+        got, peak = place.score()
         print(f"| {name} | {documents:,} | {mean} | {size / 1e6:.1f} | {peak / 1e6:.1f} | {got / 1e3:,.1f} |", flush=True)
 
 
@@ -144,13 +151,15 @@ def large(place, args):
     """The peak of memory by the largest document, of repeated text."""
     import pyarrow as pa, pyarrow.parquet as pq
     print("\n| scored by | largest document, MB | peak, MB | kB/s |\n|---|---:|---:|---:|")
-    for name, emit in (("stride", ""), ("tiny", ""), ("tiny", ", emit: [log_probs, entropies, patch_lengths]")):
+    for name, emit, most in (("stride", "", 100), ("tiny", "", 10), ("tiny entropy model", ", emit: [log_probs, entropies]", 100)):
         for size in (1, 10, 100):
+            if size > most:
+                continue
             text = (b"a document of some length, and then a little more; " * (size * 20000))[:size * 1_000_000]
             pq.write_table(pa.table({"text": pa.array([b"short", text, b"short"], pa.binary())}), place.path / "large.parquet")
             place.pipeline(name, "large", emit)
-            got, _, peak = place.score()
-            print(f"| {name}{' and all lists' if emit else ''} | {size} | {peak / 1e6:.0f} | {got / 1e3:,.0f} |", flush=True)
+            got, peak = place.score()
+            print(f"| {name}{' with log_probs and entropies' if emit else ''} | {size} | {peak / 1e6:.0f} | {got / 1e3:,.0f} |", flush=True)
 
 
 RAY = """
@@ -166,7 +175,6 @@ print("SECONDS", time.perf_counter() - started)
 
 def cluster(place, args):
     """Ray with two workers of one thread against one process with two, start-up cancelled by two sizes."""
-    import time
     seconds = {"blt-run": [], "ray": []}
     sizes = []
     for documents in (1000, 4000):
@@ -177,7 +185,7 @@ def cluster(place, args):
         run([place.binary, "score.yaml", "--runs", f"runs{place.runs}"], place.path)
         seconds["blt-run"].append(time.perf_counter() - started)
         place.runs += 1
-        out, _, _ = run([args.python, "-c", RAY, f"runs{place.runs}"], place.path)
+        out, _ = run([args.python, "-c", RAY, f"runs{place.runs}"], place.path)
         seconds["ray"].append(float(re.search(r"SECONDS (\S+)", out)[1]))
     print(f"\n| | {sizes[0] / 1e6:.1f} MB, s | {sizes[1] / 1e6:.1f} MB, s | kB/s of the difference |\n|---|---:|---:|---:|")
     for name, (a, b) in seconds.items():

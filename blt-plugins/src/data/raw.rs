@@ -487,7 +487,7 @@ pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
 
 /// Bytes of a record batch's own rows, about: dictionaries, which it may share with others, count whole.
 pub(crate) fn size_of(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| size_of_array(column)).sum()
+    batch.columns().iter().map(size_of_array).sum()
 }
 
 fn size_of_array(array: &ArrayRef) -> usize {

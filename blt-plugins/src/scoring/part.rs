@@ -24,8 +24,8 @@ use std::path::{Component, Path};
 /// Under this key a part's footer says what is in it, as JSON ([`Footer`]).
 pub const FOOTER_KEY: &str = "blt.score";
 
-/// Encoded bytes after which a row group ends: it is held in memory until then.
-const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Encoded bytes after which a row group ends: it is held in memory until then, with three times as much beside it.
+const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

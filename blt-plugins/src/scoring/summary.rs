@@ -173,7 +173,8 @@ impl Summary {
     }
 
     fn of_group(&mut self, name: &str) -> &mut GroupSummary {
-        let name = &name[..name.floor_char_boundary(GROUP_NAME_BYTES)];
+        let most = (0..=GROUP_NAME_BYTES.min(name.len())).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+        let name = &name[..most];
         let known = self.by.contains_key(name) || self.by.len() < MOST_GROUPS;
         self.by.entry(if known { name } else { OTHERS }.to_owned()).or_default()
     }
