@@ -284,13 +284,8 @@ fn turn_body<S: Simd>(s: S, columns: &[f32], scale: &[f32], rows: &mut [f32]) {
             }
             for (row, v) in rows.chunks_exact_mut(head_dim).zip(s.transpose(block)) {
                 let to = &mut row[c * LANES..];
-                match to.first_chunk_mut() {
-                    Some(to) => s.store(to, v),
-                    None => {
-                        let len = to.len();
-                        to.copy_from_slice(&s.to_array(v)[..len]);
-                    }
-                }
+                let width = to.len().min(LANES);
+                s.store_part(&mut to[..width], v);
             }
         }
     }

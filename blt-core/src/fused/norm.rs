@@ -5,36 +5,11 @@ use super::simd::{LANES, Simd, kernel};
 use super::tile::{BLOCK, PANEL, ROWS};
 use rayon::prelude::*;
 
-/// Up to sixteen elements, zeros after them.
-#[inline(always)]
-fn part<S: Simd>(s: S, x: &[f32]) -> S::V {
-    match x.first_chunk() {
-        Some(x) => s.load(x),
-        None => {
-            let mut lanes = [0.0; LANES];
-            lanes[..x.len()].copy_from_slice(x);
-            s.load(&lanes)
-        }
-    }
-}
-
-/// Stores up to sixteen elements.
-#[inline(always)]
-fn put<S: Simd>(s: S, to: &mut [f32], v: S::V) {
-    match to.first_chunk_mut() {
-        Some(to) => s.store(to, v),
-        None => {
-            let len = to.len();
-            to.copy_from_slice(&s.to_array(v)[..len]);
-        }
-    }
-}
-
 #[inline(always)]
 fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f64) -> f32 {
     let mut sum = s.splat(0.0);
     for x in x.chunks(LANES) {
-        let x = part(s, x);
+        let x = s.load_part(x);
         sum = s.mul_add(x, x, sum);
     }
     (1.0 / (s.sum(sum) as f64 / x.len() as f64 + eps).sqrt()) as f32
@@ -48,7 +23,7 @@ fn norm_body<S: Simd>(s: S, x: &[f32], w: &[f32], eps: f64, out: &mut [f32]) {
             let to = &mut out[p * BLOCK + r * PANEL..][..PANEL];
             let used = x.len().next_multiple_of(LANES);
             for ((x, w), to) in x.chunks(LANES).zip(w.chunks(LANES)).zip(to.as_chunks_mut().0) {
-                s.store(to, s.mul(s.mul(part(s, x), scale), part(s, w)));
+                s.store(to, s.mul(s.mul(s.load_part(x), scale), s.load_part(w)));
             }
             to[used..].fill(0.0);
         }
@@ -78,8 +53,8 @@ fn norm_backward_body<S: Simd>(
         let mut dot = s.splat(0.0);
         for (i, (x, w)) in x.chunks(LANES).zip(w.chunks(LANES)).enumerate() {
             let at = i * LANES;
-            let g = part(s, &grad[at / PANEL * BLOCK + r * PANEL + at % PANEL..][..x.len()]);
-            dot = s.mul_add(s.mul(g, part(s, w)), part(s, x), dot);
+            let g = s.load_part(&grad[at / PANEL * BLOCK + r * PANEL + at % PANEL..][..x.len()]);
+            dot = s.mul_add(s.mul(g, s.load_part(w)), s.load_part(x), dot);
         }
         let along = s.splat(-(s.sum(dot) as f64 / dim as f64) as f32 * scale * scale * scale);
         let scale = s.splat(scale);
@@ -87,12 +62,12 @@ fn norm_backward_body<S: Simd>(
         let weights = x.chunks(LANES).zip(w.chunks(LANES)).zip(dw.chunks_mut(LANES));
         for (i, ((residual, dx), ((x, w), dw))) in rows.zip(weights).enumerate() {
             let at = i * LANES;
-            let g = s.mul(part(s, &grad[at / PANEL * BLOCK + r * PANEL + at % PANEL..][..x.len()]), scale);
-            let x = part(s, x);
-            let sum = s.mul_add(g, part(s, w), part(s, residual));
-            put(s, dx, s.mul_add(along, x, sum));
-            let sum = s.mul_add(g, x, part(s, dw));
-            put(s, dw, sum);
+            let g = s.mul(s.load_part(&grad[at / PANEL * BLOCK + r * PANEL + at % PANEL..][..x.len()]), scale);
+            let x = s.load_part(x);
+            let sum = s.mul_add(g, s.load_part(w), s.load_part(residual));
+            s.store_part(dx, s.mul_add(along, x, sum));
+            let sum = s.mul_add(g, x, s.load_part(dw));
+            s.store_part(dw, sum);
         }
     }
 }

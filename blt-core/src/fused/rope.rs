@@ -56,23 +56,10 @@ fn rotate_body<S: Simd>(s: S, from: &[f32], to: &mut [f32], (own, partner): (&[f
     let (scale, turn) = (s.splat(scale), s.splat(scale * turn));
     let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
     for ((from, to), (own, partner)) in from.chunks(LANES).zip(to.chunks_mut(LANES)).zip(factors) {
-        let v = match from.first_chunk() {
-            Some(from) => s.load(from),
-            None => {
-                let mut lanes = [0.0; LANES];
-                lanes[..from.len()].copy_from_slice(from);
-                s.load(&lanes)
-            }
-        };
+        let v = s.load_part(from);
         let kept = s.mul(s.mul(v, scale), s.load(own));
         let turned = s.mul_add(s.mul(s.swap_pairs(v), turn), s.load(partner), kept);
-        match to.first_chunk_mut() {
-            Some(to) => s.store(to, turned),
-            None => {
-                let len = to.len();
-                to.copy_from_slice(&s.to_array(turned)[..len]);
-            }
-        }
+        s.store_part(to, turned);
     }
 }
 

@@ -97,6 +97,31 @@ pub(crate) trait Simd: Copy {
     /// Lanes whose bit in `mask` is set from v, the others from `other`.
     fn select(self, mask: u16, v: Self::V, other: Self::V) -> Self::V;
 
+    /// Up to sixteen elements, zeros after them.
+    #[inline(always)]
+    fn load_part(self, from: &[f32]) -> Self::V {
+        match from.first_chunk() {
+            Some(from) => self.load(from),
+            None => {
+                let mut lanes = [0.0; LANES];
+                lanes[..from.len()].copy_from_slice(from);
+                self.load(&lanes)
+            }
+        }
+    }
+
+    /// Stores the first elements: up to sixteen.
+    #[inline(always)]
+    fn store_part(self, to: &mut [f32], v: Self::V) {
+        match to.first_chunk_mut() {
+            Some(to) => self.store(to, v),
+            None => {
+                let len = to.len();
+                to.copy_from_slice(&self.to_array(v)[..len]);
+            }
+        }
+    }
+
     /// Sixteen rows of sixteen to sixteen columns.
     #[inline(always)]
     fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {

@@ -24,7 +24,7 @@ use std::path::{Component, Path};
 /// Under this key a part's footer says what is in it, as JSON ([`Footer`]).
 pub const FOOTER_KEY: &str = "blt.score";
 
-/// Encoded bytes after which a row group ends: it is held in memory until then, with three times as much beside it.
+/// Encoded bytes after which a row group ends: it is held in memory until then.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
