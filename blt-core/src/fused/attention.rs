@@ -14,7 +14,7 @@
 use super::buffer::{Buffer, Scratch};
 use super::loops::dot;
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{Into, Left, PANEL, band, pack_columns};
+use super::tile::{Into, Left, PANEL, Right, band, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -170,7 +170,7 @@ fn score(level: Level, tile: &Tile, block: usize, len: usize, keys: &[f32], quer
         let shape = (run.len(), vectors.len() * LANES, head_dim);
         let keys = Left::strided(&keys[run.start * head_dim..], head_dim, 1);
         let to = &mut scores[run.start * QUERIES + column..];
-        band(level, shape, keys, &queries[column..], PANEL, to, QUERIES, Into::Set);
+        band(level, shape, keys, Right::new(&queries[column..], PANEL), to, QUERIES, Into::Set);
     });
 }
 
@@ -182,8 +182,8 @@ fn gather(level: Level, tile: &Tile, block: usize, len: usize, rows: &[f32], wei
         let column = vectors.start * LANES;
         let shape = (head_dim, vectors.len() * LANES, run.len());
         let rows = Left::strided(&rows[run.start * head_dim..], 1, head_dim);
-        let weights = &weights[run.start * QUERIES + column..];
-        band(level, shape, rows, weights, QUERIES, &mut sums[column..], QUERIES, Into::Chain);
+        let weights = Right::new(&weights[run.start * QUERIES + column..], QUERIES);
+        band(level, shape, rows, weights, &mut sums[column..], QUERIES, Into::Chain);
     });
 }
 
@@ -560,7 +560,8 @@ fn backward_task(
                 let sums = [(&*scores, &*grad_rows, &mut *dv), (&*score_grads, &*q_rows, &mut *dk)];
                 for (weights, rows, sums) in sums {
                     let weights = Left::strided(&weights[run.start * QUERIES + from..], QUERIES, 1);
-                    band(level, shape, weights, &rows[from * width..], width, &mut sums[at..], width, Into::Chain);
+                    let rows = Right::new(&rows[from * width..], width);
+                    band(level, shape, weights, rows, &mut sums[at..], width, Into::Chain);
                 }
             });
             gather(level, &tile, block, len, &k[block * head_dim..], score_grads, dq);

@@ -47,7 +47,7 @@ impl Head {
     /// Sets each row's element of `out` to `f` of the row's number and logits.
     fn map_rows(&self, out: &mut [f32], f: impl Fn(usize, &[f32]) -> f32 + Sync) {
         out.par_chunks_mut(TILE).zip(self.x.par_chunks(TILE * self.dim)).enumerate().for_each_init(
-            || (vec![0.0; TILE * self.dim], vec![0.0; TILE], vec![0.0; TILE * self.vocab]),
+            || (Scratch::new(TILE * self.dim), Scratch::new(TILE), Scratch::new(TILE * self.vocab)),
             |(normed, inverse, logits), (tile, (out, x))| {
                 let (rows, logits) = (out.len(), &mut logits[..out.len() * self.vocab]);
                 self.logits_of(x, &mut normed[..rows * self.dim], &mut inverse[..rows], logits);
@@ -63,7 +63,7 @@ pub(super) fn logits(fused: &Fused, x: &Tensor, norm: ParamId, head: ParamId, ep
     let head = Head::new(fused, fused.value(x), norm, head, eps);
     let mut logits = vec![0.0; x.rows * head.vocab];
     logits.par_chunks_mut(TILE * head.vocab).zip(head.x.par_chunks(TILE * head.dim)).for_each_init(
-        || (vec![0.0; TILE * head.dim], vec![0.0; TILE]),
+        || (Scratch::new(TILE * head.dim), Scratch::new(TILE)),
         |(normed, inverse), (logits, x)| {
             head.logits_of(x, &mut normed[..x.len()], &mut inverse[..x.len() / head.dim], logits);
         },

@@ -97,6 +97,10 @@ pub(crate) trait Simd: Copy {
     /// Lanes whose bit in `mask` is set from v, the others from `other`.
     fn select(self, mask: u16, v: Self::V, other: Self::V) -> Self::V;
 
+    /// Asks for these to be brought to the cache beside the core.
+    #[inline(always)]
+    fn fetch(self, _line: &[f32; LANES]) {}
+
     /// Up to sixteen elements, zeros after them.
     #[inline(always)]
     fn load_part(self, from: &[f32]) -> Self::V {
@@ -306,6 +310,10 @@ mod x86 {
             unsafe { _mm512_loadu_ps(from.as_ptr()) }
         }
         #[inline(always)]
+        fn fetch(self, line: &[f32; LANES]) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
+        }
+        #[inline(always)]
         fn store(self, to: &mut [f32; LANES], v: __m512) {
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
         }
@@ -410,6 +418,10 @@ mod x86 {
         #[inline(always)]
         fn load(self, from: &[f32; LANES]) -> Self::V {
             unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+        }
+        #[inline(always)]
+        fn fetch(self, line: &[f32; LANES]) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
         }
         #[inline(always)]
         fn store(self, to: &mut [f32; LANES], v: Self::V) {

@@ -20,8 +20,12 @@ pub(crate) const PANEL: usize = 64;
 /// Elements of one panel of a tile.
 pub(crate) const BLOCK: usize = ROWS * PANEL;
 
-/// Depth of a weight panel's part that stays in L1 while the rows of a tile pass by; a multiple of [`PANEL`].
-const DEPTH: usize = 128;
+/// Depth of a weight panel's part that stays in L1 while the rows of a tile pass by; a multiple of [`PANEL`]. A part takes half of an
+/// L1 of 32 KiB.
+const DEPTH: usize = 64;
+
+/// A line of [`Right::next`] is fetched every so many steps of k: a tile of 96 rows fetches a part of [`DEPTH`] while it uses another.
+const FETCH: usize = 4;
 
 /// Panels of `cols` columns.
 pub(crate) fn panels(cols: usize) -> usize {
@@ -50,6 +54,21 @@ impl<'a> Left<'a> {
     }
 }
 
+/// The right operand of a product: element (k, column) is `data[k * stride + column]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    data: &'a [f32],
+    stride: usize,
+    /// What a product after this one reads: fetched to the caches beside it. Changes no number.
+    next: &'a [f32],
+}
+
+impl<'a> Right<'a> {
+    pub fn new(data: &'a [f32], stride: usize) -> Self {
+        Self { data, stride, next: &[] }
+    }
+}
+
 /// What becomes of c.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Into {
@@ -70,6 +89,7 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
     k: usize,
     (a, a_row, a_k, a_panel): (*const f32, usize, usize, usize),
     (b, ldb): (*const f32, usize),
+    mut next: &[f32],
     (c, ldc): (*mut f32, usize),
     into: Into,
 ) {
@@ -87,6 +107,12 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
         while left > 0 {
             let depth = left.min(PANEL);
             for kk in 0..depth {
+                if kk % FETCH == 0
+                    && let Some((line, rest)) = next.split_first_chunk()
+                {
+                    s.fetch(line);
+                    next = rest;
+                }
                 let mut bv = [s.splat(0.0); NV];
                 for (v, bv) in bv.iter_mut().enumerate() {
                     *bv = s.load(&*b.add(kk * ldb + v * LANES).cast());
@@ -118,8 +144,7 @@ fn band_body<S: Simd>(
     s: S,
     (rows, cols, k): (usize, usize, usize),
     a: Left,
-    b: &[f32],
-    ldb: usize,
+    Right { data: b, stride: ldb, mut next }: Right,
     c: &mut [f32],
     ldc: usize,
     into: Into,
@@ -139,11 +164,12 @@ fn band_body<S: Simd>(
             let mut row = 0;
             $(
                 while rows - row >= $mr {
+                    let fetched = next.split_off(..(k.div_ceil(FETCH) * LANES).min(next.len())).unwrap_or_default();
                     // SAFETY: the asserts above; row + MR <= rows and col + NV * LANES <= cols.
                     unsafe {
                         let a = (a.data.as_ptr().add(row * a.row_stride), a.row_stride, a.k_stride, a.panel_stride);
                         let c = (c.as_mut_ptr().add(row * ldc + $col), ldc);
-                        micro::<S, $mr, $nv>(s, k, a, (b.as_ptr().add($col), ldb), c, into);
+                        micro::<S, $mr, $nv>(s, k, a, (b.as_ptr().add($col), ldb), fetched, c, into);
                     }
                     row += $mr;
                 }
@@ -179,9 +205,9 @@ fn band_body<S: Simd>(
 }
 
 kernel!(
-    /// `c (=|+=) a @ b`, `shape` (rows, cols, k): b `[k, cols]` with rows `ldb` apart, c `[rows, cols]` with rows `ldc`
-    /// apart, cols a multiple of [`LANES`].
-    pub(crate) fn band(shape: (usize, usize, usize), a: Left, b: &[f32], ldb: usize, c: &mut [f32], ldc: usize, into: Into) = band_body
+    /// `c (=|+=) a @ b`, `shape` (rows, cols, k): b `[k, cols]`, c `[rows, cols]` with rows `ldc` apart, cols a multiple of
+    /// [`LANES`].
+    pub(crate) fn band(shape: (usize, usize, usize), a: Left, b: Right, c: &mut [f32], ldc: usize, into: Into) = band_body
 );
 
 #[inline(always)]
@@ -277,13 +303,17 @@ impl Panels {
         (row_stride, panel_stride): (usize, usize),
         into: Into,
     ) {
-        for (p, panel) in self.data.chunks_exact((PANEL * self.k).max(1)).enumerate() {
+        for p in 0..self.data.len() / (PANEL * self.k).max(1) {
             for start in (0..self.k).step_by(DEPTH) {
                 let depth = DEPTH.min(self.k - start);
                 let part = if start == 0 { into } else { Into::Chain };
                 let a = Left { data: &a.data[start / PANEL * a.panel_stride..], ..a };
                 let c = &mut c[p * panel_stride..];
-                band(level, (rows, PANEL, depth), a, &panel[start * PANEL..], PANEL, c, row_stride, part);
+                let (part_of_b, rest) = self.data[(p * self.k + start) * PANEL..].split_at(depth * PANEL);
+                // After the last part the first one, of the tile after this.
+                let next = if rest.is_empty() { &*self.data } else { rest };
+                let b = Right { next: &next[..next.len().min(DEPTH * PANEL)], ..Right::new(part_of_b, PANEL) };
+                band(level, (rows, PANEL, depth), a, b, c, row_stride, part);
             }
         }
     }
@@ -383,7 +413,7 @@ pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
     }
     jobs.into_par_iter().for_each(|Job { dw, cols, first, tiles }| {
         let out = dw.len() / cols;
-        let mut sum = [0.0; OUT * PANEL];
+        let mut sum = Scratch::new(OUT * PANEL);
         for p in 0..panels(cols) {
             let width = PANEL.min(cols - p * PANEL);
             for (sum, dw) in sum.chunks_exact_mut(PANEL).zip(dw.chunks_exact(cols)) {
@@ -393,7 +423,7 @@ pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
                 // Row o of the product is column o of dy.
                 let start = first / PANEL * dy.panel_stride + first % PANEL * dy.k_stride;
                 let dy = Left::strided(&dy.data[start..], dy.k_stride, dy.row_stride);
-                band(level, (out, PANEL, *rows), dy, &x[p * BLOCK..], PANEL, &mut sum, PANEL, Into::Add);
+                band(level, (out, PANEL, *rows), dy, Right::new(&x[p * BLOCK..], PANEL), &mut sum, PANEL, Into::Add);
             }
             for (sum, dw) in sum.chunks_exact(PANEL).zip(dw.chunks_exact_mut(cols)) {
                 dw[p * PANEL..][..width].copy_from_slice(&sum[..width]);
@@ -423,8 +453,7 @@ mod tests {
                             level,
                             (rows, cols, k),
                             Left::strided(&a, row_stride, k_stride),
-                            &b,
-                            cols + 4,
+                            Right { next: &start, ..Right::new(&b, cols + 4) },
                             &mut c,
                             cols + 1,
                             into,
@@ -457,8 +486,7 @@ mod tests {
             Level::best(),
             (4, 16, 9),
             Left::strided(&[0.0; 35], 9, 1),
-            &[0.0; 144],
-            16,
+            Right::new(&[0.0; 144], 16),
             &mut [0.0; 64],
             16,
             Into::Set,

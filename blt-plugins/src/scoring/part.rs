@@ -24,7 +24,7 @@ use std::path::{Component, Path};
 /// Under this key a part's footer says what is in it, as JSON ([`Footer`]).
 pub const FOOTER_KEY: &str = "blt.score";
 
-/// Encoded bytes after which a row group ends: it is held in memory until then.
+/// Bytes in memory (pages, dictionaries, what is not encoded yet) after which a row group ends: it is held until then.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
@@ -101,10 +101,10 @@ impl<'a> PartWriter<'a> {
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_key_value_metadata(Some(pairs));
-        for list in ["log_probs", "entropies"] {
-            // Hardly any two are the same.
-            let path = ColumnPath::new(vec![list.into(), "list".into(), "item".into()]);
-            properties = properties.set_column_dictionary_enabled(path, false);
+        // Hardly any two are the same: a dictionary would hold all of them beside their pages.
+        let list = |name: &str| vec![name.to_owned(), "list".into(), "item".into()];
+        for path in [list("log_probs"), list("entropies"), vec!["nats".into()], vec!["bits_per_byte".into()]] {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::new(path), false);
         }
         let mut part = PartWriter {
             writer: None,
