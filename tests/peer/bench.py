@@ -12,6 +12,8 @@ machine meets both. A ratio is one round's; printed are the median and the extre
   entropy model  entropies and patch starts alone
   memory         of training, resident at the peak beyond the idle process, parameters and moments
 
+The share of the machine is of the best f32 products that either side was seen to reach beside the phase.
+
 Both sides print the mean nats a byte of the text before any training; they must agree to 1e-4.
 Needs tests/peer/requirements.txt and a release build.
 """
@@ -169,7 +171,19 @@ def peer(preset, phase, place, threads, repeats, warmup):
                 out["bytes_per_second"] = timed(lambda: model.model.patcher(ids, patch_size=4, threshold=limit)[1])
             else:
                 out["bytes_per_second"] = timed(lambda: loss().item())
+    out["sgemm_gflops"] = max(sgemm(n) for n in (1024, 2048))
     return out
+
+
+def sgemm(n):
+    """The best of some products of n x n matrices, GFLOP/s."""
+    import torch
+    a, b, c, seconds = torch.ones(n, n), torch.ones(n, n), torch.empty(n, n), []
+    for _ in range(10):
+        started = time.perf_counter()
+        torch.mm(a, b, out=c)
+        seconds.append(time.perf_counter() - started)
+    return 2 * n ** 3 / min(seconds) / 1e9
 
 
 # blt-run -------------------------------------------------------------------------------------------------------------------
@@ -224,6 +238,8 @@ def main():
                     if not lines:
                         sys.exit(f"the peer failed in {phase}:\n{done.stderr[-3000:]}")
                     theirs, mine = json.loads(lines[0][7:]), ours(args.binary, phase, place, args.threads, args.repeats, args.warmup)
+                    best = max(mine["machine_gflops"], theirs["sgemm_gflops"])
+                    mine.update(share=mine["share"] * mine["machine_gflops"] / best, machine_gflops=best)
                     rounds.append({"peer": theirs, "blt": mine})
                     print(".", end="", file=sys.stderr, flush=True)
             print(file=sys.stderr)

@@ -152,7 +152,7 @@ impl<'a> PartWriter<'a> {
         }
         self.summary.kept += batch.num_rows() as u64;
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        let written = writer.write(&batch).and_then(|()| match writer.in_progress_size() >= ROW_GROUP_BYTES {
+        let written = writer.write(&batch).and_then(|()| match writer.memory_size() >= ROW_GROUP_BYTES {
             true => writer.flush(),
             false => Ok(()),
         });
