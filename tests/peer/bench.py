@@ -212,6 +212,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--binary", default=str(ROOT / "target/release/blt-run"))
+    parser.add_argument("--machine", default=platform.processor() or platform.machine(), help="what chart.py calls this machine")
     parser.add_argument("--out", help="write all numbers here, as JSON")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -221,7 +222,7 @@ def main():
         return print("RESULT " + json.dumps(found))
     import importlib.metadata as metadata
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")}
-    result = {"versions": versions, "python": platform.python_version(), "threads": args.threads, "rounds": args.rounds,
+    result = {"machine": args.machine, "versions": versions, "python": platform.python_version(), "threads": args.threads, "rounds": args.rounds,
               "repeats": args.repeats, "presets": {}}
     environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads), MKL_NUM_THREADS=str(args.threads), HF_HUB_OFFLINE="1")
     for preset in args.preset or list(PRESETS):

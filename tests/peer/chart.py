@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Draws the ratios that bench.py wrote, one or more machines': `python tests/peer/chart.py docs/speed.json docs/speed-zen4.json docs/speed.svg`."""
+"""Draws the ratios that bench.py wrote, of one or more machines: `python tests/peer/chart.py docs/speed*.json docs/speed.svg`."""
 import json, statistics, sys
 from pathlib import Path
 
-LEFT, WIDTH, ROW, BAR = 150, 420, 26, 16
-PEER, BLT, INK, FAINT = "#9aa5b1", "#2f6db5", "#1f2933", "#d6dce2"
+LEFT, WIDTH, BAR, GAP = 150, 400, 13, 10
+INK, FAINT, PEER = "#1f2933", "#d6dce2", "#9aa5b1"
+# A colour for each machine, told apart by lightness too.
+MACHINES = ["#1d4f8c", "#4f8fd0", "#a9cbee", "#6b7f94"]
 
 
 def rate(value):
@@ -26,33 +28,44 @@ def rows(phases):
 
 def main():
     *sources, target = sys.argv[1:]
-    panels = {}
+    machines, panels = [], {}
     for source in sources:
-        for preset, phases in json.loads(Path(source).read_text())["presets"].items():
-            reached = max(r["blt"]["machine_gflops"] for rounds in phases.values() for r in rounds)
-            panels[f"{preset}, where products reach {reached:.0f} GFLOP/s"] = list(rows(phases))
-    most = max(high for panel in panels.values() for _, _, _, high, _ in panel)
+        found = json.loads(Path(source).read_text())
+        reached = max(r["blt"]["machine_gflops"] for phases in found["presets"].values() for rounds in phases.values() for r in rounds)
+        machines.append(f"{found['machine']} ({reached:.0f} GFLOP/s)")
+        for preset, phases in found["presets"].items():
+            for label, *numbers in rows(phases):
+                panels.setdefault(preset, {}).setdefault(label, []).append((len(machines) - 1, *numbers))
+    most = max(high for panel in panels.values() for bars in panel.values() for *_, high, _ in bars)
     x = lambda ratio: LEFT + WIDTH * ratio / (most * 1.02)
-    out, y = [], 34
+    out, y = [], 40
     text = lambda x, y, words, more="": out.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{INK}" {more}>{words}</text>')
     text(12, 20, "blt-run, and transformers on PyTorch = 1, on the same two cores", 'font-weight="600"')
+    at = 12
+    for machine, name in enumerate(machines):
+        out.append(f'<rect x="{at}" y="{y - 9}" width="{BAR}" height="{BAR - 2}" fill="{MACHINES[machine]}"/>')
+        text(at + BAR + 5, y, name)
+        at += BAR + 32 + 6.1 * len(name)
     for preset, panel in panels.items():
-        y += 14
+        y += 22
         text(12, y + 4, preset, 'font-weight="600"')
         y += 12
-        bottom = y + ROW * len(panel)
+        bottom = y + sum(BAR * len(bars) + GAP for bars in panel.values())
         for at in range(0, int(most) + 1):
             out.append(f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{y}" y2="{bottom}" stroke="{PEER if at == 1 else FAINT}"/>')
-        for label, ratio, low, high, words in panel:
-            text(LEFT - 8, y + 17, label, 'text-anchor="end"')
-            out.append(f'<rect x="{LEFT}" y="{y + 5}" width="{x(ratio) - LEFT:.1f}" height="{BAR}" fill="{BLT}"/>')
-            out.append(f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y + 13}" y2="{y + 13}" stroke="{INK}" stroke-width="1.5"/>')
-            text(x(max(ratio, high)) + 8, y + 17, f"{ratio:.1f}×  <tspan fill='#52606d'>{words}</tspan>")
-            y += ROW
+        for label, bars in panel.items():
+            y += GAP / 2
+            text(LEFT - 8, y + BAR * len(bars) / 2 + 4, label, 'text-anchor="end"')
+            for machine, ratio, low, high, words in bars:
+                out.append(f'<rect x="{LEFT}" y="{y}" width="{x(ratio) - LEFT:.1f}" height="{BAR - 2}" fill="{MACHINES[machine]}"/>')
+                out.append(f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}" stroke="{INK}" stroke-width="1.5"/>')
+                text(x(max(ratio, high)) + 8, y + 9.5, f"{ratio:.1f}×  <tspan fill='#52606d'>{words}</tspan>", 'font-size="11"')
+                y += BAR
+            y += GAP / 2
         for at in range(0, int(most) + 1):
             text(x(at), y + 12, f"{at}×", 'text-anchor="middle" font-size="10"')
-        y += 20
-    width, height = LEFT + WIDTH + 250, y + 8
+        y += 16
+    width, height = LEFT + WIDTH + 230, y + 12
     Path(target).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="system-ui, sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>' + "".join(out) + "</svg>\n")
