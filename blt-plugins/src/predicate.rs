@@ -193,7 +193,10 @@ impl Predicate {
     ///
     /// # Errors
     /// All but [`PredicateError::Syntax`].
-    pub fn check<'a>(&self, schemas: impl IntoIterator<Item = &'a Schema> + Clone) -> Result<(), PredicateError> {
+    pub fn check<'a>(
+        &self,
+        schemas: impl IntoIterator<Item = &'a Schema> + Clone,
+    ) -> Result<(), (usize, PredicateError)> {
         for name in self.names() {
             if schemas.clone().into_iter().all(|schema| find(schema, name).is_none()) {
                 let mut columns: Vec<String> = Vec::new();
@@ -205,7 +208,7 @@ impl Predicate {
                 let distance = |c: &String| strsim::damerau_levenshtein(&c.to_lowercase(), &name.to_lowercase());
                 let near = |c: &&String| distance(c) <= 1 + c.chars().count().min(name.chars().count()) / 3;
                 let nearest = columns.iter().filter(near).min_by_key(|c| distance(c)).cloned();
-                return Err(PredicateError::NoSuchColumn { column: name.to_owned(), nearest, columns });
+                return Err((0, PredicateError::NoSuchColumn { column: name.to_owned(), nearest, columns }));
             }
         }
         fn types(expr: &Expr, schema: &Schema) -> Result<(), PredicateError> {
@@ -217,7 +220,7 @@ impl Predicate {
                 },
             }
         }
-        schemas.into_iter().try_for_each(|schema| types(&self.expr, schema))
+        schemas.into_iter().enumerate().try_for_each(|(at, schema)| types(&self.expr, schema).map_err(|e| (at, e)))
     }
 
     /// Whether each row is taken, `[n_rows]`. A column that is not there is null.
@@ -491,7 +494,7 @@ mod tests {
             ("i = 0 and (t = '' or x = 1e0)", "0100"),
         ] {
             let predicate = Predicate::parse(text).unwrap_or_else(|e| panic!("{e}"));
-            predicate.check([batch.schema().as_ref()]).unwrap_or_else(|e| panic!("{text}: {e}"));
+            predicate.check([batch.schema().as_ref()]).unwrap_or_else(|(_, e)| panic!("{text}: {e}"));
             let taken: String =
                 predicate.evaluate(&batch).unwrap().into_iter().map(|t| if t { '1' } else { '0' }).collect();
             assert_eq!(taken, expected, "{text}");
@@ -542,7 +545,7 @@ mod tests {
             ("t", "expected text in quotes"),
             ("s = 3", "expected a column of text, numbers"),
         ] {
-            let error = Predicate::parse(text).unwrap().check([batch.schema().as_ref()]).unwrap_err().to_string();
+            let error = Predicate::parse(text).unwrap().check([batch.schema().as_ref()]).unwrap_err().1.to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
     }

@@ -73,8 +73,7 @@ impl RowPlan {
         let documents = Request { lists: request.lists.clone(), ..Request::part(request.part) };
         if let Some(condition) = &request.condition {
             let schemas = index.files.iter().map(|f| f.schema.as_ref());
-            let path = index.files[0].found.path.clone();
-            condition.check(schemas).map_err(|error| misfit(condition, &path, error))?;
+            condition.check(schemas).map_err(|(at, error)| misfit(condition, &index.files[at].found.path, error))?;
         }
         let resolve = |file: &DataFile| {
             let path = &file.found.path;

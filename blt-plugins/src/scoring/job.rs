@@ -96,10 +96,26 @@ impl Manifest {
             let settings: Vec<String> = settings.into_iter().map(|key| format!("`{key}`")).collect();
             Some(format!("other settings: {}", settings.join(", ")))
         } else if keys(self) != keys(other) {
-            Some("other input (files that were added, changed or taken away), or input divided by another `part_bytes` or `limit`".to_owned())
+            Some(self.other_input(other))
         } else {
             None
         }
+    }
+
+    /// Where the units of another job's input differ.
+    fn other_input(&self, other: &Manifest) -> String {
+        let keys: BTreeMap<&str, &Unit> = other.units.iter().map(|unit| (unit.part.as_str(), unit)).collect();
+        let changed = self.units.iter().find(|unit| keys.get(unit.part.as_str()).is_some_and(|of| of.key != unit.key));
+        let inputs =
+            |manifest: &Manifest| manifest.units.iter().map(|unit| unit.input.clone()).collect::<BTreeSet<_>>();
+        let (mine, theirs) = (inputs(self), inputs(other));
+        let added = theirs.difference(&mine).next().map(|name| format!("{name} was added"));
+        let gone = || mine.difference(&theirs).next().map(|name| format!("{name} is no longer there"));
+        let what = added.or_else(gone).unwrap_or_else(|| match changed {
+            Some(unit) => format!("{} was written again since, or another `limit` ends in it", unit.input),
+            None => "it is divided by another `part_bytes` or `limit`".to_owned(),
+        });
+        format!("other input: {what}")
     }
 }
 
@@ -121,10 +137,10 @@ impl Job {
         };
         let schemas = tables.iter().map(|t| columns.schema(&t.schema, &t.path)).collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
-            let path = tables[0].path.clone();
-            let schemas = schemas.iter().map(AsRef::as_ref);
-            let condition = keep.to_string();
-            keep.check(schemas).map_err(|error| DataError::Predicate { condition, path, error: error.into() })?;
+            keep.check(schemas.iter().map(AsRef::as_ref)).map_err(|(at, error)| {
+                let (condition, path) = (keep.to_string(), tables[at].path.clone());
+                DataError::Predicate { condition, path, error: error.into() }
+            })?;
         }
         if let Some(by) = &config.by
             && tables.iter().all(|t| t.schema.index_of(by).is_err())

@@ -23,7 +23,7 @@ mod summary;
 pub use batches::{BatchOptions, BatchScorer};
 pub use columns::{Columns, RowScores, Scores};
 pub use job::{Job, JobConfig, Manifest, Unit, Units};
-pub use outputs::{MANIFEST, Outputs};
+pub use outputs::{MANIFEST, Outputs, refusal};
 pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone, Worker};
 pub use scorer::{Scorer, Seen, Wires};

@@ -35,8 +35,7 @@ impl Outputs {
     /// If another job's manifest is there, or Parquet files that are no parts of this one; or it cannot be read or written to.
     pub fn claim(&self, manifest: &Manifest) -> Result<(), StepError> {
         let other = |what: String| {
-            Err(StepError::other(format!("{} holds other work: {what}", self.dir))
-                .help("write to another folder, or empty this one"))
+            Err(StepError::other(format!("{} holds other work: {what}", self.dir)).help("name another folder"))
         };
         let place = self.dir.join(MANIFEST);
         let known = match place.read()? {
@@ -49,14 +48,7 @@ impl Outputs {
         if let Some(difference) = known.as_ref().and_then(|there| there.difference(manifest)) {
             return other(format!("the scores of {difference}"));
         }
-        let parts: BTreeSet<Location> = manifest.units.iter().map(|unit| self.path(unit)).collect();
-        let stranger = self
-            .dir
-            .list()?
-            .into_iter()
-            .map(|e| e.location)
-            .find(|at| at.to_string().ends_with(".parquet") && !parts.contains(at));
-        if let Some(stranger) = stranger {
+        if let Some(stranger) = self.stranger(manifest)? {
             return other(format!("{stranger} is no part of this job"));
         }
         match known {
@@ -65,7 +57,14 @@ impl Outputs {
         }
     }
 
-    /// Whether the folder holds this manifest and all of its parts.
+    /// A Parquet file that is no part of this job.
+    fn stranger(&self, manifest: &Manifest) -> Result<Option<Location>, StepError> {
+        let parts: BTreeSet<Location> = manifest.units.iter().map(|unit| self.path(unit)).collect();
+        let mut there = self.dir.list()?.into_iter().map(|entry| entry.location);
+        Ok(there.find(|at| is_parquet(at) && !parts.contains(at)))
+    }
+
+    /// Whether the folder holds this manifest and all of its parts, whole, and no other Parquet files.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -75,14 +74,9 @@ impl Outputs {
         if !same {
             return Ok(false);
         }
-        let there: BTreeSet<Location> = self.dir.list()?.into_iter().map(|entry| entry.location).collect();
-        for unit in &manifest.units {
-            let path = self.path(unit);
-            if !there.contains(&path) && (!is_hidden(unit) || path.entry()?.is_none()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        // What is wrong with a part, the run that follows tells.
+        let found = self.find_all(&manifest.units);
+        Ok(self.stranger(manifest)?.is_none() && found.is_ok_and(|found| found.iter().all(Option::is_some)))
     }
 
     pub fn path(&self, unit: &Unit) -> Location {
@@ -121,19 +115,9 @@ impl Outputs {
 
     fn summary(&self, unit: &Unit, entry: &Entry) -> Result<Summary, StepError> {
         let path = &entry.location;
-        let end = entry.size.saturating_sub(FOOTER_BYTES)..entry.size;
-        let input = Input::open(entry)?.start(std::iter::once(end).collect()).wait()?;
-        let read = || -> Result<Footer, Box<dyn std::error::Error>> {
-            let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
-            let pairs = metadata.metadata().file_metadata().key_value_metadata();
-            let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
-            let text = ours.and_then(|pair| pair.value.as_deref()).ok_or("its footer says nothing of scores")?;
-            Ok(serde_json::from_str(text)?)
-        };
-        let footer = read().map_err(|e| match input.failure() {
-            Some(failure) => StepError::other(failure),
-            None => StepError::other(format!("{path} is not the part that an interrupted run left: {e}"))
-                .help("remove it, and run again"),
+        let footer = footer(entry)?.map_err(|e| {
+            StepError::other(format!("{path} is not the part that an earlier run left: {e}"))
+                .help("remove it, and run again")
         })?;
         if footer.key != unit.key {
             let Footer { version, model, input, .. } = footer;
@@ -156,6 +140,45 @@ impl Outputs {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Why parts cannot be written to `dir`, as far as that is known before the model is: input lies in it, or other work.
+pub fn refusal(dir: &Location, input: &[Location]) -> Result<Option<String>, StorageError> {
+    let place = |at: &Location| match at {
+        Location::Local(path) => Location::Local(path.canonicalize().unwrap_or_else(|_| path.clone())),
+        Location::Remote(_) => at.clone(),
+    };
+    let input: BTreeSet<Location> = input.iter().map(place).collect();
+    let there: Vec<Entry> = dir.list()?.into_iter().filter(|entry| is_parquet(&entry.location)).collect();
+    if let Some(found) = there.iter().find(|entry| input.contains(&place(&entry.location))) {
+        return Ok(Some(format!("{dir} holds the input {}, and scores go to a folder of their own", found.location)));
+    }
+    if dir.join(MANIFEST).entry()?.is_some() {
+        return Ok(None);
+    }
+    let foreign = there.iter().find(|entry| !matches!(footer(entry), Ok(Ok(_))));
+    Ok(foreign.map(|entry| format!("{dir} holds other work: {} is no part that this program wrote", entry.location)))
+}
+
+fn is_parquet(at: &Location) -> bool {
+    at.to_string().ends_with(".parquet")
+}
+
+/// What a part's footer says of it, or why it is no part.
+fn footer(entry: &Entry) -> Result<Result<Footer, String>, StorageError> {
+    let end = entry.size.saturating_sub(FOOTER_BYTES)..entry.size;
+    let input = Input::open(entry)?.start(std::iter::once(end).collect()).wait()?;
+    let read = || -> Result<Footer, Box<dyn std::error::Error>> {
+        let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+        let pairs = metadata.metadata().file_metadata().key_value_metadata();
+        let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
+        let text = ours.and_then(|pair| pair.value.as_deref()).ok_or("its footer says nothing of scores")?;
+        Ok(serde_json::from_str(text)?)
+    };
+    match read() {
+        Ok(footer) => Ok(Ok(footer)),
+        Err(e) => input.failure().map_or_else(|| Ok(Err(e.to_string())), Err),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire
 use crate::ports::{Entropies, Loss, Patches};
 use crate::predicate::Predicate;
 use crate::scoring::{
-    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary, Units, Wires,
+    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary, Units, Wires, refusal,
 };
 use crate::storage::{Location, StorageError};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
@@ -292,8 +292,9 @@ impl Score {
     }
 
     /// An error about where parts go, pointing at the parameter.
-    fn at_output(&self, cx: &StepCx, error: StorageError) -> StepError {
-        let error = NodeError::param("output", error);
+    fn at_output(&self, cx: &StepCx, error: impl std::fmt::Display) -> StepError {
+        let error =
+            NodeError::param("output", error.to_string()).help("name another folder, or one that is not there yet");
         StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
     }
 
@@ -358,17 +359,23 @@ impl Step for Score {
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         // What cannot be read or written is told before earlier steps have trained for an hour.
-        if let Some(output) = self.elsewhere(cx.base_dir())? {
+        let output = self.elsewhere(cx.base_dir())?;
+        if let Some(output) = &output {
             output.list().map_err(|e| self.at_output(cx, e))?;
         }
         for (node, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
-            self.job(cx, &handle, Vec::new()).map_err(|error| match error {
+            let job = self.job(cx, &handle, Vec::new()).map_err(|error| match error {
                 StepError::Failed { error, help } => match error.downcast::<DataError>() {
                     Ok(error) => source_error(cx.plan(), &node, *error),
                     Err(error) => StepError::Failed { error, help },
                 },
                 other => other,
             })?;
+            if let Some(output) = &output {
+                let input: Vec<Location> = job.tables.iter().map(|table| table.path.clone()).collect();
+                let refusal = refusal(output, &input).map_err(|e| self.at_output(cx, e))?;
+                refusal.map_or(Ok(()), |why| Err(self.at_output(cx, why)))?;
+            }
         }
         let goals = self.goals();
         fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
@@ -479,6 +486,9 @@ impl Score {
         }
         if self.keep.is_some() {
             said += &format!(", {} kept", total.kept);
+        }
+        if let Some(output) = &self.output {
+            said += &format!(", in {output}");
         }
         cx.progress().finish(&said);
         Ok(())

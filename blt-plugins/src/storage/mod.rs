@@ -230,6 +230,9 @@ impl Location {
     pub(crate) fn list(&self) -> Result<Vec<Entry>, StorageError> {
         let mut found = Vec::new();
         match self {
+            Location::Local(path) if path.is_file() => {
+                return Err(StorageError::failed("list", self, "it is a file, and a folder is expected"));
+            }
             Location::Local(path) => walk(path, &mut Vec::new(), &mut found)?,
             Location::Remote(url) => {
                 let folder = url.key.trim_end_matches('/');

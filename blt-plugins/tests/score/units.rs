@@ -302,6 +302,21 @@ fn results_show_distributions() {
 }
 
 #[test]
+fn a_condition_that_one_file_does_not_fit_names_it() {
+    let bench = Bench::new();
+    two_files(&bench);
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["a text", "another"]));
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["x", "y"]));
+    write_parquet(&bench.path("in/b.parquet"), &RecordBatch::try_from_iter([("id", ids), ("text", text)]).unwrap(), 10);
+    for (condition, file) in [("id > 0", "in/b.parquet"), ("id = 'x'", "in/a.parquet")] {
+        for parameter in ["where", "keep"] {
+            let error = bench.fails(&pipeline(&format!("{parameter}: \"{condition}\"")));
+            assert!(error.contains("does not fit the columns of") && error.contains(&format!("{file}: ")), "{error}");
+        }
+    }
+}
+
+#[test]
 fn parts_go_where_output_says() {
     let bench = Bench::new();
     two_files(&bench);
@@ -335,6 +350,14 @@ fn parts_go_where_output_says() {
     assert!(!run(&text, "other-runs").1);
     assert_eq!(written(first), at);
 
+    // A part that was cut off since is noticed, and told.
+    let whole = std::fs::read(to.join(last)).unwrap();
+    std::fs::write(to.join(last), &whole[..whole.len() / 2]).unwrap();
+    let error = bench.run_told(&text, "runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+    assert!(error.contains("is not the part that an earlier run left") && error.contains(last), "{error}");
+    std::fs::write(to.join(last), &whole).unwrap();
+    assert!(run(&text, "runs").1);
+
     // What others do there is left alone.
     let refused = |text: &str, said: &str| {
         let error = bench.run_told(text, "third-runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
@@ -342,10 +365,12 @@ fn parts_go_where_output_says() {
         assert!(parts().len() >= expected.len());
     };
     refused(&text.replace("part_bytes: 500", "part_bytes: 500, keep: \"n_bytes > 3\""), "other settings: `keep`");
-    refused(&text.replace("part_bytes: 500", "part_bytes: 1"), "other input");
+    refused(&text.replace("part_bytes: 500", "part_bytes: 1"), "other input: it is divided by another `part_bytes`");
     refused(&format!("seed: 5\n{text}"), "another model");
     std::fs::write(to.join("theirs.parquet"), "PAR1").unwrap();
     refused(&text, "theirs.parquet is no part of this job");
+    let error = bench.run_told(&text, "runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+    assert!(error.contains("theirs.parquet is no part of this job"), "{error}");
     std::fs::remove_file(to.join("theirs.parquet")).unwrap();
     std::fs::write(to.join("_manifest.json"), "{}").unwrap();
     refused(&text, "is not one of this program");
@@ -353,10 +378,13 @@ fn parts_go_where_output_says() {
     std::fs::remove_file(to.join("_manifest.json")).unwrap();
     std::fs::write(to.join(first), "no part").unwrap();
     let error = bench.run_told(&text, "third-runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
-    assert!(error.contains("is not the part that an interrupted run left") && error.contains(first), "{error}");
+    assert!(error.contains("is no part that this program wrote") && error.contains(first), "{error}");
     // The input's own folder is such a place.
     let error = bench.fails(&pipeline(&format!("{units}, output: in")));
-    assert!(error.contains("in holds other work") && error.contains("a.parquet is no part"), "{error}");
+    assert!(
+        error.contains("in holds the input") && error.contains("a.parquet, and scores go to a folder of their own"),
+        "{error}"
+    );
     let error = bench.fails(&pipeline(&format!("{units}, output: ' '")));
     assert!(error.contains("a folder or a URL, and not empty"), "{error}");
 }
