@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use super::job::{Manifest, Unit};
 use super::part::{FOOTER_KEY, Footer};
 use super::summary::Summary;
-use crate::storage::{Entry, Input, Location, abort_uploads, write_whole};
+use crate::storage::{Entry, Input, Location, StorageError, abort_uploads, write_whole};
 use blt_graph::StepError;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
