@@ -236,7 +236,7 @@ fn soften_body<S: Simd>(
         let mut total = s.load(sum);
         if s.to_array(now) != s.to_array(before) {
             // One, exactly, for the queries whose greatest score stays.
-            let factor = s.exp2_finite(s.sub(before, now));
+            let factor = s.exp2_or_zero(s.sub(before, now));
             total = s.mul(total, factor);
             for row in out.chunks_exact_mut(QUERIES) {
                 let x = lanes_of_mut(row, v);
@@ -249,7 +249,7 @@ fn soften_body<S: Simd>(
         let base = s.max(now, s.splat(NEVER / 2.0));
         for row in rows.chunks_exact_mut(QUERIES) {
             let x = lanes_of_mut(row, v);
-            let p = s.exp2_finite(s.sub(s.load(x), base));
+            let p = s.exp2_or_zero(s.sub(s.load(x), base));
             s.store(x, p);
             total = s.add(total, p);
         }
@@ -459,7 +459,7 @@ fn unsoften_body<S: Simd>(
             let rows = scores.chunks_exact_mut(QUERIES).zip(grads.chunks_exact_mut(QUERIES));
             for (r, (score, grad)) in rows.enumerate() {
                 let (x, g) = (lanes_of_mut(score, v), lanes_of_mut(grad, v));
-                let mut p = s.exp2_finite(s.sub(s.load(x), lse));
+                let mut p = s.exp2_or_zero(s.sub(s.load(x), lse));
                 if !all {
                     p = s.select(tile.mask(v, first + r), p, s.splat(0.0));
                 }

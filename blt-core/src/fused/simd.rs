@@ -69,6 +69,11 @@ impl Level {
     }
 }
 
+/// Powers of two with exponents below this are taken for 0 where they are weights beside others that are 1 or near it, of which they take
+/// no part that f32 could hold. Their products would be denormal numbers, and an Intel processor takes a hundred cycles and more for
+/// each of those: attention that had become sharp made training five times as slow there.
+pub(crate) const LEAST_POWER: f32 = -64.0;
+
 /// Operations on sixteen lanes.
 pub(crate) trait Simd: Copy {
     type V: Copy;
@@ -94,6 +99,8 @@ pub(crate) trait Simd: Copy {
     fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V;
     /// Each pair of lanes (2i, 2i + 1) exchanged.
     fn swap_pairs(self, v: Self::V) -> Self::V;
+    /// Zero where x is less than `least`, and v elsewhere (where x is NaN, too).
+    fn zero_where_less(self, x: Self::V, least: Self::V, v: Self::V) -> Self::V;
     /// Lanes whose bit in `mask` is set from v, the others from `other`.
     fn select(self, mask: u16, v: Self::V, other: Self::V) -> Self::V;
 
@@ -137,10 +144,11 @@ pub(crate) trait Simd: Copy {
         columns
     }
 
-    /// [`Simd::exp2`] of finite numbers, which are below 252.
+    /// [`Simd::exp2`] of numbers below 252 (finite ones, or NaN), and 0 below [`LEAST_POWER`].
     #[inline(always)]
-    fn exp2_finite(self, x: Self::V) -> Self::V {
-        self.exp2(x)
+    fn exp2_or_zero(self, x: Self::V) -> Self::V {
+        let least = self.splat(LEAST_POWER);
+        self.zero_where_less(x, least, self.exp2(self.max(least, x)))
     }
 
     #[inline(always)]
@@ -256,6 +264,10 @@ impl Simd for Scalar {
         lanes(|i| v[i ^ 1])
     }
     #[inline(always)]
+    fn zero_where_less(self, x: Self::V, least: Self::V, v: Self::V) -> Self::V {
+        lanes(|i| if x[i] < least[i] { 0.0 } else { v[i] })
+    }
+    #[inline(always)]
     fn select(self, mask: u16, v: Self::V, other: Self::V) -> Self::V {
         lanes(|i| if mask >> i & 1 == 1 { v[i] } else { other[i] })
     }
@@ -266,7 +278,7 @@ pub(crate) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{LANES, Scalar, Simd, exp2_fraction};
+    use super::{LANES, LEAST_POWER, Scalar, Simd, exp2_fraction};
     use std::arch::x86_64::*;
 
     /// Proof that AVX-512F is there.
@@ -358,10 +370,18 @@ mod x86 {
             unsafe { _mm512_permute_ps::<0b10_11_00_01>(v) }
         }
         #[inline(always)]
-        fn exp2_finite(self, x: __m512) -> __m512 {
-            // The scaling takes any n.
+        fn zero_where_less(self, x: __m512, least: __m512, v: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, least), v) }
+        }
+        #[inline(always)]
+        fn exp2_or_zero(self, x: __m512) -> __m512 {
+            // The scaling takes any n, and does nothing in lanes that become zero.
             let n = self.round(x);
-            self.scale_by_power(exp2_fraction(self, self.sub(x, n)), n)
+            let fraction = exp2_fraction(self, self.sub(x, n));
+            unsafe {
+                let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(LEAST_POWER));
+                _mm512_maskz_scalef_ps(kept, fraction, n)
+            }
         }
         #[inline(always)]
         fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
@@ -483,6 +503,13 @@ mod x86 {
             unsafe { [_mm256_permute_ps::<0b10_11_00_01>(v[0]), _mm256_permute_ps::<0b10_11_00_01>(v[1])] }
         }
         #[inline(always)]
+        fn zero_where_less(self, x: Self::V, least: Self::V, v: Self::V) -> Self::V {
+            unsafe {
+                let kept = |x, least, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, least), v);
+                [kept(x[0], least[0], v[0]), kept(x[1], least[1], v[1])]
+            }
+        }
+        #[inline(always)]
         fn select(self, mask: u16, v: Self::V, other: Self::V) -> Self::V {
             let picked = Scalar.select(mask, self.to_array(v), self.to_array(other));
             self.load(&picked)
@@ -595,9 +622,11 @@ mod tests {
         out.extend(s.to_array(s.max(v, s.splat(0.25))));
         out.extend(s.to_array(s.min(v, s.splat(0.25))));
         out.extend(s.to_array(s.div(s.sub(v, s.splat(1.0)), s.add(v, s.splat(40.0)))));
-        for x in [0.0, -1.0, -130.5, -1e30] {
-            out.extend(s.to_array(s.exp2_finite(s.splat(x))));
+        for x in [0.0, -1.0, -63.75, -64.25, -130.5, -1e30] {
+            out.extend(s.to_array(s.exp2_or_zero(s.splat(x))));
         }
+        let kept = s.exp2_or_zero(s.splat(f32::NAN));
+        out.push(f32::from(s.to_array(kept).iter().all(|x| x.is_nan())));
         let mut rows = [v; LANES];
         for (i, row) in rows.iter_mut().enumerate() {
             *row = s.add(v, s.splat(100.0 * i as f32));
@@ -615,6 +644,10 @@ mod tests {
         let mut want = Vec::new();
         lanes_of(Level::Scalar, &x, &mut want);
         assert_eq!(want[..4], [9.0, -9.0, -7.5, 9.0]);
+        let powers = [1.0, 0.5, (-63.75f32).exp2(), 0.0, 0.0, 0.0];
+        let found: Vec<f32> = want[6 * LANES..].iter().step_by(LANES).copied().take(6).collect();
+        assert!(found.iter().zip(powers).all(|(a, b)| (a - b).abs() <= 2e-7 * b), "{found:?}");
+        assert_eq!(want[12 * LANES], 1.0);
         assert_eq!(want[want.len() - 1], 12.0);
         assert_eq!(want[want.len() - 257 + 16..][..3], [x[1], x[1] + 100.0, x[1] + 200.0]);
         for level in Level::available() {
