@@ -70,8 +70,8 @@ impl Level {
 }
 
 /// Powers of two with exponents below this are taken for 0 where they are weights beside others that are 1 or near it, of which they take
-/// no part that f32 could hold. Their products would be denormal numbers, and an Intel processor takes a hundred cycles and more for
-/// each of those: attention that had become sharp made training five times as slow there.
+/// no part that f32 could hold. Their products would be denormal numbers, for which an Intel processor takes some fifteen times as long:
+/// with them a model that was trained for 800 steps was evaluated at three quarters of its rate.
 pub(crate) const LEAST_POWER: f32 = -64.0;
 
 /// Operations on sixteen lanes.
