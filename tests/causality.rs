@@ -239,7 +239,7 @@ fn by_hand(shift: u32) -> impl Fn(&[u8]) -> Said {
         let batch = Batch::from_documents([text]);
         let patches = patching::space_patches(&batch);
         let x = embed.forward(&session, &batch);
-        let (bytes, states) = encoder.forward(&session, &x, &batch, &patches);
+        let (bytes, states) = encoder.forward(&session, x, &batch, &patches);
         let kv = session.backend.reshape(&states, patches.n_patches() * 2, 16);
         let last = patches.n_patches() as u32 - 1;
         let reads: Vec<u32> =

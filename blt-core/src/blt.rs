@@ -70,8 +70,8 @@ impl Blt {
     /// The states that give the logits, `[n, dim]`.
     pub fn forward(&self, cx: &Session, batch: &Batch, patches: &Patches) -> Head {
         let x = self.embed.forward(cx, batch);
-        let (bytes, patch_states) = self.encoder.forward(cx, &x, batch, patches);
-        let latents = self.latent.forward(cx, &patch_states, patches);
-        self.decoder.forward(cx, &bytes, &latents, batch, patches)
+        let (bytes, patch_states) = self.encoder.forward(cx, x, batch, patches);
+        let latents = self.latent.forward(cx, patch_states, patches);
+        self.decoder.forward(cx, bytes, latents, batch, patches)
     }
 }

@@ -172,10 +172,11 @@ impl LocalEncoder {
         LocalEncoder { config: config.clone(), stack, projection, cross }
     }
 
-    /// Byte states `[n, dim]` to byte states `[n, dim]` and patch states `[P, k * dim]`.
-    pub fn forward(&self, cx: &Session, x: &Tensor, batch: &Batch, patches: &Patches) -> (Tensor, Tensor) {
+    /// Byte states `[n, dim]` to byte states `[n, dim]` and patch states `[P, k * dim]`. (States come by value, so that those that nobody
+    /// else holds are gone when the first layer has read them.)
+    pub fn forward(&self, cx: &Session, x: Tensor, batch: &Batch, patches: &Patches) -> (Tensor, Tensor) {
         let c = &self.config;
-        let mut h = x.clone();
+        let mut h = x;
         let mut queries: Option<Tensor> = None;
         for layer in 0..c.layers {
             h = self.stack.run(cx, layer, &h, &batch.offsets);
@@ -225,10 +226,10 @@ impl Latent {
     }
 
     /// Patch states `[P, input_dim] -> [P, dim]`, causal inside a span.
-    pub fn forward(&self, cx: &Session, x: &Tensor, patches: &Patches) -> Tensor {
+    pub fn forward(&self, cx: &Session, x: Tensor, patches: &Patches) -> Tensor {
         let mut x = match self.projection {
-            Some(w) => linear(cx, x, w),
-            None => x.clone(),
+            Some(w) => linear(cx, &x, w),
+            None => x,
         };
         for layer in 0..self.stack.layers.len() {
             x = self.stack.run(cx, layer, &x, &patches.span_offsets);
@@ -327,12 +328,13 @@ impl LocalDecoder {
     }
 
     /// The encoder's byte states `[n, dim]` and latents `[P, latent_dim]`.
-    pub fn forward(&self, cx: &Session, bytes: &Tensor, latents: &Tensor, batch: &Batch, patches: &Patches) -> Head {
+    pub fn forward(&self, cx: &Session, bytes: Tensor, latents: Tensor, batch: &Batch, patches: &Patches) -> Head {
         let c = &self.config;
-        let kv = linear(cx, latents, self.projection);
+        let kv = linear(cx, &latents, self.projection);
+        drop(latents);
         let kv = cx.backend.reshape(&kv, patches.n_patches() * c.k, c.block.dim);
         let reads = patches.decoder_reads(&batch.offsets);
-        let mut x = bytes.clone();
+        let mut x = bytes;
         for layer in 0..c.layers {
             if let Some(params) = self.cross.get(layer) {
                 cx.count(flops::decoder_cross(&c.cross, x.rows, patches.n_patches(), c.k));

@@ -121,9 +121,9 @@ impl Model {
 
     fn head(&self, batch: &Batch, patches: &Patches) -> blt_core::model::Head {
         let x = self.embed.forward(&self.cx, batch);
-        let (bytes, queries) = self.encoder.forward(&self.cx, &x, batch, patches);
-        let latents = self.latent.forward(&self.cx, &queries, patches);
-        self.decoder.forward(&self.cx, &bytes, &latents, batch, patches)
+        let (bytes, queries) = self.encoder.forward(&self.cx, x, batch, patches);
+        let latents = self.latent.forward(&self.cx, queries, patches);
+        self.decoder.forward(&self.cx, bytes, latents, batch, patches)
     }
 }
 

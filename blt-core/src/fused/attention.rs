@@ -14,7 +14,7 @@
 use super::buffer::{Buffer, Scratch};
 use super::loops::dot;
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{Into, Left, PANEL, Right, band, pack_columns};
+use super::tile::{Into, Left, PANEL, Right, band, copy_rows, pack_columns};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -154,10 +154,11 @@ impl Tile {
 }
 
 /// Copies rows of `head_dim` elements, `stride` apart, to rows of `width`, zeros after them.
-fn pack_rows(from: &[f32], stride: usize, head_dim: usize, to: &mut [f32], width: usize) {
-    for (to, from) in to.chunks_exact_mut(width).zip(from.chunks(stride)) {
-        to[..head_dim].copy_from_slice(&from[..head_dim]);
-        to[head_dim..].fill(0.0);
+fn pack_rows(level: Level, from: &[f32], stride: usize, head_dim: usize, to: &mut [f32], width: usize) {
+    let rows = from.len().div_ceil(stride);
+    copy_rows(level, (rows, head_dim), (from, stride), (to, width));
+    if head_dim < width {
+        to.chunks_exact_mut(width).take(rows).for_each(|row| row[head_dim..].fill(0.0));
     }
 }
 
@@ -531,9 +532,14 @@ fn backward_task(
         let q = &q[start * head_dim..][..rows * head_dim];
         let (at, stride) = ((span + start) * outputs.grad_stride + head * head_dim, outputs.grad_stride);
         let grad = &outputs.grad[at..][..(rows - 1) * stride + head_dim];
-        pack_rows(q, head_dim, head_dim, q_rows, width);
+        let q_rows = if head_dim == width {
+            q
+        } else {
+            pack_rows(level, q, head_dim, head_dim, q_rows, width);
+            &*q_rows
+        };
         pack_columns(level, q, head_dim, rows, head_dim, q_columns);
-        pack_rows(grad, stride, head_dim, grad_rows, width);
+        pack_rows(level, grad, stride, head_dim, grad_rows, width);
         pack_columns(level, grad, stride, rows, head_dim, grad_columns);
         let out = &outputs.out[(head * n + span + start) * head_dim..][..rows * head_dim];
         lse[..rows].copy_from_slice(&outputs.lse[head * n + span + start..][..rows]);
@@ -557,7 +563,7 @@ fn backward_task(
             tile.runs(block, len, |run, vectors| {
                 let (from, to) = (vectors.start * LANES, rows.min(vectors.end * LANES));
                 let (shape, at) = ((run.len(), width, to - from), (block - keys.start + run.start) * width);
-                let sums = [(&*scores, &*grad_rows, &mut *dv), (&*score_grads, &*q_rows, &mut *dk)];
+                let sums = [(&*scores, &*grad_rows, &mut *dv), (&*score_grads, q_rows, &mut *dk)];
                 for (weights, rows, sums) in sums {
                     let weights = Left::strided(&weights[run.start * QUERIES + from..], QUERIES, 1);
                     let rows = Right::new(&rows[from * width..], width);
@@ -568,36 +574,33 @@ fn backward_task(
         }
         turn(level, dq, ones, dq_rows);
     }
-    unpack_rows(dk, width, &mut part.dk, head_dim);
-    unpack_rows(dv, width, &mut part.dv, head_dim);
+    for (from, to) in [(dk, &mut part.dk), (dv, &mut part.dv)] {
+        copy_rows(level, (keys.len(), head_dim), (from, width), (to, head_dim));
+    }
     part
 }
 
-fn unpack_rows(from: &[f32], width: usize, to: &mut [f32], head_dim: usize) {
-    for (to, from) in to.chunks_exact_mut(head_dim).zip(from.chunks_exact(width)) {
-        to.copy_from_slice(&from[..head_dim]);
-    }
-}
-
 impl Gradients {
-    /// Adds up the gradients of position `position` of span `span`, a plane's row after the other, `[planes, head_dim]` (`row` starts
-    /// as zeros): of the queries, `head_dim^0.5` too great, of the keys, `log2(e)` too great, and of the values.
-    pub fn row(&self, span: usize, position: usize, row: &mut [f32]) {
+    /// Adds the gradients of some positions of span `span` to rows `row ..` of planes `[planes, rows, head_dim]`: of the queries,
+    /// `head_dim^0.5` too great, of the keys, `log2(e)` too great, and of the values.
+    pub fn add_rows(&self, span: usize, positions: Range<usize>, planes: &mut [f32], row: usize) {
         let (layout, spans) = (&self.layout, self.offsets.len() - 1);
-        let add = |to: &mut [f32], plane: usize, from: &[f32], at: usize| {
-            let from = &from[at * layout.head_dim..][..layout.head_dim];
-            to[plane * layout.head_dim..][..layout.head_dim].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        let (head_dim, size) = (layout.head_dim, planes.len() / layout.planes());
+        // Those of a part's rows, `of`, that are asked for.
+        let mut add = |plane: usize, from: &[f32], of: &Range<usize>| {
+            let (start, end) = (positions.start.max(of.start), positions.end.min(of.end));
+            if start < end {
+                let from = &from[(start - of.start) * head_dim..(end - of.start) * head_dim];
+                let to = &mut planes[plane * size + (row + start - positions.start) * head_dim..][..from.len()];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            }
         };
         for head in 0..layout.heads {
             let kv = layout.heads + head / (layout.heads / layout.kv_heads);
             for part in &self.parts[head * spans + span] {
-                if part.queries.contains(&position) {
-                    add(row, head, &part.dq, position - part.queries.start);
-                }
-                if part.keys.contains(&position) {
-                    add(row, kv, &part.dk, position - part.keys.start);
-                    add(row, kv + layout.kv_heads, &part.dv, position - part.keys.start);
-                }
+                add(head, &part.dq, &part.queries);
+                add(kv, &part.dk, &part.keys);
+                add(kv + layout.kv_heads, &part.dv, &part.keys);
             }
         }
     }
@@ -637,7 +640,7 @@ mod tests {
         for (s, span) in offsets.windows(2).enumerate() {
             for i in span[0]..span[1] {
                 let mut row = vec![0.0; layout.planes() * d];
-                gradients.row(s, i - span[0], &mut row);
+                gradients.add_rows(s, i - span[0]..i - span[0] + 1, &mut row, 0);
                 for h in 0..layout.heads {
                     row.extend_from_slice(&out[(h * n + i) * d..][..d]);
                     row.push(lse[h * n + i]);

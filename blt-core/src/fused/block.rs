@@ -11,10 +11,15 @@ use super::buffer::{Buffer, Scratch};
 use super::norm::{NormGrad, norm, norm_backward};
 use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
-use super::tile::{BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, panels, rows_left, tiles_at_once, weight_grads};
+use super::tile::{
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, copy_rows, panels, put_rows, rows_left, tiles_at_once,
+    weight_grads,
+};
 use super::weight::Weight;
 use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor, on_pool};
 use rayon::prelude::*;
+use std::iter;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One transformer block over spans `offsets` into the rows of x. `[n, dim] -> [n, dim]`
@@ -135,22 +140,31 @@ impl Block {
         (self.config.head_dim as f64).powf(-0.5)
     }
 
-    /// The span and the position in it of rows `first ..`.
-    fn positions(&self, first: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+    /// The spans in which rows `first ..` lie, `rows` of them, and their positions there.
+    fn positions(&self, first: usize, rows: usize) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         let mut span = self.offsets.partition_point(|offset| *offset <= first) - 1;
-        (first..).map(move |row| {
-            while row >= self.offsets[span + 1] {
+        let (mut at, end) = (first, first + rows);
+        iter::from_fn(move || {
+            if at == end {
+                return None;
+            }
+            while at >= self.offsets[span + 1] {
                 span += 1;
             }
-            (span, row - self.offsets[span])
+            let (start, to) = (self.offsets[span], end.min(self.offsets[span + 1]));
+            let positions = at - start..to - start;
+            at = to;
+            Some((span, positions))
         })
     }
 
     fn forward(&self, x: &[f32], save: bool) -> (Buffer, Option<Saved>) {
         let qkv = self.project(x);
         let (attended, lse) = attention::forward(self.level, &qkv, &self.offsets, &self.layout);
+        // Without a backward pass these, three fifths of what lives at this point, go before the output comes.
+        let kept = save.then_some((qkv, lse));
         let (y, gate_up) = self.feed_forward(x, &attended, save);
-        (y, save.then_some(Saved { qkv, attended, lse, gate_up }))
+        (y, kept.map(|(qkv, lse)| Saved { qkv, attended, lse, gate_up }))
     }
 
     /// Norm, the three projections, RoPE, and the queries' scale (in units of log2): `[layout.planes(), n, head_dim]`.
@@ -172,17 +186,15 @@ impl Block {
             let mut projected = Scratch::new(ROWS * width);
             norm(level, x, &self.input_layernorm, self.config.eps, &mut normed);
             weights.apply(level, rows, Left::tile(&normed), &mut projected, (width, PANEL), Into::Set);
+            let positions: Vec<usize> = self.positions(t * ROWS, rows).flat_map(|(_, positions)| positions).collect();
             for (p, (plane, column)) in planes.into_iter().zip(&self.columns).enumerate() {
-                let from = projected[*column..].chunks(width);
-                let rows = plane.chunks_exact_mut(head_dim).zip(from);
+                let from = (&projected[*column..], width);
                 if p >= self.config.heads + self.config.kv_heads {
-                    rows.for_each(|(to, from)| to.copy_from_slice(&from[..head_dim]));
+                    copy_rows(level, (rows, head_dim), from, (plane, head_dim));
                     continue;
                 }
                 let scale = if p < self.config.heads { scale } else { 1.0 };
-                for ((to, from), (_, position)) in rows.zip(self.positions(t * ROWS)) {
-                    rotate(level, &from[..head_dim], to, self.table.at(position), scale, 1.0);
-                }
+                rotate(level, &self.table, &positions, from, plane, scale, 1.0);
             }
         });
         qkv
@@ -193,9 +205,7 @@ impl Block {
         let (n, head_dim) = (self.offsets[self.offsets.len() - 1], self.config.head_dim);
         for head in 0..self.config.heads {
             let from = &attended[(head * n + first) * head_dim..][..rows * head_dim];
-            for (r, from) in from.chunks_exact(head_dim).enumerate() {
-                put(from, head * head_dim, r, tile);
-            }
+            put_rows(self.level, rows, from, head * head_dim, tile);
         }
         let width = self.q_width();
         for r in (0..rows).filter(|_| !width.is_multiple_of(PANEL)) {
@@ -388,21 +398,27 @@ impl Block {
             let held = normeds.par_chunks_mut(hidden).zip(dqkvs.par_chunks_mut(packed)).zip(dnorm.tiles(start));
             inputs.zip(held).enumerate().for_each(|(t, ((x, dx), ((normed, packed), dnorm)))| {
                 let rows = x.len() / dim;
-                let (mut row, mut turned) = (Scratch::new(self.layout.planes() * head_dim), Scratch::new(head_dim));
+                let mut planes = Scratch::new(self.layout.planes() * rows * head_dim);
+                let mut turned = Scratch::new(rows * head_dim);
+                planes.fill(0.0);
+                let (mut row, mut all) = (0, Vec::with_capacity(rows));
+                for (span, positions) in self.positions((start + t) * ROWS, rows) {
+                    dqkv.add_rows(span, positions.clone(), &mut planes, row);
+                    row += positions.len();
+                    all.extend(positions);
+                }
                 // Columns that fill up panels are zero.
-                packed.fill(0.0);
-                for (r, (span, position)) in self.positions((start + t) * ROWS).take(rows).enumerate() {
-                    row.fill(0.0);
-                    dqkv.row(span, position, &mut row);
-                    for (p, (plane, column)) in row.chunks_exact(head_dim).zip(&self.columns).enumerate() {
-                        if p >= self.config.heads + self.config.kv_heads {
-                            put(plane, *column, r, packed);
-                            continue;
-                        }
-                        let scale = if p < self.config.heads { scale } else { std::f32::consts::LN_2 };
-                        rotate(level, plane, &mut turned, self.table.at(position), scale, -1.0);
-                        put(&turned, *column, r, packed);
+                if ![q, kv].iter().all(|width| width.is_multiple_of(PANEL)) {
+                    packed.fill(0.0);
+                }
+                for (p, (plane, column)) in planes.chunks_exact(rows * head_dim).zip(&self.columns).enumerate() {
+                    if p >= self.config.heads + self.config.kv_heads {
+                        put_rows(level, rows, plane, *column, packed);
+                        continue;
                     }
+                    let scale = if p < self.config.heads { scale } else { std::f32::consts::LN_2 };
+                    rotate(level, &self.table, &all, (plane, head_dim), &mut turned, scale, -1.0);
+                    put_rows(level, rows, &turned, *column, packed);
                 }
                 let mut grad = Scratch::new(hidden);
                 weights.apply_tile(level, rows, packed, &mut grad, Into::Set);
@@ -422,17 +438,6 @@ impl Block {
         grads.put_dense(self.params.v, dv);
         dnorm.add_to(grads.dense(self.params.input_layernorm));
         dmiddle
-    }
-}
-
-/// Copies contiguous elements to columns `column ..` of row r of a tile.
-fn put(from: &[f32], column: usize, r: usize, tile: &mut [f32]) {
-    let (mut from, mut column) = (from, column);
-    while !from.is_empty() {
-        let (part, rest) = from.split_at(from.len().min(PANEL - column % PANEL));
-        tile[column / PANEL * BLOCK + r * PANEL + column % PANEL..][..part.len()].copy_from_slice(part);
-        column += part.len();
-        from = rest;
     }
 }
 

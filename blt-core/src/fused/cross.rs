@@ -245,6 +245,7 @@ impl Layer {
             }
         });
 
+        drop(q);
         let mut y = Buffer::new(x.len());
         let o = Panels::transposed(level, &[(&self.o, dim)], width);
         let rows = x.par_chunks(ROWS * dim).zip(attended.par_chunks(ROWS * width));

@@ -52,21 +52,42 @@ impl Table {
 }
 
 #[inline(always)]
-fn rotate_body<S: Simd>(s: S, from: &[f32], to: &mut [f32], (own, partner): (&[f32], &[f32]), scale: f32, turn: f32) {
+#[allow(clippy::too_many_arguments)]
+fn rotate_body<S: Simd>(
+    s: S,
+    table: &Table,
+    positions: &[usize],
+    (from, stride): (&[f32], usize),
+    to: &mut [f32],
+    scale: f32,
+    turn: f32,
+) {
+    let head_dim = to.len() / positions.len().max(1);
     let (scale, turn) = (s.splat(scale), s.splat(scale * turn));
-    let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
-    for ((from, to), (own, partner)) in from.chunks(LANES).zip(to.chunks_mut(LANES)).zip(factors) {
-        let v = s.load_part(from);
-        let kept = s.mul(s.mul(v, scale), s.load(own));
-        let turned = s.mul_add(s.mul(s.swap_pairs(v), turn), s.load(partner), kept);
-        s.store_part(to, turned);
+    for (r, &position) in positions.iter().enumerate() {
+        let (own, partner) = table.at(position);
+        let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
+        let rows = from[r * stride..][..head_dim].chunks(LANES).zip(to[r * head_dim..][..head_dim].chunks_mut(LANES));
+        for ((from, to), (own, partner)) in rows.zip(factors) {
+            let v = s.load_part(from);
+            let kept = s.mul(s.mul(v, scale), s.load(own));
+            let turned = s.mul_add(s.mul(s.swap_pairs(v), turn), s.load(partner), kept);
+            s.store_part(to, turned);
+        }
     }
 }
 
 kernel!(
-    /// Rotates one head's row by its position's factors and scales it; `turn` 1.0, or -1.0 for the inverse rotation (the
-    /// gradient's).
-    pub(crate) fn rotate(from: &[f32], to: &mut [f32], factors: (&[f32], &[f32]), scale: f32, turn: f32) = rotate_body
+    /// Rotates one head's rows by their positions' factors and scales them: `from` has a row each so many elements, `to` is
+    /// `[positions, head_dim]`. `turn` 1.0, or -1.0 for the inverse rotation (the gradient's).
+    pub(crate) fn rotate(
+        table: &Table,
+        positions: &[usize],
+        from: (&[f32], usize),
+        to: &mut [f32],
+        scale: f32,
+        turn: f32,
+    ) = rotate_body
 );
 
 #[cfg(test)]
@@ -79,14 +100,17 @@ mod tests {
         for head_dim in [2, 6, 16, 32, 48] {
             let table = Table::get(10000.0, head_dim, 70);
             for level in Level::available() {
-                for p in [0, 1, 69] {
-                    let x: Vec<f32> = (0..3 * head_dim).map(|i| (i as f32).cos()).collect();
-                    let mut y = vec![f32::NAN; x.len()];
-                    for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
-                        rotate(level, x, y, table.at(p), 0.5, 1.0);
-                    }
+                let positions = [0, 69, 1];
+                let stride = head_dim + 3;
+                let x: Vec<f32> = (0..positions.len() * stride).map(|i| (i as f32).cos()).collect();
+                let mut y = vec![f32::NAN; positions.len() * head_dim];
+                rotate(level, &table, &positions, (&x, stride), &mut y, 0.5, 1.0);
+                let mut back = vec![f32::NAN; y.len()];
+                rotate(level, &table, &positions, (&y, head_dim), &mut back, 2.0, -1.0);
+                for (r, p) in positions.into_iter().enumerate() {
+                    let (x, y) = (&x[r * stride..][..head_dim], &y[r * head_dim..][..head_dim]);
                     for (i, (x, y)) in x.chunks_exact(2).zip(y.chunks_exact(2)).enumerate() {
-                        let angle = rope::angle(p, rope::frequencies(10000.0, head_dim)[i % (head_dim / 2)]);
+                        let angle = rope::angle(p, rope::frequencies(10000.0, head_dim)[i]);
                         let (a, b) = (x[0] as f64, x[1] as f64);
                         let want =
                             [0.5 * (a * angle.cos() - b * angle.sin()), 0.5 * (a * angle.sin() + b * angle.cos())];
@@ -95,11 +119,8 @@ mod tests {
                             "{head_dim} {p}"
                         );
                     }
-                    let mut back = vec![f32::NAN; x.len()];
-                    for (y, back) in y.chunks_exact(head_dim).zip(back.chunks_exact_mut(head_dim)) {
-                        rotate(level, y, back, table.at(p), 2.0, -1.0);
-                    }
-                    assert!(x.iter().zip(&back).all(|(x, back)| (x - back).abs() < 1e-6));
+                    let back = &back[r * head_dim..][..head_dim];
+                    assert!(x.iter().zip(back).all(|(x, back)| (x - back).abs() < 1e-6));
                 }
             }
         }

@@ -10,6 +10,7 @@
 use super::buffer::{Buffer, Scratch};
 use super::simd::{LANES, Level, Simd, kernel};
 use rayon::prelude::*;
+use std::iter;
 
 /// Rows of a tile: a multiple of the microkernels' 6 and 12 rows, small enough that a tile's activations stay in L2.
 pub(crate) const ROWS: usize = 96;
@@ -30,6 +31,11 @@ const FETCH: usize = 4;
 /// Panels of `cols` columns.
 pub(crate) fn panels(cols: usize) -> usize {
     cols.div_ceil(PANEL)
+}
+
+/// Columns of each of them, up to whole vectors.
+fn widths(cols: usize) -> impl Iterator<Item = usize> {
+    (0..cols).step_by(PANEL).map(move |first| PANEL.min((cols - first).next_multiple_of(LANES)))
 }
 
 /// The left operand of a product: element (row, k) is
@@ -249,11 +255,26 @@ kernel!(
     pub(crate) fn pack_columns(from: &[f32], stride: usize, rows: usize, cols: usize, to: &mut [f32]) = pack_columns_body
 );
 
-/// A weight as the right operand of products, in panels of output columns. Parts start on panels of their own, the added
-/// columns and rows are zero.
+/// A weight as the right operand of products, in panels of output columns. Weights start on panels of their own; the columns and
+/// rows that this adds are zero, and whole vectors and rows of them are passed over.
 pub(crate) struct Panels {
     data: Buffer,
     k: usize,
+    /// Columns of each panel that a product computes, in whole vectors.
+    widths: Vec<usize>,
+    /// Where the parts of k that are multiplied at a time begin, and how deep they are.
+    parts: Vec<(usize, usize)>,
+}
+
+/// Parts of weights of so many rows each, which begin on multiples of [`PANEL`].
+fn parts(rows: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
+    let mut first = 0;
+    let of_weight = |rows: usize| {
+        let start = first;
+        first += panels(rows) * PANEL;
+        (0..rows).step_by(DEPTH).map(move |at| (start + at, DEPTH.min(rows - at)))
+    };
+    rows.flat_map(of_weight).collect()
 }
 
 impl Panels {
@@ -266,7 +287,8 @@ impl Panels {
         data.par_chunks_mut((k * PANEL).max(1)).zip(sources).for_each(|(panel, rows)| {
             pack_columns(level, rows, k, rows.len() / k, k, panel);
         });
-        Self { data, k }
+        let widths = weights.iter().flat_map(|(_, out)| widths(*out)).collect();
+        Self { data, k, widths, parts: parts(iter::once(k)) }
     }
 
     /// For `y @ W`: weights `[out, cols]`, one below the other, so k is the sum of their outputs, each rounded up to panels.
@@ -289,7 +311,7 @@ impl Panels {
                 }
             }
         });
-        Self { data, k }
+        Self { data, k, widths: widths(cols).collect(), parts: parts(weights.iter().map(|(_, out)| *out)) }
     }
 
     /// `c = a @ self`, or the chains start from c; a has `k` columns. Panel p of c starts at `p * panel_stride`, its rows are
@@ -303,17 +325,25 @@ impl Panels {
         (row_stride, panel_stride): (usize, usize),
         into: Into,
     ) {
-        for p in 0..self.data.len() / (PANEL * self.k).max(1) {
-            for start in (0..self.k).step_by(DEPTH) {
-                let depth = DEPTH.min(self.k - start);
-                let part = if start == 0 { into } else { Into::Chain };
+        for (p, &width) in self.widths.iter().enumerate() {
+            let c = &mut c[p * panel_stride..];
+            for (i, &(start, depth)) in self.parts.iter().enumerate() {
+                let part = if i == 0 { into } else { Into::Chain };
                 let a = Left { data: &a.data[start / PANEL * a.panel_stride..], ..a };
-                let c = &mut c[p * panel_stride..];
-                let (part_of_b, rest) = self.data[(p * self.k + start) * PANEL..].split_at(depth * PANEL);
-                // After the last part the first one, of the tile after this.
-                let next = if rest.is_empty() { &*self.data } else { rest };
-                let b = Right { next: &next[..next.len().min(DEPTH * PANEL)], ..Right::new(part_of_b, PANEL) };
-                band(level, (rows, PANEL, depth), a, b, c, row_stride, part);
+                let at = (p * self.k + start) * PANEL;
+                // After the last part of a panel the first one of the next, and after the last panel the first, of the tile after this.
+                let next = match self.parts.get(i + 1) {
+                    Some((start, _)) => (p * self.k + start) * PANEL,
+                    None if p + 1 < self.widths.len() => (p + 1) * self.k * PANEL,
+                    None => 0,
+                };
+                let next = &self.data[next..];
+                let next = &next[..next.len().min(DEPTH * PANEL)];
+                let b = Right { next, ..Right::new(&self.data[at..][..depth * PANEL], PANEL) };
+                band(level, (rows, width, depth), a, b, c, row_stride, part);
+            }
+            if into == Into::Set && width < PANEL {
+                c.chunks_mut(row_stride).take(rows).for_each(|row| row[width..PANEL].fill(0.0));
             }
         }
     }
@@ -336,14 +366,46 @@ impl Panels {
     }
 }
 
+#[inline(always)]
+fn copy_rows_body<S: Simd>(
+    s: S,
+    (rows, width): (usize, usize),
+    (from, from_stride): (&[f32], usize),
+    (to, to_stride): (&mut [f32], usize),
+) {
+    for r in 0..rows {
+        let (from, to) = (&from[r * from_stride..][..width], &mut to[r * to_stride..][..width]);
+        for (to, from) in to.chunks_mut(LANES).zip(from.chunks(LANES)) {
+            s.store_part(to, s.load_part(from));
+        }
+    }
+}
+
+kernel!(
+    /// Copies `shape` (rows, width) elements between rows of any strides: a head's rows are short, and a call of the C library for each
+    /// costs more than the copying.
+    pub(crate) fn copy_rows(shape: (usize, usize), from: (&[f32], usize), to: (&mut [f32], usize)) = copy_rows_body
+);
+
+/// Copies `rows` rows `[rows, width]`, contiguous, to columns `column ..` of a tile.
+pub(crate) fn put_rows(level: Level, rows: usize, from: &[f32], column: usize, tile: &mut [f32]) {
+    let width = from.len() / rows.max(1);
+    let mut at = 0;
+    while at < width {
+        let (panel, first) = ((column + at) / PANEL, (column + at) % PANEL);
+        let part = (width - at).min(PANEL - first);
+        copy_rows(level, (rows, part), (&from[at..], width), (&mut tile[panel * BLOCK + first..], PANEL));
+        at += part;
+    }
+}
+
 /// Copies rows of `cols` contiguous elements into a tile; the columns added to the last panel become zero.
 pub(crate) fn to_tile(rows: &[f32], cols: usize, tile: &mut [f32]) {
-    for (r, row) in rows.chunks_exact(cols).enumerate() {
-        for (p, part) in row.chunks(PANEL).enumerate() {
-            let to = &mut tile[p * BLOCK + r * PANEL..][..PANEL];
-            to[..part.len()].copy_from_slice(part);
-            to[part.len()..].fill(0.0);
-        }
+    let count = rows.len() / cols;
+    put_rows(Level::best(), count, &rows[..count * cols], 0, tile);
+    if !cols.is_multiple_of(PANEL) {
+        let last = &mut tile[cols / PANEL * BLOCK..][..count * PANEL];
+        last.chunks_exact_mut(PANEL).for_each(|row| row[cols % PANEL..].fill(0.0));
     }
 }
 
@@ -358,10 +420,10 @@ pub(crate) fn rows_left<'a>(rows: &'a [f32], dim: usize, tile: &'a mut [f32]) ->
 
 /// Copies a tile out to rows of `cols` contiguous elements.
 pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
-    for (r, row) in rows.chunks_exact_mut(cols).enumerate() {
-        for (p, part) in row.chunks_mut(PANEL).enumerate() {
-            part.copy_from_slice(&tile[p * BLOCK + r * PANEL..][..part.len()]);
-        }
+    let count = rows.len() / cols;
+    for first in (0..cols).step_by(PANEL) {
+        let from = (&tile[first / PANEL * BLOCK..], PANEL);
+        copy_rows(Level::best(), (count, PANEL.min(cols - first)), from, (&mut rows[first..], cols));
     }
 }
 
@@ -416,18 +478,15 @@ pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
         let mut sum = Scratch::new(OUT * PANEL);
         for p in 0..panels(cols) {
             let width = PANEL.min(cols - p * PANEL);
-            for (sum, dw) in sum.chunks_exact_mut(PANEL).zip(dw.chunks_exact(cols)) {
-                sum[..width].copy_from_slice(&dw[p * PANEL..][..width]);
-            }
+            copy_rows(level, (out, width), (&dw[p * PANEL..], cols), (&mut sum, PANEL));
             for (rows, dy, x) in tiles {
                 // Row o of the product is column o of dy.
                 let start = first / PANEL * dy.panel_stride + first % PANEL * dy.k_stride;
                 let dy = Left::strided(&dy.data[start..], dy.k_stride, dy.row_stride);
-                band(level, (out, PANEL, *rows), dy, Right::new(&x[p * BLOCK..], PANEL), &mut sum, PANEL, Into::Add);
+                let x = Right::new(&x[p * BLOCK..], PANEL);
+                band(level, (out, width.next_multiple_of(LANES), *rows), dy, x, &mut sum, PANEL, Into::Add);
             }
-            for (sum, dw) in sum.chunks_exact(PANEL).zip(dw.chunks_exact_mut(cols)) {
-                dw[p * PANEL..][..width].copy_from_slice(&sum[..width]);
-            }
+            copy_rows(level, (out, width), (&sum, PANEL), (&mut dw[p * PANEL..], cols));
         }
     });
 }
@@ -474,6 +533,48 @@ mod tests {
                             );
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Weights whose rows and columns do not fill panels: what is passed over changes nothing, and comes out as zero.
+    #[test]
+    fn panels_match_plain_loops() {
+        for (out, k) in [(96, 32), (40, 100), (17, 64), (128, 130)] {
+            let (w, v, x) = (wave(out * k, 0.3), wave(out * k, 0.8), wave(5 * k, 0.7));
+            let (y, z) = (wave(5 * out, 0.2), wave(5 * out, 0.6));
+            for level in Level::available() {
+                let mut tile = vec![f32::NAN; panels(k) * BLOCK];
+                to_tile(&x, k, &mut tile);
+                let weights = Panels::transposed(level, &[(&w, out), (&v, out)], k);
+                let mut product = vec![f32::NAN; 2 * panels(out) * BLOCK];
+                weights.apply_tile(level, 5, &tile, &mut product, Into::Set);
+                for (w, product) in [&w, &v].into_iter().zip(product.chunks_exact(panels(out) * BLOCK)) {
+                    for (r, x) in x.chunks_exact(k).enumerate() {
+                        for o in 0..panels(out) * PANEL {
+                            let row = w.chunks_exact(k).nth(o);
+                            let want = row.map_or(0.0, |w| w.iter().zip(x).map(|(w, x)| *w as f64 * *x as f64).sum());
+                            let got = product[o / PANEL * BLOCK + r * PANEL + o % PANEL] as f64;
+                            assert!((got - want).abs() < 1e-4 && (o < out || got == 0.0), "{level:?} {out} {k} {o}");
+                        }
+                    }
+                }
+                // Two weights below each other, of the same columns.
+                let mut tiles = vec![f32::NAN; 2 * panels(out) * BLOCK];
+                let (upper, lower) = tiles.split_at_mut(panels(out) * BLOCK);
+                to_tile(&y, out, upper);
+                to_tile(&z, out, lower);
+                let mut sums = vec![f32::NAN; panels(k) * BLOCK];
+                let weights = Panels::stacked(&[(&w, out), (&v, out)], k);
+                weights.apply_tile(level, 5, &tiles, &mut sums, Into::Set);
+                for (i, got) in sums.iter().enumerate().filter(|(i, _)| i % BLOCK < 5 * PANEL) {
+                    let (r, c) = (i % BLOCK / PANEL, i / BLOCK * PANEL + i % PANEL);
+                    let of = |w: &[f32], y: &[f32]| -> f64 {
+                        (0..if c < k { out } else { 0 }).map(|o| w[o * k + c] as f64 * y[r * out + o] as f64).sum()
+                    };
+                    let want = of(&w, &y) + of(&v, &z);
+                    assert!((*got as f64 - want).abs() < 1e-4, "{level:?} {out} {k} {r} {c}: {got}, not {want}");
                 }
             }
         }

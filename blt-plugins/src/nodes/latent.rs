@@ -72,7 +72,7 @@ impl Node for Latent {
     }
 
     fn run(&self, part: &model::Latent, x: PatchStatesValue, cx: &RunCx) -> Result<PatchStatesValue, NodeError> {
-        Ok(PatchStatesValue { states: part.forward(&session(cx), &x.states, &x.patches), patches: x.patches })
+        Ok(PatchStatesValue { states: part.forward(&session(cx), x.states, &x.patches), patches: x.patches })
     }
 }
 

@@ -125,7 +125,7 @@ impl Node for LocalDecoder {
         (bytes, patches): (ByteStatesValue, PatchStatesValue),
         cx: &RunCx,
     ) -> Result<LogitsValue, NodeError> {
-        let head = part.forward(&session(cx), &bytes.states, &patches.states, &bytes.batch, &patches.patches);
+        let head = part.forward(&session(cx), bytes.states, patches.states, &bytes.batch, &patches.patches);
         Ok(LogitsValue { head, batch: bytes.batch })
     }
 }

@@ -152,7 +152,7 @@ impl Node for LocalEncoder {
         (bytes, patches): (ByteStatesValue, Rc<blt_core::patches::Patches>),
         cx: &RunCx,
     ) -> Result<(ByteStatesValue, PatchStatesValue), NodeError> {
-        let (states, patch_states) = part.forward(&session(cx), &bytes.states, &bytes.batch, &patches);
+        let (states, patch_states) = part.forward(&session(cx), bytes.states, &bytes.batch, &patches);
         Ok((ByteStatesValue { states, batch: bytes.batch }, PatchStatesValue { states: patch_states, patches }))
     }
 }
