@@ -45,8 +45,8 @@ SCORED = {
 }
 
 
-def corpus(path, documents, mean, longest=LONGEST, seed=1):
-    """Rows `id`, `lang`, `text`; some are null, some empty, one is of `longest` bytes. Text is Python's own library from a random place on."""
+def corpus(path, documents, mean, longest=LONGEST, seed=1, group=1000):
+    """Rows `id`, `lang`, `text`, `group` to a row group; some are null, some empty, one is of `longest` bytes. Text is Python's own library from a random place on."""
     import numpy as np, pyarrow as pa, pyarrow.parquet as pq
     library = b"".join(p.read_bytes() for p in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")))
     random, sigma = np.random.RandomState(seed), 1.5
@@ -55,8 +55,8 @@ def corpus(path, documents, mean, longest=LONGEST, seed=1):
     starts = random.randint(0, len(library) - LONGEST, documents)
     schema = pa.schema([("id", pa.int64()), ("lang", pa.string()), ("text", pa.binary())])
     with pq.ParquetWriter(path, schema) as writer:
-        for first in range(0, documents, 1000):
-            rows = range(first, min(first + 1000, documents))
+        for first in range(0, documents, group):
+            rows = range(first, min(first + group, documents))
             texts = [None if i % 500 == 7 else library[starts[i]:starts[i] + lengths[i]] for i in rows]
             writer.write_table(pa.table({"id": list(rows), "lang": ["py" if i % 3 else "c" for i in rows], "text": texts}, schema))
     return int(lengths.sum())
@@ -139,8 +139,8 @@ def reader(place, args):
 def memory(place, args):
     """The peak of memory by the number of documents."""
     print("\n| scored by | documents | mean bytes | longest | MB in all | peak, MB | kB/s |\n|---|---:|---:|---:|---:|---:|---:|")
-    # Of 100,000 documents with the small model: short ones alone, so that batches are alike whatever their number.
-    short = [("small", documents, 60, 2000) for documents in (1000, 10_000, 100_000)]
+    # Of 100,000 documents with the small model: short ones, which take minutes and not hours.
+    short = [("small", documents, 60, LONGEST) for documents in (1000, 10_000, 100_000)]
     mixed = [("small", 1000, 300, LONGEST), ("small", 10_000, 300, LONGEST), ("tiny", 1000, MEAN, LONGEST), ("tiny", 10_000, MEAN, LONGEST)]
     stride = [("stride", documents, MEAN, LONGEST) for documents in (1000, 10_000, 100_000)]
     for name, documents, mean, longest in short + mixed + stride:
@@ -177,12 +177,13 @@ print("SECONDS", time.perf_counter() - started)
 
 
 def cluster(place, args):
-    """Ray with two workers of one thread against one process with two, start-up cancelled by two sizes."""
+    """Ray with two workers of one thread against one process with two, in turn; start-up is cancelled by two sizes. Units are small beside the
+    whole, so that both workers are busy to the end."""
     seconds = {"blt-run": [], "ray": []}
     sizes = []
-    for documents in (1000, 4000):
-        sizes.append(corpus(place.path / "both.parquet", documents, MEAN))
-        place.pipeline("small", "both", ", part_bytes: 1000000")
+    for documents in args.ray_documents:
+        sizes.append(corpus(place.path / "both.parquet", documents, MEAN, 30_000, group=10))
+        place.pipeline("small", "both", ", part_bytes: 30000")
         place.runs += 1
         started = time.perf_counter()
         run([place.binary, "score.yaml", "--runs", f"runs{place.runs}"], place.path)
@@ -192,7 +193,7 @@ def cluster(place, args):
         seconds["ray"].append(float(re.search(r"SECONDS (\S+)", out)[1]))
     print(f"\n| | {sizes[0] / 1e6:.1f} MB, s | {sizes[1] / 1e6:.1f} MB, s | kB/s of the difference |\n|---|---:|---:|---:|")
     for name, (a, b) in seconds.items():
-        print(f"| {name} | {a:.1f} | {b:.1f} | {(sizes[1] - sizes[0]) / 1e3 / (b - a):.1f} |")
+        print(f"| {name} | {a:.1f} | {b:.1f} | {(sizes[1] - sizes[0]) / 1e3 / (b - a):.1f} |", flush=True)
 
 
 TABLES = {"rate": rate, "reader": reader, "memory": memory, "large": large, "ray": cluster}
@@ -204,6 +205,7 @@ def main():
     parser.add_argument("--table", action="append", choices=list(TABLES), help="may be given again; all but ray where left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate-documents", type=int, default=1000, help="of the table of rates")
+    parser.add_argument("--ray-documents", type=int, nargs=2, default=(400, 1600), help="of the table of Ray")
     parser.add_argument("--python", default=sys.executable, help="for ray: one that has blt-python[ray]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
