@@ -130,9 +130,9 @@ def test_the_driver_is_killed_and_started_again(place: Place, cluster: Cluster) 
 
 
 def test_what_is_wrong_is_said_once_and_clearly(place: Place, cluster: Cluster) -> None:
-    def fails(*arguments: str) -> str:
+    def fails(*arguments: str, **environment: str) -> str:
         command = cluster.command(place, "ray", *arguments)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, **environment})
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
         return done.stderr
 
@@ -142,3 +142,5 @@ def test_what_is_wrong_is_said_once_and_clearly(place: Place, cluster: Cluster) 
     place.write("on_error: null")
     assert "+ graph.docs.column=x" in fails("--set", "graph.docs.colunm=x")
     assert "retries is -1" in fails("--retries", "-1")
+    # The cluster asks for a token, and this shell gives none.
+    assert "RAY_AUTH_MODE=token is set" in fails(RAY_AUTH_MODE="disabled")

@@ -208,6 +208,9 @@ def main():
     parser.add_argument("--ray-documents", type=int, nargs=2, default=(400, 1600), help="of the table of Ray")
     parser.add_argument("--python", default=sys.executable, help="for ray: one that has blt-python[ray]")
     args = parser.parse_args()
+    # Commands run in a folder of their own.
+    absolute = lambda program: str(Path(program).absolute()) if "/" in program else program
+    args.binary, args.python = absolute(args.binary), absolute(args.python)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(folder, args.binary)
         for name in args.table or [t for t in TABLES if t != "ray"]:

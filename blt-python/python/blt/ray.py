@@ -85,7 +85,7 @@ def _score(
         raise ValueError(f"retries is {retries}; expected 0 or more")
     assignments = [f"{path}={json.dumps(value)}" for path, value in set.items()] if isinstance(set, Mapping) else list(set)
     if not ray.is_initialized():
-        ray.init(address=address)
+        _connect(address)
     options = {
         "num_cpus": threads,
         "max_retries": retries,
@@ -119,6 +119,17 @@ def _score(
         pipeline, assignments, place, runs, store, driver_threads, schedule, quiet=not progress, library=_blt.__file__
     )
     return pathlib.Path(run), table
+
+
+def _connect(address: str | None) -> None:
+    """As `ray.init`; where it finds no way in, what the likely reason is."""
+    try:
+        ray.init(address=address)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error} (help: see that the cluster runs, `ray status`. One that was started where there is a token, `~/.ray/auth_token`, asks for "
+            "it, and Ray gives it where RAY_AUTH_MODE=token is set: in this shell too)"
+        ) from error
 
 
 def _answer(ref: Any, unit: str, retries: int) -> str:
