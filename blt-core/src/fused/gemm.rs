@@ -9,6 +9,8 @@
 //! narrow products are padded and deep ones cut here; the tests hold it.
 
 use super::buffer::Buffer;
+use super::simd::Level;
+use super::tile::copy_rows;
 use rayon::prelude::*;
 
 /// Rows of `c` that one task of [`parallel`] computes: enough to reuse the packed other operand, few enough to share out.
@@ -159,17 +161,11 @@ pub(crate) fn serial(alpha: f32, a: Mat, b: Mat, mut c: MatMut, write: Write) {
     };
     let mut wide_c = vec![0.0; rows * cols];
     if write == Write::Add {
-        copy_rows(c.data, c.stride, &mut wide_c, cols, c.rows, c.cols);
+        copy_rows(Level::best(), (c.rows, c.cols), (c.data, c.stride), (&mut wide_c, cols));
     }
     chunked(alpha, a, b, MatMut::new(&mut wide_c, rows, cols), write);
     let c = c.reborrow();
-    copy_rows(&wide_c, cols, c.data, c.stride, c.rows, c.cols);
-}
-
-fn copy_rows(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize, rows: usize, cols: usize) {
-    for i in 0..rows {
-        to[i * to_stride..][..cols].copy_from_slice(&from[i * from_stride..][..cols]);
-    }
+    copy_rows(Level::best(), (c.rows, c.cols), (&wide_c, cols), (c.data, c.stride));
 }
 
 fn chunked(alpha: f32, a: Mat, b: Mat, mut c: MatMut, write: Write) {
