@@ -12,8 +12,8 @@ use super::norm::{NormGrad, norm, norm_backward};
 use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
 use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, copy_rows, panels, put_rows, rows_left, tiles_at_once,
-    weight_grads,
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, copy_rows, groups_in_turn, panels, put_rows, rows_left,
+    tiles_at_once, weight_grads,
 };
 use super::weight::Weight;
 use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor, on_pool};
@@ -293,30 +293,44 @@ impl Block {
         let mut dup = grads.take_dense(self.params.up);
         let mut ddown = grads.take_dense(self.params.down);
         let mut dnorm = NormGrad::new(n, dim);
+        struct Group<'a> {
+            first: usize,
+            dy: &'a [f32],
+            x: &'a [f32],
+            gate_up: &'a mut [f32],
+            dmiddle: &'a mut [f32],
+            dattended: &'a mut [f32],
+            dnorm: &'a mut [f32],
+        }
         let group = tiles_at_once();
-        let held = group.min(n.div_ceil(ROWS));
-        let mut products = Buffer::new(held * wide);
-        let mut normeds = Buffer::new(held * hidden);
-        let mut attendeds = Buffer::new(held * q_tile);
-        for start in (0..n.div_ceil(ROWS)).step_by(group) {
-            let rows = start * ROWS..n.min((start + group) * ROWS);
-            let band = |width: usize| rows.start * width..rows.end * width;
-            let gate_up = &mut gate_up[start * 2 * wide..][..rows.len().div_ceil(ROWS) * 2 * wide];
-            let (dy, x) = (&dy[band(dim)], &x[band(dim)]);
-            let dmiddle = &mut dmiddle[band(dim)];
-            let inputs = dy.par_chunks(ROWS * dim).zip(x.par_chunks(ROWS * dim));
-            let outputs =
-                dmiddle.par_chunks_mut(ROWS * dim).zip(dattended[band(q_stride)].par_chunks_mut(ROWS * q_stride));
+        let inputs = dy.chunks(group * ROWS * dim).zip(x.chunks(group * ROWS * dim));
+        let outputs = dmiddle.chunks_mut(group * ROWS * dim).zip(dattended.chunks_mut(group * ROWS * q_stride));
+        let kept = gate_up.chunks_mut(group * 2 * wide).zip(dnorm.groups(group));
+        let groups = inputs.zip(outputs).zip(kept).zip((0..).step_by(group));
+        let groups = groups.map(|((((dy, x), (dmiddle, dattended)), (gate_up, dnorm)), first)| Group {
+            first,
+            dy,
+            x,
+            gate_up,
+            dmiddle,
+            dattended,
+            dnorm,
+        });
+        let held = || [wide, hidden, q_tile].map(|tile| Buffer::new(group.min(n.div_ceil(ROWS)) * tile));
+        let tiles = |group: &mut Group, [products, normeds, attendeds]: &mut [Buffer; 3]| {
+            let inputs = group.dy.par_chunks(ROWS * dim).zip(group.x.par_chunks(ROWS * dim));
+            let outputs = group.dmiddle.par_chunks_mut(ROWS * dim).zip(group.dattended.par_chunks_mut(ROWS * q_stride));
             let held =
                 products.par_chunks_mut(wide).zip(normeds.par_chunks_mut(hidden)).zip(attendeds.par_chunks_mut(q_tile));
-            let norms = dnorm.tiles(start).zip(gate_up.par_chunks_mut(2 * wide));
+            let norms = group.dnorm.par_chunks_mut(dim).zip(group.gate_up.par_chunks_mut(2 * wide));
+            let first = group.first;
             inputs.zip(outputs).zip(held.zip(norms)).enumerate().for_each(
                 |(t, (((dy, x), (dmiddle, dattended)), (((product, normed), attended_tile), (dnorm, gate_up))))| {
                     let rows = dy.len() / dim;
                     let mut grad = Scratch::new(hidden);
                     let mut dproduct = Scratch::new(wide);
                     let mut middle = Scratch::new(rows * dim);
-                    self.attended_tile(attended, (start + t) * ROWS, rows, attended_tile);
+                    self.attended_tile(attended, (first + t) * ROWS, rows, attended_tile);
                     self.middle(&o_forward, attended_tile, x, &mut middle);
                     let left = rows_left(dy, dim, &mut grad);
                     down.apply(level, rows, left, &mut dproduct, (PANEL, BLOCK), Into::Set);
@@ -338,29 +352,23 @@ impl Block {
                     o.apply(level, rows, left, dattended, (q_stride, PANEL), Into::Set);
                 },
             );
-            let (gate_up, dmiddle) = (&*gate_up, &*dmiddle);
-            let gates = gate_up.chunks(2 * wide).map(Left::tile);
-            let ups = gate_up.chunks(2 * wide).map(|tile| Left::tile(&tile[wide..]));
+        };
+        let weights = |group: &Group, [products, normeds, attendeds]: &[Buffer; 3]| {
+            let rows = group.dy.len() / dim;
+            let gates = group.gate_up.chunks(2 * wide).map(Left::tile);
+            let ups = group.gate_up.chunks(2 * wide).map(|tile| Left::tile(&tile[wide..]));
+            let of_row = |dy| Left::strided(dy, dim, 1);
+            let downs = group.dy.chunks(ROWS * dim).map(of_row);
+            let outs = group.dmiddle.chunks(ROWS * dim).map(of_row);
             let grads = vec![
-                WeightGrad::new(
-                    &mut ddown,
-                    ffn,
-                    rows.len(),
-                    dy.chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1)),
-                    &products,
-                ),
-                WeightGrad::new(&mut dgate, dim, rows.len(), gates, &normeds),
-                WeightGrad::new(&mut dup, dim, rows.len(), ups, &normeds),
-                WeightGrad::new(
-                    &mut do_,
-                    q,
-                    rows.len(),
-                    dmiddle.chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1)),
-                    &attendeds,
-                ),
+                WeightGrad::new(&mut ddown, ffn, rows, downs, products),
+                WeightGrad::new(&mut dgate, dim, rows, gates, normeds),
+                WeightGrad::new(&mut dup, dim, rows, ups, normeds),
+                WeightGrad::new(&mut do_, q, rows, outs, attendeds),
             ];
             weight_grads(level, grads);
-        }
+        };
+        groups_in_turn(groups, held, tiles, weights);
         grads.put_dense(self.params.o, do_);
         grads.put_dense(self.params.gate, dgate);
         grads.put_dense(self.params.up, dup);
@@ -387,22 +395,29 @@ impl Block {
         let mut dk = grads.take_dense(self.params.k);
         let mut dv = grads.take_dense(self.params.v);
         let mut dnorm = NormGrad::new(n, dim);
+        struct Group<'a> {
+            first: usize,
+            x: &'a [f32],
+            dx: &'a mut [f32],
+            dnorm: &'a mut [f32],
+        }
         let group = tiles_at_once();
-        let held = group.min(n.div_ceil(ROWS));
-        let mut normeds = Buffer::new(held * hidden);
-        let mut dqkvs = Buffer::new(held * packed);
-        for start in (0..n.div_ceil(ROWS)).step_by(group) {
-            let rows = start * ROWS..n.min((start + group) * ROWS);
-            let band = |width: usize| rows.start * width..rows.end * width;
-            let inputs = x[band(dim)].par_chunks(ROWS * dim).zip(dmiddle[band(dim)].par_chunks_mut(ROWS * dim));
-            let held = normeds.par_chunks_mut(hidden).zip(dqkvs.par_chunks_mut(packed)).zip(dnorm.tiles(start));
+        let rows = x.chunks(group * ROWS * dim).zip(dmiddle.chunks_mut(group * ROWS * dim));
+        let groups = rows.zip(dnorm.groups(group)).zip((0..).step_by(group));
+        let groups = groups.map(|(((x, dx), dnorm), first)| Group { first, x, dx, dnorm });
+        let held = || [hidden, packed].map(|tile| Buffer::new(group.min(n.div_ceil(ROWS)) * tile));
+        let tiles = |group: &mut Group, [normeds, dqkvs]: &mut [Buffer; 2]| {
+            let inputs = group.x.par_chunks(ROWS * dim).zip(group.dx.par_chunks_mut(ROWS * dim));
+            let held = normeds.par_chunks_mut(hidden).zip(dqkvs.par_chunks_mut(packed));
+            let first = group.first;
+            let held = held.zip(group.dnorm.par_chunks_mut(dim));
             inputs.zip(held).enumerate().for_each(|(t, ((x, dx), ((normed, packed), dnorm)))| {
                 let rows = x.len() / dim;
                 let mut planes = Scratch::new(self.layout.planes() * rows * head_dim);
                 let mut turned = Scratch::new(rows * head_dim);
                 planes.fill(0.0);
                 let (mut row, mut all) = (0, Vec::with_capacity(rows));
-                for (span, positions) in self.positions((start + t) * ROWS, rows) {
+                for (span, positions) in self.positions((first + t) * ROWS, rows) {
                     dqkv.add_rows(span, positions.clone(), &mut planes, row);
                     row += positions.len();
                     all.extend(positions);
@@ -426,13 +441,16 @@ impl Block {
                 let residual = Scratch::copy(dx);
                 norm_backward(level, x, &self.input_layernorm, self.config.eps, &grad, &residual, dx, dnorm);
             });
+        };
+        let of_weights = |group: &Group, [normeds, dqkvs]: &[Buffer; 2]| {
             let parts = [(&mut dq, 0), (&mut dk, panels(q)), (&mut dv, panels(q) + panels(kv))];
             let grads = parts.into_iter().map(|(dw, panel)| {
-                let dys = dqkvs.chunks(packed).map(move |tile| Left::tile(&tile[panel * BLOCK..]));
-                WeightGrad::new(dw, dim, rows.len(), dys, &normeds)
+                let dys = dqkvs.chunks(packed).map(|tile| Left::tile(&tile[panel * BLOCK..]));
+                WeightGrad::new(dw, dim, group.x.len() / dim, dys, normeds)
             });
             weight_grads(level, grads.collect());
-        }
+        };
+        groups_in_turn(groups, held, tiles, of_weights);
         grads.put_dense(self.params.q, dq);
         grads.put_dense(self.params.k, dk);
         grads.put_dense(self.params.v, dv);

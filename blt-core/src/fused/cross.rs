@@ -10,8 +10,8 @@ use super::norm::{NormGrad, norm, norm_backward};
 use super::ragged::{split_by_groups, task_groups};
 use super::simd::Level;
 use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, rows_left, tiles_at_once, to_tile,
-    weight_grads,
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, groups_in_turn, panels, rows_left, tiles_at_once,
+    to_tile, weight_grads,
 };
 use super::weight::Weight;
 use super::{Fused, Grads, on_pool};
@@ -302,14 +302,24 @@ impl Layer {
         let mut dx = Buffer::new(x.len());
         let mut weights = weights;
         let mut norm_grad = NormGrad::new(n, dim);
+        struct Group<'a> {
+            first: usize,
+            x: &'a [f32],
+            dy: &'a [f32],
+            dx: &'a mut [f32],
+            norm: &'a mut [f32],
+        }
         let (group, hidden) = (tiles_at_once(), panels(dim) * BLOCK);
-        let mut normeds = Buffer::new(group.min(n.div_ceil(ROWS)) * hidden);
-        for start in (0..n.div_ceil(ROWS)).step_by(group) {
-            let rows = start * ROWS..n.min((start + group) * ROWS);
-            let band = |width: usize| rows.start * width..rows.end * width;
-            let inputs = x[band(dim)].par_chunks(ROWS * dim).zip(dy[band(out)].par_chunks(ROWS * out));
-            let outputs = dx[band(dim)].par_chunks_mut(ROWS * dim).zip(normeds.par_chunks_mut(hidden));
-            inputs.zip(outputs).zip(norm_grad.tiles(start)).enumerate().for_each(
+        let inputs = x.chunks(group * ROWS * dim).zip(dy.chunks(group * ROWS * out));
+        let outputs = dx.chunks_mut(group * ROWS * dim).zip(norm_grad.groups(group));
+        let groups = inputs.zip(outputs).zip((0..).step_by(group));
+        let groups = groups.map(|(((x, dy), (dx, norm)), first)| Group { first, x, dy, dx, norm });
+        let held = || Buffer::new(group.min(n.div_ceil(ROWS)) * hidden);
+        let tiles = |group: &mut Group, normeds: &mut Buffer| {
+            let inputs = group.x.par_chunks(ROWS * dim).zip(group.dy.par_chunks(ROWS * out));
+            let outputs = group.dx.par_chunks_mut(ROWS * dim).zip(normeds.par_chunks_mut(hidden));
+            let first = group.first;
+            inputs.zip(outputs).zip(group.norm.par_chunks_mut(dim)).enumerate().for_each(
                 |(t, (((x, dy), (dx, normed)), norm_grad))| {
                     let mut tile = Scratch::new(panels(out) * BLOCK);
                     let mut grad = Scratch::new(hidden);
@@ -320,22 +330,25 @@ impl Layer {
                     match residual {
                         None => through.fill(0.0),
                         Some(residual) => {
-                            let residual = &residual[(start + t) * ROWS * dim..][..x.len()];
+                            let residual = &residual[(first + t) * ROWS * dim..][..x.len()];
                             through.iter_mut().zip(residual).for_each(|(r, dy)| *r = along * dy);
                         }
                     }
                     norm_backward(level, x, norm_weight, self.eps, &grad, &through, dx, norm_grad);
                 },
             );
-            let (dy, mut column) = (&dy[band(out)], 0);
+        };
+        let of_weights = |group: &Group, normeds: &Buffer| {
+            let mut column = 0;
             let mut grads = Vec::new();
             for (dw, outputs) in &mut weights {
-                let dys = dy.chunks(ROWS * out).map(|dy| Left::strided(&dy[column..], out, 1));
-                grads.push(WeightGrad::new(dw, dim, rows.len(), dys, &normeds));
+                let dys = group.dy.chunks(ROWS * out).map(|dy| Left::strided(&dy[column..], out, 1));
+                grads.push(WeightGrad::new(dw, dim, group.x.len() / dim, dys, normeds));
                 column += *outputs;
             }
             weight_grads(level, grads);
-        }
+        };
+        groups_in_turn(groups, held, tiles, of_weights);
         norm_grad.add_to(dnorm);
         dx
     }
@@ -416,13 +429,19 @@ impl Layer {
         let stacked = Panels::stacked(&[(&self.o, dim)], width);
         let mut d_o = grads.take_dense(params.o);
         let mut d_attended = Buffer::new(attended.len());
+        struct Group<'a> {
+            dy: &'a [f32],
+            attended: &'a [f32],
+            d_attended: &'a mut [f32],
+        }
         let (group, tile) = (tiles_at_once(), panels(width) * BLOCK);
-        let mut tiles = Buffer::new(group.min(n.div_ceil(ROWS)) * tile);
-        for start in (0..n.div_ceil(ROWS)).step_by(group) {
-            let rows = start * ROWS..n.min((start + group) * ROWS);
-            let band = |width: usize| rows.start * width..rows.end * width;
-            let inputs = dy[band(dim)].par_chunks(ROWS * dim).zip(attended[band(width)].par_chunks(ROWS * width));
-            let outputs = d_attended[band(width)].par_chunks_mut(ROWS * width).zip(tiles.par_chunks_mut(tile));
+        let inputs = dy.chunks(group * ROWS * dim).zip(attended.chunks(group * ROWS * width));
+        let groups = inputs.zip(d_attended.chunks_mut(group * ROWS * width));
+        let groups = groups.map(|((dy, attended), d_attended)| Group { dy, attended, d_attended });
+        let held = || Buffer::new(group.min(n.div_ceil(ROWS)) * tile);
+        let tiles = |group: &mut Group, tiles: &mut Buffer| {
+            let inputs = group.dy.par_chunks(ROWS * dim).zip(group.attended.par_chunks(ROWS * width));
+            let outputs = group.d_attended.par_chunks_mut(ROWS * width).zip(tiles.par_chunks_mut(tile));
             inputs.zip(outputs).for_each(|((dy, attended), (d_attended, tile))| {
                 let rows = dy.len() / dim;
                 let mut from = Scratch::new(panels(dim) * BLOCK);
@@ -435,9 +454,12 @@ impl Layer {
                 }
                 to_tile(attended, width, tile);
             });
-            let dys = dy[band(dim)].chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1));
-            weight_grads(level, vec![WeightGrad::new(&mut d_o, width, rows.len(), dys, &tiles)]);
-        }
+        };
+        let of_weight = |group: &Group, tiles: &Buffer| {
+            let dys = group.dy.chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1));
+            weight_grads(level, vec![WeightGrad::new(&mut d_o, width, group.dy.len() / dim, dys, tiles)]);
+        };
+        groups_in_turn(groups, held, tiles, of_weight);
         grads.put_dense(params.o, d_o);
         d_attended
     }

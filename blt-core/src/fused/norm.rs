@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::simd::{LANES, Simd, kernel};
 use super::tile::{BLOCK, PANEL, ROWS};
-use rayon::prelude::*;
+use std::slice::ChunksMut;
 
 #[inline(always)]
 fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f64) -> f32 {
@@ -90,9 +90,9 @@ impl NormGrad {
         Self { dim, tiles: Buffer::zeros(rows.div_ceil(ROWS) * dim) }
     }
 
-    /// The sums of tiles `start ..`.
-    pub fn tiles(&mut self, start: usize) -> rayon::slice::ChunksMut<'_, f32> {
-        self.tiles[start * self.dim..].par_chunks_mut(self.dim)
+    /// The sums of so many tiles at a time, `[tiles, dim]`.
+    pub fn groups(&mut self, tiles: usize) -> ChunksMut<'_, f32> {
+        self.tiles.chunks_mut(tiles * self.dim)
     }
 
     pub fn add_to(&self, dw: &mut [f32]) {

@@ -432,6 +432,32 @@ pub(crate) fn tiles_at_once() -> usize {
     4 * rayon::current_num_threads()
 }
 
+/// Takes groups of tiles in turn, [`tiles_at_once`] each: `tiles` computes a group's, and beside it `weights` adds the weights' gradients from
+/// the group before, so that no thread waits where either ends. `held` makes what a group holds for its weights; two of them live.
+pub(crate) fn groups_in_turn<G: Send + Sync, H: Send + Sync>(
+    groups: impl Iterator<Item = G>,
+    held: impl Fn() -> H,
+    tiles: impl Fn(&mut G, &mut H) + Send + Sync,
+    mut weights: impl FnMut(&G, &H) + Send,
+) {
+    let (mut before, mut spare): (Option<(G, H)>, Option<H>) = (None, None);
+    for mut group in groups {
+        let mut holds = spare.take().unwrap_or_else(&held);
+        rayon::join(
+            || tiles(&mut group, &mut holds),
+            || {
+                if let Some((group, holds)) = &before {
+                    weights(group, holds);
+                }
+            },
+        );
+        spare = before.replace((group, holds)).map(|(_, holds)| holds);
+    }
+    if let Some((group, holds)) = &before {
+        weights(group, holds);
+    }
+}
+
 /// The gradient of one weight from some tiles: `dw[o, i] += sum over tiles and rows of dy[row, o] * x[row, i]`.
 pub(crate) struct WeightGrad<'a> {
     /// `[out, cols]`
@@ -447,10 +473,11 @@ impl<'a> WeightGrad<'a> {
         dw: &'a mut [f32],
         cols: usize,
         rows: usize,
-        dys: impl Iterator<Item = Left<'a>>,
+        dys: impl IntoIterator<Item = Left<'a>>,
         inputs: &'a [f32],
     ) -> Self {
-        let tiles = dys.zip(inputs.chunks((panels(cols) * BLOCK).max(1))).take(rows.div_ceil(ROWS)).enumerate();
+        let tiles =
+            dys.into_iter().zip(inputs.chunks((panels(cols) * BLOCK).max(1))).take(rows.div_ceil(ROWS)).enumerate();
         Self { dw, cols, tiles: tiles.map(|(t, (dy, x))| (ROWS.min(rows - t * ROWS), dy, x)).collect() }
     }
 }
@@ -461,32 +488,42 @@ pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
     struct Job<'a, 't> {
         dw: &'a mut [f32],
         cols: usize,
-        first: usize,
+        /// The panel of outputs whose rows of the weight these are.
+        panel: usize,
         tiles: &'t [(usize, Left<'a>, &'a [f32])],
     }
-    /// Rows of a weight per task; divides [`PANEL`].
-    const OUT: usize = 32;
     let mut grads = grads;
     let mut jobs = Vec::new();
     for WeightGrad { dw, cols, tiles } in &mut grads {
-        for (i, dw) in dw.chunks_mut((OUT * *cols).max(1)).enumerate() {
-            jobs.push(Job { dw, cols: *cols, first: i * OUT, tiles });
+        for (panel, dw) in dw.chunks_mut((PANEL * *cols).max(1)).enumerate() {
+            jobs.push(Job { dw, cols: *cols, panel, tiles });
         }
     }
-    jobs.into_par_iter().for_each(|Job { dw, cols, first, tiles }| {
+    jobs.into_par_iter().for_each(|Job { dw, cols, panel, tiles }| {
         let out = dw.len() / cols;
-        let mut sum = Scratch::new(OUT * PANEL);
+        // Rows that do not fill whole vectors are summed beside the weight.
+        let stride = cols.next_multiple_of(LANES);
+        let mut wide = (stride > cols).then(|| Scratch::new(out * stride));
+        if let Some(wide) = &mut wide {
+            copy_rows(level, (out, cols), (dw, cols), (wide, stride));
+        }
+        let sum = wide.as_deref_mut().unwrap_or(&mut *dw);
         for p in 0..panels(cols) {
-            let width = PANEL.min(cols - p * PANEL);
-            copy_rows(level, (out, width), (&dw[p * PANEL..], cols), (&mut sum, PANEL));
-            for (rows, dy, x) in tiles {
+            let width = PANEL.min(stride - p * PANEL);
+            for (t, (rows, dy, x)) in tiles.iter().enumerate() {
                 // Row o of the product is column o of dy.
-                let start = first / PANEL * dy.panel_stride + first % PANEL * dy.k_stride;
-                let dy = Left::strided(&dy.data[start..], dy.k_stride, dy.row_stride);
-                let x = Right::new(&x[p * BLOCK..], PANEL);
-                band(level, (out, width.next_multiple_of(LANES), *rows), dy, x, &mut sum, PANEL, Into::Add);
+                let dy = Left::strided(&dy.data[panel * dy.panel_stride..], dy.k_stride, dy.row_stride);
+                let next = match tiles.get(t + 1) {
+                    Some((_, _, x)) => &x[p * BLOCK..],
+                    None if p + 1 < panels(cols) => &tiles[0].2[(p + 1) * BLOCK..],
+                    None => &[],
+                };
+                let x = Right { next: &next[..next.len().min(BLOCK)], ..Right::new(&x[p * BLOCK..], PANEL) };
+                band(level, (out, width, *rows), dy, x, &mut sum[p * PANEL..], stride, Into::Add);
             }
-            copy_rows(level, (out, width), (&sum, PANEL), (&mut dw[p * PANEL..], cols));
+        }
+        if let Some(wide) = &wide {
+            copy_rows(level, (out, cols), (wide, stride), (dw, cols));
         }
     });
 }
