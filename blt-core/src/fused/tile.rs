@@ -429,7 +429,7 @@ pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
 
 /// Tiles whose intermediates are held at once in a backward pass: enough for every thread, few enough to stay near the cores.
 pub(crate) fn tiles_at_once() -> usize {
-    4 * rayon::current_num_threads()
+    2 * rayon::current_num_threads()
 }
 
 /// Takes groups of tiles in turn, [`tiles_at_once`] each: `tiles` computes a group's, and beside it `weights` adds the weights' gradients from
