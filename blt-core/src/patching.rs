@@ -10,6 +10,7 @@
 //! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and keeps a rule incremental.
 
 use crate::bytes::{BOS, Batch, OFFSET};
+use crate::fused::loops::multiversion;
 use crate::patches::{PatchError, Patches, PatchesBuilder};
 use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,7 @@ impl EntropyRule {
     }
 }
 
-/// Positions are examined this many at a time: their flags and starts stay in the first-level cache.
+/// Positions are examined this many at a time, a multiple of 64: their flags and starts stay in the first-level cache.
 const CHUNK: usize = 1024;
 
 /// Makes patches of a rule that looks at most two ids back. `flags(first, out)` writes into `out[i]` whether packed position
@@ -98,18 +99,23 @@ const CHUNK: usize = 1024;
 fn patches_by_flags(batch: &Batch, flags: impl Fn(usize, &mut [u8])) -> Patches {
     let mut patches = PatchesBuilder::new(batch);
     let mut flag = [0u8; CHUNK];
-    let mut found = [0usize; CHUNK + 1];
+    let mut found = [0usize; CHUNK];
     for span in batch.offsets.windows(2) {
         let (a, b) = (span[0], span[1]);
         patches.starts.extend(a..b.min(a + 2));
         for first in (a + 2..b).step_by(CHUNK) {
-            let flag = &mut flag[..CHUNK.min(b - first)];
-            flags(first, flag);
-            // Written always, kept if flagged: a branch would be mispredicted at every other start.
+            let asked = CHUNK.min(b - first);
+            flags(first, &mut flag[..asked]);
+            flag[asked..].fill(0);
             let mut count = 0;
-            for (i, &starts) in flag.iter().enumerate() {
-                found[count] = first + i;
-                count += (starts & 1) as usize;
+            for (first, flags) in (first..).step_by(64).zip(flag.as_chunks::<64>().0) {
+                // A branch for each flag would be mispredicted at every other start; of bits, one is at each word's end.
+                let mut left = bits(flags);
+                while left != 0 {
+                    found[count] = first + left.trailing_zeros() as usize;
+                    count += 1;
+                    left &= left - 1;
+                }
             }
             patches.starts.extend_from_slice(&found[..count]);
         }
@@ -123,6 +129,15 @@ fn patches_by_flags(batch: &Batch, flags: impl Fn(usize, &mut [u8])) -> Patches 
         patches.end_span();
     }
     patches.finish()
+}
+
+/// Bit i is `flags[i]`, which is 0 or 1.
+fn bits(flags: &[u8; 64]) -> u64 {
+    let eights = flags.as_chunks::<8>().0.iter().zip((0..).step_by(8));
+    // The product moves the lowest bit of byte i to bit 56 + i, and no other bits meet there.
+    eights.fold(0, |word, (eight, at)| {
+        word | (u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56) << at
+    })
 }
 
 /// Every id is a patch.
@@ -160,13 +175,15 @@ pub fn stride_patches(batch: &Batch, stride: usize) -> Result<Patches, PatchErro
 /// space-like and id t - 1 is not, or id t is below 4.
 pub fn space_patches(batch: &Batch) -> Patches {
     let ids = &batch.ids;
-    patches_by_flags(batch, |first, out| {
-        let n = out.len();
-        let (last, before) = (&ids[first - 1..][..n], &ids[first - 2..][..n]);
+    patches_by_flags(batch, |first, out| space_flags(&ids[first - 1..], &ids[first - 2..], out))
+}
+
+multiversion! {
+    fn space_flags(last: &[u16], before: &[u16], out: &mut [u8]) {
         for ((out, &last), &before) in out.iter_mut().zip(last).zip(before) {
             *out = (space_like(last) & !space_like(before) | (last < OFFSET)) as u8;
         }
-    })
+    }
 }
 
 /// Branchless (`&`, `|`), so that loops over it become SIMD.
@@ -199,30 +216,48 @@ pub fn entropy_patches(
             let threshold = threshold as f32;
             // Of finite numbers, `>= threshold` is `> threshold.next_down()`.
             let threshold = if planted(Bug::EntropyTies) { threshold.next_down() } else { threshold };
-            patches_by_flags(batch, |first, out| {
-                for (out, &last) in out.iter_mut().zip(&e[first - 1..]) {
-                    *out = (last > threshold) as u8;
-                }
-            })
+            patches_by_flags(batch, |first, out| global_flags(&e[first - 1..], threshold, out))
         }
         EntropyRule::Relative { threshold } => {
             let threshold = threshold as f32;
-            patches_by_flags(batch, |first, out| {
-                for ((out, &last), &before) in out.iter_mut().zip(&e[first - 1..]).zip(&e[first - 2..]) {
-                    *out = (last - before > threshold) as u8;
-                }
-            })
+            patches_by_flags(batch, |first, out| relative_flags(&e[first - 1..], &e[first - 2..], threshold, out))
         }
         EntropyRule::Both { global, relative } => {
             let (global, relative) = (global as f32, relative as f32);
-            patches_by_flags(batch, |first, out| {
-                for ((out, &last), &before) in out.iter_mut().zip(&e[first - 1..]).zip(&e[first - 2..]) {
-                    *out = ((last > global) & (last - before > relative)) as u8;
-                }
-            })
+            patches_by_flags(batch, |first, out| both_flags(&e[first - 1..], &e[first - 2..], global, relative, out))
         }
     };
     patches.split_if(max_patch_length)
+}
+
+multiversion! {
+    fn global_flags(last: &[f32], threshold: f32, out: &mut [u8]) {
+        for (out, &last) in out.iter_mut().zip(last) {
+            *out = (last > threshold) as u8;
+        }
+    }
+}
+
+multiversion! {
+    fn relative_flags(last: &[f32], before: &[f32], threshold: f32, out: &mut [u8]) {
+        for ((out, &last), &before) in out.iter_mut().zip(last).zip(before) {
+            *out = (last - before > threshold) as u8;
+        }
+    }
+}
+
+multiversion! {
+    fn both_flags(last: &[f32], before: &[f32], global: f32, relative: f32, out: &mut [u8]) {
+        for ((out, &last), &before) in out.iter_mut().zip(last).zip(before) {
+            *out = ((last > global) & (last - before > relative)) as u8;
+        }
+    }
+}
+
+multiversion! {
+    fn all_finite(values: &[f32]) -> bool {
+        values.iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
+    }
 }
 
 /// There is one entropy for each id and all are finite.
@@ -231,7 +266,6 @@ pub(crate) fn check_entropies(batch: &Batch, entropies: &[f32]) -> Result<(), Pa
         return Err(PatchError::EntropyCount { expected: batch.len(), found: entropies.len() });
     }
     // By chunks without an early exit inside, which SIMD can do; the culprit is looked for only if there is one.
-    let all_finite = |chunk: &[f32]| chunk.iter().fold(true, |all, e| all & (e.abs() < f32::INFINITY));
     if entropies.chunks(4 * CHUNK).all(all_finite) {
         return Ok(());
     }

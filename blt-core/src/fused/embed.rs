@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Ids hashed at once: their accumulators stay in registers and the first-level cache.
-const BLOCK: usize = 64;
+const BLOCK: usize = 256;
 /// Rows of the output that one task gathers.
 const TASK_ROWS: usize = 64;
 /// Terms summed before a partial sum is added to the total, which keeps the rounding error of a long sum small.
@@ -34,7 +34,13 @@ impl FlooredModulo {
     #[inline(always)]
     fn of(self, h: u64) -> u32 {
         let unsigned = h ^ (1 << 63);
-        let quotient = ((unsigned as u128 * self.reciprocal as u128) >> 64) as u64;
+        // The upper half of unsigned * reciprocal by products of 32 bits, of which SIMD has several at once, and of 64 none.
+        let halves = |x: u64| (x >> 32, x & u32::MAX as u64);
+        let ((high, low), (r_high, r_low)) = (halves(unsigned), halves(self.reciprocal));
+        let (cross, middle) = (high * r_low, low * r_high + (low * r_low >> 32));
+        // At most 2^64 - 1: (2^32 - 1)^2 + 2 (2^32 - 1).
+        let middle = middle + (cross & u32::MAX as u64);
+        let quotient = high * r_high + (cross >> 32) + (middle >> 32);
         // Below 2 * divisor, then below 3 * divisor; a subtraction that would wrap yields the larger number.
         let r = unsigned.wrapping_sub(quotient.wrapping_mul(self.divisor)).wrapping_add(self.shift);
         let r = r.min(r.wrapping_sub(self.divisor));
@@ -73,12 +79,15 @@ fn hash_range(ids: &[u16], offsets: &[usize], range: Range<usize>, config: &Hash
         for (function, &prime) in HASH_PRIMES[..config.functions].iter().enumerate() {
             let mut hashes = [0u64; BLOCK];
             let hashes = &mut hashes[..end - start];
+            let mut found = [0; BLOCK];
             for size in 0..=longest {
                 for (s, _) in config.sizes.iter().enumerate().filter(|&(_, &want)| want == size) {
                     let table = function * config.sizes.len() + s;
                     let base = (table * config.vocab) as u32;
-                    for (row, &h) in rows[table..].iter_mut().step_by(tables).zip(hashes.iter()) {
-                        *row = base + modulo.of(h);
+                    let found = &mut found[..hashes.len()];
+                    table_rows(hashes, modulo, base, found);
+                    for (row, &found) in rows.chunks_exact_mut(tables).zip(found.iter()) {
+                        row[table] = found;
                     }
                 }
                 if size == longest {
@@ -88,13 +97,28 @@ fn hash_range(ids: &[u16], offsets: &[usize], range: Range<usize>, config: &Hash
                 let padded = (first + size).clamp(start, end) - start;
                 hashes[..padded].iter_mut().for_each(|h| *h = h.wrapping_mul(prime as u64));
                 if padded < hashes.len() {
-                    for (h, &id) in hashes[padded..].iter_mut().zip(&ids[start + padded - size..]) {
-                        *h = h.wrapping_mul(prime as u64).wrapping_add(id as u64);
-                    }
+                    longer(&mut hashes[padded..], prime as u64, &ids[start + padded - size..]);
                 }
             }
         }
         start = end;
+    }
+}
+
+multiversion! {
+    /// Windows of one id more, the oldest one.
+    fn longer(hashes: &mut [u64], prime: u64, ids: &[u16]) {
+        for (h, &id) in hashes.iter_mut().zip(ids) {
+            *h = h.wrapping_mul(prime).wrapping_add(id as u64);
+        }
+    }
+}
+
+multiversion! {
+    fn table_rows(hashes: &[u64], modulo: FlooredModulo, base: u32, rows: &mut [u32]) {
+        for (row, &h) in rows.iter_mut().zip(hashes) {
+            *row = base + modulo.of(h);
+        }
     }
 }
 

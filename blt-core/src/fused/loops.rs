@@ -32,7 +32,7 @@ macro_rules! multiversion {
         }
     };
 }
-pub(super) use multiversion;
+pub(crate) use multiversion;
 
 /// `e^x`, at most 2 units in the last place off; exactly 1 at 0, 0 below -87.3 (where results would be subnormal), infinity
 /// above 88.4 (a hair early). Inlines into loops and vectorises.

@@ -26,13 +26,13 @@ pub mod embed;
 mod gemm;
 mod head;
 mod linear;
-mod loops;
+pub(crate) mod loops;
 mod norm;
 mod pool;
 mod ragged;
 mod rms_norm;
 mod rope;
-mod simd;
+pub(crate) mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;
