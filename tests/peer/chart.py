@@ -46,6 +46,7 @@ def main():
         out.append(f'<rect x="{at}" y="{y - 9}" width="{BAR}" height="{BAR - 2}" fill="{MACHINES[machine]}"/>')
         text(at + BAR + 5, y, name)
         at += BAR + 32 + 6.1 * len(name)
+    legend = at
     for preset, panel in panels.items():
         y += 22
         text(12, y + 4, preset, 'font-weight="600"')
@@ -65,7 +66,7 @@ def main():
         for at in range(0, int(most) + 1):
             text(x(at), y + 12, f"{at}×", 'text-anchor="middle" font-size="10"')
         y += 16
-    width, height = LEFT + WIDTH + 230, y + 12
+    width, height = round(max(LEFT + WIDTH + 230, legend)), y + 12
     Path(target).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="system-ui, sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>' + "".join(out) + "</svg>\n")
