@@ -37,7 +37,7 @@ impl FlooredModulo {
         // The upper half of unsigned * reciprocal by products of 32 bits, of which SIMD has several at once, and of 64 none.
         let halves = |x: u64| (x >> 32, x & u32::MAX as u64);
         let ((high, low), (r_high, r_low)) = (halves(unsigned), halves(self.reciprocal));
-        let (cross, middle) = (high * r_low, low * r_high + (low * r_low >> 32));
+        let (cross, middle) = (high * r_low, low * r_high + ((low * r_low) >> 32));
         // At most 2^64 - 1: (2^32 - 1)^2 + 2 (2^32 - 1).
         let middle = middle + (cross & u32::MAX as u64);
         let quotient = high * r_high + (cross >> 32) + (middle >> 32);
