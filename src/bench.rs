@@ -1,4 +1,5 @@
-//! `blt-run bench`: how fast a pipeline's goals are trained, evaluated and patched, and where the time goes.
+//! `blt-run bench`: how fast a pipeline's goals are trained, evaluated and patched, and where the
+//! time goes.
 
 use crate::cli::{self, Pipeline, Variants};
 use crate::progress;
@@ -60,8 +61,10 @@ pub fn bench(args: &Bench) -> Result<(), String> {
         }
     }
     let variants = spec.variants().map_err(cli::rendered)?;
-    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name).map_err(cli::rendered)?;
-    let place = tempfile::tempdir().map_err(|e| cli::plain(format!("cannot make a folder for the bench: {e}")))?;
+    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name)
+        .map_err(cli::rendered)?;
+    let place = tempfile::tempdir()
+        .map_err(|e| cli::plain(format!("cannot make a folder for the bench: {e}")))?;
     let mut options = RunOptions::new(cli::build_id());
     options.runs_dir = place.path().to_owned();
     if let Some(threads) = args.threads {
@@ -80,10 +83,14 @@ pub fn bench(args: &Bench) -> Result<(), String> {
             };
             return Err(cli::plain(what));
         }
-        let goals: Vec<&str> = spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
+        let goals: Vec<&str> =
+            spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
         spec.graph = spec.graph.needed(&goals);
         spec.seeds.truncate(1);
-        let ran = Runner::new(&spec, &dir, options.clone()).progress(&*progress).failure(device_failure).run();
+        let ran = Runner::new(&spec, &dir, options.clone())
+            .progress(&*progress)
+            .failure(device_failure)
+            .run();
         let report = ran.map_err(|e| e.render(cli::color()))?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
             let text = std::fs::read_to_string(step.dir.join("result.json")).map_err(cli::plain)?;
@@ -95,11 +102,18 @@ pub fn bench(args: &Bench) -> Result<(), String> {
         }
     }
     let text = match args.format {
-        Format::Text => found.iter().map(|(variant, measured)| table(variant, measured)).collect::<Vec<_>>().join("\n"),
+        Format::Text => found
+            .iter()
+            .map(|(variant, measured)| table(variant, measured))
+            .collect::<Vec<_>>()
+            .join("\n"),
         Format::Json => {
-            let goals: Vec<Value> =
-                found.iter().map(|(variant, measured)| json!({ "variant": variant, "measured": measured })).collect();
-            let whole = json!({ "schema": 1, "pipeline": spec.name, "machine": machine(), "goals": goals });
+            let goals: Vec<Value> = found
+                .iter()
+                .map(|(variant, measured)| json!({ "variant": variant, "measured": measured }))
+                .collect();
+            let whole =
+                json!({ "schema": 1, "pipeline": spec.name, "machine": machine(), "goals": goals });
             serde_json::to_string_pretty(&whole).map_err(cli::plain)?
         }
     };
@@ -118,7 +132,9 @@ fn goals(spec: &PipelineSpec, args: &Bench) -> Vec<StepSpec> {
             let mut bench = Map::new();
             bench.insert("goal".to_owned(), goal.into());
             bench.insert("train".to_owned(), false.into());
-            for (key, value) in [("repeats", args.repeats), ("warmup", args.warmup), ("batches", args.batches)] {
+            for (key, value) in
+                [("repeats", args.repeats), ("warmup", args.warmup), ("batches", args.batches)]
+            {
                 bench.insert(key.to_owned(), value.into());
             }
             benches.push(bench);
@@ -129,7 +145,11 @@ fn goals(spec: &PipelineSpec, args: &Bench) -> Vec<StepSpec> {
             bench.insert("train".to_owned(), true.into());
         }
         let copied: &[(&str, &str)] = match step.step.as_str() {
-            "train" => &[("batch_bytes", "batch_bytes"), ("accumulate", "accumulate"), ("recompute", "recompute")],
+            "train" => &[
+                ("batch_bytes", "batch_bytes"),
+                ("accumulate", "accumulate"),
+                ("recompute", "recompute"),
+            ],
             _ => &[("batch_bytes", "evaluation_batch_bytes")],
         };
         for (from, to) in copied {
@@ -159,10 +179,15 @@ fn table(variant: &str, m: &Measured) -> String {
         "{variant}: {goal}, {} parameters; {path} on {device}, {simd}, {threads} threads; matrix products reach {gflops:.0} GFLOP/s",
         m.parameters
     );
-    let phases =
-        [("training", m.training.as_ref()), ("evaluation", Some(&m.evaluation)), ("patching", m.patching.as_ref())];
+    let phases = [
+        ("training", m.training.as_ref()),
+        ("evaluation", Some(&m.evaluation)),
+        ("patching", m.patching.as_ref()),
+    ];
     for (name, phase) in phases.into_iter().filter_map(|(name, phase)| Some((name, phase?))) {
-        let PhaseRate { bytes_per_second, slowest_bytes_per_second, fastest_bytes_per_second, .. } = *phase;
+        let PhaseRate {
+            bytes_per_second, slowest_bytes_per_second, fastest_bytes_per_second, ..
+        } = *phase;
         let _ = writeln!(
             out,
             "  {name:<12}{:>12}  ({} to {}), {:.2} MFLOP/byte, {:.0} GFLOP/s, {:.0} % of the machine",
@@ -176,24 +201,42 @@ fn table(variant: &str, m: &Measured) -> String {
     }
     for (name, phase) in phases.into_iter().filter_map(|(name, phase)| Some((name, phase?))) {
         let whole = phase.mean_seconds;
-        let _ = writeln!(out, "  {name}, by node: ms forward, ms backward, share of {:.1} ms, GFLOP/s", 1e3 * whole);
+        let _ = writeln!(
+            out,
+            "  {name}, by node: ms forward, ms backward, share of {:.1} ms, GFLOP/s",
+            1e3 * whole
+        );
         let mut rest = whole;
         for node in &phase.nodes {
             let seconds = node.forward_seconds + node.backward_seconds;
             rest -= seconds;
-            let gflops = if node.flops > 0.0 { format!("{:6.0}", node.flops / seconds / 1e9) } else { String::new() };
+            let gflops = if node.flops > 0.0 {
+                format!("{:6.0}", node.flops / seconds / 1e9)
+            } else {
+                String::new()
+            };
             let (forward, backward) = (1e3 * node.forward_seconds, 1e3 * node.backward_seconds);
             let share = 100.0 * seconds / whole;
-            let line = format!("    {:<16}{forward:9.2} {backward:9.2} {share:5.1} % {gflops}", node.node);
+            let line =
+                format!("    {:<16}{forward:9.2} {backward:9.2} {share:5.1} % {gflops}", node.node);
             let _ = writeln!(out, "{}", line.trim_end());
         }
-        let _ = writeln!(out, "    {:<16}{:9.2} {:15.1} %", "(between)", 1e3 * rest, 100.0 * rest / whole);
+        let _ = writeln!(
+            out,
+            "    {:<16}{:9.2} {:15.1} %",
+            "(between)",
+            1e3 * rest,
+            100.0 * rest / whole
+        );
     }
     let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     if let Some(memory) = &m.training_memory {
         let beyond = memory.beyond_bytes.map_or("unknown".to_owned(), mb);
         let own = mb(memory.parameters_and_moments_bytes);
-        let _ = writeln!(out, "  memory      training takes {beyond} beyond parameters and moments ({own})");
+        let _ = writeln!(
+            out,
+            "  memory      training takes {beyond} beyond parameters and moments ({own})"
+        );
     }
     if let Some(peak) = m.peak_memory_bytes {
         let _ = writeln!(out, "  memory      {} resident at the peak", mb(peak));

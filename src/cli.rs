@@ -1,4 +1,5 @@
-//! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a regression, 130 interrupted.
+//! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a
+//! regression, 130 interrupted.
 
 use crate::bench;
 use crate::progress;
@@ -6,7 +7,9 @@ use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner, choose_variants};
 use blt_graph::store::Store;
-use blt_graph::{Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry, write_atomic};
+use blt_graph::{
+    Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry, write_atomic,
+};
 use blt_plugins::device_failure;
 use blt_plugins::report::{self, ReportInput};
 use blt_plugins::results::{self, Entry, VariantRun};
@@ -21,7 +24,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Typed dataflow pipelines for Byte Latent Transformers.
 #[derive(Parser)]
-#[command(name = "blt-run", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "blt-run",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -42,7 +50,8 @@ enum Command {
         #[command(flatten)]
         variants: Variants,
     },
-    /// Print the graph of each variant: nodes, wires, and what is known of them before data is read.
+    /// Print the graph of each variant: nodes, wires, and what is known of them before data is
+    /// read.
     Graph {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -56,7 +65,8 @@ enum Command {
         /// A run directory.
         run: PathBuf,
     },
-    /// Run a pipeline and compare its numbers with a baseline's: exit 4 where one is not what it was.
+    /// Run a pipeline and compare its numbers with a baseline's: exit 4 where one is not what it
+    /// was.
     Regress(Regress),
     /// What finished steps are kept, to be used again.
     Store {
@@ -132,7 +142,8 @@ pub struct Engine {
     /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
-    /// `fused`, or `reference`: operations composed of dfdx's own, which a GPU computes in any case.
+    /// `fused`, or `reference`: operations composed of dfdx's own, which a GPU computes in any
+    /// case.
     #[arg(long)]
     path: Option<String>,
 }
@@ -144,8 +155,13 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line; its first word is the program's name.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(message) = args.get(1).and_then(|first| mistyped(&first.to_string_lossy())) {
         progress::line(&message);
@@ -157,9 +173,9 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
-        Some(Command::Check { pipeline, variants }) => {
-            pipeline.read().and_then(|(spec, dir)| check_report(&spec).and_then(|()| check(&spec, &dir, &variants)))
-        }
+        Some(Command::Check { pipeline, variants }) => pipeline.read().and_then(|(spec, dir)| {
+            check_report(&spec).and_then(|()| check(&spec, &dir, &variants))
+        }),
         Some(Command::Graph { pipeline, variants }) => {
             pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir, &variants))
         }
@@ -175,7 +191,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What to say of a first word that is a command's with a slip in it: clap would take it for the pipeline's file.
+/// What to say of a first word that is a command's with a slip in it: clap would take it for the
+/// pipeline's file.
 fn mistyped(first: &str) -> Option<String> {
     let command = Cli::command();
     let commands = || command.get_subcommands().map(clap::Command::get_name).chain(["help"]);
@@ -183,7 +200,11 @@ fn mistyped(first: &str) -> Option<String> {
         return None;
     }
     let near = nearest(first, commands())?;
-    Some(plain(format!("`{first}` is neither a command nor a file; did you mean `{near}`?")).trim_end().to_owned())
+    Some(
+        plain(format!("`{first}` is neither a command nor a file; did you mean `{near}`?"))
+            .trim_end()
+            .to_owned(),
+    )
 }
 
 pub fn color() -> bool {
@@ -195,12 +216,16 @@ pub fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Prints to standard output. That nobody reads on (`| head`) is no failure; that it cannot be kept (`> full/disk`) is.
+/// Prints to standard output. That nobody reads on (`| head`) is no failure; that it cannot be kept
+/// (`> full/disk`) is.
 pub fn say(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(std::io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))),
+        Err(error) => Err(std::io::Error::new(
+            error.kind(),
+            format!("cannot write to standard output: {error}"),
+        )),
         Ok(()) => Ok(()),
     }
 }
@@ -227,13 +252,21 @@ impl Pipeline {
 
     /// What the file is called, for reports on a pipeline that may not be readable.
     pub fn name(&self) -> String {
-        self.file.as_deref().and_then(Path::file_stem).unwrap_or_default().to_string_lossy().into_owned()
+        self.file
+            .as_deref()
+            .and_then(Path::file_stem)
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 }
 
 impl Engine {
     /// The pipeline on the device and path that the arguments name.
-    pub fn apply(&self, (mut spec, dir): (PipelineSpec, PathBuf)) -> Result<(PipelineSpec, PathBuf), String> {
+    pub fn apply(
+        &self,
+        (mut spec, dir): (PipelineSpec, PathBuf),
+    ) -> Result<(PipelineSpec, PathBuf), String> {
         for (key, value) in [("device", &self.device), ("path", &self.path)] {
             if let Some(value) = value {
                 spec = spec.set(&format!("{key}={value}")).map_err(rendered)?;
@@ -249,7 +282,8 @@ impl Engine {
         options
     }
 
-    /// Runs a pipeline with progress on standard error; Ctrl-C saves a checkpoint and stops, a second one stops at once.
+    /// Runs a pipeline with progress on standard error; Ctrl-C saves a checkpoint and stops, a
+    /// second one stops at once.
     pub fn run(
         &self,
         spec: &PipelineSpec,
@@ -288,12 +322,14 @@ fn check(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), Str
             progress::line(warning.render(color()).trim_end());
         }
         for index in 0..plan.steps().len() {
-            let warnings = blt_plugins::untrained(&plan, index).map_err(|error| error.render(color()))?;
+            let warnings =
+                blt_plugins::untrained(&plan, index).map_err(|error| error.render(color()))?;
             warnings.iter().for_each(|warning| progress::line(warning));
         }
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
         let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
-        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", "))).map_err(plain)?;
+        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")))
+            .map_err(plain)?;
     }
     Ok(())
 }
@@ -307,7 +343,8 @@ fn graph(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), Str
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     if let Some(name) = name {
-        return say(registry::help(kind, name).map_err(|d| d.render(color()))?.trim_end()).map_err(plain);
+        return say(registry::help(kind, name).map_err(|d| d.render(color()))?.trim_end())
+            .map_err(plain);
     }
     let summary = |doc: String| doc.lines().next().unwrap_or_default().to_owned();
     let entries: Vec<(&str, String)> = match kind {
@@ -319,7 +356,8 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
         say(&format!("{name:width$}  {summary}")).map_err(plain)?;
     }
     let ports = if kind == "node" { ", ports" } else { "" };
-    say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example.")).map_err(plain)
+    say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example."))
+        .map_err(plain)
 }
 
 fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
@@ -328,10 +366,13 @@ fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
             for entry in store.list().map_err(plain)? {
                 let state = if entry.partial { "interrupted" } else { "finished" };
                 let mib = entry.bytes as f64 / (1 << 20) as f64;
-                let (key, created, step, made_by) = (&entry.key, &entry.created, &entry.step, &entry.made_by);
+                let (key, created, step, made_by) =
+                    (&entry.key, &entry.created, &entry.step, &entry.made_by);
                 let goals = entry.goals.join(", ");
-                say(&format!("{key}  {state:11}  {created}  {mib:8.1} MiB  {step} {goals}  ({made_by})"))
-                    .map_err(plain)?;
+                say(&format!(
+                    "{key}  {state:11}  {created}  {mib:8.1} MiB  {step} {goals}  ({made_by})"
+                ))
+                .map_err(plain)?;
             }
         }
         StoreAction::Clean { partial } => {
@@ -343,9 +384,11 @@ fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
     Ok(())
 }
 
-/// Identifies this program for the store's keys: its version and the hash of its own file, plugins included.
+/// Identifies this program for the store's keys: its version and the hash of its own file, plugins
+/// included.
 pub fn build_id() -> String {
-    // Piece by piece: with its debug information, the file is larger than all that most runs need of memory.
+    // Piece by piece: with its debug information, the file is larger than all that most runs need
+    // of memory.
     let hash = std::env::current_exe().and_then(|path| {
         let mut hasher = blake3::Hasher::new();
         std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
@@ -357,15 +400,19 @@ pub fn build_id() -> String {
 /// `report:` names a baseline among the variants, and nothing else.
 pub fn check_report(spec: &PipelineSpec) -> Result<(), String> {
     if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
-        let message = format!("`report` has no `{key}`; it takes `baseline`, the variant that differences are to");
+        let message = format!(
+            "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
+        );
         return Err(rendered(spec.diagnose(&["report", key], message, None)));
     }
     let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
-    let names: Vec<String> = spec.variants().map_err(rendered)?.into_iter().map(|variant| variant.name).collect();
+    let names: Vec<String> =
+        spec.variants().map_err(rendered)?.into_iter().map(|variant| variant.name).collect();
     if names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
         return Ok(());
     }
-    let message = format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `"));
+    let message =
+        format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `"));
     let meant = baseline.as_str().and_then(|name| nearest(name, names.iter().map(String::as_str)));
     let meant = meant.map(|name| format!("did you mean `{name}`?"));
     Err(rendered(spec.diagnose(&["report", "baseline"], message, meant)))
@@ -399,11 +446,17 @@ fn run(args: &Run) -> ExitCode {
     }
 }
 
-/// Where to look: the report, what steps wrote for others, and on the last line, for scripts, the run's directory alone.
+/// Where to look: the report, what steps wrote for others, and on the last line, for scripts, the
+/// run's directory alone.
 fn left_behind(report: &RunReport) -> String {
     let dir = report.dir.path.display();
     let mut lines = vec![format!("report   {dir}/report.html")];
-    if report.plans.iter().flat_map(|plan| &plan.steps).any(|step| step.dir.join("outputs").is_dir()) {
+    if report
+        .plans
+        .iter()
+        .flat_map(|plan| &plan.steps)
+        .any(|step| step.dir.join("outputs").is_dir())
+    {
         lines.push(format!("outputs  {dir}/outputs"));
     }
     lines.push(dir.to_string());
@@ -430,7 +483,8 @@ pub fn write_results(
     let mut runs = Vec::new();
     let mut seeds = Vec::new();
     for plan in &report.plans {
-        let entries = plan.steps.iter().map(|s| Entry { step: s.step.clone(), dir: s.dir.clone() }).collect();
+        let entries =
+            plan.steps.iter().map(|s| Entry { step: s.step.clone(), dir: s.dir.clone() }).collect();
         runs.push(VariantRun { variant: plan.plan.variant.clone(), seed: plan.plan.seed, entries });
         if !seeds.contains(&plan.plan.seed) {
             seeds.push(plan.plan.seed);
@@ -441,7 +495,10 @@ pub fn write_results(
     let results = results::build(pipeline, &report.dir.id, &seeds, &runs, baseline)?;
     write_atomic(dir.join("results.json"), serde_json::to_string_pretty(&results)?)?;
     results::write_samples(dir, &runs)?;
-    write_atomic(dir.join(report::MACHINE_FILE), serde_json::to_string_pretty(&report::machine())?)?;
+    write_atomic(
+        dir.join(report::MACHINE_FILE),
+        serde_json::to_string_pretty(&report::machine())?,
+    )?;
     let input = ReportInput::read(dir)?;
     write_atomic(dir.join("report.html"), report::html(&input)?)?;
     Ok((runs, results))

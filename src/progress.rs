@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// Plain lines come no closer than this, so that a log stays readable.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// A line on standard error. A run goes on though nobody reads it (`2>&1 | head`), so what writing answers does not matter.
+/// A line on standard error. A run goes on though nobody reads it (`2>&1 | head`), so what writing
+/// answers does not matter.
 pub fn line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -98,7 +99,8 @@ impl Progress for Lines {
 
     fn start(&self, what: &str, total: Option<u64>) {
         let now = Instant::now();
-        *self.work.borrow_mut() = Some(Work { what: what.to_owned(), total, started: now, said: now });
+        *self.work.borrow_mut() =
+            Some(Work { what: what.to_owned(), total, started: now, said: now });
     }
 
     fn update(&self, done: u64, fields: &[(&str, String)]) {
@@ -110,7 +112,12 @@ impl Progress for Lines {
             format!("  {:.0} s left", per_unit * total.saturating_sub(done) as f64)
         });
         let of = work.total.map_or(String::new(), |total| format!("/{total}"));
-        line(&format!("  {} {done}{of}  {}{}", work.what, fields_line(fields), left.unwrap_or_default()));
+        line(&format!(
+            "  {} {done}{of}  {}{}",
+            work.what,
+            fields_line(fields),
+            left.unwrap_or_default()
+        ));
     }
 
     fn finish(&self, summary: &str) {

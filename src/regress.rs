@@ -17,7 +17,8 @@ const REGRESSED: u8 = 4;
 pub struct Regress {
     #[command(flatten)]
     pipeline: Pipeline,
-    /// The numbers to compare with: a text file that `--update` makes, and that is kept beside the pipeline.
+    /// The numbers to compare with: a text file that `--update` makes, and that is kept beside the
+    /// pipeline.
     #[arg(long, value_name = "FILE")]
     baseline: PathBuf,
     /// Write this run's numbers into the baseline; its tolerances stay as they are written.
@@ -39,7 +40,8 @@ pub struct Regress {
     engine: Engine,
 }
 
-/// Exit codes: 0 no regression, or the baseline is written; 1 the run failed; 4 a regression; 130 interrupted.
+/// Exit codes: 0 no regression, or the baseline is written; 1 the run failed; 4 a regression; 130
+/// interrupted.
 pub fn regress(args: &Regress) -> ExitCode {
     let name = args.pipeline.name();
     match compared(args) {
@@ -47,7 +49,8 @@ pub fn regress(args: &Regress) -> ExitCode {
         Ok(_) => ExitCode::from(REGRESSED),
         Err(Failure::Interrupted(message)) => interrupted(&message),
         Err(Failure::Failed(message)) => {
-            let reported = report(args, || failed_junit(&name, &message), || failed_markdown(&name, &message));
+            let reported =
+                report(args, || failed_junit(&name, &message), || failed_markdown(&name, &message));
             let code = fail(&message);
             if let Err(message) = reported {
                 return fail(&message);
@@ -82,7 +85,9 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         .map_err(|e| plain(format!("cannot create {}: {e}", options.runs_dir.display())))?;
     // Nothing that an earlier run computed may stand in for what this build computes.
     let store = tempfile::Builder::new().prefix(".regress-").tempdir_in(&options.runs_dir);
-    let store = store.map_err(|e| plain(format!("cannot create a folder in {}: {e}", options.runs_dir.display())))?;
+    let store = store.map_err(|e| {
+        plain(format!("cannot create a folder in {}: {e}", options.runs_dir.display()))
+    })?;
     options.store_dir = Some(store.path().to_owned());
 
     let mut comparison = None;
@@ -126,7 +131,11 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
 }
 
 /// Writes the files for CI that were asked for.
-fn report(args: &Regress, xml: impl Fn() -> String, summary: impl Fn() -> String) -> Result<(), String> {
+fn report(
+    args: &Regress,
+    xml: impl Fn() -> String,
+    summary: impl Fn() -> String,
+) -> Result<(), String> {
     if let Some(path) = &args.junit {
         write_atomic(path, xml()).map_err(plain)?;
     }

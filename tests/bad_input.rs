@@ -1,5 +1,6 @@
-//! Whatever is wrong with the input, the user reads one error: what, where, what was expected and what to do. The program
-//! exits with 1, never panics, and leaves nothing that could be taken for a result.
+//! Whatever is wrong with the input, the user reads one error: what, where, what was expected and
+//! what to do. The program exits with 1, never panics, and leaves nothing that could be taken for a
+//! result.
 
 mod common;
 
@@ -19,12 +20,19 @@ fn refusal(output: &Output, runs: &Path) -> String {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "exit code\n{stderr}");
     assert!(!stderr.contains("panicked"), "a panic\n{stderr}");
-    assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "one error\n{stderr}");
+    assert_eq!(
+        stderr.lines().filter(|line| line.starts_with("error")).count(),
+        1,
+        "one error\n{stderr}"
+    );
     for run in run_dirs(runs) {
         assert!(!run.join("results.json").exists(), "results of a failed run");
         assert!(!run.join("report.html").exists(), "a report of a failed run");
         assert_eq!(status(&run)["state"], "failed", "status.json");
-        assert!(status(&run)["error"].as_str().is_some_and(|e| !e.is_empty()), "status.json says why");
+        assert!(
+            status(&run)["error"].as_str().is_some_and(|e| !e.is_empty()),
+            "status.json says why"
+        );
     }
     stderr
 }
@@ -43,13 +51,18 @@ fn refused(place: &Place, args: &[&str], says: &[&str]) -> String {
 #[track_caller]
 fn refused_at_once(place: &Place, args: &[&str], says: &[&str]) {
     let error = refused(place, args, says);
-    assert_eq!(place.runs(), [""; 0].map(Into::<std::path::PathBuf>::into), "a run was begun\n{error}");
+    assert_eq!(
+        place.runs(),
+        [""; 0].map(Into::<std::path::PathBuf>::into),
+        "a run was begun\n{error}"
+    );
 }
 
 /// The tiny pipeline without its entropy model: fewer steps to the place in question.
 fn plain() -> Place {
     let place = Place::new();
-    let yaml = place.yaml.lines().filter(|l| !l.contains("entropy: ") && !l.contains("entropy.loss"));
+    let yaml =
+        place.yaml.lines().filter(|l| !l.contains("entropy: ") && !l.contains("entropy.loss"));
     let yaml: String = yaml.map(|l| format!("{l}\n")).collect();
     let entropy = "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}";
     place.with(&yaml).edit(entropy, "{node: SpacePatch, in: docs}")
@@ -63,10 +76,20 @@ fn no_such_file() {
     refused_at_once(
         &place,
         &[],
-        &["no such file or folder", "dosc.parquet", "`docs`", &place.at("dosc.parquet"), "check `path`"],
+        &[
+            "no such file or folder",
+            "dosc.parquet",
+            "`docs`",
+            &place.at("dosc.parquet"),
+            "check `path`",
+        ],
     );
     let place = plain().edit("path: docs.parquet", "path: 'nothing/*.parquet'");
-    refused_at_once(&place, &[], &["matches no file", "nothing/*.parquet", &place.at("'nothing/*.parquet'")]);
+    refused_at_once(
+        &place,
+        &[],
+        &["matches no file", "nothing/*.parquet", &place.at("'nothing/*.parquet'")],
+    );
 }
 
 #[cfg(not(feature = "cloud"))]
@@ -76,7 +99,12 @@ fn a_url_in_a_build_without_object_stores() {
     refused_at_once(
         &place,
         &[],
-        &["feature `cloud`", "--features cloud", "s3://bucket/docs.parquet", &place.at("'s3://bucket/docs.parquet'")],
+        &[
+            "feature `cloud`",
+            "--features cloud",
+            "s3://bucket/docs.parquet",
+            &place.at("'s3://bucket/docs.parquet'"),
+        ],
     );
 }
 
@@ -91,17 +119,31 @@ fn no_such_column() {
     let place = plain().edit("by: id", "by: idd");
     refused_at_once(&place, &[], &["no column `idd`", "did you mean `id`", &place.at("idd")]);
     let place = plain().edit("by: domain", "by: doman");
-    refused_at_once(&place, &[], &["no column `doman`", "did you mean `domain`", &place.at("doman")]);
-    let place = plain().edit("{node: SpacePatch, in: docs}", "{node: ColumnPatch, in: docs, column: lengths}");
+    refused_at_once(
+        &place,
+        &[],
+        &["no column `doman`", "did you mean `domain`", &place.at("doman")],
+    );
+    let place = plain()
+        .edit("{node: SpacePatch, in: docs}", "{node: ColumnPatch, in: docs, column: lengths}");
     refused(&place, &[], &["no column `lengths`", "`patches`", &place.at("lengths")]);
 }
 
 #[test]
 fn a_column_of_numbers() {
     let place = plain().edit("column: text", "column: number");
-    refused_at_once(&place, &[], &["column `number`", "docs.parquet", "Int64", "Utf8", &place.at("number")]);
-    let place = plain().edit("{node: SpacePatch, in: docs}", "{node: ColumnPatch, in: docs, column: domain}");
-    refused(&place, &[], &["column `domain`", "list", &place.at("domain}\n  embed").replace("domain}", "")]);
+    refused_at_once(
+        &place,
+        &[],
+        &["column `number`", "docs.parquet", "Int64", "Utf8", &place.at("number")],
+    );
+    let place = plain()
+        .edit("{node: SpacePatch, in: docs}", "{node: ColumnPatch, in: docs, column: domain}");
+    refused(
+        &place,
+        &[],
+        &["column `domain`", "list", &place.at("domain}\n  embed").replace("domain}", "")],
+    );
 }
 
 #[test]
@@ -113,7 +155,8 @@ fn patch_lengths_that_do_not_fit_the_text() {
     let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..40).map(|i| i.to_string())));
     let lists = (0..40).map(|_| Some([1, 2, 3].map(Some)));
     let lengths: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists));
-    let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts), ("lengths", lengths)]).unwrap();
+    let batch =
+        RecordBatch::try_from_iter([("id", ids), ("text", texts), ("lengths", lengths)]).unwrap();
     let file = File::create(place.path("docs.parquet")).unwrap();
     let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
@@ -122,14 +165,22 @@ fn patch_lengths_that_do_not_fit_the_text() {
     place.done(&[]);
     fs::remove_dir_all(place.path("runs")).unwrap();
     let place = place.edit("column: text", "column: id").edit("by: id", "by: content");
-    refused(&place, &[], &["`patches`", "sum to 6 in row", "expected a sum of", &place.at("lengths")]);
+    refused(
+        &place,
+        &[],
+        &["`patches`", "sum to 6 in row", "expected a sum of", &place.at("lengths")],
+    );
 }
 
 #[test]
 fn a_file_that_is_not_parquet() {
     let place = plain();
     fs::write(place.path("docs.parquet"), "id,text\n1,hello\n").unwrap();
-    refused_at_once(&place, &[], &["docs.parquet", "is not a Parquet file", &place.at("docs.parquet")]);
+    refused_at_once(
+        &place,
+        &[],
+        &["docs.parquet", "is not a Parquet file", &place.at("docs.parquet")],
+    );
     fs::write(place.path("docs.parquet"), "").unwrap();
     refused_at_once(&place, &[], &["docs.parquet", "Parquet"]);
     let place = place.edit("node: ParquetBytes", "node: ArrowBytes");
@@ -157,7 +208,13 @@ fn a_corrupt_row_group() {
     refused(
         &place,
         &[],
-        &["docs.parquet", "damaged", "row group 2", "fetch the file again", &place.at("docs.parquet")],
+        &[
+            "docs.parquet",
+            "damaged",
+            "row group 2",
+            "fetch the file again",
+            &place.at("docs.parquet"),
+        ],
     );
 }
 
@@ -173,10 +230,17 @@ fn an_empty_corpus() {
         assert!(error.contains("check `path`"), "{name}: {error}");
     }
     let place = plain()
-        .edit("node: ParquetBytes, path: docs.parquet, column: text", "node: TextFiles, path: texts")
+        .edit(
+            "node: ParquetBytes, path: docs.parquet, column: text",
+            "node: TextFiles, path: texts",
+        )
         .edit("by: id", "by: path");
     fs::create_dir(place.path("texts")).unwrap();
-    refused_at_once(&place, &[], &["texts", ".txt", &place.at("texts,").replace("texts,", "texts")]);
+    refused_at_once(
+        &place,
+        &[],
+        &["texts", ".txt", &place.at("texts,").replace("texts,", "texts")],
+    );
 }
 
 #[test]
@@ -219,13 +283,18 @@ fn a_width_that_heads_do_not_divide() {
         let at = place.at("heads: 3");
         let (line, column) = at.rsplit_once(':').unwrap();
         let value = format!("{line}:{}", column.parse::<usize>().unwrap() + "heads: ".len());
-        refused_at_once(&place, &[], &["not divisible by 3 heads", "heads that work here: 1, 2, 4", &value]);
+        refused_at_once(
+            &place,
+            &[],
+            &["not divisible by 3 heads", "heads that work here: 1, 2, 4", &value],
+        );
     }
 }
 
 #[test]
 fn a_graph_with_a_cycle() {
-    let place = plain().edit("{node: Latent, in: encoder.patches, dim: 32", "{node: Latent, in: latent, dim: 32");
+    let place = plain()
+        .edit("{node: Latent, in: encoder.patches, dim: 32", "{node: Latent, in: latent, dim: 32");
     refused_at_once(&place, &[], &["cycle", "latent", "pipeline.yaml:"]);
     let place = plain().edit(
         "in: encoder.patches, dim: 32, layers: 1, heads: 2}",
@@ -244,8 +313,18 @@ fn unknown_names_come_with_the_nearest_one() {
             &["no node is called `SpacePach`", "did you mean", "linked"],
         ),
         ("table: 64", "tabel: 64", "tabel", &["no parameter `tabel`", "did you mean", "`embed`"]),
-        ("in: encoder.patches", "in: encodr.patches", "encodr.patches", &["no node `encodr`", "did you mean"]),
-        ("in: encoder.patches", "in: encoder.pathces", "encoder.pathces", &["no output `pathces`", "did you mean"]),
+        (
+            "in: encoder.patches",
+            "in: encodr.patches",
+            "encodr.patches",
+            &["no node `encodr`", "did you mean"],
+        ),
+        (
+            "in: encoder.patches",
+            "in: encoder.pathces",
+            "encoder.pathces",
+            &["no output `pathces`", "did you mean"],
+        ),
         (
             "{logits: decoder, bytes: docs}",
             "{logit: decoder, bytes: docs}",
@@ -285,14 +364,22 @@ fn a_missing_parameter() {
     refused_at_once(
         &place,
         &[],
-        &["`latent`", "needs the parameter `dim`", &place.at("latent:  ").replace("latent:  ", "latent")],
+        &[
+            "`latent`",
+            "needs the parameter `dim`",
+            &place.at("latent:  ").replace("latent:  ", "latent"),
+        ],
     );
 }
 
 #[test]
 fn a_mistyped_wire() {
     let place = plain().edit("{logits: decoder, bytes: docs}", "{logits: latent, bytes: docs}");
-    refused_at_once(&place, &[], &["expected Logits, found PatchStates", "`decoder`", &place.at("latent, bytes")]);
+    refused_at_once(
+        &place,
+        &[],
+        &["expected Logits, found PatchStates", "`decoder`", &place.at("latent, bytes")],
+    );
 }
 
 #[test]
@@ -303,8 +390,13 @@ fn a_missing_input() {
 
 #[test]
 fn an_unused_node() {
-    let place = plain().edit("  loss:  ", "  spare: {node: StridePatch, in: docs, stride: 4}\n  loss:  ");
-    refused_at_once(&place, &[], &["nothing uses the node `spare`", &place.at("spare"), "remove it"]);
+    let place =
+        plain().edit("  loss:  ", "  spare: {node: StridePatch, in: docs, stride: 4}\n  loss:  ");
+    refused_at_once(
+        &place,
+        &[],
+        &["nothing uses the node `spare`", &place.at("spare"), "remove it"],
+    );
 }
 
 #[test]
@@ -339,7 +431,11 @@ fn the_last_variant_is_checked_before_the_first_starts() {
     let place = plain();
     let yaml = format!("{}{ablate}", place.yaml);
     let place = place.with(&yaml);
-    refused_at_once(&place, &[], &["5 heads", "in the variant `bad`", &place.at("5}\n").replace('}', "")]);
+    refused_at_once(
+        &place,
+        &[],
+        &["5 heads", "in the variant `bad`", &place.at("5}\n").replace('}', "")],
+    );
     let yaml = place.yaml.replace("graph.latent.heads: 5", "graph.docs.column: txt");
     let place = place.with(&yaml);
     refused_at_once(&place, &[], &["no column `txt`", "`bad`", &place.at("txt")]);
@@ -371,7 +467,9 @@ fn fused_operations_on_a_gpu() {
 #[test]
 fn arguments_that_make_no_sense() {
     let place = plain();
-    for args in [&["--threads", "0"][..], &["--threads", "two"], &["--nope"], &["--resume", "--fresh"]] {
+    for args in
+        [&["--threads", "0"][..], &["--threads", "two"], &["--nope"], &["--resume", "--fresh"]]
+    {
         let output = place.run(args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}\n{stderr}");
@@ -384,15 +482,22 @@ fn arguments_that_make_no_sense() {
 
 #[test]
 fn a_threshold_that_yields_one_byte_patches() {
-    for (threshold, parameter) in
-        [("threshold: -1.0", "threshold"), ("rule: relative, relative_threshold: -99.0", "relative_threshold")]
-    {
+    for (threshold, parameter) in [
+        ("threshold: -1.0", "threshold"),
+        ("rule: relative, relative_threshold: -99.0", "relative_threshold"),
+    ] {
         let place = Place::new().edit("bytes_per_patch: 3", threshold);
         let value = threshold.rsplit(' ').next().unwrap();
         refused(
             &place,
             &[],
-            &["every patch is one byte long", parameter, "`patches`", "bytes_per_patch", &place.at(value)],
+            &[
+                "every patch is one byte long",
+                parameter,
+                "`patches`",
+                "bytes_per_patch",
+                &place.at(value),
+            ],
         );
     }
     // Asked for by name, they are fine.
@@ -403,7 +508,11 @@ fn a_threshold_that_yields_one_byte_patches() {
 #[test]
 fn a_mean_patch_size_that_no_threshold_gives() {
     let place = Place::new().edit("bytes_per_patch: 3", "bytes_per_patch: 3000");
-    refused(&place, &[], &["`patches`", "no threshold gives 3000 bytes per patch", "nearest", "split.calibration"]);
+    refused(
+        &place,
+        &[],
+        &["`patches`", "no threshold gives 3000 bytes per patch", "nearest", "split.calibration"],
+    );
     let place = Place::new().edit("bytes_per_patch: 3", "bytes_per_patch: 8, max_patch_length: 4");
     refused_at_once(&place, &[], &["`bytes_per_patch`", "at most 4 bytes", &place.at("8, max")]);
     let place = Place::new().edit("calibration: 0.3", "calibration: 0.0");
@@ -430,7 +539,11 @@ fn checkpoints_that_do_not_fit() {
 
     let wider = place.yaml.replace("table: 64", "table: 128");
     let place = place.with(&wider);
-    refused(&place, &[], &["`from`", "old/model.safetensors", "[64, 16]", "[128, 16]", &place.at("old")]);
+    refused(
+        &place,
+        &[],
+        &["`from`", "old/model.safetensors", "[64, 16]", "[128, 16]", &place.at("old")],
+    );
     let deeper = from.replace("dim: 32, layers: 1", "dim: 32, layers: 2");
     let place = place.with(&deeper);
     refused(&place, &[], &["`from`", "no tensor", &place.at("old")]);
@@ -456,12 +569,17 @@ fn checkpoints_that_do_not_fit() {
 
 #[test]
 fn a_full_disk() {
-    // A limit on the size of files stands for a disk without room for the checkpoint; anyone can set it.
+    // A limit on the size of files stands for a disk without room for the checkpoint; anyone can
+    // set it.
     let place = plain();
     let limited = "trap '' XFSZ; ulimit -f 8; exec \"$0\" pipeline.yaml";
     let run = |script: &str| {
         let program = env!("CARGO_BIN_EXE_blt-run");
-        Command::new("bash").args(["-c", script, program]).current_dir(place.dir.path()).output().unwrap()
+        Command::new("bash")
+            .args(["-c", script, program])
+            .current_dir(place.dir.path())
+            .output()
+            .unwrap()
     };
     let error = refusal(&run(limited), &place.path("runs"));
     assert!(error.contains("cannot write") && error.contains("File too large"), "{error}");
@@ -473,7 +591,9 @@ fn a_full_disk() {
     if output.status.code() != Some(77) {
         let error = refusal(&output, &place.path("kept"));
         assert!(
-            error.contains("No space left on device") && error.contains("full/runs") && error.contains("make room"),
+            error.contains("No space left on device")
+                && error.contains("full/runs")
+                && error.contains("make room"),
             "{error}"
         );
     }
@@ -485,8 +605,11 @@ fn a_full_disk() {
 #[test]
 fn a_command_with_a_slip_in_it() {
     let place = plain();
-    for (args, near) in [(&["chek", "pipeline.yaml"][..], "check"), (&["stroe", "list"], "store"), (&["node"], "nodes")]
-    {
+    for (args, near) in [
+        (&["chek", "pipeline.yaml"][..], "check"),
+        (&["stroe", "list"], "store"),
+        (&["node"], "nodes"),
+    ] {
         let output = place.command(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let error = text(&output.stderr);
@@ -522,7 +645,9 @@ fn a_checkpoint_that_the_export_layout_cannot_say() {
     let output = place.run(&[]);
     let error = text(&output.stderr);
     assert!(!output.status.success());
-    for says in ["`run.1.export`", "`rule: relative, relative_threshold: ", "the global entropy rule alone"] {
+    for says in
+        ["`run.1.export`", "`rule: relative, relative_threshold: ", "the global entropy rule alone"]
+    {
         assert!(error.contains(says), "{says}\n{error}");
     }
     assert!(!place.path("runs/out").exists(), "a run was begun\n{error}");
@@ -541,7 +666,10 @@ fn output_that_cannot_be_written() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = place.command(args).stdout(full).stderr(Stdio::piped()).output().unwrap();
         let error = refusal(&output, &place.path("none"));
-        assert!(error.contains("standard output") && error.contains("No space left"), "{args:?}\n{error}");
+        assert!(
+            error.contains("standard output") && error.contains("No space left"),
+            "{args:?}\n{error}"
+        );
     }
 }
 
@@ -550,7 +678,11 @@ fn a_reader_that_goes_away_is_no_failure() {
     let place = plain();
     let script = "\"$0\" nodes | head -n 1; test ${PIPESTATUS[0]} = 0 && \"$0\" pipeline.yaml 2>&1 | true; exit ${PIPESTATUS[0]}";
     let program = env!("CARGO_BIN_EXE_blt-run");
-    let output = Command::new("bash").args(["-c", script, program]).current_dir(place.dir.path()).output().unwrap();
+    let output = Command::new("bash")
+        .args(["-c", script, program])
+        .current_dir(place.dir.path())
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let [run] = &place.runs()[..] else { panic!("one run") };
     assert_eq!(status(run)["state"], "done");

@@ -1,4 +1,5 @@
-//! `blt-run bench` measures what the pipeline does: its goals, its sizes, its FLOPs. How fast is not asserted.
+//! `blt-run bench` measures what the pipeline does: its goals, its sizes, its FLOPs. How fast is
+//! not asserted.
 
 mod common;
 
@@ -27,9 +28,15 @@ fn goals_are_measured_with_the_sizes_of_their_steps() {
     let ids = training["bytes_per_repetition"].as_f64().unwrap();
     assert!((256.0..=512.0).contains(&ids), "{ids}");
     let nodes = |phase: &Value| -> Vec<String> {
-        phase["nodes"].as_array().unwrap().iter().map(|n| n["node"].as_str().unwrap().to_owned()).collect()
+        phase["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| n["node"].as_str().unwrap().to_owned())
+            .collect()
     };
-    let graph = ["docs", "entropy", "patches", "embed", "encoder", "latent", "decoder", "loss"].map(str::to_owned);
+    let graph = ["docs", "entropy", "patches", "embed", "encoder", "latent", "decoder", "loss"]
+        .map(str::to_owned);
     let mut of_evaluation = nodes(evaluation);
     of_evaluation.sort();
     let mut sorted = graph.to_vec();
@@ -37,7 +44,8 @@ fn goals_are_measured_with_the_sizes_of_their_steps() {
     assert_eq!(of_evaluation, sorted);
     assert_eq!(nodes(training).last().unwrap(), "AdamW step");
     assert_eq!(nodes(&of_model["patching"]), ["docs", "entropy", "patches"]);
-    // Training falls, and nothing backward is spent on the entropy model, which the loss does not reach.
+    // Training falls, and nothing backward is spent on the entropy model, which the loss does not
+    // reach.
     assert!(training["last_nats_per_byte"].as_f64() < training["first_nats_per_byte"].as_f64());
     let of = |phase: &Value, name: &str| {
         phase["nodes"].as_array().unwrap().iter().find(|n| n["node"] == name).unwrap().clone()
@@ -52,7 +60,8 @@ fn goals_are_measured_with_the_sizes_of_their_steps() {
 
 #[test]
 fn flops_are_those_that_evaluation_counts() {
-    // One batch of all training documents is not to be had; documents of one length make every batch cost the same a byte.
+    // One batch of all training documents is not to be had; documents of one length make every
+    // batch cost the same a byte.
     let text = "0123456789abcdefghijklmnopqrstu".to_owned();
     let place = Place::new().edit(
         "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}",
@@ -62,12 +71,16 @@ fn flops_are_those_that_evaluation_counts() {
         "  - train: {goal: entropy.loss, steps: 4, batch_bytes: 512, lr: 4e-3, checkpoint_every: 2, log_every: 1}\n",
         "",
     );
-    let place = place.edit("  entropy: {node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}\n", "");
+    let place = place.edit(
+        "  entropy: {node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}\n",
+        "",
+    );
     common::write_parquet(&place.path("docs.parquet"), &vec![Some(text.as_str()); 160]);
     let found = bench(&place, &["--format", "json"]);
     let measured = found["goals"][0]["measured"]["evaluation"]["flops_per_byte"].as_f64().unwrap();
     let done = place.done(&[]);
-    let results: Value = serde_json::from_slice(&std::fs::read(done.dir.join("results.json")).unwrap()).unwrap();
+    let results: Value =
+        serde_json::from_slice(&std::fs::read(done.dir.join("results.json")).unwrap()).unwrap();
     let counted = results["variants"]["base"]["flops_per_byte"].as_f64().unwrap();
     // Evaluation divides by bytes, the bench by ids: 32 ids for 31 bytes.
     assert!((measured * 32.0 / 31.0 / counted - 1.0).abs() < 1e-9, "{measured} {counted}");
@@ -76,11 +89,19 @@ fn flops_are_those_that_evaluation_counts() {
 #[test]
 fn the_table_and_what_is_refused() {
     let place = Place::new();
-    let output = place.command(&["bench", "pipeline.yaml", "--repeats", "1", "--goal", "loss"]).output().unwrap();
+    let output = place
+        .command(&["bench", "pipeline.yaml", "--repeats", "1", "--goal", "loss"])
+        .output()
+        .unwrap();
     let table = text(&output.stdout);
-    for line in
-        ["training, by node", "evaluation, by node", "patching, by node", "memory", "decoder", "% of the machine"]
-    {
+    for line in [
+        "training, by node",
+        "evaluation, by node",
+        "patching, by node",
+        "memory",
+        "decoder",
+        "% of the machine",
+    ] {
         assert!(table.contains(line), "{line}: {table}");
     }
     assert!(!table.contains("entropy.loss"), "{table}");
@@ -89,7 +110,8 @@ fn the_table_and_what_is_refused() {
         (["--goal", "los"], "no step of the pipeline has the goal `los`"),
         (["--variant", "stride"], "no variant is called `stride`; there are `base`"),
     ] {
-        let output = place.command(&[&["bench", "pipeline.yaml"][..], &args].concat()).output().unwrap();
+        let output =
+            place.command(&[&["bench", "pipeline.yaml"][..], &args].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
     }

@@ -1,8 +1,10 @@
-//! Byte i's logits depend on bytes up to i alone, to the bit, with every patcher that claims to be incremental.
+//! Byte i's logits depend on bytes up to i alone, to the bit, with every patcher that claims to be
+//! incremental.
 //!
-//! For a document and each position j: changing byte j, or cutting the document off before it, moves no logit before j, the last
-//! position of the prefix included. The changes do move patch borders, or the test would have no teeth; and it catches a decoder that
-//! reads one patch too far, and a patcher that starts a patch at the newline instead of after it.
+//! For a document and each position j: changing byte j, or cutting the document off before it,
+//! moves no logit before j, the last position of the prefix included. The changes do move patch
+//! borders, or the test would have no teeth; and it catches a decoder that reads one patch too far,
+//! and a patcher that starts a patch at the newline instead of after it.
 
 use blt_core::backend::{Backend, BlockConfig, CrossConfig, CrossParams, HashConfig, Pooling};
 use blt_core::bytes::Batch;
@@ -11,7 +13,9 @@ use blt_core::model::{self, Session};
 use blt_core::params::ParamMaker;
 use blt_core::patches::Patches;
 use blt_core::patching;
-use blt_graph::{BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, registry};
+use blt_graph::{
+    BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, registry,
+};
 use blt_plugins::Feed;
 use blt_plugins::ports;
 use schemars::JsonSchema;
@@ -19,13 +23,13 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::rc::Rc;
 
-const TEXT: &str =
-    "fn main() {\n    println!(\"hi, 42\");\n}\n\nA patch ends; 한국어 글 🙂 begins.\nTwo  spaces, then the end";
+const TEXT: &str = "fn main() {\n    println!(\"hi, 42\");\n}\n\nA patch ends; 한국어 글 🙂 begins.\nTwo  spaces, then the end";
 
 /// What a model says of a document: logits `[1 + bytes, 260]` as bits, and where patches start.
 type Said = (Vec<u32>, Vec<usize>);
 
-/// Perturbs and truncates at every position. Ok: how many perturbations moved a border; Err: where the future was seen.
+/// Perturbs and truncates at every position. Ok: how many perturbations moved a border; Err: where
+/// the future was seen.
 fn holds(model: &dyn Fn(&[u8]) -> Said, text: &[u8]) -> Result<usize, String> {
     let (whole, starts) = model(text);
     let width = whole.len() / (text.len() + 1);
@@ -75,7 +79,8 @@ run:
   - evaluate: {{goal: lines.loss}}
 "
     );
-    let spec = PipelineSpec::parse(&text, "causality.yaml").unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let spec = PipelineSpec::parse(&text, "causality.yaml")
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
     Plan::check(&spec, "base", 7, Path::new(".")).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
 
@@ -89,15 +94,17 @@ fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
     let live = live(plan, &["decoder", "patches"]);
     move |text| {
         live.world().insert(Feed(Rc::new(Batch::from_documents([text]))));
-        let mut values =
-            live.run(&["decoder", "patches"]).unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
+        let mut values = live
+            .run(&["decoder", "patches"])
+            .unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
         let logits = values.take::<ports::Logits>("decoder").unwrap();
         let patches = values.take::<ports::Patches>("patches").unwrap();
         (bits(&logits.head.logits(&live.world().get::<Session>().unwrap())), patches.starts.clone())
     }
 }
 
-/// The middle of an untrained model's entropies (or of their differences): a threshold that gives borders.
+/// The middle of an untrained model's entropies (or of their differences): a threshold that gives
+/// borders.
 fn middle(node: &str, difference: bool) -> f32 {
     let plan = plan("{node: BytePatch, in: docs}", "k: 1");
     let live = live(&plan, &[&format!("{node}.entropies")]);
@@ -111,9 +118,11 @@ fn middle(node: &str, difference: bool) -> f32 {
     values[values.len() * 3 / 5]
 }
 
-/// Every incremental patcher, with the parameters that change how it starts patches; and whether bytes move its borders.
+/// Every incremental patcher, with the parameters that change how it starts patches; and whether
+/// bytes move its borders.
 fn incremental_patchers() -> Vec<(String, bool)> {
-    let (global, relative, lines) = (middle("entropy", false), middle("entropy", true), middle("lines", false));
+    let (global, relative, lines) =
+        (middle("entropy", false), middle("entropy", true), middle("lines", false));
     let entropy = |from: &str, rule: String| {
         (format!("{{node: EntropyPatch, in: {{bytes: docs, entropies: {from}}}, {rule}}}"), true)
     };
@@ -127,7 +136,9 @@ fn incremental_patchers() -> Vec<(String, bool)> {
         entropy("entropy", format!("rule: relative, relative_threshold: {relative}")),
         entropy(
             "entropy",
-            format!("rule: both, threshold: {global}, relative_threshold: {relative}, max_patch_length: 6"),
+            format!(
+                "rule: both, threshold: {global}, relative_threshold: {relative}, max_patch_length: 6"
+            ),
         ),
         entropy("lines", format!("threshold: {lines}")),
     ]
@@ -138,7 +149,10 @@ fn every_incremental_patcher_keeps_the_future_out() {
     for (patcher, moves) in incremental_patchers() {
         for k in [1, 2, 4] {
             for (pooling, cross) in [("max", "last"), ("mean", "all"), ("min", "all_repool")] {
-                let plan = plan(&patcher, &format!("layers: 2, k: {k}, pooling: {pooling}, cross: {cross}"));
+                let plan = plan(
+                    &patcher,
+                    &format!("layers: 2, k: {k}, pooling: {pooling}, cross: {cross}"),
+                );
                 let moved = holds(&model_of(&plan), TEXT.as_bytes())
                     .unwrap_or_else(|e| panic!("{patcher}, k {k}, {pooling}, {cross}: {e}"));
                 assert_eq!(moved > 0, moves, "{patcher}: {moved} perturbations moved a border");
@@ -152,8 +166,11 @@ fn the_table_above_covers_every_patcher_that_is_registered() {
     let tested: Vec<String> = incremental_patchers().into_iter().map(|(p, _)| p).collect();
     for entry in registry::nodes() {
         let is_patcher = entry.out_slots().iter().any(|slot| slot.name == "Patches");
-        // Borders that look ahead, the broken one below, and a whole model, whose entropy patcher is the one above.
-        if is_patcher && !["BpePatch", "ColumnPatch", "StartsAtNewline", "Blt"].contains(&entry.name) {
+        // Borders that look ahead, the broken one below, and a whole model, whose entropy patcher
+        // is the one above.
+        if is_patcher
+            && !["BpePatch", "ColumnPatch", "StartsAtNewline", "Blt"].contains(&entry.name)
+        {
             assert!(
                 tested.iter().any(|p| p.contains(&format!("node: {},", entry.name))),
                 "{} is not tested",
@@ -163,7 +180,8 @@ fn the_table_above_covers_every_patcher_that_is_registered() {
     }
 }
 
-/// Starts a patch at each newline, and claims to be incremental: whether byte i+1 starts a patch depends on byte i+1.
+/// Starts a patch at each newline, and claims to be incremental: whether byte i+1 starts a patch
+/// depends on byte i+1.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StartsAtNewline {}
@@ -242,8 +260,11 @@ fn by_hand(shift: u32) -> impl Fn(&[u8]) -> Said {
         let (bytes, states) = encoder.forward(&session, x, &batch, &patches);
         let kv = session.backend.reshape(&states, patches.n_patches() * 2, 16);
         let last = patches.n_patches() as u32 - 1;
-        let reads: Vec<u32> =
-            patches.decoder_reads(&batch.offsets).into_iter().map(|patch| (patch + shift).min(last)).collect();
+        let reads: Vec<u32> = patches
+            .decoder_reads(&batch.offsets)
+            .into_iter()
+            .map(|patch| (patch + shift).min(last))
+            .collect();
         let x = session.backend.decoder_cross(&bytes, &kv, &reads, 2, &params, &cross);
         (bits(&session.backend.head_logits(&x, norm, head, 1e-5)), patches.starts)
     }

@@ -1,6 +1,8 @@
-//! Sources and outputs on object stores: against moto's S3 server, and a web server, both on loopback.
+//! Sources and outputs on object stores: against moto's S3 server, and a web server, both on
+//! loopback.
 //!
-//! moto is a Python package: `pip install 'moto[server]'`, with `moto_server` in PATH or its path in MOTO_SERVER.
+//! moto is a Python package: `pip install 'moto[server]'`, with `moto_server` in PATH or its path
+//! in MOTO_SERVER.
 
 #![cfg(unix)]
 
@@ -21,7 +23,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Rows `id` and `text` of so many random bytes, which nothing compresses, in row groups of `group`.
+/// Rows `id` and `text` of so many random bytes, which nothing compresses, in row groups of
+/// `group`.
 fn write(path: &Path, seed: u64, rows: usize, bytes: usize, group: usize) {
     let mut state = seed * 2 + 1;
     let mut random = || {
@@ -34,7 +37,9 @@ fn write(path: &Path, seed: u64, rows: usize, bytes: usize, group: usize) {
     let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap();
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties))
+            .unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 }
@@ -92,7 +97,10 @@ fn fails(place: &Place, endpoint: &str) -> String {
 
 /// The rows of a part. Two parts of other inputs have other footers.
 fn rows(bytes: &[u8]) -> Vec<RecordBatch> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes.to_vec())).unwrap().build().unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes.to_vec()))
+        .unwrap()
+        .build()
+        .unwrap();
     reader.map(Result::unwrap).collect()
 }
 
@@ -114,7 +122,9 @@ fn upload(moto: &Moto, bucket: &str, folder: &Path) {
 fn a_prefix_with_partitions_a_glob_and_a_file() {
     let moto = Moto::start(&[]);
     let place = place();
-    for (i, name) in ["lang=en/a.parquet", "lang=en/b.parquet", "lang=de/a.parquet"].into_iter().enumerate() {
+    for (i, name) in
+        ["lang=en/a.parquet", "lang=en/b.parquet", "lang=de/a.parquet"].into_iter().enumerate()
+    {
         write(&place.path("data").join(name), i as u64, 30, 2000, 10);
     }
     fs::write(place.path("data/notes.txt"), "no rows").unwrap();
@@ -123,7 +133,8 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
     upload(&moto, "corpus", &place.dir.path().join("data"));
     let score = ", where: \"lang is not null and id != 3\", part_bytes: 1, by: lang";
     let run = |path: &str| {
-        let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(&pipeline(path, score));
+        let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }
+            .with(&pipeline(path, score));
         let run = done(&place, &moto.endpoint());
         (tree(&run.dir.join("outputs")), fs::read_to_string(run.dir.join("results.json")).unwrap())
     };
@@ -134,18 +145,25 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
         let (found, results) = run(path);
         assert_same_rows(&found, &all);
         assert_eq!(found[0].0, "corpus/lang-de/a.00000-00000.parquet");
-        assert!(results.contains("s3://corpus/lang=de/a.parquet") && !results.contains("secret-of-anyone"));
+        assert!(
+            results.contains("s3://corpus/lang=de/a.parquet")
+                && !results.contains("secret-of-anyone")
+        );
     }
     let english = local("data/lang=en");
     for path in ["s3://corpus/lang=en", "s3://corpus/lang=en/", "'s3://corpus/lang=e?/*.parquet'"] {
         assert_same_rows(&run(path).0, &english);
     }
     assert_same_rows(&run("s3://corpus/lang=en/b.parquet").0, &local("data/lang=en/b.parquet"));
-    assert_same_rows(&run("[s3://corpus/lang=en/b.parquet, 's3://corpus/lang=[a-d]*/a*']").0[..3], &all[..3]);
+    assert_same_rows(
+        &run("[s3://corpus/lang=en/b.parquet, 's3://corpus/lang=[a-d]*/a*']").0[..3],
+        &all[..3],
+    );
 
     let error = |path: &str| {
         fails(
-            &Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(&pipeline(path, "")),
+            &Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }
+                .with(&pipeline(path, "")),
             &moto.endpoint(),
         )
     };
@@ -156,11 +174,17 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
     let said = error("s3://corpus/notes.txt");
     assert!(said.contains("s3://corpus/notes.txt is not a Parquet file"), "{said}");
     let said = error("s3://nobody-s/lang=en");
-    assert!(said.contains("there is no bucket `nobody-s`") && said.contains("AWS_REGION"), "{said}");
+    assert!(
+        said.contains("there is no bucket `nobody-s`") && said.contains("AWS_REGION"),
+        "{said}"
+    );
     let said = error("ftp://corpus/a.parquet");
     assert!(said.contains("`ftp` is none of s3") && said.contains("pipeline.yaml:3"), "{said}");
     let said = error("s3://me:hunter2@corpus/a.parquet");
-    assert!(said.contains("environment") && !said.split("-->").next().unwrap().contains("hunter2"), "{said}");
+    assert!(
+        said.contains("environment") && !said.split("-->").next().unwrap().contains("hunter2"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -171,25 +195,32 @@ fn text_and_arrow_files_are_read_as_well() {
     let lines: String = (0..50_000).map(|i| format!("line {i} of the text\n")).collect();
     fs::write(place.path("data/a.txt"), &lines).unwrap();
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200));
-    let texts: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..200).map(|i| format!("text {i}").into_bytes())));
+    let texts: ArrayRef =
+        Arc::new(BinaryArray::from_iter_values((0..200).map(|i| format!("text {i}").into_bytes())));
     let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap();
-    let mut writer =
-        arrow::ipc::writer::FileWriter::try_new(File::create(place.path("data/a.arrow")).unwrap(), &batch.schema())
-            .unwrap();
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(
+        File::create(place.path("data/a.arrow")).unwrap(),
+        &batch.schema(),
+    )
+    .unwrap();
     (0..3).for_each(|_| writer.write(&batch).unwrap());
     writer.finish().unwrap();
     upload(&moto, "corpus", &place.path("data"));
     for source in ["TextFiles, lines: true", "TextFiles", "ArrowBytes"] {
         let run = |path: &str| {
             let yaml = pipeline(path, "").replace("ParquetBytes", source);
-            let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(&yaml);
+            let place =
+                Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(&yaml);
             tree(&done(&place, &moto.endpoint()).dir.join("outputs"))
         };
-        let (found, expected) = (run("s3://corpus/"), run(&place.path("data").display().to_string()));
+        let (found, expected) =
+            (run("s3://corpus/"), run(&place.path("data").display().to_string()));
         let without_path = |parts: &[(String, Vec<u8>)]| -> Vec<RecordBatch> {
             let batches = parts.iter().flat_map(|(_, bytes)| rows(bytes));
             let keep = |b: &RecordBatch| {
-                (0..b.num_columns()).filter(|&i| b.schema().field(i).name() != "path").collect::<Vec<_>>()
+                (0..b.num_columns())
+                    .filter(|&i| b.schema().field(i).name() != "path")
+                    .collect::<Vec<_>>()
             };
             batches.map(|b| b.project(&keep(&b)).unwrap()).collect()
         };
@@ -197,8 +228,8 @@ fn text_and_arrow_files_are_read_as_well() {
     }
 }
 
-/// A pipeline whose input has a part of some 24 MB, one of as much, and one that is no upload of several parts; and the parts of a local
-/// run of it.
+/// A pipeline whose input has a part of some 24 MB, one of as much, and one that is no upload of
+/// several parts; and the parts of a local run of it.
 fn three_parts() -> (Place, Vec<(String, Vec<u8>)>) {
     let place = place();
     write(&place.path("data/a.parquet"), 1, 12, 2_000_000, 4);
@@ -217,9 +248,13 @@ const TO_STORE: &str = ", output: 's3://out/scored'";
 /// The parts below `scored/`, under their names there; the manifest is there too.
 fn parts(moto: &Moto) -> Vec<(String, Vec<u8>)> {
     let objects = moto.objects("out").into_iter();
-    let mut objects: Vec<_> =
-        objects.map(|(key, bytes)| (key.strip_prefix("scored/").unwrap().to_owned(), bytes)).collect();
-    let manifest = objects.iter().position(|(name, _)| name == "_manifest.json").expect("the manifest is there");
+    let mut objects: Vec<_> = objects
+        .map(|(key, bytes)| (key.strip_prefix("scored/").unwrap().to_owned(), bytes))
+        .collect();
+    let manifest = objects
+        .iter()
+        .position(|(name, _)| name == "_manifest.json")
+        .expect("the manifest is there");
     objects.remove(manifest);
     objects
 }
@@ -256,20 +291,28 @@ fn scores_go_to_a_store_and_are_the_bits_of_a_local_run() {
     done(&place, &moto.endpoint());
     assert_eq!(begun(&moto), 4);
     // Another job does not write there.
-    for (score, said) in [(", limit: 3", "other input"), (", where: \"id > 3\"", "other settings: `where`")] {
+    for (score, said) in
+        [(", limit: 3", "other input"), (", where: \"id > 3\"", "other settings: `where`")]
+    {
         let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() };
         let data = fs::canonicalize(three_parts().0.dir.keep()).unwrap().join("data");
         let error = fails(
             &place.with(&pipeline(&data.display().to_string(), &(score.to_owned() + TO_STORE))),
             &moto.endpoint(),
         );
-        assert!(error.contains("s3://out/scored holds other work") && error.contains(said), "{error}");
+        assert!(
+            error.contains("s3://out/scored holds other work") && error.contains(said),
+            "{error}"
+        );
     }
     assert!(parts(&moto) == expected);
     moto.put("out", "scored/more/theirs.parquet", b"PAR1");
     fs::remove_dir_all(place.path("runs")).unwrap();
     let error = fails(&place, &moto.endpoint());
-    assert!(error.contains("s3://out/scored/more/theirs.parquet is no part of this job"), "{error}");
+    assert!(
+        error.contains("s3://out/scored/more/theirs.parquet is no part of this job"),
+        "{error}"
+    );
 }
 
 /// Waits until the second part is on its way.
@@ -289,7 +332,11 @@ fn killed_in_an_upload_it_leaves_no_part_and_goes_on() {
     let (place, expected) = three_parts();
     // Small batches, so that there is time to kill.
     let place = place.with(&pipeline("data", &(", batch_bytes: 1000".to_owned() + TO_STORE)));
-    let mut child = command(&place, &moto.endpoint()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command(&place, &moto.endpoint())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     wait_for_second(&moto);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().code(), None);
@@ -308,13 +355,21 @@ fn a_network_that_is_cut_in_an_upload_is_an_error_and_leaves_no_part() {
     let proxy = Proxy::start(moto.port);
     let (place, expected) = three_parts();
     let place = place.with(&pipeline("data", &(", batch_bytes: 1000".to_owned() + TO_STORE)));
-    let child = command(&place, &proxy.endpoint()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command(&place, &proxy.endpoint())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_for_second(&moto);
     proxy.cut();
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot write s3://out/scored/data/b.parquet") && said.contains("run it again"), "{said}");
+    assert!(
+        said.contains("cannot write s3://out/scored/data/b.parquet")
+            && said.contains("run it again"),
+        "{said}"
+    );
     assert!(parts(&moto) == expected[..1]);
     proxy.mend();
     done(&place, &proxy.endpoint());
@@ -343,7 +398,10 @@ fn who_may_not_is_told_what_to_set() {
 
     let moto = Moto::start(&[]);
     let said = fails(&place, &moto.endpoint());
-    assert!(said.contains("there is no bucket `out`") && said.contains("pipeline.yaml:6"), "{said}");
+    assert!(
+        said.contains("there is no bucket `out`") && said.contains("pipeline.yaml:6"),
+        "{said}"
+    );
     let place = place.with(&pipeline("data", ", output: 'https://127.0.0.1/x'"));
     let said = fails(&place, &moto.endpoint());
     assert!(said.contains("takes no files") && said.contains("pipeline.yaml:6"), "{said}");

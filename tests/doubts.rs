@@ -12,8 +12,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn an_entropy_model_that_nothing_trains() {
-    let train =
-        "  - train: {goal: entropy.loss, steps: 4, batch_bytes: 512, lr: 4e-3, checkpoint_every: 2, log_every: 1}\n";
+    let train = "  - train: {goal: entropy.loss, steps: 4, batch_bytes: 512, lr: 4e-3, checkpoint_every: 2, log_every: 1}\n";
     let untrained = "no step trains `entropy`";
     let said = stderr(&Place::new().run(&[]));
     assert!(!said.contains(untrained), "{said}");
@@ -23,7 +22,8 @@ fn an_entropy_model_that_nothing_trains() {
     assert!(said.contains("{goal: entropy.loss"), "{said}");
     let position = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what}\n{said}"));
     assert!(position(untrained) < position("[1/2]"), "before the first step\n{said}");
-    let checked = Place::new().edit(train, "").command(&["check", "pipeline.yaml"]).output().unwrap();
+    let checked =
+        Place::new().edit(train, "").command(&["check", "pipeline.yaml"]).output().unwrap();
     assert_eq!(stderr(&checked).matches(untrained).count(), 1, "{}", text(&checked.stderr));
 }
 
@@ -41,11 +41,17 @@ fn where_the_report_and_the_outputs_are() {
     let without = text(&place.run(&[]).stdout);
     let lines: Vec<&str> = without.trim_end().lines().collect();
     let run = *lines.last().unwrap();
-    assert!(lines.contains(&format!("report   {run}/report.html").as_str()) && place.path(run).is_dir(), "{without}");
+    assert!(
+        lines.contains(&format!("report   {run}/report.html").as_str()) && place.path(run).is_dir(),
+        "{without}"
+    );
     assert!(!without.contains("outputs "), "{without}");
     let yaml = format!("{}  - score: {{goal: loss, limit: 3}}\n", place.yaml);
     let with = text(&place.with(&yaml).run(&[]).stdout);
-    let outputs = with.lines().find_map(|line| line.strip_prefix("outputs  ")).unwrap_or_else(|| panic!("{with}"));
+    let outputs = with
+        .lines()
+        .find_map(|line| line.strip_prefix("outputs  "))
+        .unwrap_or_else(|| panic!("{with}"));
     assert!(outputs.ends_with("/outputs"), "{with}");
 }
 
@@ -53,7 +59,9 @@ fn where_the_report_and_the_outputs_are() {
 fn who_made_what_is_kept() {
     let place = Place::new();
     place.done(&[]);
-    let list = |args: &[&str]| text(&place.command(&[&["store", "list"], args].concat()).output().unwrap().stdout);
+    let list = |args: &[&str]| {
+        text(&place.command(&[&["store", "list"], args].concat()).output().unwrap().stdout)
+    };
     let listed = list(&[]);
     assert_eq!(listed.lines().count(), 3, "{listed}");
     assert!(listed.lines().all(|line| line.ends_with("(tiny, base, seed 7)")), "{listed}");

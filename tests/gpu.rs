@@ -1,7 +1,10 @@
-//! Pipelines on a GPU: they train as on the processor, checkpoints move both ways, and the bench measures them.
+//! Pipelines on a GPU: they train as on the processor, checkpoints move both ways, and the bench
+//! measures them.
 //!
-//! Each test's body takes the arguments that name a device. Everywhere it runs with `--path reference`, the operations that a GPU computes, on
-//! the processor; with a GPU at hand, `.ci/cuda-build test --release --workspace --features cuda -- --ignored --nocapture --test-threads 1 on_a_gpu`.
+//! Each test's body takes the arguments that name a device. Everywhere it runs with `--path
+//! reference`, the operations that a GPU computes, on the processor; with a GPU at hand,
+//! `.ci/cuda-build test --release --workspace --features cuda -- --ignored --nocapture
+//! --test-threads 1 on_a_gpu`.
 
 mod common;
 
@@ -13,34 +16,51 @@ use std::path::{Path, PathBuf};
 /// Space patches: no border depends on a threshold, which rounding could move.
 fn place() -> Place {
     let place = Place::new();
-    let yaml = place.yaml.lines().filter(|l| !l.contains("entropy: ") && !l.contains("entropy.loss"));
+    let yaml =
+        place.yaml.lines().filter(|l| !l.contains("entropy: ") && !l.contains("entropy.loss"));
     let yaml: String = yaml.map(|l| format!("{l}\n")).collect();
     let entropy = "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}";
     let place = place.with(&yaml).edit(entropy, "{node: SpacePatch, in: docs}");
-    place.edit("steps: 4, batch_bytes: 512, lr: 4e-3", "steps: 24, batch_bytes: 512, lr: 8e-3, clip: 0.5")
+    place.edit(
+        "steps: 4, batch_bytes: 512, lr: 4e-3",
+        "steps: 24, batch_bytes: 512, lr: 8e-3, clip: 0.5",
+    )
 }
 
 /// The bits per byte of each step of training, and of evaluation.
 fn numbers(run: &Path) -> (Vec<f64>, f64) {
     let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let steps = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let steps: Vec<f64> =
-        steps.filter(|line| line["step"].is_u64()).map(|line| line["bpb"].as_f64().unwrap()).collect();
-    let results: Value = serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
+    let steps: Vec<f64> = steps
+        .filter(|line| line["step"].is_u64())
+        .map(|line| line["bpb"].as_f64().unwrap())
+        .collect();
+    let results: Value =
+        serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
     (steps, results["variants"]["base"]["bpb"].as_f64().unwrap())
 }
 
-fn assert_close(what: &str, (steps, end): &(Vec<f64>, f64), (expected_steps, expected_end): &(Vec<f64>, f64)) {
+fn assert_close(
+    what: &str,
+    (steps, end): &(Vec<f64>, f64),
+    (expected_steps, expected_end): &(Vec<f64>, f64),
+) {
     assert_eq!(steps.len(), expected_steps.len(), "{what}: steps");
-    for (i, (got, expected)) in steps.iter().chain([end]).zip(expected_steps.iter().chain([expected_end])).enumerate() {
-        assert!((got / expected - 1.0).abs() < 1e-3, "{what}: bits per byte at {i}: {got}, expected {expected}");
+    for (i, (got, expected)) in
+        steps.iter().chain([end]).zip(expected_steps.iter().chain([expected_end])).enumerate()
+    {
+        assert!(
+            (got / expected - 1.0).abs() < 1e-3,
+            "{what}: bits per byte at {i}: {got}, expected {expected}"
+        );
     }
 }
 
 /// The one checkpoint that a run left.
 fn checkpoint(run: &Path) -> PathBuf {
     let folder = run.join("checkpoints");
-    let files: Vec<PathBuf> = tree(&folder).into_iter().map(|(path, _)| folder.join(path)).collect();
+    let files: Vec<PathBuf> =
+        tree(&folder).into_iter().map(|(path, _)| folder.join(path)).collect();
     let found: Vec<&PathBuf> = files.iter().filter(|path| path.ends_with("state.json")).collect();
     assert_eq!(found.len(), 1, "{files:?}");
     fs::canonicalize(found[0].parent().unwrap()).unwrap()
@@ -92,7 +112,10 @@ fn is_measured(device: &[&str], name: &str) {
     assert!(output.status.success(), "{}", text(&output.stderr));
     println!("{table}");
     assert!(table.contains(&format!("reference on {name}")), "{table}");
-    assert!(["training", "evaluation", "decoder", "AdamW step"].iter().all(|part| table.contains(part)), "{table}");
+    assert!(
+        ["training", "evaluation", "decoder", "AdamW step"].iter().all(|part| table.contains(part)),
+        "{table}"
+    );
 }
 
 const PROCESSOR: [&str; 2] = ["--path", "reference"];

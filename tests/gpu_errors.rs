@@ -1,5 +1,6 @@
-//! What a build with GPU support says on a machine without a GPU, without a driver, with too old a one, with too little memory: one error
-//! each, and the processor is there as ever. Libraries that stand in for NVIDIA's fail on demand.
+//! What a build with GPU support says on a machine without a GPU, without a driver, with too old a
+//! one, with too little memory: one error each, and the processor is there as ever. Libraries that
+//! stand in for NVIDIA's fail on demand.
 #![cfg(feature = "cuda")]
 
 mod common;
@@ -14,8 +15,12 @@ fn libraries(dir: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu_errors/libraries.c");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let driver = dir.join("libcuda.so.1");
-    let compiled =
-        Command::new(compiler).args(["-shared", "-fPIC", "-w", "-o"]).arg(&driver).arg(source).status().unwrap();
+    let compiled = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .arg(&driver)
+        .arg(source)
+        .status()
+        .unwrap();
     assert!(compiled.success());
     for name in ["libcublas.so.13", "libnvrtc.so.13"] {
         fs::copy(&driver, dir.join(name)).unwrap();
@@ -43,7 +48,11 @@ fn refused(place: &Place, fails: &str, args: &[&str], says: &[&str]) -> bool {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{fails}: exit code\n{stderr}");
     assert!(!stderr.contains("panicked"), "{fails}: a panic\n{stderr}");
-    assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "{fails}: one error\n{stderr}");
+    assert_eq!(
+        stderr.lines().filter(|line| line.starts_with("error")).count(),
+        1,
+        "{fails}: one error\n{stderr}"
+    );
     for say in says {
         assert!(stderr.contains(say), "{fails}: no `{say}` in\n{stderr}");
     }
@@ -57,8 +66,12 @@ fn a_machine_without_a_driver_computes_on_the_processor_and_says_what_a_gpu_need
     let place = place();
     // In the way of a driver that this machine may have.
     fs::write(place.path("lib/libcuda.so.1"), "").unwrap();
-    let begun =
-        refused(&place, "", &["--device", "cuda"], &["NVIDIA driver", "libcuda.so.1", "install", "leave `device` out"]);
+    let begun = refused(
+        &place,
+        "",
+        &["--device", "cuda"],
+        &["NVIDIA driver", "libcuda.so.1", "install", "leave `device` out"],
+    );
     assert!(!begun);
     let output = run(&place, "", &["--path", "reference"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -77,7 +90,12 @@ fn a_driver_without_the_toolkits_libraries() {
     for library in ["libcublas.so", "libnvrtc.so"] {
         let (newest, hidden) = (place.path(&format!("lib/{library}.13")), place.path("hidden"));
         fs::rename(&newest, &hidden).unwrap();
-        assert!(!refused(&place, "", &["--device", "cuda"], &[library, "CUDA_PATH", "LD_LIBRARY_PATH"]));
+        assert!(!refused(
+            &place,
+            "",
+            &["--device", "cuda"],
+            &[library, "CUDA_PATH", "LD_LIBRARY_PATH"]
+        ));
         fs::rename(hidden, newest).unwrap();
     }
 }
@@ -90,7 +108,11 @@ fn each_failure_of_a_gpu_is_one_error_that_says_what_to_do() {
         ("no-gpu", "cuda", &["finds no GPU", "`cuda:0`", "nvidia-smi"]),
         ("", "cuda:3", &["no `cuda:3`", "1 GPU(s)", "CUDA_VISIBLE_DEVICES"]),
         ("old-driver", "cuda", &["too old", "CUDA 11.4", "CUDA 13.0", "update the driver"]),
-        ("other-gpu", "cuda:0", &["do not run on `cuda:0`", "NO_BINARY_FOR_GPU", "CUDA_COMPUTE_CAP"]),
+        (
+            "other-gpu",
+            "cuda:0",
+            &["do not run on `cuda:0`", "NO_BINARY_FOR_GPU", "CUDA_COMPUTE_CAP"],
+        ),
         ("memory", "cuda", &["too little memory", "`cuda:0`", "batch_bytes"]),
     ];
     for (fails, device, says) in cases {
@@ -98,7 +120,8 @@ fn each_failure_of_a_gpu_is_one_error_that_says_what_to_do() {
     }
 }
 
-/// Memory that runs out while a step computes ends the step, not the program: its error, and a run that failed.
+/// Memory that runs out while a step computes ends the step, not the program: its error, and a run
+/// that failed.
 #[test]
 fn memory_that_runs_out_in_a_step() {
     let place = place();

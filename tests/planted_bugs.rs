@@ -1,7 +1,9 @@
-//! A regression run bites: one bug at a time is planted, and the run must end with exit 4 and name the metric that shows it.
+//! A regression run bites: one bug at a time is planted, and the run must end with exit 4 and name
+//! the metric that shows it.
 //!
-//! This program plays two parts, so that a bug can be reached by code alone and never from the command line of `blt-run`: called with
-//! `--as-blt-run BUG ARGS...` it plants the bug (or `none`) and is `blt-run ARGS...`; otherwise it is the test, which calls itself so.
+//! This program plays two parts, so that a bug can be reached by code alone and never from the
+//! command line of `blt-run`: called with `--as-blt-run BUG ARGS...` it plants the bug (or `none`)
+//! and is `blt-run ARGS...`; otherwise it is the test, which calls itself so.
 
 mod common;
 
@@ -34,7 +36,9 @@ graph:
 
 /// A byte model alone, and what is done with it.
 fn byte_lm(run: &str) -> String {
-    format!("{DOCS}  lm: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}}\nrun:\n{run}\n")
+    format!(
+        "{DOCS}  lm: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}}\nrun:\n{run}\n"
+    )
 }
 
 /// A whole model as it begins.
@@ -55,7 +59,8 @@ run:
 
 fn cases() -> Vec<Case> {
     const EVALUATE: &str = "  - evaluate: {goal: lm.loss, split: all, limit: 40}";
-    const TRAIN: &str = "  - train: {goal: lm.loss, steps: 3, batch_bytes: 512, lr: 4e-3, warmup: 1}";
+    const TRAIN: &str =
+        "  - train: {goal: lm.loss, steps: 3, batch_bytes: 512, lr: 4e-3, warmup: 1}";
     let case = |bug, pipeline: String, metric| Case { bug, pipeline, metric };
     vec![
         case(Bug::DecoderShift, untrained_model(""), "bpb"),
@@ -80,7 +85,8 @@ run:
     ]
 }
 
-/// Lines of text, and entropies in float16, of which every fifth is the threshold of the pipeline above.
+/// Lines of text, and entropies in float16, of which every fifth is the threshold of the pipeline
+/// above.
 fn write_docs(path: &Path) {
     let texts: Vec<String> = common::texts().into_iter().take(60).collect();
     let mut entropies = ListBuilder::new(Float16Builder::new());
@@ -88,14 +94,17 @@ fn write_docs(path: &Path) {
         // Element 0 belongs to BOS.
         for t in 0..=text.len() {
             let nats = [0.25, 1.0, 1.5, 0.5, 2.25][t * 7 % 5];
-            entropies.values().append_value(<Float16Type as ArrowPrimitiveType>::Native::from_f32(nats));
+            entropies
+                .values()
+                .append_value(<Float16Type as ArrowPrimitiveType>::Native::from_f32(nats));
         }
         entropies.append(true);
     }
     let columns: [(&str, ArrayRef); 2] =
         [("text", Arc::new(StringArray::from(texts))), ("entropies", Arc::new(entropies.finish()))];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 }
@@ -128,8 +137,9 @@ fn bites(case: &Case) {
     let quiet = expect(&regress(&place, None, &[]), 0, "without a bug");
     assert!(quiet.contains("the same to the bit") && !quiet.contains("within"), "{quiet}");
     let stdout = expect(&regress(&place, Some(*bug), &[]), 4, &format!("{bug} planted"));
-    let named =
-        stdout.lines().find(|line| line.ends_with("REGRESSED") && line.split_whitespace().nth(1) == Some(metric));
+    let named = stdout
+        .lines()
+        .find(|line| line.ends_with("REGRESSED") && line.split_whitespace().nth(1) == Some(metric));
     let Some(named) = named else { panic!("{bug} is to show in {metric}:\n{stdout}") };
     println!("{bug}: {named}");
 }
@@ -149,8 +159,10 @@ fn main() -> ExitCode {
         return as_blt_run(args);
     }
     // What the test harness would take: a word chooses, flags are for output.
-    let chosen: Vec<String> =
-        args.map(|arg| arg.to_string_lossy().into_owned()).filter(|a| !a.starts_with('-')).collect();
+    let chosen: Vec<String> = args
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .filter(|a| !a.starts_with('-'))
+        .collect();
     let started = Instant::now();
     let cases = cases();
     let bugs: Vec<Bug> = cases.iter().map(|case| case.bug).collect();

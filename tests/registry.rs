@@ -1,4 +1,5 @@
-//! Walks the registry: every node and step has docs, ports and an example that is accepted, and every node's example is run.
+//! Walks the registry: every node and step has docs, ports and an example that is accepted, and
+//! every node's example is run.
 
 mod common;
 
@@ -14,8 +15,9 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A pipeline that a node's example fits into: the names that examples use for their wires, each with a node of the kind that
-/// the name stands for. The node under test takes the place of the one whose outputs are of its types.
+/// A pipeline that a node's example fits into: the names that examples use for their wires, each
+/// with a node of the kind that the name stands for. The node under test takes the place of the one
+/// whose outputs are of its types.
 const CONTEXT: [(&str, &str); 8] = [
     (
         "docs",
@@ -24,20 +26,28 @@ const CONTEXT: [(&str, &str); 8] = [
     ("entropy", "{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}"),
     ("patches", "{node: StridePatch, in: docs, stride: 4}"),
     ("embed", "{node: ByteEmbed, in: docs, dim: 64, ngrams: [3], table: 64}"),
-    ("encoder", "{node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 2, k: 2, window: 16}"),
+    (
+        "encoder",
+        "{node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 2, k: 2, window: 16}",
+    ),
     ("latent", "{node: Latent, in: encoder.patches, dim: 128, layers: 1, heads: 2}"),
-    ("decoder", "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 1, heads: 2, window: 16}"),
+    (
+        "decoder",
+        "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 1, heads: 2, window: 16}",
+    ),
     ("loss", "{node: NextByteLoss, in: {logits: decoder, bytes: docs}}"),
 ];
 
 /// A patcher that reads entropies, so that what gives them is used.
-const READS_ENTROPIES: &str = "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 4}";
+const READS_ENTROPIES: &str =
+    "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 4}";
 
 fn output_types(node: &NodeEntry) -> Vec<&'static str> {
     node.out_slots().iter().map(|slot| slot.name).collect()
 }
 
-/// The node's place in [`CONTEXT`]: where the same types come out, or at least the same first one. A metric stands beside.
+/// The node's place in [`CONTEXT`]: where the same types come out, or at least the same first one.
+/// A metric stands beside.
 fn role(node: &NodeEntry) -> Result<&'static str, String> {
     let types = output_types(node);
     let entries = CONTEXT.map(|(name, yaml)| {
@@ -68,7 +78,11 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
             _ if name == role => node.example,
             "entropy" if !with_entropies => continue,
             // A loss without logits is a whole model: the parts have no use.
-            "patches" | "embed" | "encoder" | "latent" | "decoder" if role == "loss" && !reads("Logits") => continue,
+            "patches" | "embed" | "encoder" | "latent" | "decoder"
+                if role == "loss" && !reads("Logits") =>
+            {
+                continue;
+            }
             "patches" if role == "entropy" => READS_ENTROPIES,
             _ => context,
         };
@@ -78,7 +92,11 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
         yaml += &format!("  metric: {}\n", node.example);
     }
     yaml += "\nrun:\n";
-    let types = output_types(if role == "entropy" { node } else { registry::find("ByteLm").expect("registered") });
+    let types = output_types(if role == "entropy" {
+        node
+    } else {
+        registry::find("ByteLm").expect("registered")
+    });
     if with_entropies && types.contains(&"Loss") {
         yaml += "  - train: {goal: entropy.loss, steps: 1, batch_bytes: 1024, lr: 1e-3}\n";
     }
@@ -88,26 +106,40 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
     Ok(yaml)
 }
 
-/// The files and columns that examples name: cut from the sample corpus, and a model of the parity fixtures.
+/// The files and columns that examples name: cut from the sample corpus, and a model of the parity
+/// fixtures.
 fn corpus(place: &Place) {
-    let sample = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/corpus/sample.parquet")).unwrap();
-    let mut reader = ParquetRecordBatchReaderBuilder::try_new(sample).unwrap().with_batch_size(60).build().unwrap();
+    let sample =
+        File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/corpus/sample.parquet"))
+            .unwrap();
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(sample)
+        .unwrap()
+        .with_batch_size(60)
+        .build()
+        .unwrap();
     let rows = reader.next().unwrap().unwrap();
     let column = |name: &str| -> ArrayRef { rows.column_by_name(name).unwrap().clone() };
     let texts = arrow::compute::cast(&column("text"), &arrow::datatypes::DataType::Utf8).unwrap();
-    let short: StringArray =
-        as_string_array(&texts).iter().map(|t| t.map(|t| t.chars().take(200).collect::<String>())).collect();
-    // As scoring leaves them: one entropy for BOS and each byte; BOS's patch, then patches of four bytes.
+    let short: StringArray = as_string_array(&texts)
+        .iter()
+        .map(|t| t.map(|t| t.chars().take(200).collect::<String>()))
+        .collect();
+    // As scoring leaves them: one entropy for BOS and each byte; BOS's patch, then patches of four
+    // bytes.
     let mut entropies = ListBuilder::new(Float32Builder::new());
     let mut lengths = ListBuilder::new(Int32Builder::new());
     for text in short.iter().flatten() {
-        (0..=text.len()).for_each(|t| entropies.values().append_value((t * 7919 % 1013) as f32 / 256.0));
+        (0..=text.len())
+            .for_each(|t| entropies.values().append_value((t * 7919 % 1013) as f32 / 256.0));
         entropies.append(true);
         lengths.values().append_value(1);
-        (0..text.len()).step_by(4).for_each(|at| lengths.values().append_value((text.len() - at).min(4) as i32));
+        (0..text.len())
+            .step_by(4)
+            .for_each(|at| lengths.values().append_value((text.len() - at).min(4) as i32));
         lengths.append(true);
     }
-    let (entropies, lengths): (ArrayRef, ArrayRef) = (Arc::new(entropies.finish()), Arc::new(lengths.finish()));
+    let (entropies, lengths): (ArrayRef, ArrayRef) =
+        (Arc::new(entropies.finish()), Arc::new(lengths.finish()));
     let text: ArrayRef = Arc::new(short.clone());
     let columns = [
         ("id", column("id")),
@@ -123,7 +155,9 @@ fn corpus(place: &Place) {
     let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
-    let mut writer = FileWriter::try_new(File::create(place.path("corpus.arrow")).unwrap(), &batch.schema()).unwrap();
+    let mut writer =
+        FileWriter::try_new(File::create(place.path("corpus.arrow")).unwrap(), &batch.schema())
+            .unwrap();
     writer.write(&batch).unwrap();
     writer.finish().unwrap();
     fs::create_dir_all(place.path("docs/deep")).unwrap();
@@ -141,7 +175,10 @@ fn corpus(place: &Place) {
 #[test]
 fn nothing_is_wrong_with_the_registry() {
     assert_eq!(registry::self_test(), [""; 0]);
-    assert!(registry::nodes().len() >= 14 && registry::steps().len() >= 2, "the built-in nodes are linked");
+    assert!(
+        registry::nodes().len() >= 14 && registry::steps().len() >= 2,
+        "the built-in nodes are linked"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! `blt-run regress`: exit codes, the files it leaves, and that its verdict does not depend on threads or load.
+//! `blt-run regress`: exit codes, the files it leaves, and that its verdict does not depend on
+//! threads or load.
 
 mod common;
 
@@ -22,7 +23,10 @@ fn place() -> Place {
 }
 
 fn regress(place: &Place, args: &[&str]) -> Output {
-    place.command(&[&["regress", "pipeline.yaml", "--baseline", "baseline.yaml"], args].concat()).output().unwrap()
+    place
+        .command(&[&["regress", "pipeline.yaml", "--baseline", "baseline.yaml"], args].concat())
+        .output()
+        .unwrap()
 }
 
 /// The program's output; it must have ended with `code`.
@@ -50,34 +54,59 @@ fn edit(place: &Place, variant: &str, metric: &str, number: Option<&str>) {
     let line = at + baseline[at..].find(&format!("\n    {metric}: ")).unwrap() + 1;
     let end = line + baseline[line..].find('\n').unwrap() + 1;
     let new = number.map_or(String::new(), |number| format!("    {metric}: {number}\n"));
-    fs::write(place.path("baseline.yaml"), format!("{}{new}{}", &baseline[..line], &baseline[end..])).unwrap();
+    fs::write(
+        place.path("baseline.yaml"),
+        format!("{}{new}{}", &baseline[..line], &baseline[end..]),
+    )
+    .unwrap();
 }
 
 fn verdicts(json: &Value, verdict: &str) -> Vec<String> {
     let rows = json["rows"].as_array().unwrap().iter().filter(|row| row["verdict"] == verdict);
-    rows.map(|row| format!("{} {}", row["variant"].as_str().unwrap(), row["metric"].as_str().unwrap())).collect()
+    rows.map(|row| {
+        format!("{} {}", row["variant"].as_str().unwrap(), row["metric"].as_str().unwrap())
+    })
+    .collect()
 }
 
 #[test]
 fn the_same_run_passes_to_the_bit_and_an_update_changes_nothing() {
     let place = with_baseline();
     let written = baseline(&place);
-    let stdout = ended(&regress(&place, &["--json", "out.json", "--junit", "out.xml", "--summary", "out.md"]), 0);
-    assert!(stdout.contains("no regression in") && stdout.contains("entropy") && stdout.contains("stride"), "{stdout}");
+    let stdout = ended(
+        &regress(&place, &["--json", "out.json", "--junit", "out.xml", "--summary", "out.md"]),
+        0,
+    );
+    assert!(
+        stdout.contains("no regression in")
+            && stdout.contains("entropy")
+            && stdout.contains("stride"),
+        "{stdout}"
+    );
     let json: Value = serde_json::from_slice(&fs::read(place.path("out.json")).unwrap()).unwrap();
     assert_eq!(json["passed"], true);
     assert_eq!(verdicts(&json, "same").len(), json["rows"].as_array().unwrap().len());
     // Both variants have their bits per byte; a training that they share stands under one.
     let same = verdicts(&json, "same");
-    for expected in ["entropy bpb", "stride bpb", "entropy run.0.train.bpb", "entropy prepared.patches.threshold"] {
+    for expected in [
+        "entropy bpb",
+        "stride bpb",
+        "entropy run.0.train.bpb",
+        "entropy prepared.patches.threshold",
+    ] {
         assert!(same.iter().any(|row| row == expected), "{expected}: {same:?}");
     }
     assert!(!same.iter().any(|row| row == "stride run.0.train.bpb"), "{same:?}");
-    assert!(fs::read_to_string(place.path("out.xml")).unwrap().contains("failures=\"0\" errors=\"0\""));
+    assert!(
+        fs::read_to_string(place.path("out.xml")).unwrap().contains("failures=\"0\" errors=\"0\"")
+    );
     assert!(fs::read_to_string(place.path("out.md")).unwrap().contains("✅"));
     // The run directory is one like any other, with the comparison in it.
     let dir = place.path(stdout.trim_end().lines().last().unwrap());
-    assert_eq!(serde_json::from_slice::<Value>(&fs::read(dir.join("regression.json")).unwrap()).unwrap(), json);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&fs::read(dir.join("regression.json")).unwrap()).unwrap(),
+        json
+    );
     assert!(dir.join("results.json").is_file() && dir.join("report.html").is_file());
     ended(&regress(&place, &["--update"]), 0);
     assert_eq!(baseline(&place), written);
@@ -89,7 +118,8 @@ fn the_store_is_empty_each_time_and_gone_afterwards() {
     place.done(&[]);
     let again = regress(&place, &[]);
     ended(&again, 0);
-    let headings: Vec<String> = text(&again.stderr).lines().filter(|l| l.starts_with('[')).map(String::from).collect();
+    let headings: Vec<String> =
+        text(&again.stderr).lines().filter(|l| l.starts_with('[')).map(String::from).collect();
     let reused = headings.iter().filter(|line| line.contains("reused")).count();
     // Of the six steps, the second variant's first is the first variant's.
     assert_eq!((headings.len(), reused), (6, 1), "{headings:?}");
@@ -112,14 +142,21 @@ fn a_number_that_moved_is_exit_4_and_named() {
         baseline[from..].lines().next().unwrap().parse().unwrap()
     };
     edit(&place, "stride", "bpb", Some(&format!("{:?}", new - 0.001)));
-    let output = regress(&place, &["--json", "out.json", "--junit", "out.xml", "--summary", "out.md"]);
+    let output =
+        regress(&place, &["--json", "out.json", "--junit", "out.xml", "--summary", "out.md"]);
     let stdout = ended(&output, 4);
     let row = stdout.lines().find(|line| line.contains("REGRESSED")).unwrap();
     assert!(row.contains("stride") && row.contains("bpb") && row.contains("+1.000e-3"), "{stdout}");
     let json: Value = serde_json::from_slice(&fs::read(place.path("out.json")).unwrap()).unwrap();
-    assert_eq!((&json["passed"], verdicts(&json, "regressed")), (&Value::Bool(false), vec!["stride bpb".to_string()]));
+    assert_eq!(
+        (&json["passed"], verdicts(&json, "regressed")),
+        (&Value::Bool(false), vec!["stride bpb".to_string()])
+    );
     let xml = fs::read_to_string(place.path("out.xml")).unwrap();
-    assert!(xml.contains("failures=\"1\"") && xml.contains("classname=\"tiny.stride\" name=\"bpb\">"), "{xml}");
+    assert!(
+        xml.contains("failures=\"1\"") && xml.contains("classname=\"tiny.stride\" name=\"bpb\">"),
+        "{xml}"
+    );
     assert!(fs::read_to_string(place.path("out.md")).unwrap().contains("**REGRESSED**"));
     // The summary is appended to, as GitHub's is.
     ended(&regress(&place, &["--summary", "out.md"]), 4);
@@ -134,7 +171,10 @@ fn what_either_side_lacks_is_exit_4() {
     let place = with_baseline();
     edit(&place, "entropy", "bpb", None);
     let stdout = ended(&regress(&place, &[]), 4);
-    assert!(stdout.contains("NOT IN BASELINE") && stdout.contains("1 not in the baseline"), "{stdout}");
+    assert!(
+        stdout.contains("NOT IN BASELINE") && stdout.contains("1 not in the baseline"),
+        "{stdout}"
+    );
     ended(&regress(&place, &["--update"]), 0);
     edit(&place, "entropy", "bytes", Some("9\n    extra: 1"));
     let stdout = ended(&regress(&place, &[]), 4);
@@ -145,10 +185,17 @@ fn what_either_side_lacks_is_exit_4() {
     let stride = VARIANTS.lines().find(|line| line.contains("stride:")).unwrap();
     let place = place.edit(stride, "");
     let stdout = ended(&regress(&place, &[]), 4);
-    assert!(stdout.lines().any(|line| line.starts_with("stride ") && line.ends_with("NOT MEASURED")), "{stdout}");
-    let place = place.with(&format!("{whole}  space:  {{graph.patches: {{node: SpacePatch, in: docs}}}}\n"));
+    assert!(
+        stdout.lines().any(|line| line.starts_with("stride ") && line.ends_with("NOT MEASURED")),
+        "{stdout}"
+    );
+    let place = place
+        .with(&format!("{whole}  space:  {{graph.patches: {{node: SpacePatch, in: docs}}}}\n"));
     let stdout = ended(&regress(&place, &[]), 4);
-    assert!(stdout.lines().any(|line| line.starts_with("space ") && line.ends_with("NOT IN BASELINE")), "{stdout}");
+    assert!(
+        stdout.lines().any(|line| line.starts_with("space ") && line.ends_with("NOT IN BASELINE")),
+        "{stdout}"
+    );
 }
 
 #[test]
@@ -161,7 +208,11 @@ fn what_differs_is_said_and_has_its_own_tolerance() {
     let written = baseline(&place);
     let any = "tolerances:\n  # Anything goes on another pipeline.\n  \"*\": {same: exact, pipeline: absolute 1e12}\n";
     let (head, tail) = (written.find("tolerances:").unwrap(), written.find("variants:").unwrap());
-    fs::write(place.path("baseline.yaml"), format!("{}{any}{}", &written[..head], &written[tail..])).unwrap();
+    fs::write(
+        place.path("baseline.yaml"),
+        format!("{}{any}{}", &written[..head], &written[tail..]),
+    )
+    .unwrap();
     let stdout = ended(&regress(&place, &args), 0);
     assert!(stdout.contains("(pipeline)") && stdout.contains("within"), "{stdout}");
     // Not on the same one, though.
@@ -195,7 +246,8 @@ fn the_data_are_known_by_their_contents() {
     let place = with_baseline();
     // A checkout gives files another time: still the same data.
     let docs = fs::File::options().write(true).open(place.path("docs.parquet")).unwrap();
-    docs.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(99)).unwrap();
+    docs.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(99))
+        .unwrap();
     let stdout = ended(&regress(&place, &[]), 0);
     assert!(!stdout.contains("another"), "{stdout}");
     let texts = common::texts();
@@ -217,7 +269,9 @@ run:
     );
     fs::create_dir(place.path("model")).unwrap();
     for file in ["config.json", "model.safetensors"] {
-        let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/k2_base").join(file);
+        let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/parity/k2_base")
+            .join(file);
         fs::copy(fixture, place.path("model").join(file)).unwrap();
     }
     ended(&regress(&place, &["--update"]), 0);
@@ -234,7 +288,10 @@ fn a_run_or_a_baseline_that_fails_is_exit_1() {
     let place = place();
     let missing = regress(&place, &["--junit", "out.xml", "--summary", "out.md"]);
     ended(&missing, 1);
-    assert!(text(&missing.stderr).contains("there is no baseline baseline.yaml; make one with `--update`"));
+    assert!(
+        text(&missing.stderr)
+            .contains("there is no baseline baseline.yaml; make one with `--update`")
+    );
     assert!(fs::read_to_string(place.path("out.xml")).unwrap().contains("errors=\"1\""));
     assert!(fs::read_to_string(place.path("out.md")).unwrap().contains("❌"));
     assert!(place.runs().is_empty(), "told before anything runs");
@@ -242,12 +299,17 @@ fn a_run_or_a_baseline_that_fails_is_exit_1() {
     for args in [&[][..], &["--update"]] {
         let damaged = regress(&place, args);
         ended(&damaged, 1);
-        assert!(text(&damaged.stderr).contains("baseline.yaml is damaged"), "{}", text(&damaged.stderr));
+        assert!(
+            text(&damaged.stderr).contains("baseline.yaml is damaged"),
+            "{}",
+            text(&damaged.stderr)
+        );
     }
     fs::remove_file(place.path("baseline.yaml")).unwrap();
     ended(&regress(&place, &["--update"]), 0);
     let written = baseline(&place);
-    let failed = regress(&place, &["--set", "run.1.train.lr=1e30", "--update", "--junit", "out.xml"]);
+    let failed =
+        regress(&place, &["--set", "run.1.train.lr=1e30", "--update", "--junit", "out.xml"]);
     ended(&failed, 1);
     assert!(text(&failed.stderr).contains("not finite"), "{}", text(&failed.stderr));
     assert!(fs::read_to_string(place.path("out.xml")).unwrap().contains("not finite"));
@@ -259,18 +321,31 @@ fn over_seeds_a_difference_counts_in_standard_errors() {
     let place = place().edit("seed: 7", "seeds: [1, 2, 3]");
     ended(&regress(&place, &["--update"]), 0);
     let written = baseline(&place);
-    assert!(written.contains("seeds: [1, 2, 3]") && written.contains("    bpb: {mean: "), "{written}");
+    assert!(
+        written.contains("seeds: [1, 2, 3]") && written.contains("    bpb: {mean: "),
+        "{written}"
+    );
     let tolerances = "tolerances:\n  bpb: {same: standard_errors 3}\n  \"*\": {same: exact}\n";
     let (head, tail) = (written.find("tolerances:").unwrap(), written.find("variants:").unwrap());
-    fs::write(place.path("baseline.yaml"), format!("{}{tolerances}{}", &written[..head], &written[tail..])).unwrap();
+    fs::write(
+        place.path("baseline.yaml"),
+        format!("{}{tolerances}{}", &written[..head], &written[tail..]),
+    )
+    .unwrap();
     let at = written.find("\n  stride:\n").unwrap();
     let from = at + written[at..].find("bpb: {mean: ").unwrap() + "bpb: {mean: ".len();
     let (mean, rest) = written[from..].split_once(", se: ").unwrap();
-    let (mean, se): (f64, f64) = (mean.parse().unwrap(), rest.split_once('}').unwrap().0.parse().unwrap());
+    let (mean, se): (f64, f64) =
+        (mean.parse().unwrap(), rest.split_once('}').unwrap().0.parse().unwrap());
     assert!(se > 0.0);
     // Two equal errors make one of sqrt(2) of each: three of them are 4.24.
     for (errors, code) in [(4.0, 0), (4.5, 4)] {
-        edit(&place, "stride", "bpb", Some(&format!("{{mean: {:?}, se: {se:?}}}", mean - errors * se)));
+        edit(
+            &place,
+            "stride",
+            "bpb",
+            Some(&format!("{{mean: {:?}, se: {se:?}}}", mean - errors * se)),
+        );
         let stdout = ended(&regress(&place, &[]), code);
         assert!(stdout.contains("3.0 s.e."), "{stdout}");
     }
@@ -330,12 +405,18 @@ fn twenty_runs_under_load_give_the_same_verdict() {
 /// What the workflow for users' repositories runs is something that the program understands.
 #[test]
 fn the_workflow_calls_what_there_is() {
-    let tree: serde_yaml::Value = serde_yaml::from_str(include_str!("../examples/github/regression.yml")).unwrap();
+    let tree: serde_yaml::Value =
+        serde_yaml::from_str(include_str!("../examples/github/regression.yml")).unwrap();
     let steps = tree["jobs"]["regression"]["steps"].as_sequence().unwrap();
-    let call =
-        steps.iter().find_map(|step| step["run"].as_str().filter(|run| run.contains("blt-run regress"))).unwrap();
+    let call = steps
+        .iter()
+        .find_map(|step| step["run"].as_str().filter(|run| run.contains("blt-run regress")))
+        .unwrap();
     let help = ended(&Place::new().command(&["regress", "--help"]).output().unwrap(), 0);
     let flags: Vec<&str> = call.split_whitespace().filter(|word| word.starts_with("--")).collect();
-    assert!(flags.contains(&"--baseline") && flags.contains(&"--summary") && flags.contains(&"--junit"), "{flags:?}");
+    assert!(
+        flags.contains(&"--baseline") && flags.contains(&"--summary") && flags.contains(&"--junit"),
+        "{flags:?}"
+    );
     assert!(flags.iter().all(|flag| help.contains(flag)), "{flags:?} in {help}");
 }

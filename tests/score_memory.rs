@@ -37,12 +37,14 @@ fn write(path: &Path, documents: usize) {
             }
             text
         };
-        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.clone().map(&mut document)));
+        let texts: ArrayRef =
+            Arc::new(StringArray::from_iter_values(rows.clone().map(&mut document)));
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.map(|i| i as i64)));
         let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap();
         let file = || fs::File::create(path).unwrap();
-        let writer = writer
-            .get_or_insert_with(|| ArrowWriter::try_new(file(), batch.schema(), Some(properties.clone())).unwrap());
+        let writer = writer.get_or_insert_with(|| {
+            ArrowWriter::try_new(file(), batch.schema(), Some(properties.clone())).unwrap()
+        });
         writer.write(&batch).unwrap();
     }
     writer.unwrap().close().unwrap();
@@ -50,7 +52,12 @@ fn write(path: &Path, documents: usize) {
 
 /// The most memory that the program had at a time, in KiB.
 fn peak(place: &Place) -> u64 {
-    let mut child = place.command(&["pipeline.yaml"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = place
+        .command(&["pipeline.yaml"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
@@ -72,8 +79,11 @@ fn memory_is_the_same_for_eight_times_the_rows() {
         (peak(&place), fs::metadata(place.path("docs.parquet")).unwrap().len())
     };
     let ((small, small_file), (large, large_file)) = (of(5_000), of(40_000));
-    println!("peak {small} KiB for a file of {small_file} bytes, {large} KiB for one of {large_file}");
+    println!(
+        "peak {small} KiB for a file of {small_file} bytes, {large} KiB for one of {large_file}"
+    );
     assert!(large_file > 7 * small_file);
-    // Eight times the input is some 70 MB more. What threads free, the allocator keeps for a second.
+    // Eight times the input is some 70 MB more. What threads free, the allocator keeps for a
+    // second.
     assert!(large < small + 32 * 1024, "{large} KiB, and {small} KiB for an eighth of the rows");
 }

@@ -1,4 +1,5 @@
-//! Scoring by the real program: killed at any moment and run again, it leaves the same files and scores no finished part twice.
+//! Scoring by the real program: killed at any moment and run again, it leaves the same files and
+//! scores no finished part twice.
 
 #![cfg(unix)]
 
@@ -32,7 +33,8 @@ fn place() -> Place {
 /// What the step's directory holds but for times: parts, manifest, result.
 fn left(run: &Path, store: &Path) -> Vec<(String, Vec<u8>)> {
     let step = steps(store).into_iter().find(|dir| dir.join("outputs").is_dir()).unwrap();
-    let of_step = ["result.json", "manifest.json"].map(|name| (name.to_string(), fs::read(step.join(name)).unwrap()));
+    let of_step = ["result.json", "manifest.json"]
+        .map(|name| (name.to_string(), fs::read(step.join(name)).unwrap()));
     tree(&run.join("outputs")).into_iter().chain(of_step).collect()
 }
 
@@ -42,10 +44,15 @@ fn steps(store: &Path) -> Vec<PathBuf> {
 
 /// The finished parts of a step that runs or was stopped, and when each was written.
 fn parts(store: &Path) -> BTreeMap<PathBuf, SystemTime> {
-    let outputs = steps(store).into_iter().map(|dir| dir.join("outputs")).filter(|dir| dir.is_dir());
+    let outputs =
+        steps(store).into_iter().map(|dir| dir.join("outputs")).filter(|dir| dir.is_dir());
     let files = outputs.flat_map(|dir| fs::read_dir(dir).into_iter().flatten());
     // One may be renamed while it is looked at.
-    files.filter_map(|item| Some((item.as_ref().ok()?.path(), item.ok()?.metadata().ok()?.modified().ok()?))).collect()
+    files
+        .filter_map(|item| {
+            Some((item.as_ref().ok()?.path(), item.ok()?.metadata().ok()?.modified().ok()?))
+        })
+        .collect()
 }
 
 #[test]
@@ -59,7 +66,12 @@ fn killed_again_and_again_it_ends_in_the_same_files() {
     let place = place();
     // The input is the same to the last digit of its time, which the parts' keys hold.
     let modified = fs::metadata(whole.path("docs.parquet")).unwrap().modified().unwrap();
-    fs::File::options().write(true).open(place.path("docs.parquet")).unwrap().set_modified(modified).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(place.path("docs.parquet"))
+        .unwrap()
+        .set_modified(modified)
+        .unwrap();
     let store = place.path("runs/.store");
     let (mut kills, mut wait_for) = (0, 1);
     let mut before: BTreeMap<PathBuf, SystemTime> = BTreeMap::new();
@@ -74,7 +86,10 @@ fn killed_again_and_again_it_ends_in_the_same_files() {
             if child.try_wait().unwrap().is_some() {
                 break true;
             }
-            assert!(begun.elapsed() < Duration::from_secs(300), "{wait_for} parts were not written in five minutes");
+            assert!(
+                begun.elapsed() < Duration::from_secs(300),
+                "{wait_for} parts were not written in five minutes"
+            );
         };
         if !ended {
             child.kill().unwrap();
@@ -102,23 +117,36 @@ fn killed_again_and_again_it_ends_in_the_same_files() {
     assert!(!steps(&store).iter().any(|dir| dir.join("partial").exists()));
 }
 
-/// A disk that is full, as far as a program sees it: no file may grow beyond so many blocks (of 512 or 1024 bytes), and it is told so.
+/// A disk that is full, as far as a program sees it: no file may grow beyond so many blocks (of 512
+/// or 1024 bytes), and it is told so.
 #[test]
 fn a_full_disk_is_an_error_and_what_was_finished_stays() {
     let place = two_sizes();
     let mut command = std::process::Command::new("sh");
     let script = r#"trap "" XFSZ; ulimit -f 400; exec "$0" "$@""#;
-    command.current_dir(place.dir.path()).args(["-c", script, env!("CARGO_BIN_EXE_blt-run"), "pipeline.yaml"]);
+    command.current_dir(place.dir.path()).args([
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_blt-run"),
+        "pipeline.yaml",
+    ]);
     let output = command.output().unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("error: cannot write ") && said.contains("b.parquet (the scores of data/b.parquet): "),
+        said.contains("error: cannot write ")
+            && said.contains("b.parquet (the scores of data/b.parquet): "),
         "{said}"
     );
-    assert!(said.contains("File too large") && said.contains("parts that are finished stay"), "{said}");
+    assert!(
+        said.contains("File too large") && said.contains("parts that are finished stay"),
+        "{said}"
+    );
     let before = tree(&place.path("to"));
-    assert_eq!(before.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["_manifest.json", "data/a.parquet"]);
+    assert_eq!(
+        before.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["_manifest.json", "data/a.parquet"]
+    );
     let written = || fs::metadata(place.path("to/data/a.parquet")).unwrap().modified().unwrap();
     let at = written();
     place.done(&[]);

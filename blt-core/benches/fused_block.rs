@@ -1,7 +1,7 @@
-//! The fused transformer block at the shapes of the peer's presets, forward and with its backward pass, in floating-point
-//! operations per second (attention's allowed pairs counted, backward twice, recomputation not), beside the rate of a
-//! 1024 x 1024 x 1024 sgemm of the `gemm` crate in the same run. `shares` prints the ratio, taken in turns so that a busy
-//! machine slows both.
+//! The fused transformer block at the shapes of the peer's presets, forward and with its backward
+//! pass, in floating-point operations per second (attention's allowed pairs counted, backward
+//! twice, recomputation not), beside the rate of a 1024 x 1024 x 1024 sgemm of the `gemm` crate in
+//! the same run. `shares` prints the ratio, taken in turns so that a busy machine slows both.
 
 use blt_core::backend::{Backend, BlockConfig, BlockParams, Tensor};
 use blt_core::flops;
@@ -21,10 +21,42 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 4] = [
-    Shape { name: "small, bytes", dim: 128, heads: 4, ffn: 384, window: Some(512), spans: 4, span: 1024 },
-    Shape { name: "small, patches", dim: 256, heads: 8, ffn: 704, window: None, spans: 4, span: 228 },
-    Shape { name: "base, bytes", dim: 256, heads: 8, ffn: 704, window: Some(512), spans: 2, span: 2048 },
-    Shape { name: "base, patches", dim: 512, heads: 8, ffn: 1408, window: None, spans: 2, span: 455 },
+    Shape {
+        name: "small, bytes",
+        dim: 128,
+        heads: 4,
+        ffn: 384,
+        window: Some(512),
+        spans: 4,
+        span: 1024,
+    },
+    Shape {
+        name: "small, patches",
+        dim: 256,
+        heads: 8,
+        ffn: 704,
+        window: None,
+        spans: 4,
+        span: 228,
+    },
+    Shape {
+        name: "base, bytes",
+        dim: 256,
+        heads: 8,
+        ffn: 704,
+        window: Some(512),
+        spans: 2,
+        span: 2048,
+    },
+    Shape {
+        name: "base, patches",
+        dim: 512,
+        heads: 8,
+        ffn: 1408,
+        window: None,
+        spans: 2,
+        span: 455,
+    },
 ];
 
 struct Block {
@@ -40,7 +72,11 @@ fn noise(len: usize, scale: f32) -> Vec<f32> {
     let states = std::iter::successors(Some(1u64), |x| {
         Some(x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407))
     });
-    states.skip(1).take(len).map(|x| ((x >> 33) as f32 / (1u32 << 30) as f32 - 1.0) * scale).collect()
+    states
+        .skip(1)
+        .take(len)
+        .map(|x| ((x >> 33) as f32 / (1u32 << 30) as f32 - 1.0) * scale)
+        .collect()
 }
 
 impl Block {
@@ -127,17 +163,25 @@ fn sgemm(a: &[f32], b: &[f32], c: &mut [f32]) {
 }
 
 fn blocks(c: &mut Criterion) {
-    let (a, b, mut out) = (noise(SIDE * SIDE, 1.0), noise(SIDE * SIDE, 1.0), vec![0.0; SIDE * SIDE]);
+    let (a, b, mut out) =
+        (noise(SIDE * SIDE, 1.0), noise(SIDE * SIDE, 1.0), vec![0.0; SIDE * SIDE]);
     let mut group = c.benchmark_group("fused_block");
-    group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     group.throughput(Throughput::Elements(SGEMM_FLOPS));
     group.bench_function("sgemm", |bench| bench.iter(|| sgemm(&a, &b, &mut out)));
     for shape in &SHAPES {
         let block = Block::new(shape);
         group.throughput(Throughput::Elements(block.flops()));
-        group.bench_function(BenchmarkId::new("forward", shape.name), |b| b.iter(|| black_box(block.forward())));
+        group.bench_function(BenchmarkId::new("forward", shape.name), |b| {
+            b.iter(|| black_box(block.forward()))
+        });
         group.throughput(Throughput::Elements(3 * block.flops()));
-        group.bench_function(BenchmarkId::new("forward and backward", shape.name), |b| b.iter(|| block.train()));
+        group.bench_function(BenchmarkId::new("forward and backward", shape.name), |b| {
+            b.iter(|| block.train())
+        });
     }
     group.finish();
 }
@@ -154,8 +198,12 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 fn shares(_: &mut Criterion) {
-    let (a, b, mut out) = (noise(SIDE * SIDE, 1.0), noise(SIDE * SIDE, 1.0), vec![0.0; SIDE * SIDE]);
-    println!("{:16} {:>8} {:>9} {:>6} {:>9} {:>6}", "GFLOP/s", "sgemm", "forward", "share", "training", "share");
+    let (a, b, mut out) =
+        (noise(SIDE * SIDE, 1.0), noise(SIDE * SIDE, 1.0), vec![0.0; SIDE * SIDE]);
+    println!(
+        "{:16} {:>8} {:>9} {:>6} {:>9} {:>6}",
+        "GFLOP/s", "sgemm", "forward", "share", "training", "share"
+    );
     for shape in &SHAPES {
         let block = Block::new(shape);
         let mut times = [vec![], vec![], vec![]];
@@ -165,7 +213,8 @@ fn shares(_: &mut Criterion) {
             times[2].push(seconds(&mut || block.train()));
         }
         let flops = [SGEMM_FLOPS, block.flops(), 3 * block.flops()];
-        let mut rates = flops.iter().zip(times).map(|(flops, times)| *flops as f64 / median(times) / 1e9);
+        let mut rates =
+            flops.iter().zip(times).map(|(flops, times)| *flops as f64 / median(times) / 1e9);
         let [sgemm, forward, train] = std::array::from_fn(|_| rates.next().unwrap_or(f64::NAN));
         println!(
             "{:16} {sgemm:8.0} {forward:9.0} {:5.0}% {train:9.0} {:5.0}%",

@@ -1,7 +1,9 @@
-//! The fused operations beside the transformer blocks, at the shapes of the peer's presets: 4096 ids in patches of 4.5.
-//! `forward` is one recorded-off call; `train` is forward and backward.
+//! The fused operations beside the transformer blocks, at the shapes of the peer's presets: 4096
+//! ids in patches of 4.5. `forward` is one recorded-off call; `train` is forward and backward.
 
-use blt_core::backend::{AdamWStep, Backend, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor};
+use blt_core::backend::{
+    AdamWStep, Backend, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor,
+};
 use blt_core::bytes::Batch;
 use blt_core::fused::{Fused, embed::rolling_hash_ids};
 use blt_core::patches::Patches;
@@ -27,8 +29,10 @@ const EPS: f64 = 1e-5;
 
 /// A small linear congruential generator: the same numbers on every machine.
 fn random() -> impl Iterator<Item = u32> {
-    std::iter::successors(Some(1u64), |x| Some(x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407)))
-        .map(|x| (x >> 33) as u32)
+    std::iter::successors(Some(1u64), |x| {
+        Some(x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407))
+    })
+    .map(|x| (x >> 33) as u32)
 }
 
 fn noise(len: usize) -> Vec<f32> {
@@ -65,7 +69,13 @@ fn weight(fused: &Fused, rows: usize, cols: usize) -> ParamId {
 }
 
 /// Times `op` without and with its backward pass.
-fn forward_and_train(c: &mut Criterion, name: &str, preset: &Preset, fused: &Fused, op: impl Fn() -> Tensor) {
+fn forward_and_train(
+    c: &mut Criterion,
+    name: &str,
+    preset: &Preset,
+    fused: &Fused,
+    op: impl Fn() -> Tensor,
+) {
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Bytes(IDS as u64));
     group.bench_function(BenchmarkId::new("forward", preset.name), |b| b.iter(|| black_box(op())));
@@ -85,13 +95,16 @@ fn hash_config(preset: &Preset) -> HashConfig {
 }
 
 fn hash(c: &mut Criterion) {
-    // A training batch: of a megabyte the system's clearing of pages for the result is a quarter of the time.
+    // A training batch: of a megabyte the system's clearing of pages for the result is a quarter of
+    // the time.
     let text = text(1 << 16);
     let batch = Batch::from_documents(text.chunks(2047));
     let mut group = c.benchmark_group("hash_ids");
     group.throughput(Throughput::Bytes(batch.len() as u64));
     let config = hash_config(&PRESETS[0]);
-    group.bench_function("one thread", |b| b.iter(|| rolling_hash_ids(&batch.ids, &batch.offsets, black_box(&config))));
+    group.bench_function("one thread", |b| {
+        b.iter(|| rolling_hash_ids(&batch.ids, &batch.offsets, black_box(&config)))
+    });
     group.finish();
 }
 
@@ -123,13 +136,27 @@ fn cross(c: &mut Criterion) {
     for preset in &PRESETS {
         let (batch, patches) = batch(preset);
         let (fused, dim) = (Fused::new(), preset.dim);
-        let config =
-            CrossConfig { dim, heads: preset.heads, kv_heads: preset.heads, head_dim: dim / preset.heads, eps: EPS };
+        let config = CrossConfig {
+            dim,
+            heads: preset.heads,
+            kv_heads: preset.heads,
+            head_dim: dim / preset.heads,
+            eps: EPS,
+        };
         let ones = || fused.add_param([1, dim], vec![1.0; dim], false);
         let square = || weight(&fused, dim, dim);
-        let params = CrossParams { q_norm: ones(), k_norm: ones(), q: square(), k: square(), v: square(), o: square() };
+        let params = CrossParams {
+            q_norm: ones(),
+            k_norm: ones(),
+            q: square(),
+            k: square(),
+            v: square(),
+            o: square(),
+        };
         let bytes = fused.constant(IDS, dim, noise(IDS * dim));
-        let rows = |k: usize| fused.constant(patches.n_patches() * k, dim, noise(patches.n_patches() * k * dim));
+        let rows = |k: usize| {
+            fused.constant(patches.n_patches() * k, dim, noise(patches.n_patches() * k * dim))
+        };
         let (rows_k, rows_1) = (rows(K), rows(1));
         let reads = patches.decoder_reads(&batch.offsets);
         forward_and_train(c, "encoder cross", preset, &fused, || {
@@ -179,10 +206,15 @@ fn adamw(c: &mut Criterion) {
         let mut step = |ids: &[ParamId]| {
             t += 1;
             let (beta1, beta2, eps) = (0.9, 0.95, 1e-8);
-            fused.adamw(ids, &AdamWStep { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.1, grad_scale: 0.5, t });
+            fused.adamw(
+                ids,
+                &AdamWStep { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.1, grad_scale: 0.5, t },
+            );
         };
         let mut group = c.benchmark_group("adamw");
-        group.bench_function(BenchmarkId::new("table, rows of one batch", preset.name), |b| b.iter(|| step(&[table])));
+        group.bench_function(BenchmarkId::new("table, rows of one batch", preset.name), |b| {
+            b.iter(|| step(&[table]))
+        });
         group.bench_function(BenchmarkId::new("table, all rows caught up", preset.name), |b| {
             b.iter(|| {
                 step(&[table]);
@@ -191,7 +223,9 @@ fn adamw(c: &mut Criterion) {
         });
         group.throughput(Throughput::Elements(4096 * 1024));
         group.bench_function(BenchmarkId::new("dense", preset.name), |b| b.iter(|| step(&[dense])));
-        group.bench_function(BenchmarkId::new("norm", preset.name), |b| b.iter(|| fused.grad_norm_squared(&[dense])));
+        group.bench_function(BenchmarkId::new("norm", preset.name), |b| {
+            b.iter(|| fused.grad_norm_squared(&[dense]))
+        });
         group.finish();
     }
 }

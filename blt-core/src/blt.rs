@@ -33,7 +33,8 @@ pub struct Patched {
 }
 
 impl Blt {
-    /// Registers the parameters in the order of checkpoints: embeddings, encoder, latent, decoder, entropy model.
+    /// Registers the parameters in the order of checkpoints: embeddings, encoder, latent, decoder,
+    /// entropy model.
     pub fn new(maker: &mut ParamMaker, shape: &ModelShape) -> Self {
         let embed = ByteEmbed::new(maker, shape.encoder.block.dim, shape.hash.clone());
         let encoder = LocalEncoder::new(maker, &shape.encoder);
@@ -51,12 +52,17 @@ impl Blt {
         Blt { embed, encoder, latent, decoder, patcher }
     }
 
-    /// What the entropy model says of a batch; None where there is none. `record`: on the way to a gradient of its own loss (borders
-    /// have none).
+    /// What the entropy model says of a batch; None where there is none. `record`: on the way to a
+    /// gradient of its own loss (borders have none).
     ///
     /// # Errors
     /// An entropy that is not finite.
-    pub fn patch(&self, cx: &Session, batch: &Batch, record: bool) -> Option<Result<Patched, PatchError>> {
+    pub fn patch(
+        &self,
+        cx: &Session,
+        batch: &Batch,
+        record: bool,
+    ) -> Option<Result<Patched, PatchError>> {
         let patcher = self.patcher.as_ref()?;
         let lines = patcher.reset_at_newline.then(|| newline_reset(batch));
         cx.backend.pause(!record);

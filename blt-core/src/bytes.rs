@@ -20,7 +20,8 @@ pub struct Span {
     pub row: u64,
     /// Which bytes of the document the span holds (after its BOS).
     pub range: Range<usize>,
-    /// How many of the span's first bytes are only context: seen by the model, counted by an earlier span.
+    /// How many of the span's first bytes are only context: seen by the model, counted by an
+    /// earlier span.
     pub context: usize,
     /// The span ends its document.
     pub last: bool,
@@ -28,13 +29,15 @@ pub struct Span {
 
 /// Packed spans: `ids` is `[n]`, `offsets` is `[spans + 1]`; each span is BOS and then its bytes.
 ///
-/// Invariant: `offsets[0] == 0`, `offsets` ascends strictly (a span has at least its BOS), `offsets.last() == ids.len()`.
+/// Invariant: `offsets[0] == 0`, `offsets` ascends strictly (a span has at least its BOS),
+/// `offsets.last() == ids.len()`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     pub ids: Vec<u16>,
     pub offsets: Vec<usize>,
     pub spans: Vec<Span>,
-    /// Lists that came beside the bytes (entropies, patch lengths), already cut to the spans: `columns[name][span]`.
+    /// Lists that came beside the bytes (entropies, patch lengths), already cut to the spans:
+    /// `columns[name][span]`.
     pub lists: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
@@ -47,7 +50,10 @@ impl Batch {
     pub fn from_documents<'a>(documents: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut batch = Batch::new();
         for (row, bytes) in documents.into_iter().enumerate() {
-            batch.push(Span { row: row as u64, range: 0..bytes.len(), context: 0, last: true }, bytes);
+            batch.push(
+                Span { row: row as u64, range: 0..bytes.len(), context: 0, last: true },
+                bytes,
+            );
         }
         batch
     }
@@ -67,10 +73,9 @@ impl Batch {
     /// The batch without the spans of a document.
     pub fn without_row(&self, row: u64) -> Batch {
         let kept: Vec<usize> = (0..self.n_spans()).filter(|&s| self.spans[s].row != row).collect();
-        let lists = self
-            .lists
-            .iter()
-            .map(|(name, spans)| (name.clone(), kept.iter().filter_map(|&s| spans.get(s).cloned()).collect()));
+        let lists = self.lists.iter().map(|(name, spans)| {
+            (name.clone(), kept.iter().filter_map(|&s| spans.get(s).cloned()).collect())
+        });
         let mut batch = Batch { lists: lists.collect(), ..Batch::new() };
         for s in kept {
             batch.ids.extend_from_slice(self.span_ids(s));

@@ -1,9 +1,10 @@
 //! Finding the threshold that gives a wanted mean patch size.
 //!
-//! The mean counts bytes per patch, after `max_patch_length`, BOS's own patches left out. It grows with the threshold in
-//! steps, one for each value that the rule's statistic takes (an entropy, or the difference of two neighbours). The search goes over
-//! those values, so it is exact and deterministic, and the threshold lies midway between the two values it separates: as far as can be
-//! from a start that rounding could move.
+//! The mean counts bytes per patch, after `max_patch_length`, BOS's own patches left out. It grows
+//! with the threshold in steps, one for each value that the rule's statistic takes (an entropy, or
+//! the difference of two neighbours). The search goes over those values, so it is exact and
+//! deterministic, and the threshold lies midway between the two values it separates: as far as can
+//! be from a start that rounding could move.
 
 use crate::bytes::Batch;
 use crate::patches::PatchError;
@@ -46,8 +47,12 @@ fn nearest(below: &Option<Reach>, above: &Option<Reach>) -> String {
 }
 
 fn limits(max_patch_length: Option<usize>, documents: u64, bytes: u64) -> String {
-    let max = max_patch_length.map_or("no max_patch_length".into(), |m| format!("max_patch_length {m}"));
-    format!("{max}, {documents} documents of {:.1} bytes in the mean", bytes as f64 / documents.max(1) as f64)
+    let max =
+        max_patch_length.map_or("no max_patch_length".into(), |m| format!("max_patch_length {m}"));
+    format!(
+        "{max}, {documents} documents of {:.1} bytes in the mean",
+        bytes as f64 / documents.max(1) as f64
+    )
 }
 
 /// A threshold and the mean patch size it gives.
@@ -82,8 +87,9 @@ impl Unknown {
         }
     }
 
-    /// What is compared with the unknown threshold at a position whose id before has entropy `last`, and the id before that `before`;
-    /// None where the given threshold alone forbids a start.
+    /// What is compared with the unknown threshold at a position whose id before has entropy
+    /// `last`, and the id before that `before`; None where the given threshold alone forbids a
+    /// start.
     fn statistic(self, before: f32, last: f32) -> Option<f32> {
         match self {
             Unknown::Global => Some(last),
@@ -99,7 +105,8 @@ impl Unknown {
 pub struct Calibrated {
     /// The rule with the threshold in it.
     pub rule: EntropyRule,
-    /// The threshold that was found: the shortest decimal of the f32 that is compared, so it comes through text unchanged.
+    /// The threshold that was found: the shortest decimal of the f32 that is compared, so it comes
+    /// through text unchanged.
     pub threshold: f64,
     pub wanted_bytes_per_patch: f64,
     /// The mean that it gives on the documents used.
@@ -111,8 +118,9 @@ pub struct Calibrated {
     pub bytes: u64,
     /// Patches that these bytes make; BOS's own left out.
     pub patches: u64,
-    /// Standard error of `bytes_per_patch` over documents: how far the mean of as many other documents of this kind may lie from it. None
-    /// for a single document, which tells nothing of others.
+    /// Standard error of `bytes_per_patch` over documents: how far the mean of as many other
+    /// documents of this kind may lie from it. None for a single document, which tells nothing
+    /// of others.
     #[serde(default)]
     pub standard_error: Option<f64>,
 }
@@ -125,7 +133,8 @@ pub struct Calibration {
     offsets: Vec<usize>,
     /// `[spans]`
     contexts: Vec<usize>,
-    /// `[spans]`: which document a span is of. Long documents' spans lie side by side, so a change of it is a document's end.
+    /// `[spans]`: which document a span is of. Long documents' spans lie side by side, so a change
+    /// of it is a document's end.
     document: Vec<u64>,
     documents: u64,
     bytes: u64,
@@ -179,7 +188,8 @@ impl Calibration {
         Ok(())
     }
 
-    /// Finds the threshold whose mean patch size is nearest to `bytes_per_patch`; an error if it is not within [`TOLERANCE`].
+    /// Finds the threshold whose mean patch size is nearest to `bytes_per_patch`; an error if it is
+    /// not within [`TOLERANCE`].
     pub fn find(
         &self,
         unknown: Unknown,
@@ -197,7 +207,8 @@ impl Calibration {
             return Err(CalibrationError::NoBytes { documents: self.documents });
         }
         let values = self.distinct_statistics(unknown);
-        // Class c starts a patch at the values from `values[c]` up: from class 0 (all of them) to `values.len()` (none).
+        // Class c starts a patch at the values from `values[c]` up: from class 0 (all of them) to
+        // `values.len()` (none).
         let count = |c: usize| self.count(unknown, threshold(&values, c), max_patch_length);
         let mean = |patches: u64| self.bytes as f64 / patches as f64;
 
@@ -212,14 +223,22 @@ impl Calibration {
         }
         let at = |c: usize| {
             let patches = count(c);
-            (Reach { threshold: shortest_decimal(threshold(&values, c)), bytes_per_patch: mean(patches) }, patches)
+            (
+                Reach {
+                    threshold: shortest_decimal(threshold(&values, c)),
+                    bytes_per_patch: mean(patches),
+                },
+                patches,
+            )
         };
         let below = low.checked_sub(1).map(at);
         let above = (low <= values.len()).then(|| at(low));
 
-        let error = |(reach, _): &(Reach, u64)| (reach.bytes_per_patch / bytes_per_patch - 1.0).abs();
+        let error =
+            |(reach, _): &(Reach, u64)| (reach.bytes_per_patch / bytes_per_patch - 1.0).abs();
         // min_by keeps the first of equals, the smaller patches.
-        let nearest = [below, above].into_iter().flatten().min_by(|a, b| error(a).total_cmp(&error(b)));
+        let nearest =
+            [below, above].into_iter().flatten().min_by(|a, b| error(a).total_cmp(&error(b)));
         match nearest {
             Some(found) if error(&found) <= TOLERANCE => Ok(Calibrated {
                 rule: unknown.rule(found.0.threshold),
@@ -230,7 +249,11 @@ impl Calibration {
                 documents: self.documents,
                 bytes: self.bytes,
                 patches: found.1,
-                standard_error: self.standard_error(unknown, found.0.threshold as f32, max_patch_length),
+                standard_error: self.standard_error(
+                    unknown,
+                    found.0.threshold as f32,
+                    max_patch_length,
+                ),
             }),
             _ => Err(CalibrationError::Unreachable {
                 wanted: bytes_per_patch,
@@ -245,32 +268,44 @@ impl Calibration {
 
     /// The entropies of each span with its context, BOS first.
     fn spans(&self) -> impl Iterator<Item = (&[f32], usize)> {
-        self.offsets.windows(2).zip(&self.contexts).map(|(o, &context)| (&self.entropies[o[0]..o[1]], context))
+        self.offsets
+            .windows(2)
+            .zip(&self.contexts)
+            .map(|(o, &context)| (&self.entropies[o[0]..o[1]], context))
     }
 
     /// The values, ascending, that the unknown threshold may separate.
     fn distinct_statistics(&self, unknown: Unknown) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.entropies.len());
         for (e, _) in self.spans() {
-            // Position p, from 2 to the last, is decided by entropies p - 1 and p - 2; the last entropy decides no position.
-            values.extend(e[..e.len() - 1].windows(2).filter_map(|w| unknown.statistic(w[0], w[1])));
+            // Position p, from 2 to the last, is decided by entropies p - 1 and p - 2; the last
+            // entropy decides no position.
+            values
+                .extend(e[..e.len() - 1].windows(2).filter_map(|w| unknown.statistic(w[0], w[1])));
         }
         values.sort_unstable_by(f32::total_cmp);
         values.dedup();
         values
     }
 
-    /// How many patches count under `threshold`: [`crate::patches::Patches::n_counted`] without building them.
+    /// How many patches count under `threshold`: [`crate::patches::Patches::n_counted`] without
+    /// building them.
     fn count(&self, unknown: Unknown, threshold: f32, max_patch_length: Option<usize>) -> u64 {
         self.counts(unknown, threshold, max_patch_length).sum()
     }
 
     /// The standard error of bytes per patch over documents, as that of a ratio's estimate.
-    fn standard_error(&self, unknown: Unknown, threshold: f32, max_patch_length: Option<usize>) -> Option<f64> {
+    fn standard_error(
+        &self,
+        unknown: Unknown,
+        threshold: f32,
+        max_patch_length: Option<usize>,
+    ) -> Option<f64> {
         // (bytes, patches) of each document.
         let mut documents: Vec<(f64, f64)> = Vec::new();
         let mut last = None;
-        let spans = self.spans().zip(&self.document).zip(self.counts(unknown, threshold, max_patch_length));
+        let spans =
+            self.spans().zip(&self.document).zip(self.counts(unknown, threshold, max_patch_length));
         for (((e, context), document), patches) in spans {
             if last.replace(document) != Some(document) {
                 documents.push((0.0, 0.0));
@@ -281,7 +316,8 @@ impl Calibration {
             }
         }
         let n = documents.len() as f64;
-        let (bytes, patches) = documents.iter().fold((0.0, 0.0), |sum, d| (sum.0 + d.0, sum.1 + d.1));
+        let (bytes, patches) =
+            documents.iter().fold((0.0, 0.0), |sum, d| (sum.0 + d.0, sum.1 + d.1));
         let squares: f64 = documents.iter().map(|d| (d.0 - bytes / patches * d.1).powi(2)).sum();
         (documents.len() > 1).then(|| (n / (n - 1.0) * squares).sqrt() / patches)
     }
@@ -302,7 +338,8 @@ impl Calibration {
             let first_counted = 1 + context;
             // Pieces of a patch `start..end` that start at `first_counted` or later.
             let pieces = |start: usize, end: usize| {
-                (end - start).div_ceil(max) - first_counted.clamp(start, end).abs_diff(start).div_ceil(max)
+                (end - start).div_ceil(max)
+                    - first_counted.clamp(start, end).abs_diff(start).div_ceil(max)
             };
             let mut start = 1;
             for (i, w) in e[..e.len() - 1].windows(2).enumerate() {
@@ -317,12 +354,13 @@ impl Calibration {
     }
 }
 
-/// A threshold that `values[c..]` exceed and `values[..c]` do not: midway between neighbours, and 1 nat beyond the ends.
+/// A threshold that `values[c..]` exceed and `values[..c]` do not: midway between neighbours, and 1
+/// nat beyond the ends.
 fn threshold(values: &[f32], c: usize) -> f32 {
     match (c.checked_sub(1).map(|below| values[below]), values.get(c)) {
         (Some(below), Some(&above)) => {
-            // Halved before adding, so that nothing overflows. Between neighbouring floats the midpoint rounds to one of them; only
-            // the lower separates.
+            // Halved before adding, so that nothing overflows. Between neighbouring floats the
+            // midpoint rounds to one of them; only the lower separates.
             let middle = below / 2.0 + above / 2.0;
             if middle >= below && middle < above { middle } else { below }
         }
@@ -332,8 +370,9 @@ fn threshold(values: &[f32], c: usize) -> f32 {
     }
 }
 
-/// The f64 of the shortest decimal that names `x`: casts back to `x`, and reads and prints as those few digits in any JSON or YAML
-/// library (`x as f64` has up to 17 digits, which not all of them keep).
+/// The f64 of the shortest decimal that names `x`: casts back to `x`, and reads and prints as those
+/// few digits in any JSON or YAML library (`x as f64` has up to 17 digits, which not all of them
+/// keep).
 fn shortest_decimal(x: f32) -> f64 {
     x.to_string().parse().expect("a float's own digits")
 }
@@ -376,10 +415,15 @@ mod tests {
 
     #[test]
     fn its_standard_error_is_over_documents() {
-        let (_, c) = set(&[6, 6], &[9.0, 1.0, 1.0, 5.0, 1.0, 1.0, 9.0, 9.0, 5.0, 5.0, 5.0, 1.0, 1.0, 9.0]);
+        let (_, c) =
+            set(&[6, 6], &[9.0, 1.0, 1.0, 5.0, 1.0, 1.0, 9.0, 9.0, 5.0, 5.0, 5.0, 1.0, 1.0, 9.0]);
         let found = c.find(Unknown::Global, 2.0, None).unwrap();
-        // 2 and 4 patches of 6 bytes each: residuals 6 - 2 * 2 and 6 - 2 * 4, so sqrt(2 / 1 * 8) / 6.
-        assert_eq!((found.threshold, found.patches, found.standard_error), (3.0, 6, Some(4.0 / 6.0)));
+        // 2 and 4 patches of 6 bytes each: residuals 6 - 2 * 2 and 6 - 2 * 4, so sqrt(2 / 1 * 8) /
+        // 6.
+        assert_eq!(
+            (found.threshold, found.patches, found.standard_error),
+            (3.0, 6, Some(4.0 / 6.0))
+        );
         let (_, one) = set(&[6], &[9.0, 1.0, 1.0, 5.0, 1.0, 1.0, 9.0]);
         assert_eq!(one.find(Unknown::Global, 3.0, None).unwrap().standard_error, None);
     }
@@ -389,12 +433,20 @@ mod tests {
         let (_, c) = set(&[6], &[0.0, 1.0, 3.0, 4.0, 2.0, 5.0, 9.0]);
         // (entropy, difference) for positions 2..=6: (1,1) (3,2) (4,1) (2,-2) (5,3).
         let found = c.find(Unknown::GlobalOfBoth { relative: 1.5 }, 3.0, None).unwrap();
-        assert_eq!((found.threshold, found.rule), (4.0, EntropyRule::Both { global: 4.0, relative: 1.5 }));
+        assert_eq!(
+            (found.threshold, found.rule),
+            (4.0, EntropyRule::Both { global: 4.0, relative: 1.5 })
+        );
         let found = c.find(Unknown::RelativeOfBoth { global: 2.5 }, 2.0, None).unwrap();
-        assert_eq!((found.threshold, found.rule), (1.5, EntropyRule::Both { global: 2.5, relative: 1.5 }));
+        assert_eq!(
+            (found.threshold, found.rule),
+            (1.5, EntropyRule::Both { global: 2.5, relative: 1.5 })
+        );
         // The given one alone already forbids most starts: patches can't be smaller than 2.
         let error = c.find(Unknown::GlobalOfBoth { relative: 1.5 }, 1.5, None).unwrap_err();
-        let CalibrationError::Unreachable { below: None, above: Some(above), .. } = error else { panic!("{error}") };
+        let CalibrationError::Unreachable { below: None, above: Some(above), .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(above, Reach { threshold: 2.0, bytes_per_patch: 2.0 });
     }
 
@@ -422,21 +474,31 @@ mod tests {
         assert_eq!((found.patches, found.bytes), (2, 2));
         // Nothing at all.
         let (_, c) = set(&[0, 0], &[1.0, 1.0]);
-        assert_eq!(c.find(Unknown::Global, 2.0, None), Err(CalibrationError::NoBytes { documents: 2 }));
+        assert_eq!(
+            c.find(Unknown::Global, 2.0, None),
+            Err(CalibrationError::NoBytes { documents: 2 })
+        );
         for wanted in [0.5, f64::NAN, f64::INFINITY] {
-            assert!(matches!(c.find(Unknown::Global, wanted, None), Err(CalibrationError::Wanted(_))));
+            assert!(matches!(
+                c.find(Unknown::Global, wanted, None),
+                Err(CalibrationError::Wanted(_))
+            ));
         }
         let given = Unknown::GlobalOfBoth { relative: f64::NAN };
         assert!(matches!(
             ties.find(given, 2.0, None),
             Err(CalibrationError::Patch(PatchError::ThresholdNotFinite { .. }))
         ));
-        assert_eq!(ties.find(Unknown::Global, 2.0, Some(0)), Err(PatchError::ZeroMaxPatchLength.into()));
+        assert_eq!(
+            ties.find(Unknown::Global, 2.0, Some(0)),
+            Err(PatchError::ZeroMaxPatchLength.into())
+        );
     }
 
     #[test]
     fn the_maximum_counts() {
-        // Without a start, 12 bytes in patches of 4 are 4 in the mean: the maximum alone reaches it.
+        // Without a start, 12 bytes in patches of 4 are 4 in the mean: the maximum alone reaches
+        // it.
         let (_, c) = set(&[12], &[1.0; 13]);
         let found = c.find(Unknown::Global, 4.0, Some(4)).unwrap();
         assert_eq!((found.bytes_per_patch, found.patches, found.threshold), (4.0, 3, 2.0));
@@ -455,7 +517,10 @@ mod tests {
         let mut c = Calibration::new();
         let error = c.push(&batch, &[f32::NAN; 12]).unwrap_err();
         assert!(matches!(error, PatchError::EntropyNotFinite { row: 0, position: 0, .. }));
-        assert!(matches!(c.push(&batch, &[]), Err(PatchError::EntropyCount { expected: 12, found: 0 })));
+        assert!(matches!(
+            c.push(&batch, &[]),
+            Err(PatchError::EntropyCount { expected: 12, found: 0 })
+        ));
     }
 
     #[test]
@@ -481,7 +546,12 @@ mod tests {
 
     fn unknowns() -> [Unknown; 4] {
         let (relative, global) = (-0.4, 0.3);
-        [Unknown::Global, Unknown::Relative, Unknown::GlobalOfBoth { relative }, Unknown::RelativeOfBoth { global }]
+        [
+            Unknown::Global,
+            Unknown::Relative,
+            Unknown::GlobalOfBoth { relative },
+            Unknown::RelativeOfBoth { global },
+        ]
     }
 
     proptest! {

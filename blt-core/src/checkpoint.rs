@@ -23,15 +23,28 @@ pub enum CheckpointError {
     Write { path: PathBuf, source: io::Error },
     #[error("{path} is not a whole safetensors file: {reason}")]
     Corrupt { path: PathBuf, reason: String },
-    #[error("{path} has no tensor `{name}`; it was written by another model, or `in`, sizes or layers differ")]
+    #[error(
+        "{path} has no tensor `{name}`; it was written by another model, or `in`, sizes or layers differ"
+    )]
     Missing { path: PathBuf, name: String },
-    #[error("{path}: tensor `{name}` is {found:?} {found_type:?}, the model wants {expected:?} F32")]
-    Shape { path: PathBuf, name: String, found: Vec<usize>, found_type: Dtype, expected: Vec<usize> },
-    #[error("{path}: tensor `{name}` holds a value that is not finite; the training run that wrote it diverged")]
+    #[error(
+        "{path}: tensor `{name}` is {found:?} {found_type:?}, the model wants {expected:?} F32"
+    )]
+    Shape {
+        path: PathBuf,
+        name: String,
+        found: Vec<usize>,
+        found_type: Dtype,
+        expected: Vec<usize>,
+    },
+    #[error(
+        "{path}: tensor `{name}` holds a value that is not finite; the training run that wrote it diverged"
+    )]
     NotFinite { path: PathBuf, name: String },
 }
 
-/// A tensor's numbers, fetched when they are written: a file may be larger than the memory that is left.
+/// A tensor's numbers, fetched when they are written: a file may be larger than the memory that is
+/// left.
 struct Pending<F> {
     shape: Vec<usize>,
     fetch: F,
@@ -58,7 +71,8 @@ pub fn write_tensors<F: Fn() -> Vec<f32>>(
     tensors: impl IntoIterator<Item = (String, Vec<usize>, F)>,
 ) -> Result<(), CheckpointError> {
     let pending = tensors.into_iter().map(|(name, shape, fetch)| (name, Pending { shape, fetch }));
-    // `format: pt` is what the Python side asks for; a single entry, since the map's order is not defined.
+    // `format: pt` is what the Python side asks for; a single entry, since the map's order is not
+    // defined.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let partial = path.with_extension("safetensors.partial");
     let written = safetensors::serialize_to_file(pending, Some(metadata), &partial)
@@ -74,8 +88,8 @@ pub fn write_tensors<F: Fn() -> Vec<f32>>(
     })
 }
 
-/// Opens a file that the safetensors library wrote. It makes files that their owner alone can read; a model is for whoever may read its
-/// directory.
+/// Opens a file that the safetensors library wrote. It makes files that their owner alone can read;
+/// a model is for whoever may read its directory.
 pub(crate) fn readable_as_its_directory(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     #[cfg(unix)]
@@ -98,8 +112,9 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let read = |source| CheckpointError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(read)?;
-        // SAFETY: checkpoints are renamed into place and never written to afterwards; a file that another program
-        // truncates while it is mapped is outside what a reader can defend against.
+        // SAFETY: checkpoints are renamed into place and never written to afterwards; a file that
+        // another program truncates while it is mapped is outside what a reader can defend
+        // against.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
         let file = TensorFile { path: path.to_owned(), map };
         file.tensors()?;
@@ -107,8 +122,10 @@ impl TensorFile {
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
-        SafeTensors::deserialize(&self.map)
-            .map_err(|e| CheckpointError::Corrupt { path: self.path.clone(), reason: e.to_string() })
+        SafeTensors::deserialize(&self.map).map_err(|e| CheckpointError::Corrupt {
+            path: self.path.clone(),
+            reason: e.to_string(),
+        })
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -118,9 +135,10 @@ impl TensorFile {
     /// The f32 tensor `name`, which must have `shape` and finite values.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let tensors = self.tensors()?;
-        let view = tensors
-            .tensor(name)
-            .map_err(|_| CheckpointError::Missing { path: self.path.clone(), name: name.to_owned() })?;
+        let view = tensors.tensor(name).map_err(|_| CheckpointError::Missing {
+            path: self.path.clone(),
+            name: name.to_owned(),
+        })?;
         if view.dtype() != Dtype::F32 || view.shape() != shape {
             return Err(CheckpointError::Shape {
                 path: self.path.clone(),
@@ -130,22 +148,34 @@ impl TensorFile {
                 expected: shape.to_vec(),
             });
         }
-        let data: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let data: Vec<f32> =
+            view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         match data.iter().all(|x| x.is_finite()) {
             true => Ok(data),
-            false => Err(CheckpointError::NotFinite { path: self.path.clone(), name: name.to_owned() }),
+            false => {
+                Err(CheckpointError::NotFinite { path: self.path.clone(), name: name.to_owned() })
+            }
         }
     }
 }
 
 /// Writes `model.safetensors` for `params` into `dir`.
-pub fn save_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
-    let tensors = params.iter().map(|p| (p.name.clone(), p.stored_shape(), || backend.read_param(p.id)));
+pub fn save_params(
+    dir: &Path,
+    params: &[NamedParam],
+    backend: &dyn Backend,
+) -> Result<(), CheckpointError> {
+    let tensors =
+        params.iter().map(|p| (p.name.clone(), p.stored_shape(), || backend.read_param(p.id)));
     write_tensors(&dir.join(MODEL_FILE), tensors)
 }
 
 /// Reads every one of `params` from `dir/model.safetensors`.
-pub fn load_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+pub fn load_params(
+    dir: &Path,
+    params: &[NamedParam],
+    backend: &dyn Backend,
+) -> Result<(), CheckpointError> {
     let file = TensorFile::open(&dir.join(MODEL_FILE))?;
     for p in params {
         backend.write_param(p.id, &file.get(&p.name, &p.stored_shape())?);
@@ -154,7 +184,11 @@ pub fn load_params(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> 
 }
 
 /// Writes `optimizer.safetensors`: `m.NAME` and `v.NAME` of each parameter.
-pub fn save_moments(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+pub fn save_moments(
+    dir: &Path,
+    params: &[NamedParam],
+    backend: &dyn Backend,
+) -> Result<(), CheckpointError> {
     let moments = params.iter().flat_map(|p| [("m", p), ("v", p)]);
     let tensors = moments.map(|(which, p)| {
         let fetch = move || {
@@ -167,11 +201,18 @@ pub fn save_moments(dir: &Path, params: &[NamedParam], backend: &dyn Backend) ->
 }
 
 /// Reads the moments of `params` from `dir/optimizer.safetensors`.
-pub fn load_moments(dir: &Path, params: &[NamedParam], backend: &dyn Backend) -> Result<(), CheckpointError> {
+pub fn load_moments(
+    dir: &Path,
+    params: &[NamedParam],
+    backend: &dyn Backend,
+) -> Result<(), CheckpointError> {
     let file = TensorFile::open(&dir.join(OPTIMIZER_FILE))?;
     for p in params {
         let shape = p.stored_shape();
-        let (m, v) = (file.get(&format!("m.{}", p.name), &shape)?, file.get(&format!("v.{}", p.name), &shape)?);
+        let (m, v) = (
+            file.get(&format!("m.{}", p.name), &shape)?,
+            file.get(&format!("v.{}", p.name), &shape)?,
+        );
         backend.write_moments(p.id, &m, &v);
     }
     Ok(())

@@ -22,9 +22,13 @@ impl FromStr for Device {
             "cpu" => Ok(Device::Cpu),
             "cuda" => Ok(Device::Cuda(0)),
             _ => {
-                let number = name.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+                let number = name
+                    .strip_prefix("cuda:")
+                    .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
                 let number = number.and_then(|digits| digits.parse().ok());
-                number.map(Device::Cuda).ok_or_else(|| DeviceError::Unknown { name: name.to_owned() })
+                number
+                    .map(Device::Cuda)
+                    .ok_or_else(|| DeviceError::Unknown { name: name.to_owned() })
             }
         }
     }
@@ -66,7 +70,9 @@ pub enum DeviceError {
     NoGpu { device: Device },
     #[error("there is no `{device}`: the NVIDIA driver finds {count} GPU(s), the last is `cuda:{}`", count - 1)]
     NoSuchGpu { device: Device, count: usize },
-    #[error("the NVIDIA driver is too old: it knows CUDA {driver}, and the kernels were made with CUDA {toolkit}")]
+    #[error(
+        "the NVIDIA driver is too old: it knows CUDA {driver}, and the kernels were made with CUDA {toolkit}"
+    )]
     DriverTooOld { driver: CudaVersion, toolkit: CudaVersion },
     #[error("the kernels of this build do not run on `{device}`: {reason}")]
     Kernels { device: Device, reason: String },
@@ -80,7 +86,9 @@ impl DeviceError {
     /// What the user can do about it.
     pub fn help(&self) -> &'static str {
         match self {
-            DeviceError::Unknown { .. } => "give `--device` or the pipeline's `device` one of these",
+            DeviceError::Unknown { .. } => {
+                "give `--device` or the pipeline's `device` one of these"
+            }
             DeviceError::NotInBuild { .. } => {
                 "build it with `--features cuda` (README, \"On a GPU\"), or leave `device` out to compute on the processor"
             }
@@ -92,7 +100,9 @@ impl DeviceError {
                 "install CUDA's toolkit, or point CUDA_PATH at the one that this program was built with, or LD_LIBRARY_PATH at the \
                  library's folder"
             }
-            DeviceError::NoFunction { .. } => "use CUDA 11.2 or later, up to 13, and a driver to go with it",
+            DeviceError::NoFunction { .. } => {
+                "use CUDA 11.2 or later, up to 13, and a driver to go with it"
+            }
             DeviceError::NoGpu { .. } => {
                 "see what `nvidia-smi` lists, and whether CUDA_VISIBLE_DEVICES hides it; or leave `device` out to compute on the \
                  processor"
@@ -117,27 +127,35 @@ impl DeviceError {
     }
 }
 
-/// A backend of the GPU `cuda:index`: the reference operations, with parameters, gradients and moments on the device.
+/// A backend of the GPU `cuda:index`: the reference operations, with parameters, gradients and
+/// moments on the device.
 ///
 /// # Errors
-/// The first of what [`DeviceError`] lists that keeps it from computing, found before anything is computed.
+/// The first of what [`DeviceError`] lists that keeps it from computing, found before anything is
+/// computed.
 #[cfg(not(feature = "cuda"))]
 pub fn cuda(index: usize) -> Result<Rc<dyn Backend>, DeviceError> {
     Err(DeviceError::NotInBuild { device: Device::Cuda(index) })
 }
 
-/// A backend of the GPU `cuda:index`: the reference operations, with parameters, gradients and moments on the device.
+/// A backend of the GPU `cuda:index`: the reference operations, with parameters, gradients and
+/// moments on the device.
 ///
 /// # Errors
-/// The first of what [`DeviceError`] lists that keeps it from computing, found before anything is computed.
+/// The first of what [`DeviceError`] lists that keeps it from computing, found before anything is
+/// computed.
 #[cfg(feature = "cuda")]
 pub fn cuda(index: usize) -> Result<Rc<dyn Backend>, DeviceError> {
     let gpu = crate::cuda::open(index)?;
-    Ok(Rc::new(crate::reference::Reference::<f32, _>::resident(gpu, Device::Cuda(index).to_string())))
+    Ok(Rc::new(crate::reference::Reference::<f32, _>::resident(
+        gpu,
+        Device::Cuda(index).to_string(),
+    )))
 }
 
-/// What a panic says about a device: operations return no `Result`, so that an error of the device (out of memory) ends them as a panic
-/// with the device's own words. None: the panic is about something else.
+/// What a panic says about a device: operations return no `Result`, so that an error of the device
+/// (out of memory) ends them as a panic with the device's own words. None: the panic is about
+/// something else.
 pub fn failure(panic: &(dyn Any + Send)) -> Option<DeviceError> {
     #[cfg(feature = "cuda")]
     return crate::cuda::failure(panic);
@@ -154,13 +172,21 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for (name, device) in [("cpu", Device::Cpu), ("cuda:0", Device::Cuda(0)), ("cuda:12", Device::Cuda(12))] {
+        for (name, device) in
+            [("cpu", Device::Cpu), ("cuda:0", Device::Cuda(0)), ("cuda:12", Device::Cuda(12))]
+        {
             assert_eq!(name.parse(), Ok(device));
             assert_eq!(device.to_string(), name);
         }
         assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        for name in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:99999999999999999999", "CPU"] {
-            assert_eq!(name.parse::<Device>(), Err(DeviceError::Unknown { name: name.to_owned() }), "{name}");
+        for name in
+            ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:99999999999999999999", "CPU"]
+        {
+            assert_eq!(
+                name.parse::<Device>(),
+                Err(DeviceError::Unknown { name: name.to_owned() }),
+                "{name}"
+            );
         }
     }
 }

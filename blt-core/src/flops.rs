@@ -1,8 +1,9 @@
 //! Floating-point operations of a forward pass, counted from the shapes that were executed.
 //!
-//! A multiply-add is 2 FLOPs. Counted are the matrix products and, of attention, the pairs of query and key that are allowed (scores
-//! and weighted sums). As in the paper, lookups are 0 (byte and hash n-gram embeddings, the sum of their rows included), and norms,
-//! RoPE, softmax, activations, residuals and pooling are left out. The backward pass costs [`BACKWARD`] times the forward pass.
+//! A multiply-add is 2 FLOPs. Counted are the matrix products and, of attention, the pairs of query
+//! and key that are allowed (scores and weighted sums). As in the paper, lookups are 0 (byte and
+//! hash n-gram embeddings, the sum of their rows included), and norms, RoPE, softmax, activations,
+//! residuals and pooling are left out. The backward pass costs [`BACKWARD`] times the forward pass.
 //!
 //! [`closed_form`] is the paper's formula for the same model, with its own simplifications.
 
@@ -11,8 +12,8 @@ use crate::backend::{BlockConfig, CrossConfig};
 /// The backward pass's FLOPs, in forward passes.
 pub const BACKWARD: u64 = 2;
 
-/// Pairs (i, j) with j visible to i in causal attention inside spans: `i - window < j <= i`, or all `j <= i` without a window.
-/// `offsets` is `[spans + 1]`.
+/// Pairs (i, j) with j visible to i in causal attention inside spans: `i - window < j <= i`, or all
+/// `j <= i` without a window. `offsets` is `[spans + 1]`.
 pub fn allowed_pairs(offsets: &[usize], window: Option<usize>) -> u64 {
     let pairs = |length: u64| {
         // The first `w` rows see 1, 2, ..., w keys; the others w each.
@@ -32,12 +33,16 @@ fn attention(pairs: u64, heads: usize, head_dim: usize) -> u64 {
     2 * 2 * pairs * (heads * head_dim) as u64
 }
 
-/// One transformer block over spans `offsets` (`[spans + 1]`): projections, attention's allowed pairs, SwiGLU.
+/// One transformer block over spans `offsets` (`[spans + 1]`): projections, attention's allowed
+/// pairs, SwiGLU.
 pub fn block(config: &BlockConfig, offsets: &[usize]) -> u64 {
     let n = offsets.last().copied().unwrap_or(0) - offsets.first().copied().unwrap_or(0);
     let BlockConfig { dim, heads, kv_heads, head_dim, ffn, window, .. } = *config;
-    let projections = linear(n, dim, (heads + 2 * kv_heads) * head_dim) + linear(n, heads * head_dim, dim);
-    projections + attention(allowed_pairs(offsets, window), heads, head_dim) + 3 * linear(n, dim, ffn)
+    let projections =
+        linear(n, dim, (heads + 2 * kv_heads) * head_dim) + linear(n, heads * head_dim, dim);
+    projections
+        + attention(allowed_pairs(offsets, window), heads, head_dim)
+        + 3 * linear(n, dim, ffn)
 }
 
 /// Byte and hash n-gram embedding: lookups, 0.
@@ -53,7 +58,8 @@ fn cross(config: &CrossConfig, queries: usize, keys: usize, pairs: usize) -> u64
         + attention(pairs as u64, heads, head_dim)
 }
 
-/// Encoder cross-attention: k rows of each of `n_patches` patches over the patch's own ids, `n_ids` in all.
+/// Encoder cross-attention: k rows of each of `n_patches` patches over the patch's own ids, `n_ids`
+/// in all.
 pub fn encoder_cross(config: &CrossConfig, n_ids: usize, n_patches: usize, k: usize) -> u64 {
     cross(config, n_patches * k, n_ids, n_ids * k)
 }
@@ -81,7 +87,8 @@ pub struct Shape {
     pub encoder_layers: usize,
     /// Ids that an encoder query sees.
     pub encoder_window: usize,
-    /// Encoder layers with cross-attention (the paper's text has all, its best models the last alone).
+    /// Encoder layers with cross-attention (the paper's text has all, its best models the last
+    /// alone).
     pub encoder_cross_layers: usize,
     pub latent_dim: usize,
     pub latent_layers: usize,
@@ -93,27 +100,36 @@ pub struct Shape {
     pub vocab: usize,
 }
 
-/// The paper's forward FLOPs per byte: latent transformer over patches, local encoder and decoder over bytes, and both cross-attentions.
+/// The paper's forward FLOPs per byte: latent transformer over patches, local encoder and decoder
+/// over bytes, and both cross-attentions.
 ///
-/// `Tr(h_G, l_G, context / p, 0) / p + Tr(h_E, l_E, w_E, 0) + Tr(h_D, l_D, w_D, V) + X(h_E, l_E, p, p / k) k / p + X(h_D, l_D, k, k / p)`
-/// with `Tr(h, l, m, V) = Attn(h, l, m) + QKVO(h, l, 1) + FFN(h, l) + 2 h V`, `X(h, l, m, r) = Attn(h, l, m) + QKVO(h, l, r)`,
-/// `Attn = 4 l h (m + 1) / 2`, `QKVO = (2 r + 2) 2 l h^2`, `FFN = 2 l 2 h 4 h`.
+/// `Tr(h_G, l_G, context / p, 0) / p + Tr(h_E, l_E, w_E, 0) + Tr(h_D, l_D, w_D, V) + X(h_E, l_E, p,
+/// p / k) k / p + X(h_D, l_D, k, k / p)` with `Tr(h, l, m, V) = Attn(h, l, m) + QKVO(h, l, 1) +
+/// FFN(h, l) + 2 h V`, `X(h, l, m, r) = Attn(h, l, m) + QKVO(h, l, r)`, `Attn = 4 l h (m + 1) / 2`,
+/// `QKVO = (2 r + 2) 2 l h^2`, `FFN = 2 l 2 h 4 h`.
 ///
-/// It differs from the counts above: the feed-forward layer is two matrices of width 4 h (SwiGLU's three of 8/3 h cost the same), windows
-/// count as if they were a causal context that long, key/value heads are not grouped, projections between widths are left out. The entropy
+/// It differs from the counts above: the feed-forward layer is two matrices of width 4 h (SwiGLU's
+/// three of 8/3 h cost the same), windows count as if they were a causal context that long,
+/// key/value heads are not grouped, projections between widths are left out. The entropy
 /// model is not in it.
 pub fn closed_form(shape: &Shape) -> f64 {
     let attention = |h: usize, l: usize, m: f64| 4.0 * l as f64 * h as f64 * (m + 1.0) / 2.0;
     let qkvo = |h: usize, l: usize, r: f64| (2.0 * r + 2.0) * 2.0 * l as f64 * (h * h) as f64;
     let ffn = |h: usize, l: usize| 2.0 * l as f64 * 2.0 * h as f64 * 4.0 * h as f64;
-    let transformer =
-        |h, l, m, vocab: usize| attention(h, l, m) + qkvo(h, l, 1.0) + ffn(h, l) + 2.0 * (h * vocab) as f64;
+    let transformer = |h, l, m, vocab: usize| {
+        attention(h, l, m) + qkvo(h, l, 1.0) + ffn(h, l) + 2.0 * (h * vocab) as f64
+    };
     let cross = |h, l, m, r| attention(h, l, m) + qkvo(h, l, r);
     let Shape { patch_size: p, .. } = *shape;
     let k = shape.k as f64;
     transformer(shape.latent_dim, shape.latent_layers, shape.context_bytes / p, 0) / p
         + transformer(shape.encoder_dim, shape.encoder_layers, shape.encoder_window as f64, 0)
-        + transformer(shape.decoder_dim, shape.decoder_layers, shape.decoder_window as f64, shape.vocab)
+        + transformer(
+            shape.decoder_dim,
+            shape.decoder_layers,
+            shape.decoder_window as f64,
+            shape.vocab,
+        )
         + cross(shape.encoder_dim, shape.encoder_cross_layers, p, p / k) * k / p
         + cross(shape.decoder_dim, shape.decoder_cross_layers, k, k / p)
 }
@@ -124,7 +140,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn block_config(dim: usize, kv_heads: usize, ffn: usize, window: Option<usize>) -> BlockConfig {
-        BlockConfig { dim, heads: 4, kv_heads, head_dim: dim / 4, ffn, window, rope_theta: 5e5, eps: 1e-5 }
+        BlockConfig {
+            dim,
+            heads: 4,
+            kv_heads,
+            head_dim: dim / 4,
+            ffn,
+            window,
+            rope_theta: 5e5,
+            eps: 1e-5,
+        }
     }
 
     #[test]
@@ -140,8 +165,9 @@ mod tests {
 
     #[test]
     fn a_block_by_hand() {
-        // 3 ids, dim 8, 4 heads of 2, 2 key/value heads, ffn 16: q 64, k and v 32 each, o 64 multiply-adds a row; 3 x 128 in the
-        // feed-forward layer; 6 pairs of 8 multiply-adds, twice.
+        // 3 ids, dim 8, 4 heads of 2, 2 key/value heads, ffn 16: q 64, k and v 32 each, o 64
+        // multiply-adds a row; 3 x 128 in the feed-forward layer; 6 pairs of 8
+        // multiply-adds, twice.
         let expected = 2 * (3 * (64 + 32 + 32 + 64) + 3 * 3 * 128 + 2 * 6 * 8);
         assert_eq!(block(&block_config(8, 2, 16, None), &[0, 3]), expected);
         // A window of 1 leaves 3 pairs; so do three spans of one id.
@@ -153,7 +179,8 @@ mod tests {
     #[test]
     fn cross_attentions_by_hand() {
         let c = CrossConfig { dim: 8, heads: 4, kv_heads: 2, head_dim: 2, eps: 1e-5 };
-        // 5 ids in 2 patches, k = 3: 6 patch rows. q and o 64 a query row, k and v 32 each a key row, 15 pairs of 8, twice.
+        // 5 ids in 2 patches, k = 3: 6 patch rows. q and o 64 a query row, k and v 32 each a key
+        // row, 15 pairs of 8, twice.
         assert_eq!(encoder_cross(&c, 5, 2, 3), 2 * (6 * 128 + 5 * 64 + 2 * 15 * 8));
         assert_eq!(decoder_cross(&c, 5, 2, 3), 2 * (5 * 128 + 6 * 64 + 2 * 15 * 8));
         assert_eq!(head(5, 8, 260), 2 * 5 * 8 * 260);
@@ -163,8 +190,9 @@ mod tests {
 
     #[test]
     fn the_closed_form_is_the_count_where_their_assumptions_meet() {
-        // No grouped heads, no windows shorter than the context, feed-forward 8/3 dim in three matrices, one patch size throughout,
-        // latent width k x dim (no projection between widths).
+        // No grouped heads, no windows shorter than the context, feed-forward 8/3 dim in three
+        // matrices, one patch size throughout, latent width k x dim (no projection between
+        // widths).
         let (dim, k, p, n) = (24, 2, 4, 64);
         let config = |dim: usize| block_config(dim, 4, 8 * dim / 3, None);
         let cross = CrossConfig { dim, heads: 4, kv_heads: 4, head_dim: dim / 4, eps: 1e-5 };
@@ -192,16 +220,19 @@ mod tests {
             vocab: 256,
         };
         // The closed form counts a cross-attention's pairs as causal, (m + 1) / 2 of m keys.
-        let pairs_left_out =
-            |l: usize, m: f64, per_byte: f64| 4.0 * (l * dim) as f64 * (m - (m + 1.0) / 2.0) * per_byte;
-        let left_out = pairs_left_out(1, p as f64, k as f64 / p as f64) + pairs_left_out(5, k as f64, 1.0);
+        let pairs_left_out = |l: usize, m: f64, per_byte: f64| {
+            4.0 * (l * dim) as f64 * (m - (m + 1.0) / 2.0) * per_byte
+        };
+        let left_out =
+            pairs_left_out(1, p as f64, k as f64 / p as f64) + pairs_left_out(5, k as f64, 1.0);
         let per_byte = counted as f64 / n as f64;
         assert!((closed_form(&shape) + left_out - per_byte).abs() < 1e-9 * per_byte);
     }
 
     #[test]
     fn the_papers_8b_model_costs_what_its_parameters_say() {
-        // 6.4e9 latent parameters once a patch of 4.5 bytes, and the local layers once a byte, 2 FLOPs a parameter; attention on top.
+        // 6.4e9 latent parameters once a patch of 4.5 bytes, and the local layers once a byte, 2
+        // FLOPs a parameter; attention on top.
         let shape = Shape {
             patch_size: 4.5,
             context_bytes: 16384.0,

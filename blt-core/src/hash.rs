@@ -3,12 +3,13 @@
 use crate::backend::{HASH_PRIMES, HashConfig};
 use crate::planted::{Bug, planted};
 
-/// Rows of the fused hash table that each id reads, `[n, functions * sizes]`: `table * vocab + hash`, with table
-/// `t = function * sizes.len() + size_index`.
+/// Rows of the fused hash table that each id reads, `[n, functions * sizes]`: `table * vocab +
+/// hash`, with table `t = function * sizes.len() + size_index`.
 ///
-/// The window of size m is the last m ids ending at i, left-padded with id 0 where it would reach before its span;
-/// `h = sum_j id[i-m+1+j] * prime^j` in wrapping i64 (the oldest id has power 0), floored modulo `vocab`.
-/// This is the definition, written for reading: it costs the sum of the sizes per id and function.
+/// The window of size m is the last m ids ending at i, left-padded with id 0 where it would reach
+/// before its span; `h = sum_j id[i-m+1+j] * prime^j` in wrapping i64 (the oldest id has power 0),
+/// floored modulo `vocab`. This is the definition, written for reading: it costs the sum of the
+/// sizes per id and function.
 ///
 /// Panics if there are more functions than [`HASH_PRIMES`] or more rows than a u32 counts.
 pub fn hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32> {
@@ -19,7 +20,11 @@ pub fn hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32>
         config.functions,
         HASH_PRIMES.len()
     );
-    assert!(n_tables * config.vocab <= u32::MAX as usize, "{n_tables} tables of {} rows", config.vocab);
+    assert!(
+        n_tables * config.vocab <= u32::MAX as usize,
+        "{n_tables} tables of {} rows",
+        config.vocab
+    );
     let reversed = planted(Bug::HashWindow);
     let mut rows = Vec::with_capacity(ids.len() * n_tables);
     for span in offsets.windows(2) {
@@ -29,13 +34,16 @@ pub fn hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> Vec<u32>
                 for (s, &size) in config.sizes.iter().enumerate() {
                     let (mut hash, mut power) = (0i64, 1i64);
                     for j in 0..size {
-                        let at = if reversed { i.checked_sub(j) } else { (i + 1 + j).checked_sub(size) };
+                        let at =
+                            if reversed { i.checked_sub(j) } else { (i + 1 + j).checked_sub(size) };
                         let id = at.map_or(0, |at| span[at]);
                         hash = hash.wrapping_add((id as i64).wrapping_mul(power));
                         power = power.wrapping_mul(prime);
                     }
                     let table = function * config.sizes.len() + s;
-                    rows.push((table * config.vocab) as u32 + hash.rem_euclid(config.vocab as i64) as u32);
+                    rows.push(
+                        (table * config.vocab) as u32 + hash.rem_euclid(config.vocab as i64) as u32,
+                    );
                 }
             }
         }

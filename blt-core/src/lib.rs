@@ -1,7 +1,9 @@
-//! The Byte Latent Transformer (arXiv 2412.09871): bytes, patches, tensors, operations, the model, training, checkpoints.
+//! The Byte Latent Transformer (arXiv 2412.09871): bytes, patches, tensors, operations, the model,
+//! training, checkpoints.
 //!
-//! This crate knows no YAML, no Parquet and no graph. Everything is *packed*: a [`bytes::Batch`] is spans laid end to
-//! end on one byte axis, [`patches::Patches`] are starts into that axis, and operations take offsets instead of masks.
+//! This crate knows no YAML, no Parquet and no graph. Everything is *packed*: a [`bytes::Batch`] is
+//! spans laid end to end on one byte axis, [`patches::Patches`] are starts into that axis, and
+//! operations take offsets instead of masks.
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

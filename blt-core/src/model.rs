@@ -1,10 +1,12 @@
 //! The parts of the model, over any [`Backend`].
 //!
-//! Each part is a configuration as resolved, a `new` that registers its parameters under their canonical names, and a
-//! `forward` over packed states. Arithmetic and names are those of the Hugging Face `BltForCausalLM` layout.
+//! Each part is a configuration as resolved, a `new` that registers its parameters under their
+//! canonical names, and a `forward` over packed states. Arithmetic and names are those of the
+//! Hugging Face `BltForCausalLM` layout.
 
 use crate::backend::{
-    Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor,
+    Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, ParamId, Pooling,
+    Tensor,
 };
 use crate::bytes::{Batch, VOCAB};
 use crate::flops;
@@ -15,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// What a forward pass runs in: the backend, and a counter of the FLOPs that the executed shapes took.
+/// What a forward pass runs in: the backend, and a counter of the FLOPs that the executed shapes
+/// took.
 pub struct Session {
     pub backend: Rc<dyn Backend>,
     flops: Cell<u64>,
@@ -56,7 +59,8 @@ fn block_params(maker: &mut ParamMaker, prefix: &str, c: &BlockConfig) -> BlockP
         k: maker.linear(format!("{prefix}.self_attn.k_proj.weight"), kv, c.dim),
         v: maker.linear(format!("{prefix}.self_attn.v_proj.weight"), kv, c.dim),
         o: maker.linear(format!("{prefix}.self_attn.o_proj.weight"), c.dim, q),
-        post_attention_layernorm: maker.norm(format!("{prefix}.post_attention_layernorm.weight"), c.dim),
+        post_attention_layernorm: maker
+            .norm(format!("{prefix}.post_attention_layernorm.weight"), c.dim),
         gate: maker.linear(format!("{prefix}.mlp.gate_proj.weight"), c.ffn, c.dim),
         up: maker.linear(format!("{prefix}.mlp.up_proj.weight"), c.ffn, c.dim),
         down: maker.linear(format!("{prefix}.mlp.down_proj.weight"), c.dim, c.ffn),
@@ -83,7 +87,9 @@ struct Stack {
 
 impl Stack {
     fn new(maker: &mut ParamMaker, prefix: &str, layers: usize, config: &BlockConfig) -> Self {
-        let layers = (0..layers).map(|i| block_params(maker, &format!("{prefix}.layers.{i}"), config)).collect();
+        let layers = (0..layers)
+            .map(|i| block_params(maker, &format!("{prefix}.layers.{i}"), config))
+            .collect();
         Stack { config: config.clone(), layers }
     }
 
@@ -91,7 +97,8 @@ impl Stack {
         cx.count(flops::block(&self.config, offsets));
         if planted(Bug::Neighbour) {
             let joined = |i: usize| i.is_multiple_of(2) || i + 1 == offsets.len();
-            let offsets: Vec<usize> = (0..offsets.len()).filter(|&i| joined(i)).map(|i| offsets[i]).collect();
+            let offsets: Vec<usize> =
+                (0..offsets.len()).filter(|&i| joined(i)).map(|i| offsets[i]).collect();
             return cx.backend.block(x, &offsets, &self.layers[layer], &self.config);
         }
         cx.backend.block(x, offsets, &self.layers[layer], &self.config)
@@ -123,7 +130,12 @@ impl ByteEmbed {
 
     /// `[n, dim]`
     pub fn forward(&self, cx: &Session, batch: &Batch) -> Tensor {
-        cx.backend.embed(&batch.ids, &batch.offsets, self.tokens, self.hash.as_ref().map(|(p, c)| (*p, c)))
+        cx.backend.embed(
+            &batch.ids,
+            &batch.offsets,
+            self.tokens,
+            self.hash.as_ref().map(|(p, c)| (*p, c)),
+        )
     }
 }
 
@@ -133,10 +145,12 @@ impl ByteEmbed {
 pub enum CrossLayers {
     /// After the last layer.
     Last,
-    /// After every layer; patch states are pooled once, after the first, and refined from layer to layer (the paper).
+    /// After every layer; patch states are pooled once, after the first, and refined from layer to
+    /// layer (the paper).
     All,
-    /// After every layer, pooling anew and overwriting: only the last one has an effect (the Hugging Face layout's
-    /// `cross_attn_all_layers`). The others' parameters are kept, and get no gradient.
+    /// After every layer, pooling anew and overwriting: only the last one has an effect (the
+    /// Hugging Face layout's `cross_attn_all_layers`). The others' parameters are kept, and get
+    /// no gradient.
     AllRepool,
 }
 
@@ -164,7 +178,11 @@ impl LocalEncoder {
         let prefix = "model.local_encoder";
         let stack = Stack::new(maker, prefix, config.layers, &config.block);
         let dim = config.block.dim;
-        let projection = maker.linear(format!("{prefix}.patch_embedding_projection.weight"), config.k * dim, dim);
+        let projection = maker.linear(
+            format!("{prefix}.patch_embedding_projection.weight"),
+            config.k * dim,
+            dim,
+        );
         let n_cross = if config.cross_layers == CrossLayers::Last { 1 } else { config.layers };
         let cross = (0..n_cross)
             .map(|i| cross_params(maker, &format!("{prefix}.cross_attn_layers.{i}"), &config.cross))
@@ -172,9 +190,16 @@ impl LocalEncoder {
         LocalEncoder { config: config.clone(), stack, projection, cross }
     }
 
-    /// Byte states `[n, dim]` to byte states `[n, dim]` and patch states `[P, k * dim]`. (States come by value, so that those that nobody
-    /// else holds are gone when the first layer has read them.)
-    pub fn forward(&self, cx: &Session, x: Tensor, batch: &Batch, patches: &Patches) -> (Tensor, Tensor) {
+    /// Byte states `[n, dim]` to byte states `[n, dim]` and patch states `[P, k * dim]`. (States
+    /// come by value, so that those that nobody else holds are gone when the first layer has
+    /// read them.)
+    pub fn forward(
+        &self,
+        cx: &Session,
+        x: Tensor,
+        batch: &Batch,
+        patches: &Patches,
+    ) -> (Tensor, Tensor) {
         let c = &self.config;
         let mut h = x;
         let mut queries: Option<Tensor> = None;
@@ -206,7 +231,8 @@ impl LocalEncoder {
 pub struct LatentConfig {
     pub layers: usize,
     pub block: BlockConfig,
-    /// Width of the patch states that come in: `k * dim` of the encoder. A projection exists where it differs from `block.dim`.
+    /// Width of the patch states that come in: `k * dim` of the encoder. A projection exists where
+    /// it differs from `block.dim`.
     pub input_dim: usize,
 }
 
@@ -220,7 +246,11 @@ impl Latent {
     pub fn new(maker: &mut ParamMaker, config: &LatentConfig) -> Self {
         let prefix = "model.global_transformer";
         let projection = (config.input_dim != config.block.dim).then(|| {
-            maker.linear(format!("{prefix}.token_embedding_projection.weight"), config.block.dim, config.input_dim)
+            maker.linear(
+                format!("{prefix}.token_embedding_projection.weight"),
+                config.block.dim,
+                config.input_dim,
+            )
         });
         Latent { stack: Stack::new(maker, prefix, config.layers, &config.block), projection }
     }
@@ -238,7 +268,8 @@ impl Latent {
     }
 }
 
-/// Final states that a norm and a head turn into logits. The logits themselves are computed when asked for.
+/// Final states that a norm and a head turn into logits. The logits themselves are computed when
+/// asked for.
 #[derive(Clone)]
 pub struct Head {
     /// `[n, dim]`
@@ -274,14 +305,17 @@ impl Head {
     }
 }
 
-/// What each id predicts: the next id of its span; at the end of a document EOS if `eos`, else nothing. `[n]`
+/// What each id predicts: the next id of its span; at the end of a document EOS if `eos`, else
+/// nothing. `[n]`
 ///
-/// The last id of a span that does not end its document predicts nothing: the next span counts that byte from its BOS.
+/// The last id of a span that does not end its document predicts nothing: the next span counts that
+/// byte from its BOS.
 pub fn next_byte_targets(batch: &Batch, eos: bool) -> Vec<Option<u16>> {
     let mut targets = Vec::with_capacity(batch.len());
     for (s, span) in batch.spans.iter().enumerate() {
         let ids = batch.span_ids(s);
-        // Id i predicts byte i of the span; the first `context` bytes were counted by an earlier span.
+        // Id i predicts byte i of the span; the first `context` bytes were counted by an earlier
+        // span.
         targets.extend((1..ids.len()).map(|i| (i > span.context).then(|| ids[i])));
         targets.push((eos && span.last).then_some(crate::bytes::EOS));
     }
@@ -316,8 +350,11 @@ impl LocalDecoder {
         let prefix = "model.local_decoder";
         let dim = config.block.dim;
         let stack = Stack::new(maker, prefix, config.layers, &config.block);
-        let projection =
-            maker.linear(format!("{prefix}.patch_embedding_projection.weight"), config.k * dim, config.latent_dim);
+        let projection = maker.linear(
+            format!("{prefix}.patch_embedding_projection.weight"),
+            config.k * dim,
+            config.latent_dim,
+        );
         let n_cross = if config.cross_all { config.layers } else { 1 };
         let cross = (0..n_cross)
             .map(|i| cross_params(maker, &format!("{prefix}.cross_attn_layers.{i}"), &config.cross))
@@ -328,7 +365,14 @@ impl LocalDecoder {
     }
 
     /// The encoder's byte states `[n, dim]` and latents `[P, latent_dim]`.
-    pub fn forward(&self, cx: &Session, bytes: Tensor, latents: Tensor, batch: &Batch, patches: &Patches) -> Head {
+    pub fn forward(
+        &self,
+        cx: &Session,
+        bytes: Tensor,
+        latents: Tensor,
+        batch: &Batch,
+        patches: &Patches,
+    ) -> Head {
         let c = &self.config;
         let kv = linear(cx, &latents, self.projection);
         drop(latents);

@@ -42,15 +42,16 @@ impl AdamWConfig {
             Decay::Cosine => {
                 let span = self.steps.saturating_sub(self.warmup).max(1) as f64;
                 let done = ((t - self.warmup) as f64 / span).min(1.0);
-                let share = self.min_lr + (1.0 - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+                let share = self.min_lr
+                    + (1.0 - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
                 self.lr * share
             }
         }
     }
 
-    /// Clips, updates those of `ids` that have a gradient, and clears all gradients. Returns the gradient's norm before
-    /// clipping. `step` places the learning rate, `t` the bias correction (they differ after continuing from a
-    /// checkpoint); both count from 1.
+    /// Clips, updates those of `ids` that have a gradient, and clears all gradients. Returns the
+    /// gradient's norm before clipping. `step` places the learning rate, `t` the bias
+    /// correction (they differ after continuing from a checkpoint); both count from 1.
     pub fn step(&self, backend: &dyn Backend, ids: &[ParamId], step: u64, t: u64) -> f64 {
         let norm = backend.grad_norm_squared(ids).sqrt();
         let grad_scale = match self.clip {

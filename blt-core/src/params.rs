@@ -1,7 +1,7 @@
 //! Named parameters and their initialisation.
 //!
-//! A parameter's numbers derive from (seed of its node, its name) alone, so that adding a node or a parameter moves no other.
-//! Names are those of the Hugging Face `BltForCausalLM` layout.
+//! A parameter's numbers derive from (seed of its node, its name) alone, so that adding a node or a
+//! parameter moves no other. Names are those of the Hugging Face `BltForCausalLM` layout.
 
 use crate::backend::{Backend, ParamId};
 use crate::hf::{HfError, Weights};
@@ -57,11 +57,12 @@ impl<'a> ParamMaker<'a> {
         ParamMaker { backend, numbers: Numbers::Drawn { seed }, made: Vec::new() }
     }
 
-    /// Lets `make` build a part whose parameters are read from `weights`; none is drawn. `names`: canonical names to those in the
-    /// file, where they differ.
+    /// Lets `make` build a part whose parameters are read from `weights`; none is drawn. `names`:
+    /// canonical names to those in the file, where they differ.
     ///
     /// # Errors
-    /// The first parameter that could not be read: no such tensor, another shape or type, a number that is not finite.
+    /// The first parameter that could not be read: no such tensor, another shape or type, a number
+    /// that is not finite.
     pub fn read<T>(
         backend: &'a dyn Backend,
         weights: &'a Weights,
@@ -133,7 +134,8 @@ impl<'a> ParamMaker<'a> {
     }
 }
 
-/// `len` draws from a normal of deviation `sigma`, redrawn beyond three deviations; a function of its arguments alone.
+/// `len` draws from a normal of deviation `sigma`, redrawn beyond three deviations; a function of
+/// its arguments alone.
 pub fn truncated_normal(seed: u64, name: &str, len: usize, sigma: f64) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes()).update(name.as_bytes());

@@ -9,9 +9,12 @@ use std::collections::BTreeMap;
 /// Why patches cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PatchError {
-    #[error("{found} entropies for {expected} byte ids (there must be one for each id, BOS included)")]
+    #[error(
+        "{found} entropies for {expected} byte ids (there must be one for each id, BOS included)"
+    )]
     EntropyCount { expected: usize, found: usize },
-    /// `position` counts the document's ids, BOS first: 0 is BOS's, t is that of the document's byte t - 1.
+    /// `position` counts the document's ids, BOS first: 0 is BOS's, t is that of the document's
+    /// byte t - 1.
     #[error(
         "row {row}: the entropy at position {position} (BOS is position 0) is {value}; expected a finite number of nats"
     )]
@@ -26,7 +29,9 @@ pub enum PatchError {
     ListCount { what: &'static str, expected: usize, found: usize },
     #[error("row {row}: patch length {index} is {value}; expected a whole number of bytes")]
     LengthNotWhole { row: u64, index: usize, value: f32 },
-    #[error("row {row}: the first patch is {found} ids long; expected 1, BOS alone (the decoder's shift needs it)")]
+    #[error(
+        "row {row}: the first patch is {found} ids long; expected 1, BOS alone (the decoder's shift needs it)"
+    )]
     FirstLength { row: u64, found: usize },
     #[error("row {row}: the patch lengths sum to {found}; expected {expected} (BOS and {n_bytes} bytes), or one more for the unseen next byte", n_bytes = expected - 1)]
     LengthSum { row: u64, expected: usize, found: usize },
@@ -36,8 +41,8 @@ pub enum PatchError {
     Start { row: u64, index: usize, start: usize, previous: Option<usize>, n_bytes: usize },
 }
 
-/// A batch's patches. In each span, ids 0 (BOS) and 1 (the first byte) always start one, so that BOS is a patch of its
-/// own: the decoder's shift needs it.
+/// A batch's patches. In each span, ids 0 (BOS) and 1 (the first byte) always start one, so that
+/// BOS is a patch of its own: the decoder's shift needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patches {
     /// First id of each patch on the packed axis, ascending; `[n_patches]`.
@@ -60,11 +65,13 @@ impl Patches {
         self.starts.iter().copied().chain([self.n_ids]).collect()
     }
 
-    /// Builds from a flag for each id (does it start a patch?), forcing ids 0 and 1 of each span. `[n]`, `[spans]`.
+    /// Builds from a flag for each id (does it start a patch?), forcing ids 0 and 1 of each span.
+    /// `[n]`, `[spans]`.
     pub fn from_flags(batch: &Batch, starts: &[bool], next_starts: Vec<bool>) -> Self {
         assert_eq!(starts.len(), batch.len());
         assert_eq!(next_starts.len(), batch.n_spans());
-        let mut patches = Patches { starts: Vec::new(), span_offsets: vec![0], next_starts, n_ids: batch.len() };
+        let mut patches =
+            Patches { starts: Vec::new(), span_offsets: vec![0], next_starts, n_ids: batch.len() };
         for s in 0..batch.n_spans() {
             let (a, b) = (batch.offsets[s], batch.offsets[s + 1]);
             patches.starts.extend((a..b).filter(|&i| i < a + 2 || starts[i]));
@@ -76,11 +83,13 @@ impl Patches {
         patches
     }
 
-    /// Builds from patch lengths that were computed elsewhere: one list a span, BOS's patch (1 long) first.
+    /// Builds from patch lengths that were computed elsewhere: one list a span, BOS's patch (1
+    /// long) first.
     ///
-    /// A list sums to the span's ids, or to one more for the unseen next byte: as a patch of its own it says that the next byte
-    /// starts one, inside the last patch it says that it does not. A list that leaves the next byte out says nothing of it, and
-    /// none is taken to start there (as that of the Hugging Face layout). Zeros are skipped, wherever they stand.
+    /// A list sums to the span's ids, or to one more for the unseen next byte: as a patch of its
+    /// own it says that the next byte starts one, inside the last patch it says that it does
+    /// not. A list that leaves the next byte out says nothing of it, and none is taken to start
+    /// there (as that of the Hugging Face layout). Zeros are skipped, wherever they stand.
     pub fn from_lengths(batch: &Batch, lengths: &[Vec<f32>]) -> Result<Self, PatchError> {
         /// Whole numbers beyond this are not exact in f32.
         const MAX_EXACT: f32 = (1u32 << 24) as f32;
@@ -104,7 +113,8 @@ impl Patches {
                 if end < n {
                     patches.starts.push(batch.offsets[s] + end);
                 }
-                // The last patch to be read decides; it holds the next byte iff the sum is n + 1, which is checked below.
+                // The last patch to be read decides; it holds the next byte iff the sum is n + 1,
+                // which is checked below.
                 patches.next = end == n;
                 end += length;
                 count += 1;
@@ -118,9 +128,14 @@ impl Patches {
         Ok(patches.finish())
     }
 
-    /// Builds from the byte offsets at which patches start, one list a span, counted from the span's first byte (BOS is not
-    /// counted); byte 0 may be listed or left out. `next_starts`: what to say of the byte after each span.
-    pub fn from_byte_starts(batch: &Batch, starts: &[Vec<usize>], next_starts: bool) -> Result<Self, PatchError> {
+    /// Builds from the byte offsets at which patches start, one list a span, counted from the
+    /// span's first byte (BOS is not counted); byte 0 may be listed or left out. `next_starts`:
+    /// what to say of the byte after each span.
+    pub fn from_byte_starts(
+        batch: &Batch,
+        starts: &[Vec<usize>],
+        next_starts: bool,
+    ) -> Result<Self, PatchError> {
         check_lists("patch starts", batch, starts.len())?;
         let mut patches = PatchesBuilder::new(batch);
         for (s, list) in starts.iter().enumerate() {
@@ -130,7 +145,13 @@ impl Patches {
             for (index, &start) in list.iter().enumerate() {
                 let n_bytes = b - a - 1;
                 if start >= n_bytes || previous.is_some_and(|p| p >= start) {
-                    return Err(PatchError::Start { row: batch.spans[s].row, index, start, previous, n_bytes });
+                    return Err(PatchError::Start {
+                        row: batch.spans[s].row,
+                        index,
+                        start,
+                        previous,
+                        n_bytes,
+                    });
                 }
                 if start > 0 {
                     patches.starts.push(a + 1 + start);
@@ -143,8 +164,9 @@ impl Patches {
         Ok(patches.finish())
     }
 
-    /// Splits every patch that is longer than `max_patch_length`, greedily from the left: m, m, ..., remainder. A span that ends
-    /// with a full patch of m gets `next_starts`, since whatever follows would start the next piece.
+    /// Splits every patch that is longer than `max_patch_length`, greedily from the left: m, m,
+    /// ..., remainder. A span that ends with a full patch of m gets `next_starts`, since
+    /// whatever follows would start the next piece.
     pub fn split(self, max_patch_length: usize) -> Result<Self, PatchError> {
         if max_patch_length == 0 {
             return Err(PatchError::ZeroMaxPatchLength);
@@ -169,7 +191,8 @@ impl Patches {
                     split.starts.push(piece);
                 }
             }
-            split.next_starts[s] |= starts.last().is_some_and(|&start| (span_end - start).is_multiple_of(m));
+            split.next_starts[s] |=
+                starts.last().is_some_and(|&start| (span_end - start).is_multiple_of(m));
             split.span_offsets.push(split.starts.len());
         }
         Ok(split)
@@ -189,8 +212,8 @@ impl Patches {
             .map(|p| self.starts.get(p + 1).copied().unwrap_or(self.n_ids) - self.starts[p])
     }
 
-    /// How many of span s's patches count: BOS's own does not, nor does one that starts in the span's context (an earlier span
-    /// counted it).
+    /// How many of span s's patches count: BOS's own does not, nor does one that starts in the
+    /// span's context (an earlier span counted it).
     pub fn n_counted(&self, batch: &Batch, s: usize) -> usize {
         let starts = &self.starts[self.span_offsets[s]..self.span_offsets[s + 1]];
         let first_counted = batch.offsets[s] + 1 + batch.spans[s].context;
@@ -206,9 +229,11 @@ impl Patches {
         owner
     }
 
-    /// The patch whose latent each id reads in the decoder: the last one that ended before the *next* byte's patch, `[n]`.
+    /// The patch whose latent each id reads in the decoder: the last one that ended before the
+    /// *next* byte's patch, `[n]`.
     ///
-    /// For an id inside a patch that is the patch before its own; for a patch's last id it is its own.
+    /// For an id inside a patch that is the patch before its own; for a patch's last id it is its
+    /// own.
     pub fn decoder_reads(&self, batch_offsets: &[usize]) -> Vec<u32> {
         let owner = self.owner();
         if planted(Bug::DecoderShift) {
@@ -235,7 +260,8 @@ fn check_lists(what: &'static str, batch: &Batch, found: usize) -> Result<(), Pa
     }
 }
 
-/// Fills [`Patches`] span by span: push into `starts`, set `next`, then [`end_span`](PatchesBuilder::end_span).
+/// Fills [`Patches`] span by span: push into `starts`, set `next`, then
+/// [`end_span`](PatchesBuilder::end_span).
 pub(crate) struct PatchesBuilder {
     pub starts: Vec<usize>,
     /// Of the span in hand: would the byte after it start a patch?
@@ -269,7 +295,8 @@ impl PatchesBuilder {
     }
 }
 
-/// Sizes of the patches that count ([`Patches::n_counted`]): how many, how long, how they are distributed.
+/// Sizes of the patches that count ([`Patches::n_counted`]): how many, how long, how they are
+/// distributed.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PatchStats {
     /// Patches; BOS's own are left out.
@@ -290,7 +317,8 @@ impl PatchStats {
     pub fn add(&mut self, batch: &Batch, patches: &Patches) {
         self.bytes += batch.n_counted_bytes() as u64;
         for s in 0..batch.n_spans() {
-            let not_counted = patches.span_offsets[s + 1] - patches.span_offsets[s] - patches.n_counted(batch, s);
+            let not_counted =
+                patches.span_offsets[s + 1] - patches.span_offsets[s] - patches.n_counted(batch, s);
             for length in patches.span_lengths(s).skip(not_counted) {
                 self.patches += 1;
                 *self.histogram.entry(length).or_default() += 1;
@@ -311,7 +339,8 @@ impl PatchStats {
         (self.patches > 0).then(|| self.bytes as f64 / self.patches as f64)
     }
 
-    /// The smallest length that at least the share `q` (0 to 1) of the patches do not exceed; None without a patch.
+    /// The smallest length that at least the share `q` (0 to 1) of the patches do not exceed; None
+    /// without a patch.
     pub fn quantile(&self, q: f64) -> Option<usize> {
         let rank = (q.clamp(0.0, 1.0) * self.patches as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -358,15 +387,28 @@ mod tests {
     #[test]
     fn lengths_that_do_not_fit_are_refused_by_row() {
         let b = batch(&["ab", "abc"]);
-        let from = |second: Vec<f32>| Patches::from_lengths(&b, &[vec![1.0, 2.0], second]).unwrap_err();
+        let from =
+            |second: Vec<f32>| Patches::from_lengths(&b, &[vec![1.0, 2.0], second]).unwrap_err();
         assert_eq!(from(vec![2.0, 2.0]), PatchError::FirstLength { row: 1, found: 2 });
         assert_eq!(from(vec![0.0, 4.0]), PatchError::FirstLength { row: 1, found: 4 });
         assert_eq!(from(vec![1.0, 2.0]), PatchError::LengthSum { row: 1, expected: 4, found: 3 });
-        assert_eq!(from(vec![1.0, 3.0, 1.0, 1.0]), PatchError::LengthSum { row: 1, expected: 4, found: 6 });
+        assert_eq!(
+            from(vec![1.0, 3.0, 1.0, 1.0]),
+            PatchError::LengthSum { row: 1, expected: 4, found: 6 }
+        );
         assert_eq!(from(vec![]), PatchError::LengthSum { row: 1, expected: 4, found: 0 });
-        assert_eq!(from(vec![1.0, 1.5, 1.5]), PatchError::LengthNotWhole { row: 1, index: 1, value: 1.5 });
-        assert_eq!(from(vec![1.0, -1.0, 4.0]), PatchError::LengthNotWhole { row: 1, index: 1, value: -1.0 });
-        assert!(matches!(from(vec![1.0, f32::NAN]), PatchError::LengthNotWhole { row: 1, index: 1, .. }));
+        assert_eq!(
+            from(vec![1.0, 1.5, 1.5]),
+            PatchError::LengthNotWhole { row: 1, index: 1, value: 1.5 }
+        );
+        assert_eq!(
+            from(vec![1.0, -1.0, 4.0]),
+            PatchError::LengthNotWhole { row: 1, index: 1, value: -1.0 }
+        );
+        assert!(matches!(
+            from(vec![1.0, f32::NAN]),
+            PatchError::LengthNotWhole { row: 1, index: 1, .. }
+        ));
         assert_eq!(
             Patches::from_lengths(&b, &[]).unwrap_err(),
             PatchError::ListCount { what: "patch lengths", expected: 2, found: 0 }
@@ -384,21 +426,38 @@ mod tests {
             Patches::from_byte_starts(&b, &[vec![], vec![], vec![]], false).unwrap().next_starts,
             [false, true, false]
         );
-        let bad = |list: Vec<usize>| Patches::from_byte_starts(&b, &[list, vec![], vec![]], true).unwrap_err();
-        assert_eq!(bad(vec![0, 4]), PatchError::Start { row: 0, index: 1, start: 4, previous: Some(0), n_bytes: 4 });
-        assert_eq!(bad(vec![2, 2]), PatchError::Start { row: 0, index: 1, start: 2, previous: Some(2), n_bytes: 4 });
+        let bad = |list: Vec<usize>| {
+            Patches::from_byte_starts(&b, &[list, vec![], vec![]], true).unwrap_err()
+        };
+        assert_eq!(
+            bad(vec![0, 4]),
+            PatchError::Start { row: 0, index: 1, start: 4, previous: Some(0), n_bytes: 4 }
+        );
+        assert_eq!(
+            bad(vec![2, 2]),
+            PatchError::Start { row: 0, index: 1, start: 2, previous: Some(2), n_bytes: 4 }
+        );
     }
 
     #[test]
     fn splitting_is_greedy_from_the_left_and_tells_the_next_byte() {
         let b = batch(&["abcdefghij", "abcdefgh", "abcd", "abcd", ""]);
         let natural = || {
-            let lists = [vec![1.0, 10.0], vec![1.0, 8.0], vec![1.0, 1.0, 3.0], vec![1.0, 1.0, 3.0, 1.0], vec![1.0]];
+            let lists = [
+                vec![1.0, 10.0],
+                vec![1.0, 8.0],
+                vec![1.0, 1.0, 3.0],
+                vec![1.0, 1.0, 3.0, 1.0],
+                vec![1.0],
+            ];
             Patches::from_lengths(&b, &lists).unwrap()
         };
         let p = natural().split(4).unwrap();
         let lengths: Vec<Vec<usize>> = (0..5).map(|s| p.span_lengths(s).collect()).collect();
-        assert_eq!(lengths, [vec![1, 4, 4, 2], vec![1, 4, 4], vec![1, 1, 3], vec![1, 1, 3], vec![1]]);
+        assert_eq!(
+            lengths,
+            [vec![1, 4, 4, 2], vec![1, 4, 4], vec![1, 1, 3], vec![1, 1, 3], vec![1]]
+        );
         // A full last patch closes itself; a shorter one is closed only if the rule said so.
         assert_eq!(p.next_starts, [false, true, false, true, true]);
         assert_eq!(natural().split(1).unwrap().starts, (0..b.len()).collect::<Vec<_>>());
@@ -411,12 +470,16 @@ mod tests {
     #[test]
     fn stats_leave_out_bos_and_context() {
         let b = batch(&["abcdef", "ab", ""]);
-        let p = Patches::from_lengths(&b, &[vec![1.0, 1.0, 2.0, 3.0], vec![1.0, 2.0], vec![1.0]]).unwrap();
+        let p = Patches::from_lengths(&b, &[vec![1.0, 1.0, 2.0, 3.0], vec![1.0, 2.0], vec![1.0]])
+            .unwrap();
         let stats = PatchStats::of(&b, &p);
         assert_eq!((stats.patches, stats.bytes), (4, 8));
         assert_eq!(stats.mean(), Some(2.0));
         assert_eq!(stats.histogram, BTreeMap::from([(1, 1), (2, 2), (3, 1)]));
-        assert_eq!([0.0, 0.25, 0.5, 0.75, 0.76, 1.0].map(|q| stats.quantile(q).unwrap()), [1, 1, 2, 2, 3, 3]);
+        assert_eq!(
+            [0.0, 0.25, 0.5, 0.75, 0.76, 1.0].map(|q| stats.quantile(q).unwrap()),
+            [1, 1, 2, 2, 3, 3]
+        );
         assert!(!stats.only_one_byte_patches());
 
         let mut piece = Batch::new();

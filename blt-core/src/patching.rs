@@ -1,13 +1,17 @@
 //! The rules that cut bytes into patches, each from a packed [`Batch`] to [`Patches`].
 //!
-//! Positions count a span's ids: 0 is BOS, t is the span's t-th byte. Positions 0 and 1 start a patch under every rule, so
-//! BOS is a patch of its own. `entropy[t]` is the entropy in nats of the byte that follows id t, given the ids up to t.
+//! Positions count a span's ids: 0 is BOS, t is the span's t-th byte. Positions 0 and 1 start a
+//! patch under every rule, so BOS is a patch of its own. `entropy[t]` is the entropy in nats of the
+//! byte that follows id t, given the ids up to t.
 //!
-//! A rule is *incremental* if whether position t + 1 starts a patch depends on ids up to t alone. Then a prefix computes what
-//! the whole text did, [`Patches::next_starts`] included, and the model may generate byte by byte. Every function here is; patches
-//! from lists ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise. [`PatchRule`] states it.
+//! A rule is *incremental* if whether position t + 1 starts a patch depends on ids up to t alone.
+//! Then a prefix computes what the whole text did, [`Patches::next_starts`] included, and the model
+//! may generate byte by byte. Every function here is; patches from lists
+//! ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise. [`PatchRule`]
+//! states it.
 //!
-//! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and keeps a rule incremental.
+//! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and
+//! keeps a rule incremental.
 
 use crate::bytes::{BOS, Batch, OFFSET};
 use crate::fused::loops::multiversion;
@@ -27,7 +31,8 @@ pub enum PatchRule {
     Space,
     /// [`entropy_patches`]
     Entropy,
-    /// A tokenizer's tokens ([`Patches::from_byte_starts`]): how text is cut depends on what follows.
+    /// A tokenizer's tokens ([`Patches::from_byte_starts`]): how text is cut depends on what
+    /// follows.
     Bpe,
     /// Lengths that were computed elsewhere ([`Patches::from_lengths`]): nothing is known of how.
     Column,
@@ -48,14 +53,15 @@ impl PatchRule {
     }
 }
 
-/// Which positions start a patch, given entropies. Entropies and thresholds are in nats and compared as f32 (strictly, so an
-/// entropy equal to the threshold starts nothing).
+/// Which positions start a patch, given entropies. Entropies and thresholds are in nats and
+/// compared as f32 (strictly, so an entropy equal to the threshold starts nothing).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntropyRule {
     /// Position t + 1 (t >= 1) starts a patch iff `entropy[t] > threshold`.
     Global { threshold: f64 },
-    /// Position t + 1 (t >= 1) starts a patch iff `entropy[t] - entropy[t - 1] > threshold` (approximate monotonicity).
+    /// Position t + 1 (t >= 1) starts a patch iff `entropy[t] - entropy[t - 1] > threshold`
+    /// (approximate monotonicity).
     Relative { threshold: f64 },
     /// Both must hold.
     Both { global: f64, relative: f64 },
@@ -65,8 +71,12 @@ impl std::fmt::Display for EntropyRule {
     /// As the parameters of an entropy patcher are written.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            EntropyRule::Global { threshold } => write!(f, "`rule: global, threshold: {threshold}`"),
-            EntropyRule::Relative { threshold } => write!(f, "`rule: relative, relative_threshold: {threshold}`"),
+            EntropyRule::Global { threshold } => {
+                write!(f, "`rule: global, threshold: {threshold}`")
+            }
+            EntropyRule::Relative { threshold } => {
+                write!(f, "`rule: relative, relative_threshold: {threshold}`")
+            }
             EntropyRule::Both { global, relative } => {
                 write!(f, "`rule: both, threshold: {global}, relative_threshold: {relative}`")
             }
@@ -84,18 +94,19 @@ impl EntropyRule {
         match self {
             EntropyRule::Global { threshold } => finite("the global threshold", threshold),
             EntropyRule::Relative { threshold } => finite("the relative threshold", threshold),
-            EntropyRule::Both { global, relative } => {
-                finite("the global threshold", global).and(finite("the relative threshold", relative))
-            }
+            EntropyRule::Both { global, relative } => finite("the global threshold", global)
+                .and(finite("the relative threshold", relative)),
         }
     }
 }
 
-/// Positions are examined this many at a time, a multiple of 64: their flags and starts stay in the first-level cache.
+/// Positions are examined this many at a time, a multiple of 64: their flags and starts stay in the
+/// first-level cache.
 const CHUNK: usize = 1024;
 
-/// Makes patches of a rule that looks at most two ids back. `flags(first, out)` writes into `out[i]` whether packed position
-/// `first + i` starts a patch (0 or 1), and is asked only for positions from a span's third id up to the one after its last.
+/// Makes patches of a rule that looks at most two ids back. `flags(first, out)` writes into
+/// `out[i]` whether packed position `first + i` starts a patch (0 or 1), and is asked only for
+/// positions from a span's third id up to the one after its last.
 fn patches_by_flags(batch: &Batch, flags: impl Fn(usize, &mut [u8])) -> Patches {
     let mut patches = PatchesBuilder::new(batch);
     let mut flag = [0u8; CHUNK];
@@ -109,7 +120,8 @@ fn patches_by_flags(batch: &Batch, flags: impl Fn(usize, &mut [u8])) -> Patches 
             flag[asked..].fill(0);
             let mut count = 0;
             for (first, flags) in (first..).step_by(64).zip(flag.as_chunks::<64>().0) {
-                // A branch for each flag would be mispredicted at every other start; of bits, one is at each word's end.
+                // A branch for each flag would be mispredicted at every other start; of bits, one
+                // is at each word's end.
                 let mut left = bits(flags);
                 while left != 0 {
                     found[count] = first + left.trailing_zeros() as usize;
@@ -151,8 +163,8 @@ pub fn byte_patches(batch: &Batch) -> Patches {
     patches.finish()
 }
 
-/// BOS alone, then patches of `stride` bytes, the last one shorter where the bytes don't divide: position t starts one iff
-/// t = 0 or t = 1 modulo `stride`.
+/// BOS alone, then patches of `stride` bytes, the last one shorter where the bytes don't divide:
+/// position t starts one iff t = 0 or t = 1 modulo `stride`.
 pub fn stride_patches(batch: &Batch, stride: usize) -> Result<Patches, PatchError> {
     if stride == 0 {
         return Err(PatchError::ZeroStride);
@@ -168,11 +180,13 @@ pub fn stride_patches(batch: &Batch, stride: usize) -> Result<Patches, PatchErro
     Ok(patches.finish())
 }
 
-/// A patch starts after each space-like byte that does not follow another: `"a, b"` is BOS, `"a,"`, `" b"`.
+/// A patch starts after each space-like byte that does not follow another: `"a, b"` is BOS, `"a,"`,
+/// `" b"`.
 ///
-/// Space-like are ASCII bytes that are neither letters nor digits, the leading bytes of multi-byte UTF-8 characters (0xC0 and
-/// up; continuation bytes 0x80 to 0xBF are not) and ids below 4, BOS among them. Position t + 1 (t >= 1) starts a patch iff id t is
-/// space-like and id t - 1 is not, or id t is below 4.
+/// Space-like are ASCII bytes that are neither letters nor digits, the leading bytes of multi-byte
+/// UTF-8 characters (0xC0 and up; continuation bytes 0x80 to 0xBF are not) and ids below 4, BOS
+/// among them. Position t + 1 (t >= 1) starts a patch iff id t is space-like and id t - 1 is not,
+/// or id t is below 4.
 pub fn space_patches(batch: &Batch) -> Patches {
     let ids = &batch.ids;
     patches_by_flags(batch, |first, out| space_flags(&ids[first - 1..], &ids[first - 2..], out))
@@ -196,12 +210,15 @@ fn space_like(id: u16) -> bool {
     !(digit | letter | continuation)
 }
 
-/// Patches by entropy. `entropies` is `[n]`, one for each id of the batch, BOS included; stored float16 is widened to f32 first.
+/// Patches by entropy. `entropies` is `[n]`, one for each id of the batch, BOS included; stored
+/// float16 is widened to f32 first.
 ///
-/// `entropy[t] > threshold` is the rule of the released model; its Hugging Face form ignores BOS's entropy, as here. The relative rule
-/// does use BOS's entropy at t = 1 and forces no start at position 2.
+/// `entropy[t] > threshold` is the rule of the released model; its Hugging Face form ignores BOS's
+/// entropy, as here. The relative rule does use BOS's entropy at t = 1 and forces no start at
+/// position 2.
 ///
-/// Errors: another number of entropies, an entropy or a threshold that is NaN or infinite, `max_patch_length` 0.
+/// Errors: another number of entropies, an entropy or a threshold that is NaN or infinite,
+/// `max_patch_length` 0.
 pub fn entropy_patches(
     batch: &Batch,
     entropies: &[f32],
@@ -215,16 +232,21 @@ pub fn entropy_patches(
         EntropyRule::Global { threshold } => {
             let threshold = threshold as f32;
             // Of finite numbers, `>= threshold` is `> threshold.next_down()`.
-            let threshold = if planted(Bug::EntropyTies) { threshold.next_down() } else { threshold };
+            let threshold =
+                if planted(Bug::EntropyTies) { threshold.next_down() } else { threshold };
             patches_by_flags(batch, |first, out| global_flags(&e[first - 1..], threshold, out))
         }
         EntropyRule::Relative { threshold } => {
             let threshold = threshold as f32;
-            patches_by_flags(batch, |first, out| relative_flags(&e[first - 1..], &e[first - 2..], threshold, out))
+            patches_by_flags(batch, |first, out| {
+                relative_flags(&e[first - 1..], &e[first - 2..], threshold, out)
+            })
         }
         EntropyRule::Both { global, relative } => {
             let (global, relative) = (global as f32, relative as f32);
-            patches_by_flags(batch, |first, out| both_flags(&e[first - 1..], &e[first - 2..], global, relative, out))
+            patches_by_flags(batch, |first, out| {
+                both_flags(&e[first - 1..], &e[first - 2..], global, relative, out)
+            })
         }
     };
     patches.split_if(max_patch_length)
@@ -265,27 +287,37 @@ pub(crate) fn check_entropies(batch: &Batch, entropies: &[f32]) -> Result<(), Pa
     if entropies.len() != batch.len() {
         return Err(PatchError::EntropyCount { expected: batch.len(), found: entropies.len() });
     }
-    // By chunks without an early exit inside, which SIMD can do; the culprit is looked for only if there is one.
+    // By chunks without an early exit inside, which SIMD can do; the culprit is looked for only if
+    // there is one.
     if entropies.chunks(4 * CHUNK).all(all_finite) {
         return Ok(());
     }
-    let (i, &value) = entropies.iter().enumerate().find(|(_, e)| !e.is_finite()).expect("a chunk was not finite");
+    let (i, &value) =
+        entropies.iter().enumerate().find(|(_, e)| !e.is_finite()).expect("a chunk was not finite");
     let s = batch.offsets.partition_point(|&offset| offset <= i) - 1;
     let span = &batch.spans[s];
-    Err(PatchError::EntropyNotFinite { row: span.row, position: span.range.start + i - batch.offsets[s], value })
+    Err(PatchError::EntropyNotFinite {
+        row: span.row,
+        position: span.range.start + i - batch.offsets[s],
+        value,
+    })
 }
 
-/// The batch that an entropy model reads so that its context begins anew, as after BOS, at the byte after each newline (the paper's
-/// cure for entropies that drift in long, repetitive texts).
+/// The batch that an entropy model reads so that its context begins anew, as after BOS, at the byte
+/// after each newline (the paper's cure for entropies that drift in long, repetitive texts).
 ///
-/// Each line becomes a span of its own: BOS and the line's bytes without its newline. The newline itself is not read: nothing of its
-/// line follows it, and what the model says after it is what it says after the next line's BOS. So that BOS stands exactly where the
-/// newline stood, and the entropies of the batch returned are, element for element, those of the original: at a byte, the entropy after
-/// that byte in its line; at a newline, the entropy of a line's first byte after a fresh BOS.
+/// Each line becomes a span of its own: BOS and the line's bytes without its newline. The newline
+/// itself is not read: nothing of its line follows it, and what the model says after it is what it
+/// says after the next line's BOS. So that BOS stands exactly where the newline stood, and the
+/// entropies of the batch returned are, element for element, those of the original: at a byte, the
+/// entropy after that byte in its line; at a newline, the entropy of a line's first byte after a
+/// fresh BOS.
 ///
-/// `"a\nb"`: BOS a \n b becomes BOS a | BOS b. An empty line is a BOS alone; a text that ends with a newline ends with one too.
+/// `"a\nb"`: BOS a \n b becomes BOS a | BOS b. An empty line is a BOS alone; a text that ends with
+/// a newline ends with one too.
 ///
-/// The number of ids is unchanged. Each line's span keeps the row, and the range of its bytes in the document.
+/// The number of ids is unchanged. Each line's span keeps the row, and the range of its bytes in
+/// the document.
 pub fn newline_reset(batch: &Batch) -> Batch {
     const NEWLINE: u16 = b'\n' as u16 + OFFSET;
     let mut lines = Batch {
@@ -299,7 +331,8 @@ pub fn newline_reset(batch: &Batch) -> Batch {
         let newlines = (a..b).filter(|&i| batch.ids[i] == NEWLINE);
         let mut line_start = a;
         for line_end in newlines.chain([b]) {
-            // The line's bytes are ids line_start + 1 .. line_end; id i of the span is byte i - a - 1 of its range.
+            // The line's bytes are ids line_start + 1 .. line_end; id i of the span is byte i - a -
+            // 1 of its range.
             let skipped = line_start - a;
             let n_bytes = line_end - line_start - 1;
             lines.offsets.push(line_end);
@@ -331,7 +364,9 @@ mod tests {
         let p = patches(&b);
         let offsets = p.offsets();
         assert_eq!(offsets[..2], [0, 1], "BOS is a patch of its own");
-        let piece = |w: &[usize]| String::from_utf8_lossy(&text.as_bytes()[w[0] - 1..w[1] - 1]).into_owned();
+        let piece = |w: &[usize]| {
+            String::from_utf8_lossy(&text.as_bytes()[w[0] - 1..w[1] - 1]).into_owned()
+        };
         (offsets[1..].windows(2).map(piece).collect(), p.next_starts[0])
     }
 
@@ -349,13 +384,19 @@ mod tests {
     fn bytes_and_strides() {
         let b = batch(&[b"abc", b"", b"x"]);
         let p = byte_patches(&b);
-        assert_eq!((p.starts, p.span_offsets, p.next_starts), ((0..7).collect(), vec![0, 4, 5, 7], vec![true; 3]));
+        assert_eq!(
+            (p.starts, p.span_offsets, p.next_starts),
+            ((0..7).collect(), vec![0, 4, 5, 7], vec![true; 3])
+        );
 
         assert_eq!(
             cut("abcdefg", |b| stride_patches(b, 3).unwrap()),
             (vec!["abc".into(), "def".into(), "g".into()], false)
         );
-        assert_eq!(cut("abcdef", |b| stride_patches(b, 3).unwrap()), (vec!["abc".into(), "def".into()], true));
+        assert_eq!(
+            cut("abcdef", |b| stride_patches(b, 3).unwrap()),
+            (vec!["abc".into(), "def".into()], true)
+        );
         assert_eq!(cut("ab", |b| stride_patches(b, 3).unwrap()), (vec!["ab".into()], false));
         let p = stride_patches(&batch(&[b"", b"a", b"abcd"]), 2).unwrap();
         assert_eq!((p.starts, p.next_starts), (vec![0, 1, 2, 3, 4, 6], vec![true, false, true]));
@@ -396,7 +437,8 @@ mod tests {
         let e = [9.0, 1.0, 1.1, 0.9, 1.0];
         assert_eq!(entropy(&e, GLOBAL, None), (vec![0, 1, 3], false));
         assert_eq!(entropy(&[0.0, 1.0001, 1.0001], GLOBAL, None), (vec![0, 1, 2], true));
-        // Short documents: the byte after BOS alone always starts one; after one byte, its entropy decides.
+        // Short documents: the byte after BOS alone always starts one; after one byte, its entropy
+        // decides.
         assert_eq!(entropy(&[0.0], GLOBAL, None), (vec![0], true));
         assert_eq!(entropy(&[9.0, 1.0], GLOBAL, None), (vec![0, 1], false));
         assert_eq!(entropy(&[0.0, 1.5], GLOBAL, None), (vec![0, 1], true));
@@ -445,17 +487,24 @@ mod tests {
 
     #[test]
     fn thresholds_are_compared_as_f32() {
-        // The released threshold has more digits than f32; an entropy that equals it in f32 is a tie.
+        // The released threshold has more digits than f32; an entropy that equals it in f32 is a
+        // tie.
         let threshold = 1.335442066192627_f64;
         let rule = EntropyRule::Global { threshold };
         assert_eq!(entropy(&[0.0, threshold as f32, 0.0], rule, None).0, [0, 1]);
         assert_eq!(entropy(&[0.0, (threshold as f32).next_up(), 0.0], rule, None).0, [0, 1, 2]);
         // 0.1 in f64 lies below 0.1 in f32: compared in f64, this would start a patch.
-        assert_eq!(entropy(&[0.0, 0.1_f32, 0.0], EntropyRule::Global { threshold: 0.1 }, None).0, [0, 1]);
+        assert_eq!(
+            entropy(&[0.0, 0.1_f32, 0.0], EntropyRule::Global { threshold: 0.1 }, None).0,
+            [0, 1]
+        );
         // A float16 value is exact in f32.
         let stored = half::f16::from_f32(1.3).to_f32();
         assert!(stored < 1.3);
-        assert_eq!(entropy(&[0.0, stored, 0.0], EntropyRule::Global { threshold: stored as f64 }, None).0, [0, 1]);
+        assert_eq!(
+            entropy(&[0.0, stored, 0.0], EntropyRule::Global { threshold: stored as f64 }, None).0,
+            [0, 1]
+        );
     }
 
     #[test]
@@ -464,23 +513,37 @@ mod tests {
         b.push(Span { row: 7, range: 0..2, context: 0, last: false }, b"ab");
         b.push(Span { row: 7, range: 2..4, context: 0, last: true }, b"cd");
         let mut e = [1.0; 6];
-        assert_eq!(entropy_patches(&b, &e[..5], GLOBAL, None), Err(PatchError::EntropyCount { expected: 6, found: 5 }));
+        assert_eq!(
+            entropy_patches(&b, &e[..5], GLOBAL, None),
+            Err(PatchError::EntropyCount { expected: 6, found: 5 })
+        );
         e[5] = f32::INFINITY;
         let error = entropy_patches(&b, &e, GLOBAL, None).unwrap_err();
-        assert_eq!(error, PatchError::EntropyNotFinite { row: 7, position: 4, value: f32::INFINITY });
+        assert_eq!(
+            error,
+            PatchError::EntropyNotFinite { row: 7, position: 4, value: f32::INFINITY }
+        );
         e[0] = f32::NAN;
         let error = entropy_patches(&b, &e, RELATIVE, None).unwrap_err();
-        assert!(error.to_string().starts_with("row 7: the entropy at position 0 (BOS is position 0) is NaN"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("row 7: the entropy at position 0 (BOS is position 0) is NaN")
+        );
         let nan = EntropyRule::Both { global: 1.0, relative: f64::NAN };
         assert!(matches!(
             entropy_patches(&b, &[0.0; 6], nan, None),
             Err(PatchError::ThresholdNotFinite { name: "the relative threshold", .. })
         ));
-        assert_eq!(entropy_patches(&b, &[0.0; 6], GLOBAL, Some(0)), Err(PatchError::ZeroMaxPatchLength));
+        assert_eq!(
+            entropy_patches(&b, &[0.0; 6], GLOBAL, Some(0)),
+            Err(PatchError::ZeroMaxPatchLength)
+        );
         assert_eq!(entropy_patches(&Batch::new(), &[], GLOBAL, None).unwrap().n_patches(), 0);
     }
 
-    /// An entropy model that any change to the context moves: a hash of the span's ids so far, in [0, 2).
+    /// An entropy model that any change to the context moves: a hash of the span's ids so far, in
+    /// [0, 2).
     fn toy_entropies(batch: &Batch) -> Vec<f32> {
         let mut entropies = Vec::new();
         for s in 0..batch.n_spans() {
@@ -502,7 +565,11 @@ mod tests {
                 let ids = l.span_ids(s);
                 assert_eq!(ids[0], BOS);
                 let line: Vec<u8> = ids[1..].iter().map(|&id| (id - OFFSET) as u8).collect();
-                assert_eq!(line, text.as_bytes()[l.spans[s].range.clone()], "the range is the line's");
+                assert_eq!(
+                    line,
+                    text.as_bytes()[l.spans[s].range.clone()],
+                    "the range is the line's"
+                );
                 String::from_utf8(line).unwrap()
             };
             (0..l.n_spans()).map(decode).collect::<Vec<_>>()
@@ -522,14 +589,18 @@ mod tests {
         let whole = batch(&[b"ab\n\nab", b"ab"]);
         let e = toy_entropies(&newline_reset(&whole));
         assert_eq!(e.len(), whole.len());
-        // Ids of the first document: BOS a b \n \n a b. A newline has the entropy of a fresh BOS, and a line that
-        // repeats repeats its entropies, in the second document too.
+        // Ids of the first document: BOS a b \n \n a b. A newline has the entropy of a fresh BOS,
+        // and a line that repeats repeats its entropies, in the second document too.
         let fresh = toy_entropies(&batch(&[b"ab"]));
         assert_eq!(e[..3], fresh[..]);
         assert_eq!(e[3], fresh[0]);
         assert_eq!(e[4..7], fresh[..]);
         assert_eq!(e[7..], fresh[..]);
-        assert_ne!(toy_entropies(&whole)[5..7], fresh[1..], "without the reset the context would carry over");
+        assert_ne!(
+            toy_entropies(&whole)[5..7],
+            fresh[1..],
+            "without the reset the context would carry over"
+        );
     }
 
     #[test]
@@ -538,13 +609,20 @@ mod tests {
         b.push(Span { row: 3, range: 10..16, context: 3, last: true }, b"a\nbc\nd");
         let l = newline_reset(&b);
         let spans = [(10..11, 1, false), (12..14, 1, false), (15..16, 0, true)];
-        assert_eq!(l.spans, spans.map(|(range, context, last)| Span { row: 3, range, context, last }));
+        assert_eq!(
+            l.spans,
+            spans.map(|(range, context, last)| Span { row: 3, range, context, last })
+        );
     }
 
     #[test]
     fn rules_say_whether_they_look_ahead() {
         use PatchRule::*;
-        assert!([Byte, Stride, Space, Entropy].iter().all(|r| r.incremental() && !r.boundary_lookahead()));
+        assert!(
+            [Byte, Stride, Space, Entropy]
+                .iter()
+                .all(|r| r.incremental() && !r.boundary_lookahead())
+        );
         assert!([Bpe, Column].iter().all(|r| r.boundary_lookahead() && !r.incremental()));
     }
 
@@ -552,7 +630,8 @@ mod tests {
 
     /// Every incremental patcher, entropies from the toy model, which reads the context alone.
     fn incremental(max: Option<usize>) -> Vec<(&'static str, Patcher)> {
-        let by_entropy = |rule| move |b: &Batch| entropy_patches(b, &toy_entropies(b), rule, None).unwrap();
+        let by_entropy =
+            |rule| move |b: &Batch| entropy_patches(b, &toy_entropies(b), rule, None).unwrap();
         let mut all: Vec<(&str, Patcher)> = vec![
             ("byte", Box::new(byte_patches)),
             ("stride", Box::new(|b: &Batch| stride_patches(b, 3).unwrap())),
@@ -571,14 +650,17 @@ mod tests {
         if let Some(max) = max {
             all = all
                 .into_iter()
-                .map(|(name, patcher)| (name, Box::new(move |b: &Batch| patcher(b).split(max).unwrap()) as Patcher))
+                .map(|(name, patcher)| {
+                    (name, Box::new(move |b: &Batch| patcher(b).split(max).unwrap()) as Patcher)
+                })
                 .collect();
         }
         all
     }
 
     fn documents() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let byte = prop_oneof![3 => Just(b'a'), 2 => Just(b' '), 1 => Just(b'\n'), 1 => any::<u8>()];
+        let byte =
+            prop_oneof![3 => Just(b'a'), 2 => Just(b' '), 1 => Just(b'\n'), 1 => any::<u8>()];
         prop::collection::vec(prop::collection::vec(byte, 0..40), 1..4)
     }
 
@@ -588,7 +670,8 @@ mod tests {
         Patches::from_flags(b, &flags, vec![false; b.n_spans()])
     }
 
-    /// Truncated at any j, a document has the same starts before j, and `next_starts` iff the whole has a start at j.
+    /// Truncated at any j, a document has the same starts before j, and `next_starts` iff the whole
+    /// has a start at j.
     fn truncation_agrees(document: &[u8], patcher: &dyn Fn(&Batch) -> Patches) -> bool {
         let whole = patcher(&batch(&[document]));
         (0..document.len()).all(|n_bytes| {

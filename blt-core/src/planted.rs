@@ -1,9 +1,10 @@
 //! Bugs that tests plant, to prove that a regression run notices them.
 //!
-//! Each is one that was seen in some implementation, at the one place where its meaning stands. [`plant`] is the only way to one: no
-//! flag, file or environment variable of the program leads here, so nobody runs with a bug by accident. It is code and not a feature of
-//! the build, so that the program that is tested is the program that is used, and nothing is compiled twice. A place asks [`planted`] once
-//! for an operation over a whole batch, which is one relaxed load.
+//! Each is one that was seen in some implementation, at the one place where its meaning stands.
+//! [`plant`] is the only way to one: no flag, file or environment variable of the program leads
+//! here, so nobody runs with a bug by accident. It is code and not a feature of the build, so that
+//! the program that is tested is the program that is used, and nothing is compiled twice. A place
+//! asks [`planted`] once for an operation over a whole batch, which is one relaxed load.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -52,7 +53,8 @@ impl fmt::Display for Bug {
 /// Nothing planted: 0.
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 
-/// Plants a bug in this process, and says so on standard error. A later call plants another in its place.
+/// Plants a bug in this process, and says so on standard error. A later call plants another in its
+/// place.
 pub fn plant(bug: Bug) {
     PLANTED.store(bug as u8, Ordering::SeqCst);
     eprintln!("PLANTED BUG: this process computes wrong numbers on purpose ({bug})");

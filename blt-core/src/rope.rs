@@ -1,18 +1,20 @@
 //! The angles of rotary position embedding.
 //!
-//! Pair i of a head turns by `position * theta^(-2i / head_dim)`. The reference implementation computes this in f32, where
-//! position 10000 times a frequency is off by up to 5e-4, and its logits by about as much. Released models were trained with
-//! those angles, so they are the definition here, on every path; exact ones miss its logits by 1e-4 from some hundred
+//! Pair i of a head turns by `position * theta^(-2i / head_dim)`. The reference implementation
+//! computes this in f32, where position 10000 times a frequency is off by up to 5e-4, and its
+//! logits by about as much. Released models were trained with those angles, so they are the
+//! definition here, on every path; exact ones miss its logits by 1e-4 from some hundred
 //! positions on.
 
-/// Turns of each pair per position, `theta^(-2i / head_dim)` for pair i, rounded where the reference rounds;
-/// `[head_dim / 2]`.
+/// Turns of each pair per position, `theta^(-2i / head_dim)` for pair i, rounded where the
+/// reference rounds; `[head_dim / 2]`.
 pub fn frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
     let exponent = |i: usize| (2 * i) as f32 / head_dim as f32;
     (0..head_dim / 2).map(|i| 1.0 / (theta.powf(exponent(i) as f64) as f32)).collect()
 }
 
-/// The angle in radians of a pair at `position`: a number of f32, whose sine and cosine are to be taken exactly.
+/// The angle in radians of a pair at `position`: a number of f32, whose sine and cosine are to be
+/// taken exactly.
 pub fn angle(position: usize, frequency: f32) -> f64 {
     (position as f32 * frequency) as f64
 }

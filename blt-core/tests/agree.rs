@@ -1,4 +1,5 @@
-//! Every operation's values and gradients, of one backend against another's, over random shapes and the edges.
+//! Every operation's values and gradients, of one backend against another's, over random shapes and
+//! the edges.
 
 mod common;
 
@@ -14,7 +15,8 @@ const TOLERANCE: f64 = 1e-5;
 const GPU_TOLERANCE: f64 = 1e-4;
 
 fn agree(name: &str, case: &Case, a: &dyn Backend, b: &dyn Backend, tolerance: f64) {
-    let what = |of: &str| format!("{name}, {of} of {:?}, {} against {}", case.kind, a.path(), b.path());
+    let what =
+        |of: &str| format!("{name}, {of} of {:?}, {} against {}", case.kind, a.path(), b.path());
     let (values_a, host_a, grads_a) = case.run(a);
     let (values_b, host_b, grads_b) = case.run(b);
     assert_close(&what("values"), &widen(&values_a), &widen(&values_b), tolerance, 1e-3);
@@ -28,12 +30,18 @@ fn agree(name: &str, case: &Case, a: &dyn Backend, b: &dyn Backend, tolerance: f
             assert_eq!(grad_a.is_some(), grad_b.is_some(), "{of}: is there a gradient");
         }
         // A gradient that is nearly zero throughout is the difference of larger numbers.
-        assert_close(&of, &widen(&dense(grad_a)), &widen(&dense(grad_b)), tolerance, 1e-2 * largest);
+        assert_close(
+            &of,
+            &widen(&dense(grad_a)),
+            &widen(&dense(grad_b)),
+            tolerance,
+            1e-2 * largest,
+        );
     }
 }
 
-/// A small byte model, trained for some steps: what a table's rows, moments and norms are after steps that touch some rows
-/// and miss others.
+/// A small byte model, trained for some steps: what a table's rows, moments and norms are after
+/// steps that touch some rows and miss others.
 struct Training {
     params: Vec<Vec<f32>>,
     moments: Vec<(Vec<f32>, Vec<f32>)>,
@@ -49,7 +57,8 @@ fn train(backend: &dyn Backend) -> Training {
     let head_params = head(rng, 1, 8, 260).params;
     let Kind::Block { config, .. } = &block_case.kind else { unreachable!() };
     let all = embed_params.iter().chain(&block_case.params[1..]).chain(&head_params[1..]);
-    let ids: Vec<ParamId> = all.map(|p| backend.add_param(p.shape, p.data.clone(), p.by_rows)).collect();
+    let ids: Vec<ParamId> =
+        all.map(|p| backend.add_param(p.shape, p.data.clone(), p.by_rows)).collect();
     let params = BlockParams {
         input_layernorm: ids[2],
         q: ids[3],
@@ -69,17 +78,22 @@ fn train(backend: &dyn Backend) -> Training {
         for _ in 0..2 {
             let offsets = offsets(&[1, 5, 9]);
             let bytes: Vec<u16> = (0..15).map(|_| 4 + rng.below(12) as u16).collect();
-            let targets: Vec<_> = (0..15).map(|i| bytes.get(i + 1).copied().filter(|_| i % 5 != 4)).collect();
+            let targets: Vec<_> =
+                (0..15).map(|i| bytes.get(i + 1).copied().filter(|_| i % 5 != 4)).collect();
             let x = backend.embed(&bytes, &offsets, ids[0], Some((ids[1], &hash)));
             let x = backend.block(&x, &offsets, &params, config);
-            let HeadLoss { loss, .. } = backend.head_loss(&x, ids[11], ids[12], 1e-5, &targets, 0.05);
+            let HeadLoss { loss, .. } =
+                backend.head_loss(&x, ids[11], ids[12], 1e-5, &targets, 0.05);
             losses.extend(backend.to_host(&loss));
             backend.backward(&loss);
         }
         let norm = backend.grad_norm_squared(&ids).sqrt();
         norms.push(norm);
         let (lr, grad_scale) = (1e-2 / t as f64, 1.0 / norm.max(1.0));
-        backend.adamw(&ids, &AdamWStep { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale, t });
+        backend.adamw(
+            &ids,
+            &AdamWStep { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale, t },
+        );
     }
     Training {
         params: ids.iter().map(|&id| backend.read_param(id)).collect(),
@@ -94,12 +108,31 @@ fn agree_on_training(a: &dyn Backend, b: &dyn Backend, tolerance: f64) {
     assert_close("losses", &widen(&got.losses), &widen(&expected.losses), tolerance, 1e-3);
     assert_close("norms", &got.norms, &expected.norms, tolerance, 1e-3);
     for i in 0..got.params.len() {
-        // Adam divides by a gradient's own size, so that the smallest gradients' rounding counts in full.
+        // Adam divides by a gradient's own size, so that the smallest gradients' rounding counts in
+        // full.
         let tenfold = 10.0 * tolerance;
-        assert_close(&format!("parameter {i}"), &widen(&got.params[i]), &widen(&expected.params[i]), tenfold, 1e-3);
+        assert_close(
+            &format!("parameter {i}"),
+            &widen(&got.params[i]),
+            &widen(&expected.params[i]),
+            tenfold,
+            1e-3,
+        );
         let (got, expected) = (&got.moments[i], &expected.moments[i]);
-        assert_close(&format!("first moment {i}"), &widen(&got.0), &widen(&expected.0), tenfold, 1e-6);
-        assert_close(&format!("second moment {i}"), &widen(&got.1), &widen(&expected.1), tenfold, 1e-9);
+        assert_close(
+            &format!("first moment {i}"),
+            &widen(&got.0),
+            &widen(&expected.0),
+            tenfold,
+            1e-6,
+        );
+        assert_close(
+            &format!("second moment {i}"),
+            &widen(&got.1),
+            &widen(&expected.1),
+            tenfold,
+            1e-9,
+        );
     }
 }
 
@@ -131,7 +164,8 @@ fn fused_agrees_with_the_reference() {
     agree_on_everything([&fused, &reference], TOLERANCE);
 }
 
-/// How a GPU keeps its parameters, on the processor: tables whole, gradients and moments beside them, updated by dfdx's Adam kernel.
+/// How a GPU keeps its parameters, on the processor: tables whole, gradients and moments beside
+/// them, updated by dfdx's Adam kernel.
 fn resident() -> Box<dyn Backend> {
     Box::new(Reference::<f32, _>::resident(Cpu::default(), "cpu"))
 }
@@ -141,11 +175,14 @@ fn resident_parameters_agree_with_the_reference() {
     agree_on_everything([&resident, &|| Box::new(Reference::<f64, Cpu>::cpu())], TOLERANCE);
 }
 
-/// Moments that another path left, and a continued count, as in a checkpoint that moves between devices.
+/// Moments that another path left, and a continued count, as in a checkpoint that moves between
+/// devices.
 fn continues(backend: &dyn Backend) -> (Vec<f32>, (Vec<f32>, Vec<f32>)) {
     let rng = &mut Rng::new(5);
-    let (table, weight) = (backend.add_param([6, 3], rng.numbers(18, 0.5), true), rng.numbers(6, 1.0));
-    let moments = (rng.numbers(18, 1e-2), rng.numbers(18, 1e-2).iter().map(|x| x * x).collect::<Vec<f32>>());
+    let (table, weight) =
+        (backend.add_param([6, 3], rng.numbers(18, 0.5), true), rng.numbers(6, 1.0));
+    let moments =
+        (rng.numbers(18, 1e-2), rng.numbers(18, 1e-2).iter().map(|x| x * x).collect::<Vec<f32>>());
     backend.write_moments(table, &moments.0, &moments.1);
     assert_eq!(backend.moments(table), moments, "what is written is what is read");
     let weight = backend.add_param([1, 6], weight, false);
@@ -155,7 +192,15 @@ fn continues(backend: &dyn Backend) -> (Vec<f32>, (Vec<f32>, Vec<f32>)) {
         let rows = backend.reshape(&backend.embed(&[1, 4], &[0, 2], table, None), 1, 6);
         backend.backward(&backend.linear(&rows, weight));
         backend.record(false);
-        let step = AdamWStep { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, grad_scale: 0.5, t };
+        let step = AdamWStep {
+            lr: 1e-2,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            grad_scale: 0.5,
+            t,
+        };
         backend.adamw(&[table, weight], &step);
     }
     (backend.read_param(table), backend.moments(table))

@@ -1,10 +1,11 @@
-//! The functions that a program with `--features cuda` calls are in the CUDA libraries that it will open, and NVRTC compiles a kernel.
+//! The functions that a program with `--features cuda` calls are in the CUDA libraries that it will
+//! open, and NVRTC compiles a kernel.
 #![cfg(feature = "cuda")]
 
 use blt_core::device::DeviceError;
 
-/// A library that this machine lacks is told and passed over; `.ci/cuda-build` brings cuBLAS and NVRTC, and a machine with a GPU has the
-/// driver.
+/// A library that this machine lacks is told and passed over; `.ci/cuda-build` brings cuBLAS and
+/// NVRTC, and a machine with a GPU has the driver.
 #[test]
 fn libraries_have_every_function_that_is_called() {
     for (library, found) in blt_core::cuda::survey() {

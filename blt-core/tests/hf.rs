@@ -4,7 +4,8 @@ use blt_core::backend::{AdamWStep, Backend, HashConfig, Pooling};
 use blt_core::bytes::Batch;
 use blt_core::fused::Fused;
 use blt_core::hf::{
-    ByteLmShape, HfConfig, HfError, ModelShape, PatchingShape, Unsupported, WeightType, Weights, write_directory,
+    ByteLmShape, HfConfig, HfError, ModelShape, PatchingShape, Unsupported, WeightType, Weights,
+    write_directory,
 };
 use blt_core::model::CrossLayers;
 use blt_core::patching::EntropyRule;
@@ -38,7 +39,7 @@ fn with(pointer: &str, value: Value) -> Value {
     config
 }
 
-// Configuration ----------------------------------------------------------------------------------------------------------
+// Configuration
 
 #[test]
 fn an_empty_configuration_is_the_librarys_default_model() {
@@ -47,7 +48,9 @@ fn an_empty_configuration_is_the_librarys_default_model() {
     assert_eq!((hash.sizes, hash.functions, hash.vocab), (vec![3, 4, 5, 6, 7, 8], 1, 500_002));
     let e = &c.encoder;
     assert_eq!((e.layers, e.k, e.cross_layers, e.pooling), (1, 2, CrossLayers::Last, Pooling::Max));
-    let shape = |b: &blt_core::backend::BlockConfig| (b.dim, b.heads, b.kv_heads, b.head_dim, b.ffn, b.window);
+    let shape = |b: &blt_core::backend::BlockConfig| {
+        (b.dim, b.heads, b.kv_heads, b.head_dim, b.ffn, b.window)
+    };
     assert_eq!(shape(&e.block), (1024, 16, 16, 64, 2730, Some(512)));
     assert_eq!(shape(&c.latent.block), (2048, 16, 16, 128, 5632, None));
     assert_eq!((c.latent.layers, c.latent.input_dim), (25, 2048));
@@ -56,7 +59,8 @@ fn an_empty_configuration_is_the_librarys_default_model() {
     let p = c.patching.unwrap();
     assert_eq!((p.threshold, p.max_patch_length, p.patcher.layers), (1.335442066192627, None, 14));
     assert_eq!(shape(&p.patcher.block), (768, 12, 12, 64, 2048, Some(512)));
-    let thetas = [&e.block, &c.latent.block, &c.decoder.block, &p.patcher.block].map(|b| (b.rope_theta, b.eps));
+    let thetas = [&e.block, &c.latent.block, &c.decoder.block, &p.patcher.block]
+        .map(|b| (b.rope_theta, b.eps));
     assert_eq!(thetas, [(500_000.0, 1e-5), (500_000.0, 1e-5), (500_000.0, 1e-5), (10_000.0, 1e-5)]);
 }
 
@@ -65,18 +69,33 @@ fn a_stripped_a_full_and_a_written_configuration_read_alike() {
     for name in FIXTURES {
         let config = HfConfig::read(&fixture(name)).unwrap();
         let full = fs::read(fixture(name).join("config_full.json")).unwrap();
-        assert_eq!(HfConfig::parse(Path::new("config_full.json"), &full).unwrap(), config, "{name}");
+        assert_eq!(
+            HfConfig::parse(Path::new("config_full.json"), &full).unwrap(),
+            config,
+            "{name}"
+        );
         assert_eq!(parse(&config.to_json()).unwrap(), config, "{name}");
     }
     // Fields that say what the default says may go.
     let mut stripped = fixture_json("k2_base");
     for part in ["encoder_config", "global_config", "decoder_config", "patcher_config"] {
-        for field in ["hidden_act", "rms_norm_eps", "rope_parameters", "num_key_value_heads", "head_dim", "model_type"]
-        {
+        for field in [
+            "hidden_act",
+            "rms_norm_eps",
+            "rope_parameters",
+            "num_key_value_heads",
+            "head_dim",
+            "model_type",
+        ] {
             stripped[part].as_object_mut().unwrap().remove(field);
         }
     }
-    for field in ["local_attention_window_len", "encoder_hash_byte_group_size", "patch_size", "max_patch_length"] {
+    for field in [
+        "local_attention_window_len",
+        "encoder_hash_byte_group_size",
+        "patch_size",
+        "max_patch_length",
+    ] {
         stripped.as_object_mut().unwrap().remove(field);
     }
     stripped["encoder_config"].as_object_mut().unwrap().remove("cross_attn_all_layers");
@@ -101,7 +120,10 @@ fn rope_is_read_in_both_spellings() {
     assert_eq!(theta(json!({"rope_theta": 7.0, "rope_parameters": {"rope_theta": 9.0}})), 9.0);
     assert_eq!(theta(json!({"rope_theta": 7.0, "rope_parameters": {"rope_type": "default"}})), 7.0);
     // The top's own rope says nothing of the parts.
-    assert_eq!(parse(&with("/rope_theta", json!(3.0))).unwrap(), HfConfig::read(&fixture("k2_base")).unwrap());
+    assert_eq!(
+        parse(&with("/rope_theta", json!(3.0))).unwrap(),
+        HfConfig::read(&fixture("k2_base")).unwrap()
+    );
 }
 
 #[test]
@@ -110,7 +132,10 @@ fn null_and_zero_mean_what_they_mean_in_the_library() {
     assert_eq!(e.ffn, 85, "8/3 of 32, rounded down");
     let g = parse(&with("/global_config/num_key_value_heads", json!(null))).unwrap().latent.block;
     assert_eq!(g.kv_heads, 4);
-    assert_eq!(parse(&with("/local_attention_window_len", json!(null))).unwrap().decoder.block.window, None);
+    assert_eq!(
+        parse(&with("/local_attention_window_len", json!(null))).unwrap().decoder.block.window,
+        None
+    );
     assert_eq!(parse(&with("/encoder_hash_byte_group_nb_functions", json!(0))).unwrap().hash, None);
     assert!(parse(&with("/patch_in_forward", json!(false))).unwrap().patching.is_none());
 }
@@ -135,7 +160,9 @@ fn fields_that_cannot_be_honoured_are_named() {
     ];
     for (pointer, value) in unsupported {
         let error = parse(&with(pointer, value.clone())).unwrap_err();
-        let HfError::UnsupportedField { field, found, .. } = &error else { panic!("{pointer}: {error}") };
+        let HfError::UnsupportedField { field, found, .. } = &error else {
+            panic!("{pointer}: {error}")
+        };
         assert!(field.starts_with(&pointer[1..].replace('/', ".")), "{pointer}: {error}");
         assert!(value.to_string().contains(found.as_str()), "{pointer}: {error}");
     }
@@ -165,7 +192,9 @@ fn fields_that_cannot_be_honoured_are_named() {
         let name = pointer.rsplit('/').next().unwrap();
         assert!(field.ends_with(name), "{pointer}: {error}");
     }
-    for pointer in ["/logit_scale", "/encoder_config/qk_norm", "/global_config/rope_parameters/factor"] {
+    for pointer in
+        ["/logit_scale", "/encoder_config/qk_norm", "/global_config/rope_parameters/factor"]
+    {
         let error = parse(&with(pointer, json!(2.5))).unwrap_err();
         assert!(matches!(&error, HfError::UnknownField { .. }), "{error}");
         assert_eq!(
@@ -176,7 +205,10 @@ fn fields_that_cannot_be_honoured_are_named() {
             )
         );
     }
-    assert!(matches!(HfConfig::parse(Path::new("c"), b"{\"a\": ").unwrap_err(), HfError::Json { .. }));
+    assert!(matches!(
+        HfConfig::parse(Path::new("c"), b"{\"a\": ").unwrap_err(),
+        HfError::Json { .. }
+    ));
     assert!(matches!(HfConfig::parse(Path::new("c"), b"[]").unwrap_err(), HfError::Field { .. }));
     assert!(matches!(HfConfig::read(Path::new("/nowhere")).unwrap_err(), HfError::Read { .. }));
 }
@@ -191,7 +223,7 @@ fn what_the_original_codes_conversion_carries_along_is_inert() {
     assert_eq!(parse(&config).unwrap(), HfConfig::read(&fixture("k2_base")).unwrap());
 }
 
-// Weights ----------------------------------------------------------------------------------------------------------------
+// Weights
 
 struct Tensor {
     name: &'static str,
@@ -206,7 +238,9 @@ fn f32s(name: &'static str, shape: &[usize], data: &[f32]) -> Tensor {
 }
 
 fn save(path: &Path, tensors: &[Tensor]) {
-    let views = tensors.iter().map(|t| (t.name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()));
+    let views = tensors
+        .iter()
+        .map(|t| (t.name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
 }
@@ -246,7 +280,10 @@ fn three_storage_types_widen_to_f32() {
     let a = weights.view("a", &[2, 2]).unwrap();
     assert_eq!((a.dtype, a.as_f32().unwrap(), a.as_bf16()), (WeightType::F32, &values[..], None));
     let b = weights.view("b", &[4]).unwrap();
-    assert_eq!(b.as_bf16().unwrap().iter().map(|x| x.to_f32()).collect::<Vec<_>>(), [1.0, -0.5, 3.140625, brain]);
+    assert_eq!(
+        b.as_bf16().unwrap().iter().map(|x| x.to_f32()).collect::<Vec<_>>(),
+        [1.0, -0.5, 3.140625, brain]
+    );
     let mut row = [0.0; 2];
     b.read_f32(1, &mut row);
     assert_eq!(row, [-0.5, 3.140625]);
@@ -265,12 +302,14 @@ fn a_large_tensor_is_read_whole_and_checked_to_its_end() {
     assert_eq!((key.as_str(), element, found), ("a", 100_002, f32::NEG_INFINITY));
 }
 
-/// Read where they lie, written to in memory: the same bits as parameters that were copied, and the file stays.
+/// Read where they lie, written to in memory: the same bits as parameters that were copied, and the
+/// file stays.
 #[test]
 fn mapped_parameters_are_copied_by_their_first_update() {
     let values = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
     let (dim, hash) = (6, HashConfig { sizes: vec![2, 3], functions: 1, vocab: 7 });
-    let shapes = [("tokens", [260, dim], true), ("table", [14, dim], true), ("weight", [5, dim], false)];
+    let shapes =
+        [("tokens", [260, dim], true), ("table", [14, dim], true), ("weight", [5, dim], false)];
     for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
         let tensor = |(name, shape): (&'static str, [usize; 2])| {
             let bytes = values(shape[0] * shape[1]).into_iter().flat_map(|x| match dtype {
@@ -300,8 +339,15 @@ fn mapped_parameters_are_copied_by_their_first_update() {
                 let y = fused.linear(&x, ids[2]);
                 seen.extend(fused.to_host(&y));
                 fused.backward(&y);
-                let step =
-                    AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 1.0, t };
+                let step = AdamWStep {
+                    lr: 0.1,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.1,
+                    grad_scale: 1.0,
+                    t,
+                };
                 // The first time only the layer, so that a table is read once more as it is kept.
                 fused.adamw(if t == 1 { &ids[2..] } else { &ids }, &step);
                 fused.zero_grads();
@@ -318,7 +364,10 @@ fn sharded() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     save(&dir.path().join("model-00001-of-00002.safetensors"), &[f32s("a", &[1], &[1.0])]);
     save(&dir.path().join("model-00002-of-00002.safetensors"), &[f32s("b", &[1], &[2.0])]);
-    write_index(&dir, json!({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}));
+    write_index(
+        &dir,
+        json!({"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}),
+    );
     dir
 }
 
@@ -331,16 +380,24 @@ fn write_index(dir: &tempfile::TempDir, map: Value) {
 fn shards_are_read_through_their_index() {
     let dir = sharded();
     let weights = Weights::open(dir.path()).unwrap();
-    assert_eq!((weights.get("a", &[1]).unwrap(), weights.get("b", &[1]).unwrap()), (vec![1.0], vec![2.0]));
+    assert_eq!(
+        (weights.get("a", &[1]).unwrap(), weights.get("b", &[1]).unwrap()),
+        (vec![1.0], vec![2.0])
+    );
     assert_eq!(weights.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
 
     let open = |dir: &tempfile::TempDir| Weights::open(dir.path()).err().expect("an error");
     fs::remove_file(dir.path().join("model-00002-of-00002.safetensors")).unwrap();
     let error = open(&dir);
-    assert!(matches!(&error, HfError::MissingShard { file, .. } if file.ends_with("model-00002-of-00002.safetensors")));
+    assert!(
+        matches!(&error, HfError::MissingShard { file, .. } if file.ends_with("model-00002-of-00002.safetensors"))
+    );
 
     let dir = sharded();
-    write_index(&dir, json!({"a": "model-00001-of-00002.safetensors", "b": "model-00001-of-00002.safetensors"}));
+    write_index(
+        &dir,
+        json!({"a": "model-00001-of-00002.safetensors", "b": "model-00001-of-00002.safetensors"}),
+    );
     assert!(matches!(open(&dir), HfError::MissingKey { key, .. } if key == "b"));
     write_index(&dir, json!({"a": "model-00001-of-00002.safetensors"}));
     assert!(Weights::open(dir.path()).is_ok(), "a file that the index does not name is not read");
@@ -350,11 +407,20 @@ fn shards_are_read_through_their_index() {
     assert!(matches!(open(&dir), HfError::Json { .. }));
 
     let dir = sharded();
-    save(&dir.path().join("model-00002-of-00002.safetensors"), &[f32s("a", &[1], &[1.0]), f32s("b", &[1], &[2.0])]);
+    save(
+        &dir.path().join("model-00002-of-00002.safetensors"),
+        &[f32s("a", &[1], &[1.0]), f32s("b", &[1], &[2.0])],
+    );
     assert!(matches!(open(&dir), HfError::DuplicateKey { key, .. } if key == "a"));
-    save(&dir.path().join("model-00002-of-00002.safetensors"), &[f32s("b", &[1], &[2.0]), f32s("c", &[1], &[2.0])]);
+    save(
+        &dir.path().join("model-00002-of-00002.safetensors"),
+        &[f32s("b", &[1], &[2.0]), f32s("c", &[1], &[2.0])],
+    );
     assert!(matches!(open(&dir), HfError::ExtraKey { key, .. } if key == "c"));
-    assert!(matches!(Weights::open(tempfile::tempdir().unwrap().path()), Err(HfError::NoWeights { .. })));
+    assert!(matches!(
+        Weights::open(tempfile::tempdir().unwrap().path()),
+        Err(HfError::NoWeights { .. })
+    ));
 }
 
 #[test]
@@ -367,16 +433,25 @@ fn a_wrong_tensor_is_named_with_what_was_expected() {
     let dir = one_file(&[f32s("x", &[2, 3], &[0.0; 6]), f32s("nan", &[2], &[0.0, f32::NAN])]);
     let weights = Weights::open(dir.path()).unwrap();
     let error = weights.get(norm, &[32]).unwrap_err();
-    assert!(matches!(&error, HfError::MissingKey { key, expected, .. } if key == norm && expected == &[32]), "{error}");
+    assert!(
+        matches!(&error, HfError::MissingKey { key, expected, .. } if key == norm && expected == &[32]),
+        "{error}"
+    );
     let error = weights.get("x", &[3, 2]).unwrap_err();
     let HfError::Shape { file, key, expected, found } = &error else { panic!("{error}") };
     assert!(file.ends_with("model.safetensors"));
-    assert_eq!((key.as_str(), expected.as_slice(), found.as_slice()), ("x", &[3, 2][..], &[2, 3][..]));
+    assert_eq!(
+        (key.as_str(), expected.as_slice(), found.as_slice()),
+        ("x", &[3, 2][..], &[2, 3][..])
+    );
     assert!(matches!(weights.get("nan", &[2]).unwrap_err(), HfError::NotFinite { element: 1, .. }));
 
     let integers = Tensor { name: "i", dtype: Dtype::I32, shape: vec![1], bytes: vec![0; 4] };
     let error = Weights::open(one_file(&[integers]).path()).unwrap().get("i", &[1]).unwrap_err();
-    assert!(matches!(&error, HfError::Type { key, found, .. } if key == "i" && found == "I32"), "{error}");
+    assert!(
+        matches!(&error, HfError::Type { key, found, .. } if key == "i" && found == "I32"),
+        "{error}"
+    );
 
     // A key too many, and one too few, against what the configuration describes.
     let whole = Weights::open(&fixture("k2_base")).unwrap();
@@ -384,7 +459,9 @@ fn a_wrong_tensor_is_named_with_what_was_expected() {
     assert!(matches!(&error, HfError::ExtraKey { key, .. } if *key == specs[0].name), "{error}");
     let k4 = HfConfig::read(&fixture("k4_all_fullattn")).unwrap();
     let error = whole.check(&k4.parameters()).unwrap_err();
-    assert!(matches!(&error, HfError::Shape { expected, found, .. } if expected == &[260, 24] && found == &[260, 32]));
+    assert!(
+        matches!(&error, HfError::Shape { expected, found, .. } if expected == &[260, 24] && found == &[260, 32])
+    );
 }
 
 #[test]
@@ -394,8 +471,13 @@ fn a_file_cut_anywhere_is_told_so() {
     for length in [0, 5, 8, 100, 9_000, whole.len() - 1] {
         fs::write(dir.path().join("model.safetensors"), &whole[..length]).unwrap();
         let error = Weights::open(dir.path()).err().expect("an error");
-        let HfError::Truncated { file, expected, found } = &error else { panic!("{length}: {error}") };
-        assert!(file.ends_with("model.safetensors") && *found == length as u64 && expected > found, "{error}");
+        let HfError::Truncated { file, expected, found } = &error else {
+            panic!("{length}: {error}")
+        };
+        assert!(
+            file.ends_with("model.safetensors") && *found == length as u64 && expected > found,
+            "{error}"
+        );
     }
     assert_eq!(whole.len() as u64, {
         fs::write(dir.path().join("model.safetensors"), &whole[..whole.len() - 1]).unwrap();
@@ -406,17 +488,22 @@ fn a_file_cut_anywhere_is_told_so() {
     });
     fs::write(dir.path().join("model.safetensors"), [whole.as_slice(), &[0]].concat()).unwrap();
     assert!(matches!(Weights::open(dir.path()), Err(HfError::Corrupt { .. })));
-    fs::write(dir.path().join("model.safetensors"), b"PK\x03\x04 not a safetensors file at all").unwrap();
+    fs::write(dir.path().join("model.safetensors"), b"PK\x03\x04 not a safetensors file at all")
+        .unwrap();
     assert!(Weights::open(dir.path()).is_err());
 }
 
-// Export -----------------------------------------------------------------------------------------------------------------
+// Export
 
 fn shape_of(config: &HfConfig) -> ModelShape {
     let patching = match &config.patching {
         None => PatchingShape::Outside,
         Some(p) => PatchingShape::Entropy {
-            model: ByteLmShape { layers: p.patcher.layers, block: p.patcher.block.clone(), reset_at_newline: false },
+            model: ByteLmShape {
+                layers: p.patcher.layers,
+                block: p.patcher.block.clone(),
+                reset_at_newline: false,
+            },
             rule: EntropyRule::Global { threshold: p.threshold },
             max_patch_length: p.max_patch_length,
         },
@@ -433,9 +520,11 @@ fn shape_of(config: &HfConfig) -> ModelShape {
 #[test]
 fn a_directory_written_reads_back_to_the_same_bits() {
     for name in FIXTURES {
-        let (config, weights) = (HfConfig::read(&fixture(name)).unwrap(), Weights::open(&fixture(name)).unwrap());
+        let (config, weights) =
+            (HfConfig::read(&fixture(name)).unwrap(), Weights::open(&fixture(name)).unwrap());
         assert_eq!(HfConfig::from_model(&shape_of(&config)).unwrap(), config);
-        let shapes: HashMap<_, _> = config.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
+        let shapes: HashMap<_, _> =
+            config.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("model");
         // Twice: the second replaces the first.
@@ -451,7 +540,10 @@ fn a_directory_written_reads_back_to_the_same_bits() {
         }
         fs::write(dir.join("notes.txt"), "mine").unwrap();
         let error = write_directory(&dir, &config, |_| panic!("nothing is asked for")).unwrap_err();
-        assert!(matches!(&error, HfError::Occupied { found, .. } if found == "notes.txt"), "{error}");
+        assert!(
+            matches!(&error, HfError::Occupied { found, .. } if found == "notes.txt"),
+            "{error}"
+        );
         assert!(dir.join("notes.txt").exists() && dir.join("config.json").exists());
     }
 }
@@ -464,7 +556,8 @@ fn a_model_without_hash_tables_has_a_table_of_no_rows() {
     assert_eq!(config.hash, None);
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("model");
-    let shapes: HashMap<_, _> = config.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
+    let shapes: HashMap<_, _> =
+        config.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
     assert_eq!(shapes["model.encoder_hash_tok_embedding.weight"], [0, 32]);
     write_directory(&dir, &config, |key| vec![0.5; shapes[key].iter().product()]).unwrap();
     assert_eq!(HfConfig::read(&dir).unwrap(), config);
@@ -480,21 +573,41 @@ fn what_the_layout_cannot_say_is_refused_by_name_and_all_at_once() {
         HfConfig::from_model(&model).unwrap_err()
     };
     let byte_lm = |model: &mut ModelShape, change: &dyn Fn(&mut ByteLmShape, &mut EntropyRule)| {
-        let PatchingShape::Entropy { model, rule, .. } = &mut model.patching else { panic!("an entropy patcher") };
+        let PatchingShape::Entropy { model, rule, .. } = &mut model.patching else {
+            panic!("an entropy patcher")
+        };
         change(model, rule);
     };
-    assert_eq!(refused(&|m| m.encoder.pooling = Pooling::Mean), [Unsupported::Pooling(Pooling::Mean)]);
-    assert_eq!(refused(&|m| m.encoder.pooling = Pooling::Min), [Unsupported::Pooling(Pooling::Min)]);
-    assert_eq!(refused(&|m| m.encoder.cross_layers = CrossLayers::All), [Unsupported::RefiningCross { layers: 2 }]);
+    assert_eq!(
+        refused(&|m| m.encoder.pooling = Pooling::Mean),
+        [Unsupported::Pooling(Pooling::Mean)]
+    );
+    assert_eq!(
+        refused(&|m| m.encoder.pooling = Pooling::Min),
+        [Unsupported::Pooling(Pooling::Min)]
+    );
+    assert_eq!(
+        refused(&|m| m.encoder.cross_layers = CrossLayers::All),
+        [Unsupported::RefiningCross { layers: 2 }]
+    );
     assert_eq!(
         refused(&|m| m.decoder.block.window = Some(9)),
         [Unsupported::LocalWindows { encoder: Some(512), decoder: Some(9) }]
     );
     let relative = EntropyRule::Relative { threshold: 0.5 };
-    assert_eq!(refused(&|m| byte_lm(m, &|_, rule| *rule = relative)), [Unsupported::RelativeRule(relative)]);
-    assert_eq!(refused(&|m| byte_lm(m, &|lm, _| lm.reset_at_newline = true)), [Unsupported::NewlineReset]);
+    assert_eq!(
+        refused(&|m| byte_lm(m, &|_, rule| *rule = relative)),
+        [Unsupported::RelativeRule(relative)]
+    );
+    assert_eq!(
+        refused(&|m| byte_lm(m, &|lm, _| lm.reset_at_newline = true)),
+        [Unsupported::NewlineReset]
+    );
     assert_eq!(refused(&|m| m.latent.block.window = Some(4)), [Unsupported::LatentWindow(4)]);
-    assert!(matches!(refused(&|m| m.decoder.cross.heads = 2)[..], [Unsupported::Cross { part: "decoder", .. }]));
+    assert!(matches!(
+        refused(&|m| m.decoder.cross.heads = 2)[..],
+        [Unsupported::Cross { part: "decoder", .. }]
+    ));
     let many = refused(&|m| {
         m.encoder.pooling = Pooling::Min;
         m.decoder.block.window = None;

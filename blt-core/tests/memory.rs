@@ -1,4 +1,5 @@
-//! Training holds no more memory after many steps than after a few, whatever the sizes of its batches.
+//! Training holds no more memory after many steps than after a few, whatever the sizes of its
+//! batches.
 
 use blt_core::backend::{Backend, BlockConfig};
 use blt_core::bytes::Batch;
@@ -37,7 +38,8 @@ fn used_by_steps(backend: Rc<dyn Backend>, steps: u64, used: &dyn Fn() -> u64) -
     (1..=steps)
         .map(|t| {
             let lengths = (1..6).map(|i| 40 + (t as usize * 37 + i * 101) % 160);
-            let texts: Vec<Vec<u8>> = lengths.map(|n| (0..n).map(|i| (i * 7 + t as usize) as u8).collect()).collect();
+            let texts: Vec<Vec<u8>> =
+                lengths.map(|n| (0..n).map(|i| (i * 7 + t as usize) as u8).collect()).collect();
             let batch = Batch::from_documents(texts.iter().map(Vec::as_slice));
             backend.record(true);
             let loss = model.forward(&cx, &batch).loss(&cx, &next_byte_targets(&batch, false));
@@ -50,11 +52,15 @@ fn used_by_steps(backend: Rc<dyn Backend>, steps: u64, used: &dyn Fn() -> u64) -
         .collect()
 }
 
-/// The last steps hold at most `allowed` bytes more than the first ones, which the largest batches have passed through.
+/// The last steps hold at most `allowed` bytes more than the first ones, which the largest batches
+/// have passed through.
 fn stays_flat(used: &[u64], allowed: u64) {
     let (first, last) = used.split_at(used.len() / 2);
     let (first, last) = (first.iter().max().unwrap(), last.iter().max().unwrap());
-    assert!(last <= &(first + allowed), "{first} bytes in the first half, {last} in the second: {used:?}");
+    assert!(
+        last <= &(first + allowed),
+        "{first} bytes in the first half, {last} in the second: {used:?}"
+    );
 }
 
 /// Resident bytes of this process.

@@ -1,11 +1,14 @@
-//! Both paths against the numbers of the reference implementation (Hugging Face transformers): the stored fixtures of
-//! `tests/parity`, and any folder of settings that `tests/peer/fixtures.py fuzz` made.
+//! Both paths against the numbers of the reference implementation (Hugging Face transformers): the
+//! stored fixtures of `tests/parity`, and any folder of settings that `tests/peer/fixtures.py fuzz`
+//! made.
 
 use blt_core::backend::Backend;
 use blt_core::bytes::{Batch, OFFSET, VOCAB};
 use blt_core::fused::Fused;
 use blt_core::hf::{HfConfig, TensorSpec, Weights, write_directory};
-use blt_core::model::{ByteEmbed, ByteLm, Latent, LocalDecoder, LocalEncoder, Session, next_byte_targets};
+use blt_core::model::{
+    ByteEmbed, ByteLm, Latent, LocalDecoder, LocalEncoder, Session, next_byte_targets,
+};
 use blt_core::params::{NamedParam, ParamMaker};
 use blt_core::patches::Patches;
 use blt_core::patching::{EntropyRule, entropy_patches};
@@ -62,7 +65,12 @@ impl Deviations {
 
     fn check(&self) {
         let shown = &self.failures[..self.failures.len().min(40)];
-        assert!(self.failures.is_empty(), "{} deviations too large:\n{}", self.failures.len(), shown.join("\n"));
+        assert!(
+            self.failures.is_empty(),
+            "{} deviations too large:\n{}",
+            self.failures.len(),
+            shown.join("\n")
+        );
     }
 }
 
@@ -96,12 +104,25 @@ impl Model {
         let encoder = LocalEncoder::new(&mut maker, &config.encoder);
         let latent = Latent::new(&mut maker, &config.latent);
         let decoder = LocalDecoder::new(&mut maker, &config.decoder);
-        let byte_lm = config.patching.as_ref().map(|p| ByteLm::new(&mut maker, p.patcher.layers, &p.patcher.block));
+        let byte_lm = config
+            .patching
+            .as_ref()
+            .map(|p| ByteLm::new(&mut maker, p.patcher.layers, &p.patcher.block));
         let params = maker.finish();
         let described = config.parameters().into_iter().filter(|p| !p.shape.contains(&0));
-        let registered = params.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.stored_shape() });
+        let registered =
+            params.iter().map(|p| TensorSpec { name: p.name.clone(), shape: p.stored_shape() });
         assert!(registered.eq(described), "the model and the configuration differ in parameters");
-        Model { cx: Session::new(backend), config, embed, encoder, latent, decoder, byte_lm, params }
+        Model {
+            cx: Session::new(backend),
+            config,
+            embed,
+            encoder,
+            latent,
+            decoder,
+            byte_lm,
+            params,
+        }
     }
 
     /// Entropies, where the directory has an entropy model.
@@ -136,9 +157,13 @@ impl Numbers {
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let convert = |dtype: Dtype, data: &[u8]| -> Vec<f64> {
             match dtype {
-                Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
+                Dtype::F32 => {
+                    data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect()
+                }
                 Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-                Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+                Dtype::I64 => {
+                    data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect()
+                }
                 other => panic!("{}: a tensor of {other:?}", path.display()),
             }
         };
@@ -184,27 +209,40 @@ fn compare(dir: &Path, backend: Rc<dyn Backend>, seen: &mut Deviations) {
     let model = Model::load(dir, backend);
     let expected = Numbers::read(&dir.join("expected.safetensors"));
     let all_gradients = Numbers::read(&dir.join("grads_all.safetensors"));
-    let n_texts = (0..).take_while(|i| expected.get(&format!("text{i}.input_ids")).is_some()).count();
+    let n_texts =
+        (0..).take_while(|i| expected.get(&format!("text{i}.input_ids")).is_some()).count();
     assert!(n_texts > 0, "{name}: no text0.input_ids");
 
     let texts: Vec<Vec<u8>> = (0..n_texts)
-        .map(|i| expected.of_text(i, "input_ids")[1..].iter().map(|&id| (id as u16 - OFFSET) as u8).collect())
+        .map(|i| {
+            expected.of_text(i, "input_ids")[1..]
+                .iter()
+                .map(|&id| (id as u16 - OFFSET) as u8)
+                .collect()
+        })
         .collect();
-    let lengths: Vec<Vec<f32>> =
-        (0..n_texts).map(|i| expected.of_text(i, "patch_lengths").iter().map(|&l| l as f32).collect()).collect();
+    let lengths: Vec<Vec<f32>> = (0..n_texts)
+        .map(|i| expected.of_text(i, "patch_lengths").iter().map(|&l| l as f32).collect())
+        .collect();
     let mut alone = Vec::new();
     for (i, text) in texts.iter().enumerate() {
         let place = format!("{name} text {i}");
         let batch = Batch::from_documents([text.as_slice()]);
         let entropies = model.entropies(&batch);
         if let Some(entropies) = &entropies {
-            seen.note(ENTROPIES, largest_difference(entropies, expected.of_text(i, "entropies")), &place);
+            seen.note(
+                ENTROPIES,
+                largest_difference(entropies, expected.of_text(i, "entropies")),
+                &place,
+            );
         }
         let patches = model.patches(&batch, entropies.as_deref(), &lengths[i..=i]);
         if !same_patches(&model, &patches, &lengths[i]) {
             let threshold = model.config.patching.as_ref().map_or(f32::NAN, |p| p.threshold as f32);
             match entropies.iter().flatten().find(|&e| (e - threshold).abs() <= NEAR_TIE) {
-                Some(e) => seen.near_ties.push(format!("{place}: entropy {e}, threshold {threshold}")),
+                Some(e) => {
+                    seen.near_ties.push(format!("{place}: entropy {e}, threshold {threshold}"))
+                }
                 None => seen.failures.push(format!(
                     "{place}: patch lengths: expected {:?}, found {:?}",
                     lengths[i],
@@ -214,13 +252,23 @@ fn compare(dir: &Path, backend: Rc<dyn Backend>, seen: &mut Deviations) {
             continue;
         }
         let logits = model.head(&batch, &patches).logits(&model.cx);
-        // With max_patch_length the reference's last position does not know that a full patch ended.
+        // With max_patch_length the reference's last position does not know that a full patch
+        // ended.
         let split = model.config.patching.as_ref().is_some_and(|p| p.max_patch_length.is_some());
         let compared = (batch.len() - split as usize) * VOCAB;
-        seen.note(LOGITS, largest_difference(&logits[..compared], &expected.of_text(i, "logits")[..compared]), &place);
-        let log_probs: Vec<f32> =
-            (1..batch.len()).map(|t| log_prob(&logits[(t - 1) * VOCAB..t * VOCAB], batch.ids[t]) as f32).collect();
-        seen.note(LOG_PROBS, largest_difference(&log_probs, expected.of_text(i, "next_logprobs")), &place);
+        seen.note(
+            LOGITS,
+            largest_difference(&logits[..compared], &expected.of_text(i, "logits")[..compared]),
+            &place,
+        );
+        let log_probs: Vec<f32> = (1..batch.len())
+            .map(|t| log_prob(&logits[(t - 1) * VOCAB..t * VOCAB], batch.ids[t]) as f32)
+            .collect();
+        seen.note(
+            LOG_PROBS,
+            largest_difference(&log_probs, expected.of_text(i, "next_logprobs")),
+            &place,
+        );
         gradients(&model, &batch, &patches, i, &expected, &all_gradients, seen, &place);
         alone.push((i, entropies, logits));
     }
@@ -232,7 +280,8 @@ fn compare(dir: &Path, backend: Rc<dyn Backend>, seen: &mut Deviations) {
     for (i, alone_entropies, alone_logits) in alone {
         let (a, b) = (batch.offsets[i], batch.offsets[i + 1]);
         let widen = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
-        let mut deviation = largest_difference(&logits[a * VOCAB..b * VOCAB], &widen(&alone_logits));
+        let mut deviation =
+            largest_difference(&logits[a * VOCAB..b * VOCAB], &widen(&alone_logits));
         if let (Some(packed), Some(alone)) = (&entropies, &alone_entropies) {
             deviation = deviation.max(largest_difference(&packed[a..b], &widen(alone)));
         }
@@ -240,8 +289,8 @@ fn compare(dir: &Path, backend: Rc<dyn Backend>, seen: &mut Deviations) {
     }
 }
 
-/// Whether our patches of a lone text are the reference's. Its trailing zero says that the next byte would start a patch
-/// (only without `max_patch_length`, which drops it).
+/// Whether our patches of a lone text are the reference's. Its trailing zero says that the next
+/// byte would start a patch (only without `max_patch_length`, which drops it).
 fn same_patches(model: &Model, patches: &Patches, theirs: &[f32]) -> bool {
     let Some(patching) = &model.config.patching else { return true };
     let next_starts = theirs.last() == Some(&0.0);
@@ -290,14 +339,17 @@ fn gradients(
                 assert_eq!(ours.len(), theirs.len(), "{place}");
                 let size = norm(theirs.iter().copied());
                 let difference = norm(ours.iter().zip(theirs).map(|(&a, b)| a as f64 - b));
-                // Where softmax has one key to choose from, what remains of a gradient is rounding on both sides.
+                // Where softmax has one key to choose from, what remains of a gradient is rounding
+                // on both sides.
                 if size > 1e-6 * total {
                     seen.note(GRADIENTS, difference / size, &place);
                 } else {
                     seen.note(DEAD, difference / total, &place);
                 }
             }
-            None if text == 0 => seen.note(DEAD, norm(ours.iter().map(|&g| g as f64)) / total, &place),
+            None if text == 0 => {
+                seen.note(DEAD, norm(ours.iter().map(|&g| g as f64)) / total, &place)
+            }
             None => {}
         }
     }
@@ -305,7 +357,8 @@ fn gradients(
 
 type Make = fn() -> Rc<dyn Backend>;
 
-const PATHS: [Make; 2] = [|| Rc::new(Fused::new()), || Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu())];
+const PATHS: [Make; 2] =
+    [|| Rc::new(Fused::new()), || Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu())];
 
 fn directories(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -322,7 +375,8 @@ fn fixtures() -> Vec<PathBuf> {
     dirs
 }
 
-/// Runs every directory on every path, prints the largest deviations, and fails if one is too large.
+/// Runs every directory on every path, prints the largest deviations, and fails if one is too
+/// large.
 fn compare_all(dirs: &[PathBuf], paths: &[Make]) {
     let mut failed = Vec::new();
     for make in paths {
@@ -347,7 +401,10 @@ fn fixtures_agree_on_both_paths() {
 /// As on a GPU, with the processor as the device.
 #[test]
 fn fixtures_agree_with_resident_parameters() {
-    compare_all(&fixtures(), &[|| Rc::new(Reference::<f32, _>::resident(dfdx::tensor::Cpu::default(), "cpu"))]);
+    compare_all(
+        &fixtures(),
+        &[|| Rc::new(Reference::<f32, _>::resident(dfdx::tensor::Cpu::default(), "cpu"))],
+    );
 }
 
 #[cfg(feature = "cuda")]
@@ -362,8 +419,8 @@ mod on_a_gpu {
     }
 }
 
-/// `BLT_FUZZ_DIR=DIR cargo test --release -p blt-core --test parity -- --ignored --nocapture`, where DIR is what
-/// `tests/peer/fixtures.py fuzz --out DIR` made.
+/// `BLT_FUZZ_DIR=DIR cargo test --release -p blt-core --test parity -- --ignored --nocapture`,
+/// where DIR is what `tests/peer/fixtures.py fuzz --out DIR` made.
 #[test]
 #[ignore = "needs BLT_FUZZ_DIR, a folder of random settings made by tests/peer/fixtures.py"]
 fn random_settings_agree_on_both_paths() {
@@ -383,15 +440,22 @@ fn random_settings_agree_on_both_paths() {
     compare_all(&dirs, &PATHS);
 }
 
-/// `BLT_EXPORT_DIR=DIR cargo test ... --test parity -- --ignored exports`: writes models as this project initialises them
-/// under DIR, each with its logits beside it, for `tests/peer/check_export.py DIR/NAME DIR/NAME.safetensors`.
+/// `BLT_EXPORT_DIR=DIR cargo test ... --test parity -- --ignored exports`: writes models as this
+/// project initialises them under DIR, each with its logits beside it, for
+/// `tests/peer/check_export.py DIR/NAME DIR/NAME.safetensors`.
 #[test]
 #[ignore = "needs BLT_EXPORT_DIR; the check itself is tests/peer/check_export.py"]
 fn exports_for_the_library() {
-    let folder = PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
+    let folder =
+        PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
     std::fs::create_dir_all(&folder).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity");
-    let texts = ["Bytes to patches.\n".repeat(30).into_bytes(), "한국어 🙂".into(), b"x".to_vec(), Vec::new()];
+    let texts = [
+        "Bytes to patches.\n".repeat(30).into_bytes(),
+        "한국어 🙂".into(),
+        b"x".to_vec(),
+        Vec::new(),
+    ];
     for fixture in ["k1_proj_gqa_win", "k2_base", "k4_all_fullattn"] {
         for variant in ["whole", "outside", "untabled", "split"] {
             let mut config = HfConfig::read(&fixtures.join(fixture)).unwrap();
@@ -407,14 +471,17 @@ fn exports_for_the_library() {
             }
             let model = Model::new(config, Rc::new(Fused::new()));
             let backend = &model.cx.backend;
-            let of = |name: &str| backend.read_param(model.params.iter().find(|p| p.name == name).unwrap().id);
+            let of = |name: &str| {
+                backend.read_param(model.params.iter().find(|p| p.name == name).unwrap().id)
+            };
             let dir = folder.join(format!("{fixture}-{variant}"));
             write_directory(&dir, &model.config, of).unwrap();
             let mut numbers: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
             for (i, text) in texts.iter().enumerate() {
                 let batch = Batch::from_documents([text.as_slice()]);
                 let entropies = model.entropies(&batch);
-                let lengths = std::iter::once(1).chain((1..batch.len()).step_by(4).map(|at| 4.min(batch.len() - at)));
+                let lengths = std::iter::once(1)
+                    .chain((1..batch.len()).step_by(4).map(|at| 4.min(batch.len() - at)));
                 let mut lengths: Vec<f32> = lengths.map(|l| l as f32).collect();
                 lengths.push(1.0); // The unseen next byte starts a patch.
                 let patches = model.patches(&batch, entropies.as_deref(), &[lengths.clone()]);

@@ -1,5 +1,5 @@
-//! The reference backend against plain loops with dense masks, and its gradients against finite differences of those
-//! loops, in f64.
+//! The reference backend against plain loops with dense masks, and its gradients against finite
+//! differences of those loops, in f64.
 
 mod common;
 
@@ -23,21 +23,29 @@ fn check(name: &str, case: &Case) {
     let weights = backend.add_param([1, case.n_outputs()], case.weights(), false);
     let loss = backend.linear(&backend.reshape(&out, 1, case.n_outputs()), weights);
     backend.backward(&loss);
-    let scalar =
-        |p: &[Vec<f64>]| -> f64 { oracle(case, p).0.iter().zip(case.weights()).map(|(x, w)| x * w as f64).sum() };
+    let scalar = |p: &[Vec<f64>]| -> f64 {
+        oracle(case, p).0.iter().zip(case.weights()).map(|(x, w)| x * w as f64).sum()
+    };
     let rng = &mut Rng::new(9);
     // Entries of a parameter that are perturbed; the dense loops take their time over long inputs.
-    let perturbed = if case.params[0].shape[0] > 100 && !matches!(case.kind, Kind::Embed { .. }) { 2 } else { 12 };
+    let perturbed = if case.params[0].shape[0] > 100 && !matches!(case.kind, Kind::Embed { .. }) {
+        2
+    } else {
+        12
+    };
     for (i, param) in case.params.iter().enumerate() {
-        let grad = backend.grad_elements(ids[i]).unwrap_or_else(|| panic!("{}: no gradient", what(param.name)));
+        let grad = backend
+            .grad_elements(ids[i])
+            .unwrap_or_else(|| panic!("{}: no gradient", what(param.name)));
         let at: Vec<usize> = match grad.len() {
             n if n <= perturbed => (0..n).collect(),
             n => {
                 // Half where the gradient is not zero: most rows of a table are not read.
                 let touched: Vec<usize> = (0..n).filter(|&j| grad[j] != 0.0).collect();
                 let half = perturbed / 2;
-                let picks =
-                    (0..if touched.is_empty() { 0 } else { half }).map(|_| rng.pick(&touched)).collect::<Vec<_>>();
+                let picks = (0..if touched.is_empty() { 0 } else { half })
+                    .map(|_| rng.pick(&touched))
+                    .collect::<Vec<_>>();
                 picks.into_iter().chain((0..half).map(|_| rng.below(n))).collect()
             }
         };
@@ -93,8 +101,14 @@ fn empty_batches_compute_nothing_and_touch_no_parameter() {
     }
 }
 
-/// Sets up `h` as rows that carry a gradient, pools them, and returns the gradient for a pooled gradient of `weights`.
-fn pooled_gradient(pooling: Pooling, h: Vec<f32>, lengths: &[usize], weights: Vec<f32>) -> (Vec<f64>, Vec<f64>) {
+/// Sets up `h` as rows that carry a gradient, pools them, and returns the gradient for a pooled
+/// gradient of `weights`.
+fn pooled_gradient(
+    pooling: Pooling,
+    h: Vec<f32>,
+    lengths: &[usize],
+    weights: Vec<f32>,
+) -> (Vec<f64>, Vec<f64>) {
     let backend = Reference::<f64, Cpu>::cpu();
     let n = h.len();
     let table = backend.add_param([n, 1], h, true);
@@ -126,7 +140,8 @@ fn pooled_ties_are_the_value_itself() {
     }
 }
 
-/// Under AdamW any gradient but zero becomes a whole step, so rounding noise may not stand in for zero.
+/// Under AdamW any gradient but zero becomes a whole step, so rounding noise may not stand in for
+/// zero.
 #[test]
 fn a_query_with_one_key_has_gradient_exactly_zero() {
     let rng = &mut Rng::new(5);
@@ -223,8 +238,15 @@ fn gradients_of_one_value_read_through_a_view_and_directly_are_added_once() {
 }
 
 fn steps() -> Vec<AdamWStep> {
-    let step =
-        |t, lr, grad_scale| AdamWStep { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, grad_scale, t };
+    let step = |t, lr, grad_scale| AdamWStep {
+        lr,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        grad_scale,
+        t,
+    };
     vec![step(1, 1e-2, 1.0), step(2, 2e-2, 0.5), step(3, 1e-3, 0.25), step(4, 5e-3, 1.0)]
 }
 
@@ -234,7 +256,8 @@ fn adamw(p: &mut f64, m: &mut f64, v: &mut f64, g: f64, step: &AdamWStep) {
     *p *= 1.0 - step.lr * step.weight_decay;
     *m = step.beta1 * *m + (1.0 - step.beta1) * g;
     *v = step.beta2 * *v + (1.0 - step.beta2) * g * g;
-    let (m_hat, v_hat) = (*m / (1.0 - step.beta1.powi(step.t as i32)), *v / (1.0 - step.beta2.powi(step.t as i32)));
+    let (m_hat, v_hat) =
+        (*m / (1.0 - step.beta1.powi(step.t as i32)), *v / (1.0 - step.beta2.powi(step.t as i32)));
     *p -= step.lr * m_hat / (v_hat.sqrt() + step.eps);
 }
 
@@ -269,7 +292,11 @@ fn adamw_is_the_formula_on_the_device_and_by_rows() {
         assert_close("values", &widen(&backend.read_param(table)), &column(0), 1e-6, 1e-3);
         assert_close("first moments", &widen(&m), &column(1), 1e-6, 1e-6);
         assert_close("second moments", &widen(&v), &column(2), 1e-6, 1e-9);
-        assert_eq!(backend.read_param(idle), [1.0, 2.0], "no gradient: neither updated nor decayed");
+        assert_eq!(
+            backend.read_param(idle),
+            [1.0, 2.0],
+            "no gradient: neither updated nor decayed"
+        );
 
         backend.write_moments(idle, &[1.0, 2.0], &[3.0, 4.0]);
         backend.write_param(idle, &[5.0, 6.0]);

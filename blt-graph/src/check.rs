@@ -31,9 +31,11 @@ pub struct PlannedNode {
     pub entry: &'static NodeEntry,
     /// Its parameters, defaults included.
     pub params: Map<String, Value>,
-    /// Whether a step's goal reaches it; if not, its [`Node::check`](crate::Node::check) was not asked.
+    /// Whether a step's goal reaches it; if not, its [`Node::check`](crate::Node::check) was not
+    /// asked.
     pub used: bool,
-    /// What is known of each output; `None` for one that these parameters do not give. Empty if the node is not used.
+    /// What is known of each output; `None` for one that these parameters do not give. Empty if
+    /// the node is not used.
     pub infos: Vec<Option<AnyInfo>>,
     pub(crate) inputs: Vec<Option<PortId>>,
     pub(crate) node: Rc<dyn AnyNode>,
@@ -82,8 +84,8 @@ impl<'a> Goal<'a> {
     }
 }
 
-/// A variant of a pipeline with one seed, checked: parameters are in their structs, wires are resolved, and what is known
-/// of every wire before data is read has been worked out.
+/// A variant of a pipeline with one seed, checked: parameters are in their structs, wires are
+/// resolved, and what is known of every wire before data is read has been worked out.
 #[derive(Clone)]
 pub struct Plan {
     /// The pipeline's name.
@@ -106,11 +108,12 @@ pub struct Plan {
     pub(crate) steps: Vec<PlannedStep>,
 }
 
-/// Checks every variant of `spec` with every seed, before the first one starts: the plans, variant by variant and in each
-/// seed by seed.
+/// Checks every variant of `spec` with every seed, before the first one starts: the plans, variant
+/// by variant and in each seed by seed.
 ///
 /// # Errors
-/// All that is wrong; what is wrong in every variant is said once. Also, that a node is used in no variant.
+/// All that is wrong; what is wrong in every variant is said once. Also, that a node is used in no
+/// variant.
 pub fn check_all(spec: &PipelineSpec, base_dir: &Path) -> Result<Vec<Plan>, Diagnostics> {
     let variants = spec.variants()?;
     if variants.iter().any(|variant| variant.spec.seeds.is_empty()) {
@@ -132,8 +135,8 @@ pub fn check_all(spec: &PipelineSpec, base_dir: &Path) -> Result<Vec<Plan>, Diag
                     continue;
                 }
                 said.push(diagnostic.clone());
-                let everywhere =
-                    variants.len() == failures.len() && failures.iter().all(|(_, f)| f.contains(diagnostic));
+                let everywhere = variants.len() == failures.len()
+                    && failures.iter().all(|(_, f)| f.contains(diagnostic));
                 if !everywhere {
                     let index = said.len() - 1;
                     said[index].notes.push(format!("in the variant `{variant}`"));
@@ -143,7 +146,9 @@ pub fn check_all(spec: &PipelineSpec, base_dir: &Path) -> Result<Vec<Plan>, Diag
         // The same mistake seen from two variants differs in the note alone.
         let mut distinct: Vec<Diagnostic> = Vec::new();
         for diagnostic in said {
-            let same = |other: &Diagnostic| (&other.message, &other.place) == (&diagnostic.message, &diagnostic.place);
+            let same = |other: &Diagnostic| {
+                (&other.message, &other.place) == (&diagnostic.message, &diagnostic.place)
+            };
             if !distinct.iter().any(same) {
                 distinct.push(diagnostic);
             }
@@ -152,11 +157,18 @@ pub fn check_all(spec: &PipelineSpec, base_dir: &Path) -> Result<Vec<Plan>, Diag
     }
     let mut unused = Vec::new();
     for node in &spec.graph.nodes {
-        let used = |plan: &Plan| plan.nodes.iter().any(|planned| planned.name == node.name && planned.used);
+        let used = |plan: &Plan| {
+            plan.nodes.iter().any(|planned| planned.name == node.name && planned.used)
+        };
         if !plans.iter().any(used) {
-            let mut diagnostic = Diagnostic::error(format!("nothing uses the node `{}`", node.name))
-                .at(spec.places.key(&["graph", &node.name]))
-                .help(Some("remove it, wire it to a node that a goal needs, or name it in a step's goal"));
+            let mut diagnostic = Diagnostic::error(format!(
+                "nothing uses the node `{}`",
+                node.name
+            ))
+            .at(spec.places.key(&["graph", &node.name]))
+            .help(Some(
+                "remove it, wire it to a node that a goal needs, or name it in a step's goal",
+            ));
             diagnostic.path = format!("graph.{}", node.name);
             unused.push(diagnostic);
         }
@@ -177,7 +189,12 @@ impl Plan {
     ///
     /// # Errors
     /// All that is wrong with it, as far as one mistake does not hide another.
-    pub fn check(spec: &PipelineSpec, variant: &str, seed: u64, base_dir: &Path) -> Result<Self, Diagnostics> {
+    pub fn check(
+        spec: &PipelineSpec,
+        variant: &str,
+        seed: u64,
+        base_dir: &Path,
+    ) -> Result<Self, Diagnostics> {
         let mut checker = Checker::new(spec, base_dir);
         let plan = checker.plan(variant, seed);
         match plan {
@@ -216,11 +233,17 @@ impl Plan {
             return Err(NodeError::other(not_given(node, port)));
         }
         let slot = node.entry.out_slots()[port];
-        Ok(Goal { node, port: node.entry.outputs[port], port_type: slot.name, slot: Some(slot), info })
+        Ok(Goal {
+            node,
+            port: node.entry.outputs[port],
+            port_type: slot.name,
+            slot: Some(slot),
+            info,
+        })
     }
 
-    /// The nodes that `goals` need, by name, each after those that it reads from. The order depends on the sub-graph
-    /// alone, not on the order in which nodes are written.
+    /// The nodes that `goals` need, by name, each after those that it reads from. The order depends
+    /// on the sub-graph alone, not on the order in which nodes are written.
     ///
     /// # Errors
     /// As [`goal`](Plan::goal).
@@ -232,7 +255,8 @@ impl Plan {
         let mut stack = Vec::new();
         for goal in goals {
             self.goal(goal.as_ref())?;
-            let (index, _) = find_port(goal.as_ref(), &self.nodes).map_err(|missing| missing.into_error())?;
+            let (index, _) =
+                find_port(goal.as_ref(), &self.nodes).map_err(|missing| missing.into_error())?;
             stack.push(index);
         }
         let mut needed = BTreeSet::new();
@@ -246,7 +270,13 @@ impl Plan {
             let ready = needed
                 .iter()
                 .filter(|index| !order.contains(*index))
-                .filter(|index| self.nodes[**index].inputs.iter().flatten().all(|port| order.contains(&port.node)))
+                .filter(|index| {
+                    self.nodes[**index]
+                        .inputs
+                        .iter()
+                        .flatten()
+                        .all(|port| order.contains(&port.node))
+                })
                 .min_by_key(|index| &self.nodes[**index].name);
             // The plan has no cycle, so there always is one.
             order.extend(ready.copied());
@@ -254,13 +284,19 @@ impl Plan {
         Ok(order)
     }
 
-    /// The wire into each input of `node`, as `node.port`; `None` for an optional input that is left out.
+    /// The wire into each input of `node`, as `node.port`; `None` for an optional input that is
+    /// left out.
     pub fn wires(&self, node: &PlannedNode) -> Vec<(&'static str, Option<String>)> {
         let spell = |id: &PortId| {
             let from = &self.nodes[id.node];
             format!("{}.{}", from.name, from.entry.outputs[id.port])
         };
-        node.entry.inputs.iter().zip(&node.inputs).map(|(port, id)| (*port, id.as_ref().map(spell))).collect()
+        node.entry
+            .inputs
+            .iter()
+            .zip(&node.inputs)
+            .map(|(port, id)| (*port, id.as_ref().map(spell)))
+            .collect()
     }
 
     /// The crates of the nodes that `goals` need.
@@ -275,10 +311,15 @@ impl Plan {
     /// The pipeline with every default written out and nothing left to vary.
     pub fn resolved(&self) -> PipelineSpec {
         let nodes = self.spec.graph.nodes.iter().map(|node| {
-            let params = self.node(&node.name).map_or_else(|| node.params.clone(), |planned| planned.params.clone());
+            let params = self
+                .node(&node.name)
+                .map_or_else(|| node.params.clone(), |planned| planned.params.clone());
             NodeSpec { params, ..node.clone() }
         });
-        let run = self.steps.iter().map(|s| StepSpec { step: s.entry.name.to_string(), params: s.params.clone() });
+        let run = self
+            .steps
+            .iter()
+            .map(|s| StepSpec { step: s.entry.name.to_string(), params: s.params.clone() });
         PipelineSpec {
             seeds: vec![self.seed],
             device: Some(self.device.clone()),
@@ -307,8 +348,11 @@ impl Plan {
 pub(crate) fn subgraph_value(plan: &Plan, indices: &[usize]) -> Value {
     let nodes = indices.iter().map(|index| {
         let node = &plan.nodes[*index];
-        let wires: Map<String, Value> =
-            plan.wires(node).into_iter().filter_map(|(port, wire)| Some((port.to_string(), json!(wire?)))).collect();
+        let wires: Map<String, Value> = plan
+            .wires(node)
+            .into_iter()
+            .filter_map(|(port, wire)| Some((port.to_string(), json!(wire?))))
+            .collect();
         (node.name.clone(), json!({ "node": node.entry.name, "in": wires, "params": node.params }))
     });
     Value::Object(nodes.collect())

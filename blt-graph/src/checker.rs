@@ -72,7 +72,8 @@ impl<'a> Checker<'a> {
         for index in 0..spec.graph.nodes.len() {
             nodes.extend(self.candidate(index));
         }
-        let some_unknown = self.found.len() > unknown_node_before && nodes.len() < spec.graph.nodes.len();
+        let some_unknown =
+            self.found.len() > unknown_node_before && nodes.len() < spec.graph.nodes.len();
         self.wire(&mut nodes, some_unknown);
         let order = self.order(&nodes)?;
         let steps = self.steps(&nodes, some_unknown);
@@ -133,7 +134,8 @@ impl<'a> Checker<'a> {
         let places = &self.spec.places;
         let path = ["graph", node.name.as_str()];
         let Some(entry) = registry::find(&node.node) else {
-            let mut diagnostic = registry::unknown("node", &node.node).at(places.value(&["graph", &node.name, "node"]));
+            let mut diagnostic = registry::unknown("node", &node.node)
+                .at(places.value(&["graph", &node.name, "node"]));
             diagnostic.path = format!("graph.{}.node", node.name);
             self.found.push(diagnostic);
             return None;
@@ -144,13 +146,17 @@ impl<'a> Checker<'a> {
         if check_params(&schema, &node.params, places, &path, &what, &mut self.found) {
             match entry.parse(&Value::Object(node.params.clone())) {
                 Ok(node) => parsed = Some(node),
-                Err(error) => self.found.push(param_diagnostic(&schema, places, &path, &what, &error)),
+                Err(error) => {
+                    self.found.push(param_diagnostic(&schema, places, &path, &what, &error))
+                }
             }
         }
         let params = match parsed.as_ref().map(|node| node.params()) {
             Some(Ok(params)) => object(params),
             Some(Err(error)) => {
-                self.found.push(Diagnostic::error(format!("{what}: its parameters cannot be written down: {error}")));
+                self.found.push(Diagnostic::error(format!(
+                    "{what}: its parameters cannot be written down: {error}"
+                )));
                 return None;
             }
             None => Map::new(),
@@ -166,7 +172,8 @@ impl<'a> Checker<'a> {
         })
     }
 
-    /// Resolves all wires. `some_unknown`: nodes were dropped, so that a wire to one of them is no second error.
+    /// Resolves all wires. `some_unknown`: nodes were dropped, so that a wire to one of them is no
+    /// second error.
     fn wire(&mut self, nodes: &mut [Candidate], some_unknown: bool) {
         for index in 0..nodes.len() {
             let before = self.found.len();
@@ -180,7 +187,11 @@ impl<'a> Checker<'a> {
                 let ports = entry.inputs.iter().zip(&slots);
                 let ports: Vec<String> = ports
                     .map(|(name, slot)| {
-                        format!("{name}: {}{}", slot.name, if slot.optional { " (may be left out)" } else { "" })
+                        format!(
+                            "{name}: {}{}",
+                            slot.name,
+                            if slot.optional { " (may be left out)" } else { "" }
+                        )
                     })
                     .collect();
                 format!("its inputs: {}", ports.join(", "))
@@ -190,7 +201,8 @@ impl<'a> Checker<'a> {
             match &spec.inputs {
                 Inputs::None => {}
                 Inputs::One(_) if entry.inputs.is_empty() => self.found.push(
-                    Diagnostic::error(format!("{what} takes no input")).at(places.value(&["graph", &spec.name, "in"])),
+                    Diagnostic::error(format!("{what} takes no input"))
+                        .at(places.value(&["graph", &spec.name, "in"])),
                 ),
                 Inputs::One(wire) => match entry.bare_input() {
                     Some(port) => wires.push((port, wire, vec!["graph", &spec.name, "in"])),
@@ -203,14 +215,21 @@ impl<'a> Checker<'a> {
                         .note(ports())
                         .help(Some(format!(
                             "write `in: {{{}}}`",
-                            entry.inputs.iter().map(|name| format!("{name}: ...")).collect::<Vec<_>>().join(", ")
+                            entry
+                                .inputs
+                                .iter()
+                                .map(|name| format!("{name}: ..."))
+                                .collect::<Vec<_>>()
+                                .join(", ")
                         ))),
                     ),
                 },
                 Inputs::Map(map) => {
                     for (name, wire) in map {
                         match entry.inputs.iter().position(|port| port == name) {
-                            Some(port) => wires.push((port, wire, vec!["graph", &spec.name, "in", name])),
+                            Some(port) => {
+                                wires.push((port, wire, vec!["graph", &spec.name, "in", name]))
+                            }
                             None => self.found.push(
                                 Diagnostic::error(format!("{what} has no input `{name}`"))
                                     .at(places.key(&["graph", &spec.name, "in", name]))
@@ -223,14 +242,19 @@ impl<'a> Checker<'a> {
             }
             if self.found.len() == before {
                 let given = |port: usize| wires.iter().any(|(given, ..)| *given == port);
-                let missing: Vec<&str> =
-                    (0..slots.len()).filter(|i| !slots[*i].optional && !given(*i)).map(|i| entry.inputs[i]).collect();
+                let missing: Vec<&str> = (0..slots.len())
+                    .filter(|i| !slots[*i].optional && !given(*i))
+                    .map(|i| entry.inputs[i])
+                    .collect();
                 if !missing.is_empty() {
                     let plural = if missing.len() > 1 { "s" } else { "" };
                     self.found.push(
-                        Diagnostic::error(format!("{what} has nothing on its input{plural} {}", list(missing)))
-                            .at(places.key(&["graph", &spec.name, "in"]).or_else(node_place))
-                            .note(ports()),
+                        Diagnostic::error(format!(
+                            "{what} has nothing on its input{plural} {}",
+                            list(missing)
+                        ))
+                        .at(places.key(&["graph", &spec.name, "in"]).or_else(node_place))
+                        .note(ports()),
                     );
                 }
             }
@@ -244,7 +268,9 @@ impl<'a> Checker<'a> {
                             complete = false;
                             continue;
                         }
-                        let mut diagnostic = Diagnostic::error(missing.message).at(place).suggest(missing.suggestion);
+                        let mut diagnostic = Diagnostic::error(missing.message)
+                            .at(place)
+                            .suggest(missing.suggestion);
                         diagnostic.notes.extend(missing.note);
                         diagnostic.path = path.join(".");
                         self.found.push(diagnostic);
@@ -255,7 +281,8 @@ impl<'a> Checker<'a> {
                         let wanted = slots[port];
                         match outputs.get(output) {
                             Some(slot) if slot.id == wanted.id => {
-                                nodes[index].inputs[port] = Some(PortId { node: from, port: output });
+                                nodes[index].inputs[port] =
+                                    Some(PortId { node: from, port: output });
                             }
                             given => {
                                 let given = given.map_or("nothing", |slot| slot.name);
@@ -275,12 +302,20 @@ impl<'a> Checker<'a> {
                                 if fitting.is_empty() {
                                     let giving: Vec<&str> = nodes
                                         .iter()
-                                        .filter(|node| node.entry.out_slots().iter().any(|slot| slot.id == wanted.id))
+                                        .filter(|node| {
+                                            node.entry
+                                                .out_slots()
+                                                .iter()
+                                                .any(|slot| slot.id == wanted.id)
+                                        })
                                         .map(|node| node.name.as_str())
                                         .collect();
                                     if !giving.is_empty() {
-                                        diagnostic =
-                                            diagnostic.note(format!("{} is given by {}", wanted.name, list(giving)));
+                                        diagnostic = diagnostic.note(format!(
+                                            "{} is given by {}",
+                                            wanted.name,
+                                            list(giving)
+                                        ));
                                     }
                                 }
                                 diagnostic.path = path.join(".");
@@ -299,12 +334,14 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The nodes, each after those that it reads from, otherwise as they are written; or a diagnostic with the cycle.
+    /// The nodes, each after those that it reads from, otherwise as they are written; or a
+    /// diagnostic with the cycle.
     fn order(&mut self, nodes: &[Candidate]) -> Option<Vec<usize>> {
         let mut order: Vec<usize> = Vec::new();
         while order.len() < nodes.len() {
             let ready = |index: &usize| {
-                !order.contains(index) && nodes[*index].inputs.iter().flatten().all(|id| order.contains(&id.node))
+                !order.contains(index)
+                    && nodes[*index].inputs.iter().flatten().all(|id| order.contains(&id.node))
             };
             match (0..nodes.len()).find(ready) {
                 Some(index) => order.push(index),
@@ -315,11 +352,17 @@ impl<'a> Checker<'a> {
             None => return Some(order),
             Some(start) => start,
         };
-        // Every node that is left reads from another that is left: going upstream must come back to where it was.
+        // Every node that is left reads from another that is left: going upstream must come back to
+        // where it was.
         let mut trail = vec![start];
         let cycle = loop {
             let last = trail[trail.len() - 1];
-            let upstream = nodes[last].inputs.iter().flatten().map(|id| id.node).find(|node| !order.contains(node))?;
+            let upstream = nodes[last]
+                .inputs
+                .iter()
+                .flatten()
+                .map(|id| id.node)
+                .find(|node| !order.contains(node))?;
             if let Some(at) = trail.iter().position(|node| *node == upstream) {
                 break trail[at..].to_vec();
             }
@@ -330,7 +373,8 @@ impl<'a> Checker<'a> {
         let first = names.iter().enumerate().min_by_key(|(_, node)| **node).map_or(0, |(at, _)| at);
         names.rotate_left(first);
         names.push(names[0]);
-        let text = names.iter().map(|node| nodes[*node].name.as_str()).collect::<Vec<_>>().join(" -> ");
+        let text =
+            names.iter().map(|node| nodes[*node].name.as_str()).collect::<Vec<_>>().join(" -> ");
         let (first, before) = (&nodes[names[0]], names[names.len() - 2]);
         let name = &first.name;
         let port = first.inputs.iter().position(|id| id.is_some_and(|id| id.node == before));
@@ -345,15 +389,19 @@ impl<'a> Checker<'a> {
     }
 
     /// The steps with the ports of their goals; `None` for one that is wrong.
-    fn steps(&mut self, nodes: &[Candidate], some_unknown: bool) -> Vec<Option<(PlannedStep, Vec<usize>)>> {
+    fn steps(
+        &mut self,
+        nodes: &[Candidate],
+        some_unknown: bool,
+    ) -> Vec<Option<(PlannedStep, Vec<usize>)>> {
         let mut steps = Vec::new();
         for (index, spec) in self.spec.run.iter().enumerate() {
             let index = index.to_string();
             let path = ["run", index.as_str(), spec.step.as_str()];
             let places = &self.spec.places;
             let Some(entry) = registry::find_step(&spec.step) else {
-                let mut diagnostic =
-                    registry::unknown("step", &spec.step).at(places.key(&path).or_else(|| places.value(&path)));
+                let mut diagnostic = registry::unknown("step", &spec.step)
+                    .at(places.key(&path).or_else(|| places.value(&path)));
                 diagnostic.path = path.join(".");
                 self.found.push(diagnostic);
                 steps.push(None);
@@ -377,8 +425,9 @@ impl<'a> Checker<'a> {
             let params = match step.params() {
                 Ok(params) => object(params),
                 Err(error) => {
-                    self.found
-                        .push(Diagnostic::error(format!("{what}: its parameters cannot be written down: {error}")));
+                    self.found.push(Diagnostic::error(format!(
+                        "{what}: its parameters cannot be written down: {error}"
+                    )));
                     steps.push(None);
                     continue;
                 }
@@ -396,8 +445,9 @@ impl<'a> Checker<'a> {
                         let param = goal_param(&spec.params, goal);
                         let mut full: Vec<&str> = path.to_vec();
                         full.extend(param.iter().flat_map(|param| param.split('.')));
-                        let mut diagnostic =
-                            Diagnostic::error(missing.message).at(places.value(&full)).suggest(missing.suggestion);
+                        let mut diagnostic = Diagnostic::error(missing.message)
+                            .at(places.value(&full))
+                            .suggest(missing.suggestion);
                         diagnostic.notes.extend(missing.note);
                         diagnostic.path = full.join(".");
                         self.found.push(diagnostic);
@@ -409,12 +459,20 @@ impl<'a> Checker<'a> {
         steps
     }
 
-    /// Asks every used node to check itself, in order. A node whose inputs are not known is not asked.
-    fn infos(&mut self, nodes: &[Candidate], order: &[usize], used: &[bool]) -> Vec<Option<Vec<Option<AnyInfo>>>> {
+    /// Asks every used node to check itself, in order. A node whose inputs are not known is not
+    /// asked.
+    fn infos(
+        &mut self,
+        nodes: &[Candidate],
+        order: &[usize],
+        used: &[bool],
+    ) -> Vec<Option<Vec<Option<AnyInfo>>>> {
         let mut infos: Vec<Option<Vec<Option<AnyInfo>>>> = vec![None; nodes.len()];
         for &index in order {
             let candidate = &nodes[index];
-            let (true, true, Some(node)) = (used[index], candidate.wired, &candidate.node) else { continue };
+            let (true, true, Some(node)) = (used[index], candidate.wired, &candidate.node) else {
+                continue;
+            };
             let mut inputs = Vec::new();
             let mut complete = true;
             for (port, id) in candidate.inputs.iter().enumerate() {
@@ -448,16 +506,26 @@ impl<'a> Checker<'a> {
                 continue;
             }
             let warnings = RefCell::new(Vec::new());
-            let cx = CheckCx { node: &candidate.name, base_dir: self.base_dir, warnings: &warnings };
+            let cx =
+                CheckCx { node: &candidate.name, base_dir: self.base_dir, warnings: &warnings };
             match node.check(&inputs, &cx) {
                 Ok(found) => infos[index] = Some(found),
                 Err(error) => {
-                    self.found.push(node_diagnostic(&self.spec.places, &candidate.name, candidate.entry.name, &error));
+                    self.found.push(node_diagnostic(
+                        &self.spec.places,
+                        &candidate.name,
+                        candidate.entry.name,
+                        &error,
+                    ));
                 }
             }
             for warning in warnings.take() {
-                let mut diagnostic =
-                    node_diagnostic(&self.spec.places, &candidate.name, candidate.entry.name, &warning);
+                let mut diagnostic = node_diagnostic(
+                    &self.spec.places,
+                    &candidate.name,
+                    candidate.entry.name,
+                    &warning,
+                );
                 diagnostic.severity = Severity::Warning;
                 self.warnings.push(diagnostic);
             }
@@ -469,7 +537,8 @@ impl<'a> Checker<'a> {
 /// Which nodes a goal reaches; all of them in a pipeline that has no steps.
 fn used(nodes: &[Candidate], steps: &[Option<(PlannedStep, Vec<usize>)>], all: bool) -> Vec<bool> {
     let mut used = vec![all; nodes.len()];
-    let mut stack: Vec<usize> = steps.iter().flatten().flat_map(|(_, reached)| reached.clone()).collect();
+    let mut stack: Vec<usize> =
+        steps.iter().flatten().flat_map(|(_, reached)| reached.clone()).collect();
     while let Some(index) = stack.pop() {
         if !std::mem::replace(&mut used[index], true) {
             stack.extend(nodes[index].inputs.iter().flatten().map(|id| id.node));
@@ -482,9 +551,10 @@ fn used(nodes: &[Candidate], steps: &[Option<(PlannedStep, Vec<usize>)>], all: b
 fn goal_param(params: &Map<String, Value>, goal: &str) -> Option<String> {
     params.iter().find_map(|(name, value)| match value {
         Value::String(text) if text == goal => Some(name.clone()),
-        Value::Array(items) => {
-            items.iter().position(|item| item.as_str() == Some(goal)).map(|index| format!("{name}.{index}"))
-        }
+        Value::Array(items) => items
+            .iter()
+            .position(|item| item.as_str() == Some(goal))
+            .map(|index| format!("{name}.{index}")),
         _ => None,
     })
 }
@@ -492,21 +562,27 @@ fn goal_param(params: &Map<String, Value>, goal: &str) -> Option<String> {
 /// Whether a node's example fits its schema and struct, and survives being written down.
 pub(crate) fn check_example(entry: &NodeEntry, node: &NodeSpec) -> Result<(), Diagnostics> {
     let mut found = Vec::new();
-    let (schema, places, what) = (entry.schema(), Places::default(), format!("the example of {}", entry.name));
+    let (schema, places, what) =
+        (entry.schema(), Places::default(), format!("the example of {}", entry.name));
     if let Inputs::Map(wires) = &node.inputs {
         for (port, _) in wires.iter().filter(|(port, _)| !entry.inputs.contains(&port.as_str())) {
             found.push(Diagnostic::error(format!("{what} has no input `{port}`")));
         }
     }
     let bare = matches!(node.inputs, Inputs::One(_)) && entry.bare_input().is_none();
-    let none = matches!(node.inputs, Inputs::None) && entry.in_slots().iter().any(|slot| !slot.optional);
+    let none =
+        matches!(node.inputs, Inputs::None) && entry.in_slots().iter().any(|slot| !slot.optional);
     if bare || none {
-        found
-            .push(Diagnostic::error(format!("{what} does not wire its inputs {}", list(entry.inputs.iter().copied()))));
+        found.push(Diagnostic::error(format!(
+            "{what} does not wire its inputs {}",
+            list(entry.inputs.iter().copied())
+        )));
     }
     if check_params(&schema, &node.params, &places, &[], &what, &mut found) {
         let again = entry.parse(&Value::Object(node.params.clone())).and_then(|node| {
-            let params = node.params().map_err(|e| ParamError { path: Vec::new(), message: e.to_string() })?;
+            let params = node
+                .params()
+                .map_err(|e| ParamError { path: Vec::new(), message: e.to_string() })?;
             entry.parse(&params)?;
             Ok(params)
         });
@@ -523,10 +599,13 @@ pub(crate) fn check_example(entry: &NodeEntry, node: &NodeSpec) -> Result<(), Di
 /// As [`check_example`], for a step.
 pub(crate) fn check_step_example(entry: &StepEntry, step: &StepSpec) -> Result<(), Diagnostics> {
     let mut found = Vec::new();
-    let (schema, places, what) = (entry.schema(), Places::default(), format!("the example of {}", entry.name));
+    let (schema, places, what) =
+        (entry.schema(), Places::default(), format!("the example of {}", entry.name));
     if check_params(&schema, &step.params, &places, &[], &what, &mut found) {
         let again = entry.parse(&Value::Object(step.params.clone())).and_then(|step| {
-            let params = step.params().map_err(|e| ParamError { path: Vec::new(), message: e.to_string() })?;
+            let params = step
+                .params()
+                .map_err(|e| ParamError { path: Vec::new(), message: e.to_string() })?;
             entry.parse(&params)?;
             Ok(params)
         });

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::check::Plan;
 use crate::spec::{GraphSpec, Inputs};
 
-/// The graph of `plan` for people to read: nodes in the order of data flow, wires, types, and what is known of each output.
+/// The graph of `plan` for people to read: nodes in the order of data flow, wires, types, and what
+/// is known of each output.
 pub fn describe(plan: &Plan) -> String {
     let mut text = format!("{} (variant {}, seed {})\n", plan.pipeline, plan.variant, plan.seed);
     if let Some(doc) = &plan.spec.doc {
@@ -22,17 +23,23 @@ pub fn describe(plan: &Plan) -> String {
                 Some(if wires.len() == 1 { wire.clone() } else { format!("{port}: {wire}") })
             })
             .collect();
-        let reads = if wires.is_empty() { String::new() } else { format!(" <- {}", wires.join(", ")) };
+        let reads =
+            if wires.is_empty() { String::new() } else { format!(" <- {}", wires.join(", ")) };
         let unused = if node.used { "" } else { "  (not used in this variant)" };
         let _ = writeln!(text, "  {:width$}  {}{reads}{unused}", node.name, node.entry.name);
-        for (index, (port, slot)) in node.entry.outputs.iter().zip(node.entry.out_slots()).enumerate() {
+        for (index, (port, slot)) in
+            node.entry.outputs.iter().zip(node.entry.out_slots()).enumerate()
+        {
             let info = match node.infos.get(index) {
                 None => String::new(),
                 Some(None) => " (not given with these parameters)".to_string(),
                 Some(Some(info)) => match format!("{info:?}").as_str() {
                     "()" => String::new(),
                     // A derived `Debug` begins with the type's name, which says nothing here.
-                    debug => format!(" {}", debug.find([' ', '(']).map_or(debug, |at| debug[at..].trim_start())),
+                    debug => format!(
+                        " {}",
+                        debug.find([' ', '(']).map_or(debug, |at| debug[at..].trim_start())
+                    ),
                 },
             };
             let _ = writeln!(text, "  {:width$}    .{port}: {}{info}", "", slot.name);
@@ -46,7 +53,8 @@ pub fn describe(plan: &Plan) -> String {
                 }
             }
             Err(error) => {
-                let _ = writeln!(text, "  {:width$}    stands for what cannot be read: {error}", "");
+                let _ =
+                    writeln!(text, "  {:width$}    stands for what cannot be read: {error}", "");
             }
         }
     }
@@ -54,7 +62,8 @@ pub fn describe(plan: &Plan) -> String {
         text.push_str("\nrun\n");
     }
     for (index, step) in plan.steps().iter().enumerate() {
-        let params: Vec<String> = step.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let params: Vec<String> =
+            step.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let _ = writeln!(text, "  {index}  {} {{{}}}", step.entry.name, params.join(", "));
     }
     text
@@ -69,12 +78,15 @@ fn parts(graph: &GraphSpec) -> Vec<String> {
             Inputs::None => {}
             Inputs::One(wire) => fields.push(format!("in: {wire}")),
             Inputs::Map(wires) => {
-                let wires: Vec<String> = wires.iter().map(|(port, wire)| format!("{port}: {wire}")).collect();
+                let wires: Vec<String> =
+                    wires.iter().map(|(port, wire)| format!("{port}: {wire}")).collect();
                 fields.push(format!("in: {{{}}}", wires.join(", ")));
             }
         }
         fields.extend(
-            node.params.iter().map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))),
+            node.params
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))),
         );
         format!("{:width$} {{{}}}", format!("{}:", node.name), fields.join(", "))
     };

@@ -157,12 +157,14 @@ impl Diagnostic {
         let mut group = match &self.place {
             None => Group::with_title(title),
             Some(place) => {
-                let mut primary = AnnotationKind::Primary.span(visible(&place.source.text, &place.span));
+                let mut primary =
+                    AnnotationKind::Primary.span(visible(&place.source.text, &place.span));
                 if !self.label.is_empty() {
                     primary = primary.label(self.label.as_str());
                 }
-                let snippet =
-                    Snippet::source(place.source.text.as_str()).path(place.source.name.as_str()).annotation(primary);
+                let snippet = Snippet::source(place.source.text.as_str())
+                    .path(place.source.name.as_str())
+                    .annotation(primary);
                 // Labels in the same text share one snippet; others get their own below it.
                 let (same, others): (Vec<_>, Vec<_>) =
                     self.labels.iter().partition(|label| label.place.source == place.source);
@@ -206,7 +208,9 @@ impl Diagnostic {
                     ),
                 ),
                 None => {
-                    report[0] = report[0].clone().element(Level::HELP.message(format!("did you mean `{suggestion}`?")))
+                    report[0] = report[0]
+                        .clone()
+                        .element(Level::HELP.message(format!("did you mean `{suggestion}`?")))
                 }
             }
         }
@@ -215,7 +219,8 @@ impl Diagnostic {
     }
 }
 
-/// An empty span would underline nothing: show the character there, or the one before the end of the text.
+/// An empty span would underline nothing: show the character there, or the one before the end of
+/// the text.
 fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
     if !span.is_empty() {
         return span.clone();
@@ -256,7 +261,9 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let lower = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate)
+        })
         .filter(|(distance, candidate)| {
             let length = word.chars().count().max(candidate.chars().count());
             // Of names of one or two letters, any other is one letter away.

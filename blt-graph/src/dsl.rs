@@ -69,12 +69,18 @@ impl Graph {
         Self::default()
     }
 
-    /// Adds `node` as `name`, reading from `inputs`: `()` for none, a wire for one, a tuple of wires for more. Returns wires
-    /// to its outputs: one, or a tuple of them. That names are valid and distinct is checked with the rest of the graph.
+    /// Adds `node` as `name`, reading from `inputs`: `()` for none, a wire for one, a tuple of
+    /// wires for more. Returns wires to its outputs: one, or a tuple of them. That names are
+    /// valid and distinct is checked with the rest of the graph.
     ///
     /// # Panics
     /// If `node` cannot be serialised, which derived `Serialize` on plain parameters always can.
-    pub fn add<N: Node>(&mut self, name: &str, node: N, inputs: impl IntoWires<N::In>) -> <N::Out as Ports>::Wires {
+    pub fn add<N: Node>(
+        &mut self,
+        name: &str,
+        node: N,
+        inputs: impl IntoWires<N::In>,
+    ) -> <N::Out as Ports>::Wires {
         let origin = Origin { krate: "", version: "", file: "", line: 0 };
         let entry = NodeEntry::of::<N>(origin);
         let paths = inputs.paths();
@@ -82,14 +88,25 @@ impl Graph {
         // The short form where YAML has one, so that the two spellings are equal.
         let inputs = match given.as_slice() {
             [] => Inputs::None,
-            [only] if entry.bare_input() == Some(*only) => Inputs::One(paths[*only].clone().unwrap_or_default()),
+            [only] if entry.bare_input() == Some(*only) => {
+                Inputs::One(paths[*only].clone().unwrap_or_default())
+            }
             _ => {
-                let wires = N::INPUTS.iter().zip(paths).filter_map(|(port, wire)| Some((port.to_string(), wire?)));
+                let wires = N::INPUTS
+                    .iter()
+                    .zip(paths)
+                    .filter_map(|(port, wire)| Some((port.to_string(), wire?)));
                 Inputs::Map(wires.collect())
             }
         };
         let params = written_params(&node, &entry.schema());
-        self.spec.nodes.push(NodeSpec { name: name.to_string(), node: N::NAME.to_string(), inputs, params, doc: None });
+        self.spec.nodes.push(NodeSpec {
+            name: name.to_string(),
+            node: N::NAME.to_string(),
+            inputs,
+            params,
+            doc: None,
+        });
         N::Out::wires(name, N::OUTPUTS)
     }
 
@@ -101,7 +118,8 @@ impl Graph {
 
 /// The parameters that differ from their defaults: what one would write in YAML.
 fn written_params(params: &impl serde::Serialize, schema: &Value) -> Map<String, Value> {
-    let value = serde_json::to_value(params).expect("parameters are plain data, which can be serialised");
+    let value =
+        serde_json::to_value(params).expect("parameters are plain data, which can be serialised");
     let Value::Object(map) = value else { return Map::new() };
     let known = schema::params(schema);
     let is_default = |name: &str, value: &Value| {
@@ -122,7 +140,8 @@ impl PipelineSpec {
     #[must_use]
     pub fn step<S: Step>(mut self, step: S) -> Self {
         let schema = schemars::SchemaGenerator::default().into_root_schema_for::<S>().to_value();
-        self.run.push(StepSpec { step: S::NAME.to_string(), params: written_params(&step, &schema) });
+        self.run
+            .push(StepSpec { step: S::NAME.to_string(), params: written_params(&step, &schema) });
         self
     }
 
@@ -135,7 +154,11 @@ impl PipelineSpec {
 
     /// Adds the variant `name`, which sets each path to a value.
     #[must_use]
-    pub fn variant<'a>(mut self, name: &str, edits: impl IntoIterator<Item = (&'a str, Value)>) -> Self {
+    pub fn variant<'a>(
+        mut self,
+        name: &str,
+        edits: impl IntoIterator<Item = (&'a str, Value)>,
+    ) -> Self {
         let edits = edits.into_iter().map(|(path, value)| (path.to_string(), value)).collect();
         self.ablate.named.push((name.to_string(), edits));
         self

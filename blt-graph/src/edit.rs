@@ -1,7 +1,8 @@
 //! Overrides: `--set path=value`, and the paths of `ablate`.
 //!
-//! A path is keys and list indices joined by dots: `graph.patches.stride`, `run.0.train.steps`, `seed`. It names what may
-//! stand there, written or not: a parameter that has a default counts. `graph.patches` replaces the whole node.
+//! A path is keys and list indices joined by dots: `graph.patches.stride`, `run.0.train.steps`,
+//! `seed`. It names what may stand there, written or not: a parameter that has a default counts.
+//! `graph.patches` replaces the whole node.
 
 use std::sync::Arc;
 
@@ -14,11 +15,12 @@ use crate::spec::PipelineSpec;
 use crate::yaml::{self, Loc, Places};
 
 impl PipelineSpec {
-    /// The pipeline with `assignment`, `path=value`, made; the value is YAML. It is made before variants are, so what a
-    /// variant sets itself wins.
+    /// The pipeline with `assignment`, `path=value`, made; the value is YAML. It is made before
+    /// variants are, so what a variant sets itself wins.
     ///
     /// # Errors
-    /// A path that names nothing (the nearest one is suggested), or a value that does not fit there.
+    /// A path that names nothing (the nearest one is suggested), or a value that does not fit
+    /// there.
     pub fn set(&self, assignment: &str) -> Result<Self, Diagnostics> {
         const NAME: &str = "--set";
         let whole = Arc::new(Source { name: NAME.to_string(), text: assignment.to_string() });
@@ -47,19 +49,29 @@ impl PipelineSpec {
             let mut full = vec![NAME.to_string()];
             full.extend(at);
             let place = |place: &Place| shift(place, &whole, offset);
-            moved
-                .0
-                .insert(full, Loc { key: loc.key.as_ref().map(place), value: place(&loc.value), scalar: loc.scalar });
+            moved.0.insert(
+                full,
+                Loc {
+                    key: loc.key.as_ref().map(place),
+                    value: place(&loc.value),
+                    scalar: loc.scalar,
+                },
+            );
         }
         let root = vec![NAME.to_string()];
         let key = Place { source: whole.clone(), span: 0..path.trim_end().len() };
         let value_place = Place { source: whole.clone(), span: offset..assignment.len() };
-        let loc = moved.0.entry(root.clone()).or_insert(Loc { key: None, value: value_place, scalar: true });
+        let loc = moved.0.entry(root.clone()).or_insert(Loc {
+            key: None,
+            value: value_place,
+            scalar: true,
+        });
         loc.key = Some(key);
         self.edit(path.trim(), value, &moved, &root)
     }
 
-    /// The pipeline with `value` at `path`. `written` is where, in `places`, path and value were written.
+    /// The pipeline with `value` at `path`. `written` is where, in `places`, path and value were
+    /// written.
     pub(crate) fn edit(
         &self,
         path: &str,
@@ -68,7 +80,10 @@ impl PipelineSpec {
         written: &[String],
     ) -> Result<Self, Diagnostics> {
         let mut document = self.to_value();
-        let key = places.0.get(written).and_then(|loc| loc.key.clone().or_else(|| Some(loc.value.clone())));
+        let key = places
+            .0
+            .get(written)
+            .and_then(|loc| loc.key.clone().or_else(|| Some(loc.value.clone())));
         let target = resolve(&document, path).map_err(|mut diagnostic| {
             // An index of a grid has a value but no key: the path is its parent's key.
             let parent = written.split_last().and_then(|(_, parent)| places.0.get(parent));
@@ -124,33 +139,61 @@ fn resolve(document: &Value, path: &str) -> Result<Vec<String>, Box<Diagnostic>>
         ))
     };
     let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
-    let top = strings(&["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "report"]);
+    let top =
+        strings(&["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "report"]);
     if segments[0] == "ablate" {
         return Err(Box::new(
-            Diagnostic::error("`ablate` cannot be overridden").help(Some("override what its variants have in common")),
+            Diagnostic::error("`ablate` cannot be overridden")
+                .help(Some("override what its variants have in common")),
         ));
     }
     choose(&[], segments[0], "a pipeline", &top)?;
     match segments[0] {
         "graph" if segments.len() > 1 => {
-            let graph = document.get("graph").and_then(Value::as_object).cloned().unwrap_or_default();
-            choose(&segments[..1], segments[1], "the graph", &graph.keys().cloned().collect::<Vec<_>>())?;
+            let graph =
+                document.get("graph").and_then(Value::as_object).cloned().unwrap_or_default();
+            choose(
+                &segments[..1],
+                segments[1],
+                "the graph",
+                &graph.keys().cloned().collect::<Vec<_>>(),
+            )?;
             let Some(node) = graph.get(segments[1]) else { return Ok(owned(&segments)) };
             let entry = node.get("node").and_then(Value::as_str).and_then(registry::find);
             if let (Some(segment), Some(entry)) = (segments.get(2), entry) {
-                let mut keys: Vec<String> = schema::params(&entry.schema()).into_iter().map(|p| p.name).collect();
+                let mut keys: Vec<String> =
+                    schema::params(&entry.schema()).into_iter().map(|p| p.name).collect();
                 keys.extend(RESERVED.map(String::from));
-                choose(&segments[..2], segment, &format!("`{}` ({})", segments[1], entry.name), &keys)?;
+                choose(
+                    &segments[..2],
+                    segment,
+                    &format!("`{}` ({})", segments[1], entry.name),
+                    &keys,
+                )?;
                 if let (&"in", Some(port)) = (segment, segments.get(3)) {
-                    choose(&segments[..3], port, &format!("the input of {}", entry.name), &strings(entry.inputs))?;
+                    choose(
+                        &segments[..3],
+                        port,
+                        &format!("the input of {}", entry.name),
+                        &strings(entry.inputs),
+                    )?;
                 }
             }
         }
         "run" if segments.len() > 1 => {
             let steps = document.get("run").and_then(Value::as_array).cloned().unwrap_or_default();
             let indices: Vec<String> = (0..steps.len()).map(|index| index.to_string()).collect();
-            choose(&segments[..1], segments[1], "`run`, whose steps are counted from 0,", &indices)?;
-            let step = segments[1].parse::<usize>().ok().and_then(|index| steps.get(index)).and_then(Value::as_object);
+            choose(
+                &segments[..1],
+                segments[1],
+                "`run`, whose steps are counted from 0,",
+                &indices,
+            )?;
+            let step = segments[1]
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| steps.get(index))
+                .and_then(Value::as_object);
             if let (Some(segment), Some(step)) = (segments.get(2), step) {
                 let what = format!("step `run.{}`", segments[1]);
                 let names: Vec<String> = step.keys().cloned().collect();
@@ -162,15 +205,19 @@ fn resolve(document: &Value, path: &str) -> Result<Vec<String>, Box<Diagnostic>>
                     diagnostic.suggestion = diagnostic.suggestion.or(Some(rest.join(".")));
                     return Err(diagnostic);
                 }
-                if let (Some(param), Some(entry)) = (segments.get(3), registry::find_step(segment)) {
-                    let keys: Vec<String> = schema::params(&entry.schema()).into_iter().map(|p| p.name).collect();
+                if let (Some(param), Some(entry)) = (segments.get(3), registry::find_step(segment))
+                {
+                    let keys: Vec<String> =
+                        schema::params(&entry.schema()).into_iter().map(|p| p.name).collect();
                     choose(&segments[..3], param, &format!("the step `{segment}`"), &keys)?;
                 }
             }
         }
         "graph" | "run" | "report" => {}
         scalar if segments.len() > 1 => {
-            return Err(Box::new(Diagnostic::error(format!("`{path}` names nothing: `{scalar}` has no parts"))));
+            return Err(Box::new(Diagnostic::error(format!(
+                "`{path}` names nothing: `{scalar}` has no parts"
+            ))));
         }
         _ => {}
     }
@@ -198,11 +245,19 @@ fn default_at(document: &Value, target: &[String], depth: usize) -> Option<Value
     schema::params(&schema).into_iter().find(|param| param.name == *name)?.default
 }
 
-fn put(document: &mut Value, target: &[String], value: Value, path: &str) -> Result<(), Box<Diagnostic>> {
+fn put(
+    document: &mut Value,
+    target: &[String],
+    value: Value,
+    path: &str,
+) -> Result<(), Box<Diagnostic>> {
     // Defaults are looked up before the tree is borrowed for the descent.
-    let defaults: Vec<Option<Value>> = (0..=target.len()).map(|depth| default_at(document, target, depth)).collect();
-    let node = target.get(1).and_then(|name| document.get("graph")?.get(name)?.get("node")?.as_str());
-    let bare_port = node.and_then(registry::find).and_then(|entry| Some(entry.inputs[entry.bare_input()?]));
+    let defaults: Vec<Option<Value>> =
+        (0..=target.len()).map(|depth| default_at(document, target, depth)).collect();
+    let node =
+        target.get(1).and_then(|name| document.get("graph")?.get(name)?.get("node")?.as_str());
+    let bare_port =
+        node.and_then(registry::find).and_then(|entry| Some(entry.inputs[entry.bare_input()?]));
     let mut at = document;
     for (depth, segment) in target.iter().enumerate() {
         let default = || match &defaults[depth] {

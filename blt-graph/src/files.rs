@@ -28,11 +28,12 @@ impl FileError {
     }
 }
 
-/// Writes `bytes` to `path` so that nobody ever sees a part of them: into a temporary name beside it, flushed to the disk,
-/// then renamed.
+/// Writes `bytes` to `path` so that nobody ever sees a part of them: into a temporary name beside
+/// it, flushed to the disk, then renamed.
 ///
 /// # Errors
-/// If the disk is full, or the folder cannot be written to; the old file stands and the temporary one is gone.
+/// If the disk is full, or the folder cannot be written to; the old file stands and the temporary
+/// one is gone.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(), FileError> {
     write_atomic_with(path, |file| file.write_all(bytes.as_ref()))
 }
@@ -48,8 +49,11 @@ pub fn write_atomic_with(
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let path = path.as_ref();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary =
-        path.with_file_name(format!(".{name}.{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    let temporary = path.with_file_name(format!(
+        ".{name}.{}-{}.tmp",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    ));
     let result = (|| {
         let mut writer = io::BufWriter::new(File::create(&temporary)?);
         write(&mut writer)?;
@@ -58,7 +62,8 @@ pub fn write_atomic_with(
         sync_folder(path)
     })();
     result.map_err(|source| {
-        // What is left over is of no use; if it cannot be removed either, the first error is the one to tell.
+        // What is left over is of no use; if it cannot be removed either, the first error is the
+        // one to tell.
         let _ = fs::remove_file(&temporary);
         FileError { action: "write", path: path.to_path_buf(), source }
     })
@@ -84,8 +89,8 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the log at `path` and cuts it back to its first `lines` complete lines: 0 begins anew, and a step that is
-    /// continued passes the number that its checkpoint recorded.
+    /// Opens the log at `path` and cuts it back to its first `lines` complete lines: 0 begins anew,
+    /// and a step that is continued passes the number that its checkpoint recorded.
     ///
     /// # Errors
     /// If the file cannot be opened or cut, or holds fewer complete lines than that.
@@ -111,7 +116,9 @@ impl JsonLines {
             line.clear();
             let read = reader.read_until(b'\n', &mut line)?;
             if !line.ends_with(b"\n") {
-                return Err(io::Error::other(format!("it has {have} complete lines, {lines} were recorded")));
+                return Err(io::Error::other(format!(
+                    "it has {have} complete lines, {lines} were recorded"
+                )));
             }
             length += read as u64;
         }
@@ -126,8 +133,8 @@ impl JsonLines {
     /// # Errors
     /// If it cannot be written.
     pub fn push(&mut self, object: &impl Serialize) -> Result<(), FileError> {
-        let mut line =
-            serde_json::to_vec(object).map_err(|error| FileError::on("write", &self.path)(io::Error::other(error)))?;
+        let mut line = serde_json::to_vec(object)
+            .map_err(|error| FileError::on("write", &self.path)(io::Error::other(error)))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(FileError::on("write", &self.path))
     }
@@ -152,7 +159,8 @@ mod tests {
         write_atomic(&path, "one").unwrap();
         write_atomic(&path, "two").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
-        let failed = write_atomic_with(&path, |_| Err(io::Error::from(io::ErrorKind::StorageFull))).unwrap_err();
+        let failed = write_atomic_with(&path, |_| Err(io::Error::from(io::ErrorKind::StorageFull)))
+            .unwrap_err();
         assert!(failed.to_string().contains("a.json"), "{failed}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -179,7 +187,12 @@ mod tests {
         let mut log = JsonLines::open(&path, 2).unwrap();
         log.push(&serde_json::json!({ "step": 9 })).unwrap();
         log.sync().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":0}\n{\"step\":1}\n{\"step\":9}\n");
-        assert!(JsonLines::open(&path, 7).unwrap_err().source.to_string().contains("3 complete lines"));
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "{\"step\":0}\n{\"step\":1}\n{\"step\":9}\n"
+        );
+        assert!(
+            JsonLines::open(&path, 7).unwrap_err().source.to_string().contains("3 complete lines")
+        );
     }
 }

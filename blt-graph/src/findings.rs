@@ -1,4 +1,5 @@
-//! What checking finds: where a wire or goal leads, which parameters are unknown or missing, and how each mistake is said.
+//! What checking finds: where a wire or goal leads, which parameters are unknown or missing, and
+//! how each mistake is said.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +11,10 @@ use crate::schema;
 use crate::yaml::Places;
 
 pub(crate) fn not_given(node: &PlannedNode, port: usize) -> String {
-    format!("`{}` ({}) gives no `{}` with these parameters", node.name, node.entry.name, node.entry.outputs[port])
+    format!(
+        "`{}` ({}) gives no `{}` with these parameters",
+        node.name, node.entry.name, node.entry.outputs[port]
+    )
 }
 
 /// Nodes, as [`find_port`] sees them.
@@ -55,8 +59,11 @@ pub(crate) fn find_port<N: Named>(wire: &str, nodes: &[N]) -> Result<(usize, usi
         let near = nearest(name, nodes.iter().map(Named::name));
         return Err(Missing {
             message: format!("the graph has no node `{name}`"),
-            suggestion: near.map(|near| port.map_or_else(|| near.to_string(), |port| format!("{near}.{port}"))),
-            note: near.is_none().then(|| format!("its nodes are {}", list(nodes.iter().map(Named::name)))),
+            suggestion: near
+                .map(|near| port.map_or_else(|| near.to_string(), |port| format!("{near}.{port}"))),
+            note: near
+                .is_none()
+                .then(|| format!("its nodes are {}", list(nodes.iter().map(Named::name)))),
         });
     };
     let outputs = nodes[index].entry().outputs;
@@ -71,7 +78,8 @@ pub(crate) fn find_port<N: Named>(wire: &str, nodes: &[N]) -> Result<(usize, usi
     }
 }
 
-/// Where a diagnostic about `path` points, and a label that says so if the value there is a default.
+/// Where a diagnostic about `path` points, and a label that says so if the value there is a
+/// default.
 pub(crate) fn pointed(places: &Places, path: &[&str], depth: usize) -> (Option<Place>, String) {
     let full: Vec<String> = path.iter().map(ToString::to_string).collect();
     let written = (depth..=full.len()).rev().any(|length| places.0.contains_key(&full[..length]));
@@ -83,7 +91,12 @@ pub(crate) fn pointed(places: &Places, path: &[&str], depth: usize) -> (Option<P
     (places.value(path), label)
 }
 
-pub(crate) fn node_diagnostic(places: &Places, node: &str, entry: &str, error: &NodeError) -> Diagnostic {
+pub(crate) fn node_diagnostic(
+    places: &Places,
+    node: &str,
+    entry: &str,
+    error: &NodeError,
+) -> Diagnostic {
     let mut path = vec!["graph", node];
     let what = match &error.at {
         At::Param(name) => {
@@ -96,17 +109,26 @@ pub(crate) fn node_diagnostic(places: &Places, node: &str, entry: &str, error: &
         }
         At::Node => String::new(),
     };
-    let (place, label) =
-        if matches!(error.at, At::Input(_)) { (places.value(&path), String::new()) } else { pointed(places, &path, 3) };
-    let mut diagnostic = Diagnostic::error(format!("{what}`{node}` ({entry}): {}", error.message()))
-        .at(place)
-        .label(label)
-        .help(error.help.as_deref());
+    let (place, label) = if matches!(error.at, At::Input(_)) {
+        (places.value(&path), String::new())
+    } else {
+        pointed(places, &path, 3)
+    };
+    let mut diagnostic =
+        Diagnostic::error(format!("{what}`{node}` ({entry}): {}", error.message()))
+            .at(place)
+            .label(label)
+            .help(error.help.as_deref());
     diagnostic.path = path.join(".");
     diagnostic
 }
 
-pub(crate) fn step_diagnostic(places: &Places, index: usize, step: &str, error: &NodeError) -> Diagnostic {
+pub(crate) fn step_diagnostic(
+    places: &Places,
+    index: usize,
+    step: &str,
+    error: &NodeError,
+) -> Diagnostic {
     let index = index.to_string();
     let mut path = vec!["run", index.as_str(), step];
     let what = match &error.at {
@@ -117,10 +139,11 @@ pub(crate) fn step_diagnostic(places: &Places, index: usize, step: &str, error: 
         At::Node => String::new(),
     };
     let (place, label) = pointed(places, &path, 4);
-    let mut diagnostic = Diagnostic::error(format!("{what}step `run.{index}.{step}`: {}", error.message()))
-        .at(place)
-        .label(label)
-        .help(error.help.as_deref());
+    let mut diagnostic =
+        Diagnostic::error(format!("{what}step `run.{index}.{step}`: {}", error.message()))
+            .at(place)
+            .label(label)
+            .help(error.help.as_deref());
     diagnostic.path = path.join(".");
     diagnostic
 }
@@ -137,14 +160,19 @@ pub(crate) fn check_params(
     let before = found.len();
     let known = schema::params(schema);
     let unknown = schema::unknown_keys(schema, params);
-    let missing: Vec<_> = known.iter().filter(|p| p.required && !params.contains_key(&p.name)).collect();
+    let missing: Vec<_> =
+        known.iter().filter(|p| p.required && !params.contains_key(&p.name)).collect();
     for (key, siblings) in &unknown {
         let full: Vec<&str> = path.iter().copied().chain(key.iter().map(String::as_str)).collect();
         let (last, parents) = key.split_last().expect("an unknown key has a name");
         // What is given already was not meant by another key.
         let free = |name: &&str| !parents.is_empty() || !params.contains_key(*name);
         let near = nearest(last, siblings.iter().map(String::as_str).filter(free));
-        let owner = if parents.is_empty() { what.to_string() } else { format!("`{}` of {what}", parents.join(".")) };
+        let owner = if parents.is_empty() {
+            what.to_string()
+        } else {
+            format!("`{}` of {what}", parents.join("."))
+        };
         let kind = if parents.is_empty() { "parameter" } else { "key" };
         let mut diagnostic = Diagnostic::error(format!("{owner} has no {kind} `{last}`"))
             .at(places.key(&full).or_else(|| places.value(&full)))
@@ -161,14 +189,16 @@ pub(crate) fn check_params(
     for param in missing {
         let full: Vec<&str> = path.iter().copied().chain([param.name.as_str()]).collect();
         // Most often it is there, misspelt: then that is already said, with the right name.
-        let misspelt = |key: &[String]| key.len() == 1 && nearest(&key[0], [param.name.as_str()]).is_some();
+        let misspelt =
+            |key: &[String]| key.len() == 1 && nearest(&key[0], [param.name.as_str()]).is_some();
         if unknown.iter().any(|(key, _)| misspelt(key)) {
             continue;
         }
         let first_line = param.doc.lines().next().unwrap_or_default();
-        let mut diagnostic = Diagnostic::error(format!("{what} needs the parameter `{}`", param.name))
-            .at(places.key(path).or_else(|| places.value(path)))
-            .help(Some(format!("`{}` is {}: {first_line}", param.name, param.kind)));
+        let mut diagnostic =
+            Diagnostic::error(format!("{what} needs the parameter `{}`", param.name))
+                .at(places.key(path).or_else(|| places.value(path)))
+                .help(Some(format!("`{}` is {}: {first_line}", param.name, param.kind)));
         diagnostic.path = full.join(".");
         found.push(diagnostic);
     }
@@ -183,8 +213,13 @@ pub(crate) fn param_diagnostic(
     what: &str,
     error: &ParamError,
 ) -> Diagnostic {
-    let full: Vec<&str> = path.iter().copied().chain(error.path.iter().map(String::as_str)).collect();
-    let owner = if error.path.is_empty() { what.to_string() } else { format!("`{}` of {what}", error.path.join(".")) };
+    let full: Vec<&str> =
+        path.iter().copied().chain(error.path.iter().map(String::as_str)).collect();
+    let owner = if error.path.is_empty() {
+        what.to_string()
+    } else {
+        format!("`{}` of {what}", error.path.join("."))
+    };
     let message = in_words(&error.message);
     let mut diagnostic = Diagnostic::error(format!("{owner}: {message}")).at(places.value(&full));
     if let [name] = error.path.as_slice()

@@ -1,4 +1,5 @@
-//! Typed dataflow pipelines: nodes and wires, the registry, the spec (YAML and Rust), checking, execution, run directories.
+//! Typed dataflow pipelines: nodes and wires, the registry, the spec (YAML and Rust), checking,
+//! execution, run directories.
 //!
 //! This crate knows no model and no file format of data. Where to look:
 //!
@@ -13,9 +14,10 @@
 //! | know when a step's result is used again | [`store`] |
 //! | list nodes, print help | [`registry`], [`describe()`] |
 //!
-//! The way of a pipeline: [`PipelineSpec::read`] finds what the YAML says and where; [`PipelineSpec::set`] makes overrides;
-//! [`check::check_all`] resolves every variant into a checked [`Plan`], shapes included, before any file is opened;
-//! [`run::Runner`] runs the steps of each plan, using again what the store has under the same key; a step builds the part of
+//! The way of a pipeline: [`PipelineSpec::read`] finds what the YAML says and where;
+//! [`PipelineSpec::set`] makes overrides; [`check::check_all`] resolves every variant into a
+//! checked [`Plan`], shapes included, before any file is opened; [`run::Runner`] runs the steps of
+//! each plan, using again what the store has under the same key; a step builds the part of
 //! the graph that it needs as [`Live`] and runs it on batches that it puts into the [`World`].
 
 /// This crate's version.

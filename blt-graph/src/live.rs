@@ -14,8 +14,9 @@ use crate::world::World;
 
 /// The nodes that some goals need, built.
 ///
-/// Each [`run`](Live::run) computes goals from the current state of the [`World`] (the batch that the step put there); each
-/// node that they need runs once, and a value is dropped after its last use.
+/// Each [`run`](Live::run) computes goals from the current state of the [`World`] (the batch that
+/// the step put there); each node that they need runs once, and a value is dropped after its last
+/// use.
 pub struct Live {
     plan: Plan,
     world: World,
@@ -34,7 +35,8 @@ struct LiveNode {
     optional: Vec<bool>,
 }
 
-/// Why a graph's goals were not computed: what a user reads of it, and what the node at fault answered.
+/// Why a graph's goals were not computed: what a user reads of it, and what the node at fault
+/// answered.
 #[derive(Debug)]
 pub struct RunFailed {
     pub diagnostics: Diagnostics,
@@ -67,12 +69,16 @@ impl From<RunFailed> for StepError {
 }
 
 impl Live {
-    /// Builds the nodes that `goals` (`node` or `node.port`) need. Each gets a seed of its own from the plan's seed and its
-    /// name.
+    /// Builds the nodes that `goals` (`node` or `node.port`) need. Each gets a seed of its own from
+    /// the plan's seed and its name.
     ///
     /// # Errors
     /// A goal that the plan does not have, or what a node's `build` answers, pointing at the node.
-    pub fn build<S: AsRef<str>>(plan: &Plan, goals: &[S], world: World) -> Result<Live, Diagnostics> {
+    pub fn build<S: AsRef<str>>(
+        plan: &Plan,
+        goals: &[S],
+        world: World,
+    ) -> Result<Live, Diagnostics> {
         let order = plan.needed(goals).map_err(|error| Diagnostic::error(error.to_string()))?;
         let mut nodes = Vec::with_capacity(order.len());
         let mut facilities = Vec::new();
@@ -80,12 +86,17 @@ impl Live {
             let planned = &plan.nodes[index];
             if !planned.used {
                 // A step computes what it did not name in `goals`: its infos were never worked out.
-                return Err(
-                    Diagnostic::error(format!("no goal of this pipeline reaches the node `{}`", planned.name)).into()
-                );
+                return Err(Diagnostic::error(format!(
+                    "no goal of this pipeline reaches the node `{}`",
+                    planned.name
+                ))
+                .into());
             }
-            let infos: Vec<_> =
-                planned.inputs.iter().map(|id| id.and_then(|id| plan.nodes[id.node].infos[id.port].clone())).collect();
+            let infos: Vec<_> = planned
+                .inputs
+                .iter()
+                .map(|id| id.and_then(|id| plan.nodes[id.node].infos[id.port].clone()))
+                .collect();
             let mut cx = BuildCx {
                 node: &planned.name,
                 seed: derive_seed(plan.seed, &planned.name),
@@ -93,9 +104,15 @@ impl Live {
                 world: &world,
                 facilities: &mut facilities,
             };
-            let state = planned.node.build(&infos, &mut cx).map_err(|error| plan.diagnose(&planned.name, &error))?;
+            let state = planned
+                .node
+                .build(&infos, &mut cx)
+                .map_err(|error| plan.diagnose(&planned.name, &error))?;
             let position = |id: PortId| PortId {
-                node: order.iter().position(|index| *index == id.node).expect("a node comes after its inputs"),
+                node: order
+                    .iter()
+                    .position(|index| *index == id.node)
+                    .expect("a node comes after its inputs"),
                 port: id.port,
             };
             nodes.push(LiveNode {
@@ -127,18 +144,27 @@ impl Live {
 
     /// The facility of type `T` that `node` provided while it was built.
     pub fn facility<T: 'static>(&self, node: &str) -> Option<Rc<T>> {
-        self.facilities.iter().filter(|(name, _)| name == node).find_map(|(_, any)| any.clone().downcast().ok())
+        self.facilities
+            .iter()
+            .filter(|(name, _)| name == node)
+            .find_map(|(_, any)| any.clone().downcast().ok())
     }
 
-    /// All facilities of type `T` with the names of their nodes, in the order of [`nodes`](Live::nodes).
+    /// All facilities of type `T` with the names of their nodes, in the order of
+    /// [`nodes`](Live::nodes).
     pub fn facilities<T: 'static>(&self) -> Vec<(String, Rc<T>)> {
-        self.facilities.iter().filter_map(|(name, any)| Some((name.clone(), any.clone().downcast().ok()?))).collect()
+        self.facilities
+            .iter()
+            .filter_map(|(name, any)| Some((name.clone(), any.clone().downcast().ok()?)))
+            .collect()
     }
 
-    /// Computes `goals`. Of a node's optional outputs only those are computed that a goal or a node on the way uses.
+    /// Computes `goals`. Of a node's optional outputs only those are computed that a goal or a node
+    /// on the way uses.
     ///
     /// # Errors
-    /// A goal that was not among those built for, or what a node's `run` answers, pointing at the node.
+    /// A goal that was not among those built for, or what a node's `run` answers, pointing at the
+    /// node.
     pub fn run<S: AsRef<str>>(&self, goals: &[S]) -> Result<Outputs, RunFailed> {
         let goals: Vec<(String, PortId)> = goals
             .iter()
@@ -152,7 +178,8 @@ impl Live {
             }
         }
         // How often each output is still to be read.
-        let mut uses: Vec<Vec<usize>> = self.nodes.iter().map(|node| vec![0; node.optional.len()]).collect();
+        let mut uses: Vec<Vec<usize>> =
+            self.nodes.iter().map(|node| vec![0; node.optional.len()]).collect();
         let reads = needed.iter().flat_map(|index| self.nodes[*index].inputs.iter().flatten());
         for id in reads.chain(goals.iter().map(|(_, id)| id)) {
             if let Some(count) = uses[id.node].get_mut(id.port) {
@@ -168,9 +195,18 @@ impl Live {
             for id in &node.inputs {
                 inputs.push(id.and_then(|id| take(&mut values, &mut uses, id)));
             }
-            let wanted: Vec<bool> =
-                node.optional.iter().zip(&uses[index]).map(|(optional, uses)| !optional || *uses > 0).collect();
-            let cx = RunCx { node: &node.name, world: &self.world, outputs: node.entry.outputs, wanted: &wanted };
+            let wanted: Vec<bool> = node
+                .optional
+                .iter()
+                .zip(&uses[index])
+                .map(|(optional, uses)| !optional || *uses > 0)
+                .collect();
+            let cx = RunCx {
+                node: &node.name,
+                world: &self.world,
+                outputs: node.entry.outputs,
+                wanted: &wanted,
+            };
             if let Some(observer) = &observer {
                 observer.before(&node.name);
             }
@@ -215,17 +251,23 @@ impl Live {
         let found = self.plan.goal(goal).map_err(|error| Diagnostic::error(error.to_string()))?;
         let position = self.nodes.iter().position(|node| node.name == found.node.name);
         let Some(node) = position else {
-            return Err(
-                Diagnostic::error(format!("`{goal}` is not among the goals that the graph was built for")).into()
-            );
+            return Err(Diagnostic::error(format!(
+                "`{goal}` is not among the goals that the graph was built for"
+            ))
+            .into());
         };
-        let port = self.nodes[node].entry.outputs.iter().position(|port| *port == found.port).unwrap_or(0);
+        let port =
+            self.nodes[node].entry.outputs.iter().position(|port| *port == found.port).unwrap_or(0);
         Ok(PortId { node, port })
     }
 }
 
 /// Reads an output; the last reader takes it away.
-fn take(values: &mut [Vec<Option<AnyValue>>], uses: &mut [Vec<usize>], id: PortId) -> Option<AnyValue> {
+fn take(
+    values: &mut [Vec<Option<AnyValue>>],
+    uses: &mut [Vec<usize>],
+    id: PortId,
+) -> Option<AnyValue> {
     let count = uses[id.node].get_mut(id.port)?;
     *count -= 1;
     if *count == 0 { values[id.node][id.port].take() } else { values[id.node][id.port].clone() }
@@ -245,12 +287,16 @@ impl Outputs {
     pub fn take<P: Port>(&mut self, goal: &str) -> Result<P::Value, Diagnostics> {
         let found = self.values.iter_mut().find(|(name, value)| name == goal && value.is_some());
         let Some(value) = found.and_then(|(_, value)| value.take()) else {
-            return Err(Diagnostic::error(format!("`{goal}` has no value among the goals that were computed")).into());
+            return Err(Diagnostic::error(format!(
+                "`{goal}` has no value among the goals that were computed"
+            ))
+            .into());
         };
         let name = value.port_name();
-        value
-            .take::<P>()
-            .ok_or_else(|| Diagnostic::error(format!("`{goal}` carries {name}, and {} was asked for", P::NAME)).into())
+        value.take::<P>().ok_or_else(|| {
+            Diagnostic::error(format!("`{goal}` carries {name}, and {} was asked for", P::NAME))
+                .into()
+        })
     }
 
     /// As [`take`](Outputs::take), but leaves the value there.
@@ -258,10 +304,12 @@ impl Outputs {
     /// # Errors
     /// As [`take`](Outputs::take).
     pub fn get<P: Port>(&self, goal: &str) -> Result<P::Value, Diagnostics> {
-        Outputs { values: self.values.iter().filter(|(name, _)| name == goal).cloned().collect() }.take::<P>(goal)
+        Outputs { values: self.values.iter().filter(|(name, _)| name == goal).cloned().collect() }
+            .take::<P>(goal)
     }
 
-    /// The goals and their values, in the order asked for; `None` for a node without outputs, or a value that was taken.
+    /// The goals and their values, in the order asked for; `None` for a node without outputs, or a
+    /// value that was taken.
     pub fn into_values(self) -> Vec<(String, Option<AnyValue>)> {
         self.values
     }

@@ -15,11 +15,13 @@ use crate::port::{AnyInfo, AnyValue, Ports};
 use crate::spec::GraphSpec;
 use crate::world::World;
 
-/// A node: a struct whose fields are its parameters, with serde and schemars derives, and one registration line.
+/// A node: a struct whose fields are its parameters, with serde and schemars derives, and one
+/// registration line.
 ///
-/// The struct's doc comment is what `nodes NAME` prints, and so are its fields' doc comments; a field with
-/// `#[serde(default)]` may be left out. Unknown and missing parameters are refused before the struct sees them. No field
-/// may be called `node`, `in` or `doc`. Give floating-point parameters as `f64`: an `f32` prints with noise digits.
+/// The struct's doc comment is what `nodes NAME` prints, and so are its fields' doc comments; a
+/// field with `#[serde(default)]` may be left out. Unknown and missing parameters are refused
+/// before the struct sees them. No field may be called `node`, `in` or `doc`. Give floating-point
+/// parameters as `f64`: an `f32` prints with noise digits.
 ///
 /// ```
 /// use blt_graph::{CheckCx, BuildCx, Node, NodeError, Port, RunCx};
@@ -68,25 +70,32 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     const INPUTS: &'static [&'static str];
     /// Output port names, in the order of `Out`. The first is what a bare `node` wire means.
     const OUTPUTS: &'static [&'static str];
-    /// The node in a pipeline, as a YAML flow mapping: `{node: Scale, in: x, factor: 2.0}`. Its wires may name anything.
+    /// The node in a pipeline, as a YAML flow mapping: `{node: Scale, in: x, factor: 2.0}`. Its
+    /// wires may name anything.
     const EXAMPLE: &'static str;
     /// The inputs. `()` makes a source, which finds the current batch in the [`World`].
     type In: Ports;
     /// The outputs.
     type Out: Ports;
-    /// What [`build`](Node::build) makes and [`run`](Node::run) uses: parameters on their device, buffers, tables.
+    /// What [`build`](Node::build) makes and [`run`](Node::run) uses: parameters on their device,
+    /// buffers, tables.
     type State: 'static;
 
-    /// Checks the parameters and what is known of the inputs; says what is known of the outputs. An optional output that
-    /// these parameters do not give is `None`. Opens no file.
+    /// Checks the parameters and what is known of the inputs; says what is known of the outputs. An
+    /// optional output that these parameters do not give is `None`. Opens no file.
     ///
     /// # Errors
-    /// [`NodeError::param`] or [`NodeError::input`] where one is at fault, so that the diagnostic points at it.
-    fn check(&self, inputs: <Self::In as Ports>::Infos, cx: &CheckCx)
-    -> Result<<Self::Out as Ports>::Infos, NodeError>;
+    /// [`NodeError::param`] or [`NodeError::input`] where one is at fault, so that the diagnostic
+    /// points at it.
+    fn check(
+        &self,
+        inputs: <Self::In as Ports>::Infos,
+        cx: &CheckCx,
+    ) -> Result<<Self::Out as Ports>::Infos, NodeError>;
 
-    /// What the outputs depend on beside the parameters, the inputs and the seed: fingerprints of files. Part of the keys of steps
-    /// that need this node. Asked before the first step starts, so what is wrong with the files is best found here. May open files.
+    /// What the outputs depend on beside the parameters, the inputs and the seed: fingerprints of
+    /// files. Part of the keys of steps that need this node. Asked before the first step
+    /// starts, so what is wrong with the files is best found here. May open files.
     ///
     /// # Errors
     /// What the files answer.
@@ -95,8 +104,8 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
         Ok(Vec::new())
     }
 
-    /// The graph that a node of several parts stands for; wires from outside carry the names of this node's inputs. May open
-    /// files.
+    /// The graph that a node of several parts stands for; wires from outside carry the names of
+    /// this node's inputs. May open files.
     ///
     /// # Errors
     /// What the files answer.
@@ -109,9 +118,14 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     ///
     /// # Errors
     /// What the files or the device answer.
-    fn build(&self, inputs: <Self::In as Ports>::Infos, cx: &mut BuildCx) -> Result<Self::State, NodeError>;
+    fn build(
+        &self,
+        inputs: <Self::In as Ports>::Infos,
+        cx: &mut BuildCx,
+    ) -> Result<Self::State, NodeError>;
 
-    /// Computes the outputs for the current batch. An optional output is `Some` if [`RunCx::wanted`] says so.
+    /// Computes the outputs for the current batch. An optional output is `Some` if
+    /// [`RunCx::wanted`] says so.
     ///
     /// # Errors
     /// What the data or the device answer.
@@ -125,8 +139,9 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
 
 /// What a node or a step found wrong, and which part of it is at fault.
 ///
-/// Like a boxed error, it takes any other by `?`, and therefore is not [`std::error::Error`] itself; the graph turns it
-/// into a [`Diagnostic`](crate::diagnostic::Diagnostic) that points at the node's line.
+/// Like a boxed error, it takes any other by `?`, and therefore is not [`std::error::Error`]
+/// itself; the graph turns it into a [`Diagnostic`](crate::diagnostic::Diagnostic) that points at
+/// the node's line.
 #[derive(Debug)]
 pub struct NodeError {
     pub(crate) at: At,
@@ -144,12 +159,18 @@ pub(crate) enum At {
 
 impl NodeError {
     /// The parameter `name` is wrong; `name` may go deeper: `split.valid`.
-    pub fn param(name: impl Into<String>, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn param(
+        name: impl Into<String>,
+        error: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
         NodeError { at: At::Param(name.into()), error: error.into(), help: None }
     }
 
     /// What is known of the input `port` does not fit.
-    pub fn input(port: impl Into<String>, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn input(
+        port: impl Into<String>,
+        error: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
         NodeError { at: At::Input(port.into()), error: error.into(), help: None }
     }
 
@@ -176,7 +197,8 @@ impl NodeError {
     }
 }
 
-/// An error and its causes, joined by `: `; a cause that its parent's message already quotes is not said twice.
+/// An error and its causes, joined by `: `; a cause that its parent's message already quotes is not
+/// said twice.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut message = error.to_string();
     let mut cause = error.source();
@@ -233,7 +255,8 @@ impl CheckCx<'_> {
 pub struct BuildCx<'a> {
     /// The node's name in the graph.
     pub node: &'a str,
-    /// Derived from the pipeline's seed and the node's name, so that adding a node moves no other node's numbers.
+    /// Derived from the pipeline's seed and the node's name, so that adding a node moves no other
+    /// node's numbers.
     pub seed: u64,
     /// The folder that relative paths in parameters start from.
     pub base_dir: &'a Path,
@@ -244,8 +267,8 @@ pub struct BuildCx<'a> {
 
 impl BuildCx<'_> {
     /// Offers `facility` to the step that built this node, which finds it by type with
-    /// [`Live::facility`](crate::live::Live::facility): a source of documents, a set of parameters, a threshold that can be
-    /// calibrated. Returns the shared object, for the node's own state.
+    /// [`Live::facility`](crate::live::Live::facility): a source of documents, a set of parameters,
+    /// a threshold that can be calibrated. Returns the shared object, for the node's own state.
     pub fn provide<T: 'static>(&mut self, facility: T) -> Rc<T> {
         let facility = Rc::new(facility);
         self.facilities.push((self.node.to_string(), facility.clone()));
@@ -272,8 +295,16 @@ impl RunCx<'_> {
 
 /// A [`Node`] with its types erased.
 pub(crate) trait AnyNode {
-    fn check(&self, inputs: &[Option<AnyInfo>], cx: &CheckCx) -> Result<Vec<Option<AnyInfo>>, NodeError>;
-    fn build(&self, inputs: &[Option<AnyInfo>], cx: &mut BuildCx) -> Result<Box<dyn Any>, NodeError>;
+    fn check(
+        &self,
+        inputs: &[Option<AnyInfo>],
+        cx: &CheckCx,
+    ) -> Result<Vec<Option<AnyInfo>>, NodeError>;
+    fn build(
+        &self,
+        inputs: &[Option<AnyInfo>],
+        cx: &mut BuildCx,
+    ) -> Result<Box<dyn Any>, NodeError>;
     fn run(
         &self,
         state: &dyn Any,
@@ -286,10 +317,18 @@ pub(crate) trait AnyNode {
 }
 
 impl<N: Node> AnyNode for N {
-    fn check(&self, inputs: &[Option<AnyInfo>], cx: &CheckCx) -> Result<Vec<Option<AnyInfo>>, NodeError> {
+    fn check(
+        &self,
+        inputs: &[Option<AnyInfo>],
+        cx: &CheckCx,
+    ) -> Result<Vec<Option<AnyInfo>>, NodeError> {
         Node::check(self, N::In::infos(inputs), cx).map(N::Out::erase_infos)
     }
-    fn build(&self, inputs: &[Option<AnyInfo>], cx: &mut BuildCx) -> Result<Box<dyn Any>, NodeError> {
+    fn build(
+        &self,
+        inputs: &[Option<AnyInfo>],
+        cx: &mut BuildCx,
+    ) -> Result<Box<dyn Any>, NodeError> {
         Ok(Box::new(Node::build(self, N::In::infos(inputs), cx)?))
     }
     fn run(
@@ -298,7 +337,8 @@ impl<N: Node> AnyNode for N {
         inputs: Vec<Option<AnyValue>>,
         cx: &RunCx,
     ) -> Result<Vec<Option<AnyValue>>, NodeError> {
-        let state = state.downcast_ref::<N::State>().expect("a node runs on the state that it built");
+        let state =
+            state.downcast_ref::<N::State>().expect("a node runs on the state that it built");
         Node::run(self, state, N::In::values(inputs), cx).map(N::Out::erase_values)
     }
     fn params(&self) -> Result<serde_json::Value, serde_json::Error> {

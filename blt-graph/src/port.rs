@@ -1,8 +1,9 @@
 //! What travels on wires: port types, and the tuples of them that a node's inputs and outputs are.
 //!
-//! A [`Port`] is a marker type, usually an empty enum: the value it stands for may live in a crate that knows nothing of
-//! graphs. A *slot* is a port `P`, or `Option<P>`: as an input, one that may be left out; as an output, one that is
-//! computed only when somebody wants it. [`Ports`] is `()`, one slot, or a tuple of one to five slots.
+//! A [`Port`] is a marker type, usually an empty enum: the value it stands for may live in a crate
+//! that knows nothing of graphs. A *slot* is a port `P`, or `Option<P>`: as an input, one that may
+//! be left out; as an output, one that is computed only when somebody wants it. [`Ports`] is `()`,
+//! one slot, or a tuple of one to five slots.
 
 use std::any::{Any, TypeId};
 use std::fmt::{self, Debug};
@@ -22,7 +23,8 @@ use std::rc::Rc;
 pub trait Port: 'static {
     /// The name that users read in help and diagnostics.
     const NAME: &'static str;
-    /// What a wire carries while the graph runs. Cloned for each consumer but the last: put large data behind an `Rc`.
+    /// What a wire carries while the graph runs. Cloned for each consumer but the last: put large
+    /// data behind an `Rc`.
     type Value: Clone + 'static;
     /// What is known before any data is read: widths, vocabulary sizes, counts. `()` if nothing is.
     type Info: Clone + Debug + 'static;
@@ -68,7 +70,8 @@ impl AnyInfo {
 
     /// The info, if it is one of port `P`.
     pub fn get<P: Port>(&self) -> Option<&P::Info> {
-        // `Rc<dyn AnyDebug>` itself is `AnyDebug`'s neighbour in method lookup, so name the inner object.
+        // `Rc<dyn AnyDebug>` itself is `AnyDebug`'s neighbour in method lookup, so name the inner
+        // object.
         if self.port == TypeId::of::<P>() { (*self.info).as_any().downcast_ref() } else { None }
     }
 }
@@ -93,7 +96,8 @@ impl AnyValue {
         AnyValue { port: TypeId::of::<P>(), name: P::NAME, value: Rc::new(value) }
     }
 
-    /// The value, if it is one of port `P`; moved out when this was the last holder, cloned otherwise.
+    /// The value, if it is one of port `P`; moved out when this was the last holder, cloned
+    /// otherwise.
     pub fn take<P: Port>(self) -> Option<P::Value> {
         if self.port != TypeId::of::<P>() {
             return None;
@@ -114,7 +118,8 @@ impl Debug for AnyValue {
     }
 }
 
-/// A typed handle on one output of a node that was [added](crate::dsl::Graph::add) to a graph in Rust.
+/// A typed handle on one output of a node that was [added](crate::dsl::Graph::add) to a graph in
+/// Rust.
 pub struct Wire<P> {
     node: String,
     port: &'static str,
@@ -167,8 +172,10 @@ pub trait Slot: 'static {
     fn erase_value(value: Self::Value) -> Option<AnyValue>;
 }
 
-// The graph checks port types and presence before it calls a node, so these can fail only by a mistake in this crate.
-const CHECKED: &str = "the plan joins only wires of one port type, and leaves no required input out";
+// The graph checks port types and presence before it calls a node, so these can fail only by a
+// mistake in this crate.
+const CHECKED: &str =
+    "the plan joins only wires of one port type, and leaves no required input out";
 
 impl<P: Port> Slot for P {
     type Port = P;
@@ -214,12 +221,13 @@ fn slot_type<S: Slot>() -> SlotType {
 
 /// A node's inputs or outputs: `()`, one slot, or a tuple of one to five slots.
 pub trait Ports: 'static {
-    /// What is known of each before data is read: a tuple of [`Port::Info`], `Option` of it for optional slots; for a
-    /// single slot, bare.
+    /// What is known of each before data is read: a tuple of [`Port::Info`], `Option` of it for
+    /// optional slots; for a single slot, bare.
     type Infos;
     /// The values, in the same form.
     type Values;
-    /// Typed handles on outputs, in the same form. An optional output gives a plain wire: using it is wanting it.
+    /// Typed handles on outputs, in the same form. An optional output gives a plain wire: using it
+    /// is wanting it.
     type Wires;
     #[doc(hidden)]
     fn slots() -> Vec<SlotType>;
@@ -286,8 +294,9 @@ impl<S: Slot> Ports for S {
     }
 }
 
-/// Wires that a node's inputs accept, in [`Graph::add`](crate::dsl::Graph::add): `()` for none, a [`Wire`] or `&Wire` for
-/// one, a tuple of them for more. An optional input takes a wire, or `None::<Wire<P>>`.
+/// Wires that a node's inputs accept, in [`Graph::add`](crate::dsl::Graph::add): `()` for none, a
+/// [`Wire`] or `&Wire` for one, a tuple of them for more. An optional input takes a wire, or
+/// `None::<Wire<P>>`.
 #[diagnostic::on_unimplemented(
     message = "these wires do not fit the node's inputs `{Inputs}`",
     label = "expected wires for `{Inputs}`, found `{Self}`",

@@ -1,4 +1,5 @@
-//! From the tree that YAML and overrides give to a [`PipelineSpec`], collecting what is wrong with its form.
+//! From the tree that YAML and overrides give to a [`PipelineSpec`], collecting what is wrong with
+//! its form.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +9,8 @@ use crate::spec::{Ablation, GraphSpec, Inputs, NodeSpec, PipelineSpec, StepSpec}
 use crate::step::ComputePath;
 use crate::yaml::Places;
 
-const KEYS: [&str; 10] = ["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "ablate", "report"];
+const KEYS: [&str; 10] =
+    ["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "ablate", "report"];
 
 /// Turns a tree into a spec, collecting what is wrong with its form.
 pub(crate) struct Reader<'a> {
@@ -64,7 +66,8 @@ impl Reader<'_> {
         let mut spec = PipelineSpec::new(default_name, GraphSpec::default());
         let Value::Object(map) = value else {
             let diagnostic = self.expected(&[], "a map with `graph` and `run`", value);
-            diagnostic.message = format!("a pipeline is a map with `graph` and `run`, and this is {}", found(value));
+            diagnostic.message =
+                format!("a pipeline is a map with `graph` and `run`, and this is {}", found(value));
             return spec;
         };
         let mut seeds = None;
@@ -104,9 +107,13 @@ impl Reader<'_> {
                         Some("fused") => Some(ComputePath::Fused),
                         Some("reference") => Some(ComputePath::Reference),
                         _ => {
-                            let near = value.as_str().and_then(|text| nearest(text, ["fused", "reference"]));
-                            let said =
-                                self.say(&path, format!("`path` is `fused` or `reference`, and this is {value}"));
+                            let near = value
+                                .as_str()
+                                .and_then(|text| nearest(text, ["fused", "reference"]));
+                            let said = self.say(
+                                &path,
+                                format!("`path` is `fused` or `reference`, and this is {value}"),
+                            );
                             said.suggestion = near.map(String::from);
                             None
                         }
@@ -142,10 +149,16 @@ impl Reader<'_> {
             }
             said.help = Some("give its nodes: `graph: {docs: {node: ...}, ...}`".into());
         }
-        if spec.name.is_empty() || spec.name.starts_with('.') || spec.name.contains(['/', '\\', '\0']) {
+        if spec.name.is_empty()
+            || spec.name.starts_with('.')
+            || spec.name.contains(['/', '\\', '\0'])
+        {
             let name = spec.name.clone();
             if !(name.is_empty() && self.found.iter().any(|d| d.path == "name")) {
-                self.say(&["name"], format!("`{name}` cannot name a folder, which a pipeline's name must"));
+                self.say(
+                    &["name"],
+                    format!("`{name}` cannot name a folder, which a pipeline's name must"),
+                );
             }
         }
         spec
@@ -162,7 +175,10 @@ impl Reader<'_> {
                 let place = self.places.key(&["graph", name]);
                 let said = self.say(&["graph", name], format!("`{name}` cannot name a node"));
                 said.place = place;
-                said.help = Some("use letters, digits, `_` and `-`; a `.` parts a node from its port in wires".into());
+                said.help = Some(
+                    "use letters, digits, `_` and `-`; a `.` parts a node from its port in wires"
+                        .into(),
+                );
             }
             nodes.push(self.node(name, value, &["graph", name]));
         }
@@ -180,7 +196,10 @@ impl Reader<'_> {
         let Value::Object(map) = value else {
             self.say(
                 path,
-                format!("the node `{name}` should be a map such as `{{node: ..., in: ...}}`, and is {}", found(value)),
+                format!(
+                    "the node `{name}` should be a map such as `{{node: ..., in: ...}}`, and is {}",
+                    found(value)
+                ),
             );
             return node;
         };
@@ -219,7 +238,10 @@ impl Reader<'_> {
             let said = self.say(path, format!("`{name}` does not say which node it is"));
             said.place = place;
             said.suggestion = near.map(|_| "node".to_string());
-            said.help = Some(format!("give `node:`; {} are reserved, all else are parameters", list(RESERVED)));
+            said.help = Some(format!(
+                "give `node:`; {} are reserved, all else are parameters",
+                list(RESERVED)
+            ));
         }
         node
     }
@@ -233,8 +255,9 @@ impl Reader<'_> {
                 .collect(),
             Value::Null => Vec::new(),
             other => {
-                self.expected(&["run"], "a list of steps", other).help =
-                    Some("write `run:` and below it a line `- train: {goal: ...}` for each step".into());
+                self.expected(&["run"], "a list of steps", other).help = Some(
+                    "write `run:` and below it a line `- train: {goal: ...}` for each step".into(),
+                );
                 Vec::new()
             }
         }
@@ -246,10 +269,15 @@ impl Reader<'_> {
             Value::Object(map) if map.len() == 1 => {
                 let (step, params) = map.iter().next()?;
                 match params {
-                    Value::Object(params) => Some(StepSpec { step: step.clone(), params: params.clone() }),
+                    Value::Object(params) => {
+                        Some(StepSpec { step: step.clone(), params: params.clone() })
+                    }
                     Value::Null => Some(StepSpec { step: step.clone(), params: Map::new() }),
                     other => {
-                        self.say(&[path, &[step.as_str()]].concat(), format!("{FORM}, and here is {}", found(other)));
+                        self.say(
+                            &[path, &[step.as_str()]].concat(),
+                            format!("{FORM}, and here is {}", found(other)),
+                        );
                         None
                     }
                 }
@@ -257,7 +285,9 @@ impl Reader<'_> {
             Value::Object(map) => {
                 let keys = list(map.keys().map(String::as_str));
                 let said = self.say(path, format!("{FORM}, and this has the keys {keys}"));
-                said.help = Some("indent the parameters below the step's name, or put them in braces".into());
+                said.help = Some(
+                    "indent the parameters below the step's name, or put them in braces".into(),
+                );
                 None
             }
             Value::String(name) => Some(StepSpec { step: name.clone(), params: Map::new() }),
@@ -285,7 +315,10 @@ impl Reader<'_> {
                 other => {
                     self.say(
                         &path,
-                        format!("the variant `{name}` should be a map from paths to values, and is {}", found(other)),
+                        format!(
+                            "the variant `{name}` should be a map from paths to values, and is {}",
+                            found(other)
+                        ),
                     )
                     .help = Some("`{}` is the pipeline as it stands".into());
                     continue;
@@ -293,17 +326,28 @@ impl Reader<'_> {
             };
             if name != "grid" {
                 if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
-                    self.say(&path, format!("`{name}` cannot name a folder, which a variant's name must"));
+                    self.say(
+                        &path,
+                        format!("`{name}` cannot name a folder, which a variant's name must"),
+                    );
                 }
-                ablation.named.push((name.clone(), edits.iter().map(|(p, v)| (p.clone(), v.clone())).collect()));
+                ablation.named.push((
+                    name.clone(),
+                    edits.iter().map(|(p, v)| (p.clone(), v.clone())).collect(),
+                ));
                 continue;
             }
             for (edited, values) in edits {
                 match values {
                     Value::Array(values) if !values.is_empty() => {
-                        if let Some(i) = (1..values.len()).find(|i| values[..*i].contains(&values[*i])) {
+                        if let Some(i) =
+                            (1..values.len()).find(|i| values[..*i].contains(&values[*i]))
+                        {
                             let index = i.to_string();
-                            self.say(&["ablate", "grid", edited, &index], format!("{} is given twice", values[i]));
+                            self.say(
+                                &["ablate", "grid", edited, &index],
+                                format!("{} is given twice", values[i]),
+                            );
                         }
                         ablation.grid.push((edited.clone(), values.clone()));
                     }

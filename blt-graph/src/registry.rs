@@ -1,7 +1,9 @@
-//! Every node and step that is linked into the program, by name: lookup, help, and the test that walks them.
+//! Every node and step that is linked into the program, by name: lookup, help, and the test that
+//! walks them.
 //!
-//! One line beside a node's `impl` registers it: [`node!`](crate::node!), or [`step!`](crate::step!) for a step. There is
-//! no central list. A linker drops a crate that no code names, so a program says `use my_plugin as _;`.
+//! One line beside a node's `impl` registers it: [`node!`](crate::node!), or
+//! [`step!`](crate::step!) for a step. There is no central list. A linker drops a crate that no
+//! code names, so a program says `use my_plugin as _;`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -82,7 +84,8 @@ fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, ParamError
             .filter_map(|segment| match segment {
                 serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
                 serde_path_to_error::Segment::Map { key } => Some(key.clone()),
-                serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => None,
+                serde_path_to_error::Segment::Enum { .. }
+                | serde_path_to_error::Segment::Unknown => None,
             })
             .collect(),
         message: error.into_inner().to_string(),
@@ -143,7 +146,8 @@ impl NodeEntry {
         schema::doc(&self.schema())
     }
 
-    /// The index of the input that a bare `in: wire` feeds: the only one, or the only one that is not optional.
+    /// The index of the input that a bare `in: wire` feeds: the only one, or the only one that is
+    /// not optional.
     pub(crate) fn bare_input(&self) -> Option<usize> {
         let slots = self.in_slots();
         if slots.len() == 1 {
@@ -271,15 +275,28 @@ pub(crate) fn unknown(kind: &str, name: &str) -> Diagnostic {
 /// If neither a node nor a step has that name; the nearest is named.
 pub fn help(kind: &str, name: &str) -> Result<String, Diagnostics> {
     if let Some(entry) = find(name) {
-        let mut text = format!("{name} (node, {} {})\n\n{}\n", entry.origin.krate, entry.origin.version, entry.doc());
-        let ports = |text: &mut String, title: &str, names: &[&str], slots: &[SlotType], notes: &[String]| {
+        let mut text = format!(
+            "{name} (node, {} {})\n\n{}\n",
+            entry.origin.krate,
+            entry.origin.version,
+            entry.doc()
+        );
+        let ports = |text: &mut String,
+                     title: &str,
+                     names: &[&str],
+                     slots: &[SlotType],
+                     notes: &[String]| {
             if names.is_empty() {
                 return;
             }
             let _ = writeln!(text, "\n{title}:");
             let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
             for ((name, slot), note) in names.iter().zip(slots).zip(notes) {
-                let _ = writeln!(text, "{}", format!("  {name:width$}  {}{note}", slot.name).trim_end());
+                let _ = writeln!(
+                    text,
+                    "{}",
+                    format!("  {name:width$}  {}{note}", slot.name).trim_end()
+                );
             }
         };
         let slots = entry.in_slots();
@@ -295,7 +312,9 @@ pub fn help(kind: &str, name: &str) -> Result<String, Diagnostics> {
         let slots = entry.out_slots();
         let notes: Vec<String> = (0..slots.len())
             .map(|i| match (slots[i].optional, i == 0 && slots.len() > 1) {
-                (true, true) => " (what a bare wire to the node means; computed when used)".to_string(),
+                (true, true) => {
+                    " (what a bare wire to the node means; computed when used)".to_string()
+                }
                 (false, true) => " (what a bare wire to the node means)".to_string(),
                 (true, false) => " (computed when used)".to_string(),
                 _ => String::new(),
@@ -307,7 +326,12 @@ pub fn help(kind: &str, name: &str) -> Result<String, Diagnostics> {
         return Ok(text);
     }
     if let Some(entry) = find_step(name) {
-        let mut text = format!("{name} (step, {} {})\n\n{}\n", entry.origin.krate, entry.origin.version, entry.doc());
+        let mut text = format!(
+            "{name} (step, {} {})\n\n{}\n",
+            entry.origin.krate,
+            entry.origin.version,
+            entry.doc()
+        );
         push_params(&mut text, &schema::params(&entry.schema()));
         let _ = write!(text, "\nExample:\n  {}\n", entry.example.trim());
         return Ok(text);
@@ -335,16 +359,19 @@ fn push_params(text: &mut String, params: &[Param]) {
     }
 }
 
-/// Walks every registered node and step and returns what is wrong with each: a missing doc comment, undocumented or
-/// reserved parameters, port names that do not match the types' number, an example that does not parse, names another
-/// node, or does not fit the schema; and names that are claimed twice. For a test: `assert_eq!(self_test(), [""; 0])`.
+/// Walks every registered node and step and returns what is wrong with each: a missing doc comment,
+/// undocumented or reserved parameters, port names that do not match the types' number, an example
+/// that does not parse, names another node, or does not fit the schema; and names that are claimed
+/// twice. For a test: `assert_eq!(self_test(), [""; 0])`.
 pub fn self_test() -> Vec<String> {
     let mut wrong: Vec<String> = duplicates().into_iter().map(|d| d.message).collect();
     for entry in nodes() {
-        let mut say = |what: String| wrong.push(format!("node {} ({}): {what}", entry.name, entry.origin));
-        for (what, names, slots) in
-            [("INPUTS", entry.inputs, entry.in_slots()), ("OUTPUTS", entry.outputs, entry.out_slots())]
-        {
+        let mut say =
+            |what: String| wrong.push(format!("node {} ({}): {what}", entry.name, entry.origin));
+        for (what, names, slots) in [
+            ("INPUTS", entry.inputs, entry.in_slots()),
+            ("OUTPUTS", entry.outputs, entry.out_slots()),
+        ] {
             if names.len() != slots.len() {
                 say(format!("{what} names {} ports, its type has {}", names.len(), slots.len()));
             }
@@ -364,7 +391,9 @@ pub fn self_test() -> Vec<String> {
         check_texts(&schema, &mut say);
         match crate::spec::NodeSpec::parse_example(entry.name, entry.example) {
             Err(diagnostics) => say(format!("its example does not parse:\n{diagnostics}")),
-            Ok(node) if node.node != entry.name => say(format!("its example is of `{}`", node.node)),
+            Ok(node) if node.node != entry.name => {
+                say(format!("its example is of `{}`", node.node))
+            }
             Ok(node) => {
                 if let Err(diagnostics) = crate::checker::check_example(entry, &node) {
                     say(format!("its example is refused:\n{diagnostics}"));
@@ -373,12 +402,15 @@ pub fn self_test() -> Vec<String> {
         }
     }
     for entry in steps() {
-        let mut say = |what: String| wrong.push(format!("step {} ({}): {what}", entry.name, entry.origin));
+        let mut say =
+            |what: String| wrong.push(format!("step {} ({}): {what}", entry.name, entry.origin));
         let schema = entry.schema();
         check_texts(&schema, &mut say);
         match crate::spec::StepSpec::parse_example(entry.name, entry.example) {
             Err(diagnostics) => say(format!("its example does not parse:\n{diagnostics}")),
-            Ok(step) if step.step != entry.name => say(format!("its example is of `{}`", step.step)),
+            Ok(step) if step.step != entry.name => {
+                say(format!("its example is of `{}`", step.step))
+            }
             Ok(step) => {
                 if let Err(diagnostics) = crate::checker::check_step_example(entry, &step) {
                     say(format!("its example is refused:\n{diagnostics}"));

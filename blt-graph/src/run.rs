@@ -12,10 +12,11 @@
 //! runs/.store/                 see [`store`](crate::store)
 //! ```
 //!
-//! **Stopping and going on.** Running a stopped pipeline again finds the same keys: finished steps are used as they are, and
-//! the step that was stopped is given its directory back and goes on from its last checkpoint. This is the default, because
-//! the key holds all that the result depends on, so that going on and beginning anew end in the same bits, and nobody
-//! wants to lose an hour by forgetting a flag. [`Resume::Run`] also goes on in the run directory that was stopped instead of
+//! **Stopping and going on.** Running a stopped pipeline again finds the same keys: finished steps
+//! are used as they are, and the step that was stopped is given its directory back and goes on from
+//! its last checkpoint. This is the default, because the key holds all that the result depends on,
+//! so that going on and beginning anew end in the same bits, and nobody wants to lose an hour by
+//! forgetting a flag. [`Resume::Run`] also goes on in the run directory that was stopped instead of
 //! making a new one; [`Resume::Fresh`] throws partial steps away.
 
 use std::any::Any;
@@ -47,7 +48,8 @@ pub enum Resume {
     /// A new run directory; steps that were stopped go on where they were.
     #[default]
     Steps,
-    /// As `Steps`, but in the run directory of the latest run of this pipeline, if that did not finish.
+    /// As `Steps`, but in the run directory of the latest run of this pipeline, if that did not
+    /// finish.
     Run,
     /// A new run directory; what stopped steps left is thrown away.
     Fresh,
@@ -60,8 +62,8 @@ pub struct RunOptions {
     pub runs_dir: PathBuf,
     /// Where the store is; `<runs_dir>/.store` if `None`.
     pub store_dir: Option<PathBuf>,
-    /// Identifies the program: its version, and in a development tree a hash of the sources. Part of every key, and so
-    /// are the crates that the nodes and steps used come from.
+    /// Identifies the program: its version, and in a development tree a hash of the sources. Part
+    /// of every key, and so are the crates that the nodes and steps used come from.
     pub build: String,
     /// The number type that is computed in, for keys.
     pub dtype: String,
@@ -96,7 +98,8 @@ impl RunOptions {
     }
 }
 
-/// The architecture and those vector extensions of this processor that numeric libraries choose code by.
+/// The architecture and those vector extensions of this processor that numeric libraries choose
+/// code by.
 pub fn cpu_features() -> String {
     let mut features = vec![std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]
@@ -175,7 +178,11 @@ pub enum RunError {
 impl RunError {
     /// Whether the user stopped it.
     pub fn interrupted(&self) -> bool {
-        matches!(self, RunError::Step { error: StepError::Interrupted, .. } | RunError::Report(StepError::Interrupted))
+        matches!(
+            self,
+            RunError::Step { error: StepError::Interrupted, .. }
+                | RunError::Report(StepError::Interrupted)
+        )
     }
 
     /// What a user reads, in `rustc`'s form.
@@ -184,7 +191,8 @@ impl RunError {
             RunError::Document(diagnostics) => diagnostics.render(color),
             RunError::Step { error: StepError::Interrupted, .. } => self.to_string(),
             RunError::Step { error: StepError::Document(diagnostics), .. } => {
-                let noted = diagnostics.0.iter().map(|d| d.clone().note(self.to_string_without_cause()));
+                let noted =
+                    diagnostics.0.iter().map(|d| d.clone().note(self.to_string_without_cause()));
                 Diagnostics(noted.collect()).render(color)
             }
             RunError::Step { error: StepError::Failed { error, help }, .. } => {
@@ -201,8 +209,11 @@ impl RunError {
     fn to_string_without_cause(&self) -> String {
         match self {
             RunError::Step { variant, seed, index, step, .. } => {
-                let variant =
-                    if variant == BASE_VARIANT { String::new() } else { format!(" of the variant `{variant}`") };
+                let variant = if variant == BASE_VARIANT {
+                    String::new()
+                } else {
+                    format!(" of the variant `{variant}`")
+                };
                 format!("step `run.{index}.{step}`{variant} did not finish (seed {seed})")
             }
             other => other.to_string(),
@@ -214,7 +225,9 @@ impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RunError::Document(diagnostics) => diagnostics.fmt(f),
-            RunError::Step { error, .. } => write!(f, "{}: {error}", self.to_string_without_cause()),
+            RunError::Step { error, .. } => {
+                write!(f, "{}: {error}", self.to_string_without_cause())
+            }
             RunError::Report(error) => error.fmt(f),
             RunError::File(error) => f.write_str(&crate::node::chain(error)),
         }
@@ -237,8 +250,8 @@ impl From<Diagnostics> for RunError {
 
 /// Runs a pipeline.
 ///
-/// Every variant is checked, and every step says what it depends on (which opens the data), before the first step starts:
-/// so a misspelt column of the last variant is found at once.
+/// Every variant is checked, and every step says what it depends on (which opens the data), before
+/// the first step starts: so a misspelt column of the last variant is found at once.
 pub struct Runner<'a> {
     spec: &'a PipelineSpec,
     base_dir: PathBuf,
@@ -270,16 +283,17 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Asks `failure` about every panic of a step; where it knows an error in it (a device that ran out of memory, in a library that
-    /// returns no `Result`), the step failed with that error.
+    /// Asks `failure` about every panic of a step; where it knows an error in it (a device that ran
+    /// out of memory, in a library that returns no `Result`), the step failed with that error.
     #[must_use]
     pub fn failure(mut self, failure: fn(&(dyn Any + Send)) -> Option<StepError>) -> Self {
         self.failure = failure;
         self
     }
 
-    /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]): how a program has a step do something in another way than
-    /// its own. The results may not depend on it, for no key holds it.
+    /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]): how a program has
+    /// a step do something in another way than its own. The results may not depend on it, for
+    /// no key holds it.
     #[must_use]
     pub fn lend<T: 'static>(self, value: T) -> Self {
         self.lent.insert(value);
@@ -308,26 +322,33 @@ impl<'a> Runner<'a> {
         self.run_with(|_| Ok(()))
     }
 
-    /// Runs it, and has `finish` write what is made of the results (`results.json`, a report) before the run counts as done.
+    /// Runs it, and has `finish` write what is made of the results (`results.json`, a report)
+    /// before the run counts as done.
     ///
     /// # Errors
     /// See [`RunError`]; `status.json` says it too.
-    pub fn run_with(&self, finish: impl FnOnce(&RunReport) -> Result<(), StepError>) -> Result<RunReport, RunError> {
+    pub fn run_with(
+        &self,
+        finish: impl FnOnce(&RunReport) -> Result<(), StepError>,
+    ) -> Result<RunReport, RunError> {
         let plans = self.chosen(check_all(self.spec, &self.base_dir)?)?;
         for warning in plans.iter().flat_map(|plan| &plan.warnings) {
             self.progress.message(&warning.render(false));
         }
         if let Some(plan) = plans.iter().find(|plan| plan.steps().is_empty()) {
             let variant = &plan.variant;
-            let mut diagnostic = Diagnostic::error("the pipeline has no steps, so there is nothing to run")
-                .help(Some("give `run:` with a line `- train: {goal: ...}` or the like for each step"));
+            let mut diagnostic = Diagnostic::error(
+                "the pipeline has no steps, so there is nothing to run",
+            )
+            .help(Some("give `run:` with a line `- train: {goal: ...}` or the like for each step"));
             if *variant != BASE_VARIANT {
                 diagnostic = diagnostic.note(format!("in the variant `{variant}`"));
             }
             return Err(Diagnostics::from(diagnostic).into());
         }
         let store = self.options.store();
-        let keyed = plans.iter().map(|plan| self.keys(plan, &store)).collect::<Result<Vec<_>, _>>()?;
+        let keyed =
+            plans.iter().map(|plan| self.keys(plan, &store)).collect::<Result<Vec<_>, _>>()?;
         let resolved = self.resolved(&plans);
         let unfinished = match self.options.resume {
             Resume::Run => RunDir::unfinished(&self.options.runs_dir, &self.spec.name, &resolved),
@@ -345,10 +366,11 @@ impl<'a> Runner<'a> {
             ended: (state != State::Running).then(utc),
         };
         dir.set_status(&status(State::Running, None))?;
-        let result = self.run_in(&dir, &started, plans, keyed, &store, &resolved).and_then(|report| {
-            finish(&report).map_err(RunError::Report)?;
-            Ok(report)
-        });
+        let result =
+            self.run_in(&dir, &started, plans, keyed, &store, &resolved).and_then(|report| {
+                finish(&report).map_err(RunError::Report)?;
+                Ok(report)
+            });
         let ended = match &result {
             Ok(_) => status(State::Done, None),
             Err(error) if error.interrupted() => status(State::Interrupted, None),
@@ -374,9 +396,13 @@ impl<'a> Runner<'a> {
             let needed = plan
                 .needed(&step.goals)
                 .map_err(|error| RunError::Document(plan.diagnose_step(index, &error).into()))?;
-            let shares = |other: &Vec<usize>| step.goals.is_empty() || other.iter().any(|node| needed.contains(node));
+            let shares = |other: &Vec<usize>| {
+                step.goals.is_empty() || other.iter().any(|node| needed.contains(node))
+            };
             let earlier: Vec<Earlier> = (0..index)
-                .filter(|other| step.goals.is_empty() || plan.steps()[*other].step.feeds_later_steps())
+                .filter(|other| {
+                    step.goals.is_empty() || plan.steps()[*other].step.feeds_later_steps()
+                })
                 .filter(|other| shares(&reached[*other]) || plan.steps()[*other].goals.is_empty())
                 .map(|other| Earlier {
                     index: other,
@@ -387,10 +413,15 @@ impl<'a> Runner<'a> {
                 })
                 .collect();
             let cx = self.cx(plan, index, earlier.clone(), None, false);
-            let mut depends = step.step.depends(&cx).map_err(|error| self.step_error(plan, index, error))?;
+            let mut depends =
+                step.step.depends(&cx).map_err(|error| self.step_error(plan, index, error))?;
             for node in needed.iter().map(|node| &plan.nodes[*node]) {
                 let of_node = node.node.depends(&plan.base_dir).map_err(|error| {
-                    self.step_error(plan, index, StepError::Document(plan.diagnose(&node.name, &error).into()))
+                    self.step_error(
+                        plan,
+                        index,
+                        StepError::Document(plan.diagnose(&node.name, &error).into()),
+                    )
                 })?;
                 depends.extend(of_node.into_iter().map(|what| format!("{} {what}", node.name)));
             }
@@ -533,7 +564,8 @@ impl<'a> Runner<'a> {
             return Err(self.step_error(plan, index, StepError::Interrupted));
         }
         if store.has(&keyed.key) {
-            let cx = self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
+            let cx =
+                self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
             let stands = plan.steps()[index].step.stands(&cx);
             if !stands.map_err(|error| self.step_error(plan, index, error))? {
                 store.discard(&keyed.key)?;
@@ -541,12 +573,13 @@ impl<'a> Runner<'a> {
         }
         let mut said = false;
         let made_by = format!("{}, {}, seed {}", plan.pipeline, plan.variant, plan.seed);
-        let claim = store.claim(&keyed.what, &made_by, self.options.resume == Resume::Fresh, || {
-            if !std::mem::replace(&mut said, true) {
-                self.progress.message("another process is running this step; waiting for it");
-            }
-            !self.interrupt.load(Ordering::Relaxed)
-        })?;
+        let claim =
+            store.claim(&keyed.what, &made_by, self.options.resume == Resume::Fresh, || {
+                if !std::mem::replace(&mut said, true) {
+                    self.progress.message("another process is running this step; waiting for it");
+                }
+                !self.interrupt.load(Ordering::Relaxed)
+            })?;
         match claim {
             Claim::Finished(finished) => {
                 self.progress.step(&StepHeading { reused: true, ..heading });
@@ -555,7 +588,8 @@ impl<'a> Runner<'a> {
             Claim::GaveUp => Err(self.step_error(plan, index, StepError::Interrupted)),
             Claim::Work(work) => {
                 self.progress.step(&StepHeading { reused: false, ..heading });
-                let mut cx = self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
+                let mut cx =
+                    self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
                 let ran = catch_unwind(AssertUnwindSafe(|| plan.steps()[index].step.run(&mut cx)));
                 let ran = ran.unwrap_or_else(|panic| match (self.failure)(&*panic) {
                     Some(error) => Err(error),
@@ -567,7 +601,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// All variants with everything written out. Several become variants that replace the graph and the steps whole.
+    /// All variants with everything written out. Several become variants that replace the graph and
+    /// the steps whole.
     fn resolved(&self, plans: &[Plan]) -> String {
         let head = format!("# Relative paths start from {}\n", self.base_dir.display());
         let mut spec = plans[0].resolved();
@@ -602,7 +637,8 @@ pub fn choose_variants<T>(
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|one| name_of(one) != **name)) {
         let mut known: Vec<&str> = all.iter().map(&name_of).collect();
         known.dedup();
-        let message = format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
+        let message =
+            format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
         let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
         return Err(Diagnostic::error(message).help(meant).into());
     }
@@ -618,8 +654,8 @@ fn gather(from: &Path, tag: &Map<String, Value>, to: &mut JsonLines) -> Result<(
         Err(error) => return Err(FileError::on("read", from)(error)),
     };
     for line in text.lines() {
-        let fields: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| FileError::on("read", from)(io::Error::other(error)))?;
+        let fields: Map<String, Value> = serde_json::from_str(line)
+            .map_err(|error| FileError::on("read", from)(io::Error::other(error)))?;
         let mut object = tag.clone();
         object.extend(fields);
         to.push(&object)?;
@@ -627,8 +663,8 @@ fn gather(from: &Path, tag: &Map<String, Value>, to: &mut JsonLines) -> Result<(
     Ok(())
 }
 
-/// Links a plan's `outputs/` and `checkpoints/` into the run. Checkpoints always stand in a folder named after their step;
-/// outputs do if several steps of the plan left some.
+/// Links a plan's `outputs/` and `checkpoints/` into the run. Checkpoints always stand in a folder
+/// named after their step; outputs do if several steps of the plan left some.
 fn publish(run: &Path, place: &Path, steps: &[StepRun]) -> Result<(), FileError> {
     let with_outputs = steps.iter().filter(|step| step.dir.join("outputs").is_dir()).count();
     for step in steps {

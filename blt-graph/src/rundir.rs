@@ -75,7 +75,8 @@ impl RunDir {
         unreachable!("the loop ends by returning")
     }
 
-    /// The newest run of the pipeline `name`, if it did not finish and was of the same resolved pipeline.
+    /// The newest run of the pipeline `name`, if it did not finish and was of the same resolved
+    /// pipeline.
     pub(crate) fn unfinished(runs_dir: &Path, name: &str, resolved: &str) -> Option<Self> {
         let folder = runs_dir.join(name);
         let id = fs::read_dir(&folder)
@@ -90,8 +91,10 @@ impl RunDir {
 
     #[cfg(unix)]
     fn point_latest(&self, folder: &Path) -> Result<(), FileError> {
-        let (latest, temporary) = (folder.join("latest"), folder.join(format!(".latest.{}", std::process::id())));
-        let result = std::os::unix::fs::symlink(&self.id, &temporary).and_then(|()| fs::rename(&temporary, &latest));
+        let (latest, temporary) =
+            (folder.join("latest"), folder.join(format!(".latest.{}", std::process::id())));
+        let result = std::os::unix::fs::symlink(&self.id, &temporary)
+            .and_then(|()| fs::rename(&temporary, &latest));
         result.map_err(FileError::on("link", &latest))
     }
 
@@ -112,7 +115,8 @@ impl RunDir {
     /// If the disk refuses.
     pub fn set_status(&self, status: &Status) -> Result<(), FileError> {
         let path = self.path.join("status.json");
-        let text = serde_json::to_vec_pretty(status).map_err(|e| FileError::on("write", &path)(io::Error::other(e)))?;
+        let text = serde_json::to_vec_pretty(status)
+            .map_err(|e| FileError::on("write", &path)(io::Error::other(e)))?;
         write_atomic(&path, text)
     }
 }
@@ -125,16 +129,23 @@ pub fn utc() -> String {
 /// `seconds` after 1970 began, as `2026-01-31T12:00:00Z`.
 fn utc_at(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end; eras of 400 such years are equally long (146097 days).
+    // Years that begin in March have their leap day at the end; eras of 400 such years are equally
+    // long (146097 days).
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
     let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What this crate reads from a parameter struct's JSON Schema: names, docs, defaults, and which keys it knows.
+//! What this crate reads from a parameter struct's JSON Schema: names, docs, defaults, and which
+//! keys it knows.
 
 use serde_json::{Map, Value};
 
@@ -24,9 +25,16 @@ pub(crate) fn doc(schema: &Value) -> String {
 
 /// The parameters, in the order of the struct's fields.
 pub(crate) fn params(root: &Value) -> Vec<Param> {
-    let required: Vec<&str> =
-        root.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    let Some(properties) = root.get("properties").and_then(Value::as_object) else { return Vec::new() };
+    let required: Vec<&str> = root
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let Some(properties) = root.get("properties").and_then(Value::as_object) else {
+        return Vec::new();
+    };
     properties
         .iter()
         .map(|(name, schema)| Param {
@@ -43,7 +51,9 @@ pub(crate) fn params(root: &Value) -> Vec<Param> {
 fn param_doc(root: &Value, schema: &Value) -> String {
     let mut text = doc(schema);
     for one in alternatives(root, schema) {
-        if let (Some(value), Some(doc)) = (one.get("const").and_then(Value::as_str), one.get("description")) {
+        if let (Some(value), Some(doc)) =
+            (one.get("const").and_then(Value::as_str), one.get("description"))
+        {
             let doc = doc.as_str().unwrap_or_default().replace('\n', " ");
             text.push_str(&format!("{}`{value}`: {doc}", if text.is_empty() { "" } else { "\n" }));
         }
@@ -74,8 +84,10 @@ fn kind(root: &Value, schema: &Value, depth: usize) -> String {
     if depth > 4 {
         return "...".to_string();
     }
-    let kinds: Vec<String> =
-        alternatives(root, schema).into_iter().flat_map(|one| plain_kinds(root, one, depth)).collect();
+    let kinds: Vec<String> = alternatives(root, schema)
+        .into_iter()
+        .flat_map(|one| plain_kinds(root, one, depth))
+        .collect();
     let mut distinct: Vec<String> = Vec::new();
     for kind in kinds {
         if kind != "null" && !distinct.contains(&kind) {
@@ -100,14 +112,17 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
     types
         .into_iter()
         .map(|name| match name {
-            "array" => match (schema.get("items"), schema.get("prefixItems").and_then(Value::as_array)) {
-                (_, Some(items)) => {
-                    let items: Vec<String> = items.iter().map(|item| kind(root, item, depth + 1)).collect();
-                    format!("[{}]", items.join(", "))
+            "array" => {
+                match (schema.get("items"), schema.get("prefixItems").and_then(Value::as_array)) {
+                    (_, Some(items)) => {
+                        let items: Vec<String> =
+                            items.iter().map(|item| kind(root, item, depth + 1)).collect();
+                        format!("[{}]", items.join(", "))
+                    }
+                    (Some(items), None) => format!("list of {}", kind(root, items, depth + 1)),
+                    (None, None) => "list".to_string(),
                 }
-                (Some(items), None) => format!("list of {}", kind(root, items, depth + 1)),
-                (None, None) => "list".to_string(),
-            },
+            }
             "object" => match schema.get("properties").and_then(Value::as_object) {
                 Some(properties) => {
                     let fields: Vec<String> = properties
@@ -117,7 +132,9 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
                     format!("{{{}}}", fields.join(", "))
                 }
                 None => match schema.get("additionalProperties") {
-                    Some(values @ Value::Object(_)) => format!("map to {}", kind(root, values, depth + 1)),
+                    Some(values @ Value::Object(_)) => {
+                        format!("map to {}", kind(root, values, depth + 1))
+                    }
                     _ => "map".to_string(),
                 },
             },
@@ -142,13 +159,15 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
         if let Some(Value::Object(own)) = one.get("properties") {
             closed = true;
             properties.extend(own.iter().map(|(name, schema)| (name.as_str(), schema)));
-        } else if one.get("type").is_none() && one.get("const").is_none() && one.get("enum").is_none() {
+        } else if one.get("type").is_none()
+            && one.get("const").is_none()
+            && one.get("enum").is_none()
+        {
             // An unconstrained schema takes everything.
             return None;
-        } else if one
-            .get("type")
-            .is_some_and(|t| t == "object" || t.as_array().is_some_and(|t| t.contains(&"object".into())))
-        {
+        } else if one.get("type").is_some_and(|t| {
+            t == "object" || t.as_array().is_some_and(|t| t.contains(&"object".into()))
+        }) {
             // A struct without fields.
             closed = true;
         }
@@ -156,9 +175,13 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
     closed.then_some(properties)
 }
 
-/// Keys in `value`, at any depth, that the schema does not know: the path to each, and its siblings' valid names.
-/// serde ignores such keys, so that a misspelt parameter would silently keep its default.
-pub(crate) fn unknown_keys(root: &Value, value: &Map<String, Value>) -> Vec<(Vec<String>, Vec<String>)> {
+/// Keys in `value`, at any depth, that the schema does not know: the path to each, and its
+/// siblings' valid names. serde ignores such keys, so that a misspelt parameter would silently keep
+/// its default.
+pub(crate) fn unknown_keys(
+    root: &Value,
+    value: &Map<String, Value>,
+) -> Vec<(Vec<String>, Vec<String>)> {
     let mut found = Vec::new();
     walk(root, root, &Value::Object(value.clone()), &mut Vec::new(), &mut found);
     found
@@ -179,14 +202,18 @@ fn walk(
                 match &known {
                     None => {
                         for one in alternatives(root, schema) {
-                            if let Some(values @ Value::Object(_)) = one.get("additionalProperties") {
+                            if let Some(values @ Value::Object(_)) = one.get("additionalProperties")
+                            {
                                 walk(root, values, child, path, found);
                             }
                         }
                     }
                     Some(known) => match known.iter().find(|(name, _)| name == key) {
                         Some((_, schema)) => walk(root, schema, child, path, found),
-                        None => found.push((path.clone(), known.iter().map(|(name, _)| name.to_string()).collect())),
+                        None => found.push((
+                            path.clone(),
+                            known.iter().map(|(name, _)| name.to_string()).collect(),
+                        )),
                     },
                 }
                 path.pop();

@@ -1,7 +1,8 @@
 //! [`PipelineSpec`] and [`GraphSpec`]: a pipeline as written, by YAML or by Rust.
 //!
-//! Parsing finds out what the text says, and no more: that a node exists, has such parameters and fits its wires is for
-//! [`check`](crate::check). The places of all values are kept beside them, so that a later diagnostic points at the text.
+//! Parsing finds out what the text says, and no more: that a node exists, has such parameters and
+//! fits its wires is for [`check`](crate::check). The places of all values are kept beside them, so
+//! that a later diagnostic points at the text.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -89,7 +90,8 @@ pub struct StepSpec {
 pub struct Ablation {
     /// Each name, and the paths that it sets to values, in order.
     pub named: Vec<(String, Vec<(String, Value)>)>,
-    /// Each path, and the list of its values; the variants are the product of the lists, the last path varying fastest.
+    /// Each path, and the list of its values; the variants are the product of the lists, the last
+    /// path varying fastest.
     pub grid: Vec<(String, Vec<Value>)>,
 }
 
@@ -137,12 +139,18 @@ impl PipelineSpec {
 
     fn from_source(source: &Arc<Source>) -> Result<Self, Diagnostics> {
         let (value, places) = yaml::parse(source)?;
-        let stem = Path::new(&source.name).file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
+        let stem = Path::new(&source.name)
+            .file_stem()
+            .map_or_else(String::new, |stem| stem.to_string_lossy().into());
         Self::from_value(&value, places, &stem)
     }
 
     /// Reads the tree that YAML and edits give. `default_name` stands in for a missing `name`.
-    pub(crate) fn from_value(value: &Value, places: Places, default_name: &str) -> Result<Self, Diagnostics> {
+    pub(crate) fn from_value(
+        value: &Value,
+        places: Places,
+        default_name: &str,
+    ) -> Result<Self, Diagnostics> {
         let mut reader = Reader { places: &places, found: Vec::new() };
         let spec = reader.pipeline(value, default_name);
         let found = reader.found;
@@ -179,7 +187,8 @@ impl PipelineSpec {
                 ablate.insert(name.clone(), Value::Object(edits.iter().cloned().collect()));
             }
             if !self.ablate.grid.is_empty() {
-                let grid = self.ablate.grid.iter().map(|(path, values)| (path.clone(), json!(values)));
+                let grid =
+                    self.ablate.grid.iter().map(|(path, values)| (path.clone(), json!(values)));
                 ablate.insert("grid".into(), Value::Object(grid.collect()));
             }
             map.insert("ablate".into(), Value::Object(ablate));
@@ -195,11 +204,13 @@ impl PipelineSpec {
     /// # Panics
     /// Never: every spec is maps, lists and scalars, all of which YAML has.
     pub fn to_yaml(&self) -> String {
-        // The library writes by YAML 1.1, where these three end a line, and indents what follows inside the text. YAML 1.2,
-        // by which it is read, has them as plain characters. So this is JSON, which YAML contains, with YAML's escapes.
+        // The library writes by YAML 1.1, where these three end a line, and indents what follows
+        // inside the text. YAML 1.2, by which it is read, has them as plain characters. So
+        // this is JSON, which YAML contains, with YAML's escapes.
         const LINE_ENDS_OF_YAML_1_1: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
         let value = self.to_value();
-        let yaml = serde_yaml::to_string(&value).expect("maps, lists and scalars can be written as YAML");
+        let yaml =
+            serde_yaml::to_string(&value).expect("maps, lists and scalars can be written as YAML");
         let json = format!("{value:#}");
         if !json.contains(LINE_ENDS_OF_YAML_1_1) {
             return yaml;
@@ -215,20 +226,28 @@ impl PipelineSpec {
         escaped
     }
 
-    /// The YAML text that it was read from, before overrides; of one that was made in Rust, [`to_yaml`](Self::to_yaml).
+    /// The YAML text that it was read from, before overrides; of one that was made in Rust,
+    /// [`to_yaml`](Self::to_yaml).
     pub fn written(&self) -> String {
         let root: &[String] = &[];
         self.places.0.get(root).map_or_else(|| self.to_yaml(), |loc| loc.value.source.text.clone())
     }
 
-    /// An error about the value at `path`, of parts of the document that the program reads itself (`report`): it points at the text.
-    pub fn diagnose(&self, path: &[&str], message: impl Into<String>, help: Option<String>) -> Diagnostics {
+    /// An error about the value at `path`, of parts of the document that the program reads itself
+    /// (`report`): it points at the text.
+    pub fn diagnose(
+        &self,
+        path: &[&str],
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Diagnostics {
         let mut diagnostic = Diagnostic::error(message).at(self.places.value(path)).help(help);
         diagnostic.path = path.join(".");
         diagnostic.into()
     }
 
-    /// The variants in order: the named ones, then the grid's; one called [`BASE_VARIANT`] if there are none.
+    /// The variants in order: the named ones, then the grid's; one called [`BASE_VARIANT`] if there
+    /// are none.
     ///
     /// # Errors
     /// A path that names nothing, or a value that does not fit there.
@@ -236,7 +255,11 @@ impl PipelineSpec {
         let mut all: Vec<(String, Vec<Edit>)> = Vec::new();
         for (name, edits) in &self.ablate.named {
             let edits = edits.iter().map(|(path, value)| {
-                (vec!["ablate".to_string(), name.clone(), path.clone()], path.clone(), value.clone())
+                (
+                    vec!["ablate".to_string(), name.clone(), path.clone()],
+                    path.clone(),
+                    value.clone(),
+                )
             });
             all.push((name.clone(), edits.collect()));
         }
@@ -250,8 +273,10 @@ impl PipelineSpec {
         for (name, edits) in all {
             if variants.iter().any(|variant| variant.name == name) {
                 found.push(
-                    Diagnostic::error(format!("two variants are called `{name}`"))
-                        .at(self.places.key(&["ablate", &name]).or_else(|| self.places.key(&["ablate", "grid"]))),
+                    Diagnostic::error(format!("two variants are called `{name}`")).at(self
+                        .places
+                        .key(&["ablate", &name])
+                        .or_else(|| self.places.key(&["ablate", "grid"]))),
                 );
                 continue;
             }
@@ -281,12 +306,16 @@ impl PipelineSpec {
         }
         // The shortest endings of the paths that tell them apart.
         let endings: Vec<String> = {
-            let segments: Vec<Vec<&str>> = grid.iter().map(|(path, _)| path.split('.').collect()).collect();
+            let segments: Vec<Vec<&str>> =
+                grid.iter().map(|(path, _)| path.split('.').collect()).collect();
             let longest = segments.iter().map(Vec::len).max().unwrap_or(1);
-            let ending = |parts: &[&str], length: usize| parts[parts.len() - length.min(parts.len())..].join(".");
+            let ending = |parts: &[&str], length: usize| {
+                parts[parts.len() - length.min(parts.len())..].join(".")
+            };
             let length = (1..=longest)
                 .find(|length| {
-                    let endings: Vec<String> = segments.iter().map(|parts| ending(parts, *length)).collect();
+                    let endings: Vec<String> =
+                        segments.iter().map(|parts| ending(parts, *length)).collect();
                     (1..endings.len()).all(|i| !endings[..i].contains(&endings[i]))
                 })
                 .unwrap_or(longest);
@@ -298,9 +327,11 @@ impl PipelineSpec {
             for (name, edits) in &all {
                 for (index, value) in values.iter().enumerate() {
                     let comma = if name.is_empty() { "" } else { "," };
-                    let name = format!("{name}{comma}{ending}={}", value_name(value, index, values));
+                    let name =
+                        format!("{name}{comma}{ending}={}", value_name(value, index, values));
                     let mut edits: Vec<Edit> = edits.clone();
-                    let written = ["ablate", "grid", path, &index.to_string()].map(String::from).to_vec();
+                    let written =
+                        ["ablate", "grid", path, &index.to_string()].map(String::from).to_vec();
                     edits.push((written, path.clone(), value.clone()));
                     next.push((name, edits));
                 }
@@ -319,11 +350,17 @@ fn value_name(value: &Value, index: usize, values: &[Value]) -> String {
     let name = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Object(map) => map.get("node").and_then(Value::as_str).unwrap_or("map").to_string(),
-        Value::Array(items) => items.iter().map(|item| item.to_string().replace('"', "")).collect::<Vec<_>>().join("+"),
+        Value::Array(items) => {
+            items.iter().map(|item| item.to_string().replace('"', "")).collect::<Vec<_>>().join("+")
+        }
         scalar => scalar.to_string(),
     };
     let own = name(value);
-    if values.iter().filter(|value| name(value) == own).count() > 1 { format!("{own}-{}", index + 1) } else { own }
+    if values.iter().filter(|value| name(value) == own).count() > 1 {
+        format!("{own}-{}", index + 1)
+    } else {
+        own
+    }
 }
 
 impl GraphSpec {
@@ -341,16 +378,24 @@ impl GraphSpec {
             if found.insert(node.clone()) {
                 match self.node(&node).map(|node| &node.inputs) {
                     Some(Inputs::One(wire)) => open.push(name(wire)),
-                    Some(Inputs::Map(wires)) => open.extend(wires.iter().map(|(_, wire)| name(wire))),
+                    Some(Inputs::Map(wires)) => {
+                        open.extend(wires.iter().map(|(_, wire)| name(wire)))
+                    }
                     Some(Inputs::None) | None => {}
                 }
             }
         }
-        GraphSpec { nodes: self.nodes.iter().filter(|node| found.contains(&node.name)).cloned().collect() }
+        GraphSpec {
+            nodes: self.nodes.iter().filter(|node| found.contains(&node.name)).cloned().collect(),
+        }
     }
 
     fn to_value(&self) -> Value {
-        self.nodes.iter().map(|node| (node.name.clone(), node.to_value())).collect::<Map<_, _>>().into()
+        self.nodes
+            .iter()
+            .map(|node| (node.name.clone(), node.to_value()))
+            .collect::<Map<_, _>>()
+            .into()
     }
 }
 

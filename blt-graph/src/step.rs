@@ -18,23 +18,24 @@ use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).
 ///
-/// A step writes files into its own directory ([`StepCx::dir`]), and elsewhere only where a parameter names a place and
-/// [`Step::stands`] looks after it. What it leaves in its directory is kept under a key
-/// of all that it depends on, and a later run with the same key uses it again, possibly for another variant or pipeline: so
-/// nothing in the files may depend on the variant's or run's name. By convention `metrics.jsonl` and `timings.jsonl` (one
-/// JSON object a line) are gathered into the run's, `checkpoints/` and `outputs/` are linked into the run's folders of those
-/// names, and `result.json` is read by whoever builds the report.
+/// A step writes files into its own directory ([`StepCx::dir`]), and elsewhere only where a
+/// parameter names a place and [`Step::stands`] looks after it. What it leaves in its directory is
+/// kept under a key of all that it depends on, and a later run with the same key uses it again,
+/// possibly for another variant or pipeline: so nothing in the files may depend on the variant's or
+/// run's name. By convention `metrics.jsonl` and `timings.jsonl` (one JSON object a line) are
+/// gathered into the run's, `checkpoints/` and `outputs/` are linked into the run's folders of
+/// those names, and `result.json` is read by whoever builds the report.
 ///
-/// A step that is stopped, by Ctrl-C or by kill -9, is given the same directory again with [`StepCx::resumed`] true, and
-/// is to end in the same bits as if it had not been stopped.
+/// A step that is stopped, by Ctrl-C or by kill -9, is given the same directory again with
+/// [`StepCx::resumed`] true, and is to end in the same bits as if it had not been stopped.
 pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// The key in `run:`.
     const NAME: &'static str;
     /// The step in a pipeline, as YAML: `train: {goal: loss, steps: 100}`.
     const EXAMPLE: &'static str;
 
-    /// The wires that this step computes: `node` or `node.port`. Only what they need is built. A step without goals
-    /// depends on all earlier steps.
+    /// The wires that this step computes: `node` or `node.port`. Only what they need is built. A
+    /// step without goals depends on all earlier steps.
     fn goals(&self) -> Vec<String>;
 
     /// Checks the parameters against the plan. Opens no file.
@@ -43,14 +44,16 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// [`NodeError::param`] where a parameter is at fault.
     fn check(&self, plan: &Plan) -> Result<(), NodeError>;
 
-    /// Whether later steps may read what this one leaves (training does; an evaluation changes nothing that a later
-    /// training would notice, and says `false`, so that a change of it repeats no training).
+    /// Whether later steps may read what this one leaves (training does; an evaluation changes
+    /// nothing that a later training would notice, and says `false`, so that a change of it
+    /// repeats no training).
     fn feeds_later_steps(&self) -> bool {
         true
     }
 
-    /// Whether what the finished step of [`StepCx::dir`] left outside of that directory is still there; else it is run again. A step that
-    /// writes into its directory alone has nothing to look at.
+    /// Whether what the finished step of [`StepCx::dir`] left outside of that directory is still
+    /// there; else it is run again. A step that writes into its directory alone has nothing to
+    /// look at.
     ///
     /// # Errors
     /// If that cannot be found out.
@@ -59,8 +62,9 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
         Ok(true)
     }
 
-    /// All that the result depends on beside the graph, the parameters, the seed, earlier steps and the program:
-    /// fingerprints of the data. May open files. Called before the step has a directory.
+    /// All that the result depends on beside the graph, the parameters, the seed, earlier steps and
+    /// the program: fingerprints of the data. May open files. Called before the step has a
+    /// directory.
     ///
     /// # Errors
     /// If the data cannot be found or read.
@@ -69,7 +73,8 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// Does the work.
     ///
     /// # Errors
-    /// [`StepError::Interrupted`] when [`StepCx::interrupted`] became true and the state is saved; anything else as it is.
+    /// [`StepError::Interrupted`] when [`StepCx::interrupted`] became true and the state is saved;
+    /// anything else as it is.
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError>;
 }
 
@@ -108,7 +113,8 @@ impl<S: Step> AnyStep for S {
     }
 }
 
-/// Why a step did not finish. Takes any other error by `?`, and therefore is not [`std::error::Error`] itself.
+/// Why a step did not finish. Takes any other error by `?`, and therefore is not
+/// [`std::error::Error`] itself.
 #[derive(Debug)]
 pub enum StepError {
     /// It was asked to stop, saved its state, and can be continued.
@@ -178,7 +184,10 @@ impl<E: StdError + Send + Sync + 'static> From<E> for StepError {
 
 impl From<NodeError> for StepError {
     fn from(error: NodeError) -> Self {
-        StepError::Failed { help: error.help.clone(), error: error.without_help().to_string().into() }
+        StepError::Failed {
+            help: error.help.clone(),
+            error: error.without_help().to_string().into(),
+        }
     }
 }
 
@@ -230,7 +239,8 @@ pub trait Progress {
     fn step(&self, heading: &StepHeading);
     /// Work of `total` units (steps, bytes, documents; unknown if `None`) begins.
     fn start(&self, what: &str, total: Option<u64>);
-    /// `done` units are done in all; `fields` are what is worth showing, in this order: `[("bpb", "2.314")]`.
+    /// `done` units are done in all; `fields` are what is worth showing, in this order: `[("bpb",
+    /// "2.314")]`.
     fn update(&self, done: u64, fields: &[(&str, String)]);
     /// The work that [`start`](Progress::start) began has ended.
     fn finish(&self, summary: &str);
@@ -283,8 +293,8 @@ pub struct StepCx<'a> {
 }
 
 impl<'a> StepCx<'a> {
-    /// Of a step that is worked on outside its run, by another process that was told of it: it has no directory, shows no progress,
-    /// and nobody interrupts it.
+    /// Of a step that is worked on outside its run, by another process that was told of it: it has
+    /// no directory, shows no progress, and nobody interrupts it.
     pub fn outside(plan: &'a Plan, index: usize, earlier: Vec<Earlier>, threads: usize) -> Self {
         StepCx {
             plan,
@@ -299,7 +309,8 @@ impl<'a> StepCx<'a> {
         }
     }
 
-    /// What the program lends to steps under the type `T` ([`Runner::lend`](crate::run::Runner::lend)).
+    /// What the program lends to steps under the type `T`
+    /// ([`Runner::lend`](crate::run::Runner::lend)).
     pub fn lent<T: 'static>(&self) -> Option<Rc<T>> {
         self.lent.get::<T>()
     }
@@ -329,7 +340,8 @@ impl<'a> StepCx<'a> {
         self.index
     }
 
-    /// The directory that [`Step::run`] fills. It becomes visible to others when the step has finished.
+    /// The directory that [`Step::run`] fills. It becomes visible to others when the step has
+    /// finished.
     ///
     /// # Panics
     /// In [`Step::depends`], which is asked before there is a directory.

@@ -1,4 +1,5 @@
-//! The step store: a step's files under the key of all that they depend on, so that an unchanged step is not run again.
+//! The step store: a step's files under the key of all that they depend on, so that an unchanged
+//! step is not run again.
 //!
 //! ```text
 //! runs/.store/<key>/           a finished step: what it wrote, and step.json (key, what the key is made of, when)
@@ -41,7 +42,8 @@ pub struct StepRecord {
     pub created: String,
 }
 
-/// The key of what `what` describes: blake3 over its canonical JSON (maps in order of their keys), 32 hex digits.
+/// The key of what `what` describes: blake3 over its canonical JSON (maps in order of their keys),
+/// 32 hex digits.
 pub fn key_of(what: &Value) -> String {
     blake3::hash(canonical(what).to_string().as_bytes()).to_hex()[..32].to_string()
 }
@@ -49,8 +51,11 @@ pub fn key_of(what: &Value) -> String {
 fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, canonical(value))).collect();
-            Value::Object(sorted.into_iter().map(|(key, value)| (key.clone(), value)).collect::<Map<_, _>>())
+            let sorted: BTreeMap<&String, Value> =
+                map.iter().map(|(key, value)| (key, canonical(value))).collect();
+            Value::Object(
+                sorted.into_iter().map(|(key, value)| (key.clone(), value)).collect::<Map<_, _>>(),
+            )
         }
         Value::Array(items) => items.iter().map(canonical).collect(),
         other => other.clone(),
@@ -100,7 +105,8 @@ pub struct StoreEntry {
     pub step: String,
     /// Its goals.
     pub goals: Vec<String>,
-    /// The pipeline, variant and seed that it was first run for; empty if its record cannot be read.
+    /// The pipeline, variant and seed that it was first run for; empty if its record cannot be
+    /// read.
     pub made_by: String,
     /// When it was made, UTC; empty if its record cannot be read.
     pub created: String,
@@ -137,9 +143,10 @@ impl Store {
         read_record(&self.dir(key)).is_some_and(|record| record.key == key)
     }
 
-    /// The finished files of the step that `what` describes, or the right to make them. `fresh` throws away what an
-    /// interrupted run left. While another process is at it, `wait` is called every 100 ms or so, and says whether to go on
-    /// waiting. `made_by` is who asks, for the listing.
+    /// The finished files of the step that `what` describes, or the right to make them. `fresh`
+    /// throws away what an interrupted run left. While another process is at it, `wait` is
+    /// called every 100 ms or so, and says whether to go on waiting. `made_by` is who asks, for
+    /// the listing.
     ///
     /// # Errors
     /// If the folder cannot be written to.
@@ -187,7 +194,14 @@ impl Store {
         Ok(())
     }
 
-    fn start(&self, what: &Value, made_by: &str, key: String, fresh: bool, lock: File) -> Result<Work, FileError> {
+    fn start(
+        &self,
+        what: &Value,
+        made_by: &str,
+        key: String,
+        fresh: bool,
+        lock: File,
+    ) -> Result<Work, FileError> {
         let dir = self.dir(&key);
         if dir.exists() {
             // Not written by this program, which renames whole directories: somebody changed it.
@@ -199,7 +213,8 @@ impl Store {
             self.trash(&partial)?;
         }
         let resumed = old && !fresh;
-        let record = StepRecord { key, what: what.clone(), made_by: made_by.to_owned(), created: utc() };
+        let record =
+            StepRecord { key, what: what.clone(), made_by: made_by.to_owned(), created: utc() };
         if !resumed {
             fs::create_dir_all(&partial).map_err(FileError::on("create", &partial))?;
             write_record(&partial, &record)?;
@@ -253,13 +268,23 @@ impl Store {
             }
             let record = read_record(&dir);
             let text = |key: &str| {
-                record.as_ref().and_then(|r| r.what.get(key)).and_then(Value::as_str).unwrap_or_default().to_string()
+                record
+                    .as_ref()
+                    .and_then(|r| r.what.get(key))
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_string()
             };
             let goals = record.as_ref().and_then(|r| r.what.get("goals")).and_then(Value::as_array);
             entries.push(StoreEntry {
                 key: name.strip_suffix(PARTIAL).unwrap_or(&name).to_string(),
                 step: text("step"),
-                goals: goals.into_iter().flatten().filter_map(Value::as_str).map(String::from).collect(),
+                goals: goals
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .map(String::from)
+                    .collect(),
                 made_by: record.as_ref().map_or_else(String::new, |record| record.made_by.clone()),
                 created: record.as_ref().map_or_else(String::new, |record| record.created.clone()),
                 bytes: size(&dir).map_err(FileError::on("read", &dir))?,
@@ -267,11 +292,13 @@ impl Store {
                 dir,
             });
         }
-        entries.sort_by(|a, b| (&a.created, &a.key, a.partial).cmp(&(&b.created, &b.key, b.partial)));
+        entries
+            .sort_by(|a, b| (&a.created, &a.key, a.partial).cmp(&(&b.created, &b.key, b.partial)));
         Ok(entries)
     }
 
-    /// Removes every entry that `choose` says yes to, except those in use. What runs linked from it keeps its files.
+    /// Removes every entry that `choose` says yes to, except those in use. What runs linked from it
+    /// keeps its files.
     ///
     /// # Errors
     /// If the folder cannot be read or written to.
@@ -342,8 +369,8 @@ fn read_record(dir: &Path) -> Option<StepRecord> {
 
 fn write_record(dir: &Path, record: &StepRecord) -> Result<(), FileError> {
     let path = dir.join(RECORD);
-    let text =
-        serde_json::to_vec_pretty(record).map_err(|error| FileError::on("write", &path)(io::Error::other(error)))?;
+    let text = serde_json::to_vec_pretty(record)
+        .map_err(|error| FileError::on("write", &path)(io::Error::other(error)))?;
     write_atomic(&path, text)
 }
 
@@ -422,7 +449,10 @@ mod tests {
         assert_eq!(fs::read_to_string(found.dir.join("state")).unwrap(), "whole");
         let listed = store.list().unwrap();
         assert_eq!(listed.len(), 1);
-        assert_eq!((listed[0].step.as_str(), listed[0].partial, &listed[0].goals[0][..]), ("count", false, "a"));
+        assert_eq!(
+            (listed[0].step.as_str(), listed[0].partial, &listed[0].goals[0][..]),
+            ("count", false, "a")
+        );
         // In use twice: not cleaned.
         assert_eq!(store.clean(|_| true).unwrap().in_use.len(), 1);
         drop((found, done));

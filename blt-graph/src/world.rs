@@ -5,12 +5,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// A map from types to one value each. A step puts in what nodes need and wires do not carry (a backend session, the
-/// current batch), and nodes take it out by its type. This crate knows none of those types.
+/// A map from types to one value each. A step puts in what nodes need and wires do not carry (a
+/// backend session, the current batch), and nodes take it out by its type. This crate knows none of
+/// those types.
 ///
 /// A program lends to steps in the same way ([`Runner::lend`](crate::run::Runner::lend)).
 ///
-/// It is shared: [`insert`](World::insert) takes `&self`, so that a step swaps the batch between two runs of a graph.
+/// It is shared: [`insert`](World::insert) takes `&self`, so that a step swaps the batch between
+/// two runs of a graph.
 #[derive(Default)]
 pub struct World {
     // Looked up by type alone and never iterated, so its order reaches no result.
@@ -31,7 +33,11 @@ impl World {
 
     /// The value of type `T`, if there is one.
     pub fn get<T: 'static>(&self) -> Option<Rc<T>> {
-        self.entries.borrow().get(&TypeId::of::<T>()).cloned().and_then(|value| value.downcast().ok())
+        self.entries
+            .borrow()
+            .get(&TypeId::of::<T>())
+            .cloned()
+            .and_then(|value| value.downcast().ok())
     }
 
     /// Takes the value of type `T` out.

@@ -1,7 +1,8 @@
 //! YAML text to a JSON value, with the place of every key and value kept beside it.
 //!
-//! serde's own way from YAML to structs loses locations, so the text is read event by event. What scalars mean follows
-//! serde_yaml, which writes them. Merge keys, tags, several documents, duplicate keys and infinities are refused.
+//! serde's own way from YAML to structs loses locations, so the text is read event by event. What
+//! scalars mean follows serde_yaml, which writes them. Merge keys, tags, several documents,
+//! duplicate keys and infinities are refused.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +39,8 @@ impl Loc {
     }
 }
 
-/// The place of each value of a document, by its path. Not part of what the document says: all are equal.
+/// The place of each value of a document, by its path. Not part of what the document says: all are
+/// equal.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Places(pub BTreeMap<Vec<String>, Loc>);
 
@@ -49,7 +51,8 @@ impl PartialEq for Places {
 }
 
 impl Places {
-    /// The place of the value at `path`, or of the nearest ancestor that is written (a default is not).
+    /// The place of the value at `path`, or of the nearest ancestor that is written (a default is
+    /// not).
     pub fn value(&self, path: &[&str]) -> Option<Place> {
         let mut path: Vec<String> = path.iter().map(ToString::to_string).collect();
         loop {
@@ -69,7 +72,9 @@ impl Places {
     /// Forgets what lies at and under `to` and puts there what lies at and under `from` in `other`.
     pub fn replace(&mut self, to: &[String], other: &Places, from: &[String]) {
         self.0.retain(|path, _| !path.starts_with(to));
-        for (path, loc) in other.0.range(from.to_vec()..).take_while(|(path, _)| path.starts_with(from)) {
+        for (path, loc) in
+            other.0.range(from.to_vec()..).take_while(|(path, _)| path.starts_with(from))
+        {
             self.0.insert(to.iter().chain(&path[from.len()..]).cloned().collect(), loc.clone());
         }
     }
@@ -163,7 +168,8 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(source: &'a Arc<Source>) -> Self {
-        let bytes = source.text.char_indices().map(|(at, _)| at).chain([source.text.len()]).collect();
+        let bytes =
+            source.text.char_indices().map(|(at, _)| at).chain([source.text.len()]).collect();
         Builder { source, bytes, open: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None }
     }
 
@@ -190,11 +196,9 @@ impl<'a> Builder<'a> {
                 let at = self.byte(error.marker().index());
                 let diagnostic = self.error(at..at, format!("not valid YAML: {}", error.info()));
                 let tab = error.info().contains("tab");
-                let open = self
-                    .open
-                    .last()
-                    .filter(|_| error.info().contains("flow"))
-                    .map(|open| Place { source: self.source.clone(), span: open.start..open.start + 1 });
+                let open = self.open.last().filter(|_| error.info().contains("flow")).map(|open| {
+                    Place { source: self.source.clone(), span: open.start..open.start + 1 }
+                });
                 diagnostic
                     .also(open, "opened here, and not closed")
                     .help(tab.then_some("indent with spaces; YAML allows no tabs there"))
@@ -206,14 +210,21 @@ impl<'a> Builder<'a> {
                     if documents > 1 {
                         return Err(self
                             .error(range, "a second YAML document begins here")
-                            .help(Some("a pipeline is one document; put the other into a file of its own"))
+                            .help(Some(
+                                "a pipeline is one document; put the other into a file of its own",
+                            ))
                             .into());
                     }
                 }
-                Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag.as_deref(), range)?,
+                Event::Scalar(text, style, anchor, tag) => {
+                    self.scalar(text, style, anchor, tag.as_deref(), range)?
+                }
                 Event::SequenceStart(anchor, tag) => {
                     self.no_tag(tag.as_deref(), "seq", &range)?;
-                    self.push(Open { start: range.start, anchor, items: Vec::new(), map: None }, &range)?;
+                    self.push(
+                        Open { start: range.start, anchor, items: Vec::new(), map: None },
+                        &range,
+                    )?;
                 }
                 Event::MappingStart(anchor, tag) => {
                     self.no_tag(tag.as_deref(), "map", &range)?;
@@ -228,11 +239,16 @@ impl<'a> Builder<'a> {
                         Some(map) => Kind::Map(map.entries),
                         None => Kind::List(open.items),
                     };
-                    self.complete(Tree { span: open.start..open.start + length, kind }, open.anchor)?;
+                    self.complete(
+                        Tree { span: open.start..open.start + length, kind },
+                        open.anchor,
+                    )?;
                 }
                 Event::Alias(id) => {
                     let Some(tree) = self.anchors.get(&id).cloned() else {
-                        return Err(self.error(range, "this alias stands for something that contains it").into());
+                        return Err(self
+                            .error(range, "this alias stands for something that contains it")
+                            .into());
                     };
                     self.nodes += count(&tree);
                     if self.nodes > MAX_NODES {
@@ -253,10 +269,14 @@ impl<'a> Builder<'a> {
 
     fn push(&mut self, open: Open, range: &Range<usize>) -> Result<(), Diagnostics> {
         if self.open.len() >= MAX_DEPTH {
-            return Err(self.error(range.clone(), format!("nested deeper than {MAX_DEPTH} levels")).into());
+            return Err(self
+                .error(range.clone(), format!("nested deeper than {MAX_DEPTH} levels"))
+                .into());
         }
         if self.awaits_key() {
-            return Err(self.error(range.clone(), "a key must be a plain word, not a list or a map").into());
+            return Err(self
+                .error(range.clone(), "a key must be a plain word, not a list or a map")
+                .into());
         }
         self.open.push(open);
         Ok(())
@@ -266,7 +286,12 @@ impl<'a> Builder<'a> {
         matches!(self.open.last(), Some(Open { map: Some(OpenMap { waiting: None, .. }), .. }))
     }
 
-    fn no_tag(&self, tag: Option<&Tag>, core: &str, range: &Range<usize>) -> Result<(), Diagnostics> {
+    fn no_tag(
+        &self,
+        tag: Option<&Tag>,
+        core: &str,
+        range: &Range<usize>,
+    ) -> Result<(), Diagnostics> {
         match tag {
             Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == core) => {
                 Err(self.error(range.clone(), format!("the tag `{tag}` means nothing here")).into())
@@ -294,7 +319,8 @@ impl<'a> Builder<'a> {
             if text.is_empty() {
                 return Err(self.error(range, "a key is missing before this `:`").into());
             }
-            let Some(Open { map: Some(OpenMap { entries, waiting }), .. }) = self.open.last_mut() else {
+            let Some(Open { map: Some(OpenMap { entries, waiting }), .. }) = self.open.last_mut()
+            else {
                 return Ok(());
             };
             if let Some((_, first, _)) = entries.iter().find(|(key, ..)| *key == text) {
@@ -310,10 +336,17 @@ impl<'a> Builder<'a> {
         }
         let string = match tag {
             Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => true,
-            Some(tag) if tag.is_yaml_core_schema() && matches!(&*tag.suffix, "int" | "float" | "bool" | "null") => {
+            Some(tag)
+                if tag.is_yaml_core_schema()
+                    && matches!(&*tag.suffix, "int" | "float" | "bool" | "null") =>
+            {
                 false
             }
-            Some(tag) => return Err(self.error(range, format!("the tag `{tag}` means nothing here")).into()),
+            Some(tag) => {
+                return Err(self
+                    .error(range, format!("the tag `{tag}` means nothing here"))
+                    .into());
+            }
             None => !plain,
         };
         let value = if string {
@@ -373,7 +406,8 @@ fn resolve(text: &str) -> Result<Value, String> {
     let starts_with_digit = |digits: &str| digits.starts_with(|c: char| c.is_ascii_digit());
     for (prefix, radix) in [("0x", 16), ("0o", 8), ("0b", 2)] {
         if let Some(digits) = digits.strip_prefix(prefix) {
-            let magnitude = u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with(['+', '-']));
+            let magnitude =
+                u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with(['+', '-']));
             return Ok(match magnitude {
                 Some(magnitude) if !negative => Value::from(magnitude),
                 Some(magnitude) if magnitude <= i64::MAX as u64 => Value::from(-(magnitude as i64)),
@@ -398,7 +432,9 @@ fn resolve(text: &str) -> Result<Value, String> {
     if (starts_with_digit(digits) || digits.strip_prefix('.').is_some_and(starts_with_digit))
         && let Ok(number) = text.parse::<f64>()
     {
-        return Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("`{text}` is too large"));
+        return Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| format!("`{text}` is too large"));
     }
     Ok(Value::from(text))
 }
@@ -411,7 +447,11 @@ pub(crate) fn read(path: &Path) -> Result<Arc<Source>, Diagnostics> {
             .help(Some("give the path of a pipeline's YAML file"))
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
         Diagnostic::error(format!("`{name}` is not UTF-8 text (line {line})"))
     })?;
     Ok(Arc::new(Source { name, text }))

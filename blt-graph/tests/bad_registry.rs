@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use blt_graph::{BuildCx, CheckCx, Node, NodeError, PipelineSpec, Port, RunCx, check_all, registry};
+use blt_graph::{
+    BuildCx, CheckCx, Node, NodeError, PipelineSpec, Port, RunCx, check_all, registry,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -85,5 +87,8 @@ fn the_self_test_finds_what_is_wrong() {
 fn a_name_claimed_twice_stops_every_pipeline() {
     let spec = PipelineSpec::parse("graph:\n  a: {node: Twin}\n", "x.yaml").unwrap();
     let said = check_all(&spec, Path::new(".")).err().unwrap().to_string();
-    assert!(said.contains("two nodes are called `Twin`") && said.contains("bad_registry.rs:"), "{said}");
+    assert!(
+        said.contains("two nodes are called `Twin`") && said.contains("bad_registry.rs:"),
+        "{said}"
+    );
 }

@@ -1,5 +1,5 @@
-//! Every diagnostic, as users read it: `diagnostics/NAME.yaml` is checked, and what is said stands in `NAME.txt`.
-//! `UPDATE=1 cargo test --test diagnostics` writes the texts anew.
+//! Every diagnostic, as users read it: `diagnostics/NAME.yaml` is checked, and what is said stands
+//! in `NAME.txt`. `UPDATE=1 cargo test --test diagnostics` writes the texts anew.
 
 #[allow(dead_code)]
 mod nodes;
@@ -25,15 +25,22 @@ fn golden(name: &str, said: &str) -> Result<(), String> {
         fs::write(&path, said).map_err(|error| error.to_string())?;
         return Ok(());
     }
-    let expected = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if said == expected { Ok(()) } else { Err(format!("--- {name}: expected\n{expected}--- said\n{said}")) }
+    let expected =
+        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if said == expected {
+        Ok(())
+    } else {
+        Err(format!("--- {name}: expected\n{expected}--- said\n{said}"))
+    }
 }
 
 #[test]
 fn documents() {
     let mut names: Vec<String> = fs::read_dir(folder())
         .unwrap()
-        .filter_map(|item| item.unwrap().file_name().to_str()?.strip_suffix(".yaml").map(String::from))
+        .filter_map(|item| {
+            item.unwrap().file_name().to_str()?.strip_suffix(".yaml").map(String::from)
+        })
         .collect();
     names.sort();
     assert!(names.len() > 20, "the folder of documents is there");
@@ -81,7 +88,8 @@ fn overrides() {
         "ablate.x=1",
         "path=fast",
     ] {
-        let result = spec.set(assignment).and_then(|spec| check_all(&spec, Path::new(".")).map(|_| ()));
+        let result =
+            spec.set(assignment).and_then(|spec| check_all(&spec, Path::new(".")).map(|_| ()));
         let diagnostics = result.expect_err(assignment);
         said.push_str(&format!("=== --set {assignment}\n{diagnostics}\n"));
     }
@@ -101,7 +109,8 @@ run:
 ";
     let spec = PipelineSpec::parse(yaml, "run.yaml").unwrap();
     let plan = check_all(&spec, Path::new(".")).unwrap().remove(0);
-    let mut said = format!("=== build\n{}\n", Live::build(&plan, &["a"], World::new()).err().unwrap());
+    let mut said =
+        format!("=== build\n{}\n", Live::build(&plan, &["a"], World::new()).err().unwrap());
     let live = Live::build(&plan, &["c"], World::new()).unwrap();
     said.push_str(&format!("=== run\n{}\n", live.run(&["c"]).unwrap_err()));
     said.push_str(&format!("=== another goal\n{}\n", live.run(&["a"]).unwrap_err()));
@@ -123,7 +132,10 @@ fn places_are_plain_data_too() {
     let Diagnostics(found) = check(yaml, "p.yaml").unwrap_err();
     let [diagnostic] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(diagnostic.path, "graph.b.factr");
-    assert_eq!((diagnostic.file(), diagnostic.line(), diagnostic.column()), (Some("p.yaml"), Some(3), Some(40)));
+    assert_eq!(
+        (diagnostic.file(), diagnostic.line(), diagnostic.column()),
+        (Some("p.yaml"), Some(3), Some(40))
+    );
     assert_eq!(diagnostic.place.as_ref().unwrap().text(), "factr");
     assert_eq!(diagnostic.suggestion.as_deref(), Some("factor"));
 }
@@ -143,14 +155,20 @@ fn hostile_documents_end_in_an_error() {
         let deep = format!("graph: {}{}", "[".repeat(levels), "]".repeat(levels));
         let Diagnostics(found) = PipelineSpec::parse(&deep, "x").unwrap_err();
         let message = &found[0].message;
-        assert!(message.contains("nested deeper") || message.contains("recursion limit"), "{message}");
+        assert!(
+            message.contains("nested deeper") || message.contains("recursion limit"),
+            "{message}"
+        );
     }
     let mut laughs = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
     for (this, last) in ["b", "c", "d", "e", "f", "g"].iter().zip(["a", "b", "c", "d", "e", "f"]) {
-        laughs.push_str(&format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 10].join(", ")));
+        laughs
+            .push_str(&format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 10].join(", ")));
     }
     assert!(PipelineSpec::parse(&laughs, "x").unwrap_err().to_string().contains("aliases expand"));
-    assert!(PipelineSpec::parse("a: &a [*a]", "x").unwrap_err().to_string().contains("contains it"));
+    assert!(
+        PipelineSpec::parse("a: &a [*a]", "x").unwrap_err().to_string().contains("contains it")
+    );
     let missing = PipelineSpec::read("no/such/pipeline.yaml").unwrap_err().to_string();
     assert!(missing.contains("no/such/pipeline.yaml"), "{missing}");
 }

@@ -1,4 +1,5 @@
-//! Execution: only what goals need is built and run, each node once, values dropped after their last use.
+//! Execution: only what goals need is built and run, each node once, values dropped after their
+//! last use.
 
 #[allow(dead_code)]
 mod nodes;
@@ -8,7 +9,8 @@ use std::path::Path;
 use std::rc::{Rc, Weak};
 
 use blt_graph::{
-    BuildCx, CheckCx, Graph, Live, Node, NodeError, NodeObserver, PipelineSpec, Plan, Port, RunCx, World, derive_seed,
+    BuildCx, CheckCx, Graph, Live, Node, NodeError, NodeObserver, PipelineSpec, Plan, Port, RunCx,
+    World, derive_seed,
 };
 use nodes::{Add, Batch, Constant, Measured, Number, Reads, Scale, Show, Source, Text};
 use schemars::JsonSchema;
@@ -88,8 +90,15 @@ fn a_nodes_seed_depends_on_the_seed_and_its_name_alone() {
         live.facilities::<u64>().into_iter().map(|(name, seed)| (name, *seed)).collect::<Vec<_>>()
     };
     let both = seeds(DIAMOND, &["text2", "text"]);
-    assert_eq!(both, [("text".to_string(), derive_seed(5, "text")), ("text2".to_string(), derive_seed(5, "text2"))]);
-    let simple = "graph:\n  a: {node: Constant, value: 1}\n  text2: {node: Show, in: a, digits: 0}\n";
+    assert_eq!(
+        both,
+        [
+            ("text".to_string(), derive_seed(5, "text")),
+            ("text2".to_string(), derive_seed(5, "text2"))
+        ]
+    );
+    let simple =
+        "graph:\n  a: {node: Constant, value: 1}\n  text2: {node: Show, in: a, digits: 0}\n";
     assert_eq!(seeds(simple, &["text2"]), both[1..]);
     assert_ne!(derive_seed(5, "text"), derive_seed(6, "text"));
 }
@@ -151,10 +160,19 @@ impl Node for Use {
     fn build(&self, _: ((), Option<()>), _: &mut BuildCx) -> Result<(), NodeError> {
         Ok(())
     }
-    fn run(&self, _: &(), (value, _): (Rc<Vec<u8>>, Option<f64>), cx: &RunCx) -> Result<f64, NodeError> {
+    fn run(
+        &self,
+        _: &(),
+        (value, _): (Rc<Vec<u8>>, Option<f64>),
+        cx: &RunCx,
+    ) -> Result<f64, NodeError> {
         let made = cx.world.get::<Made>().unwrap();
         let total = f64::from(value.iter().sum::<u8>());
-        assert_eq!(Rc::strong_count(&value) == 1, self.last, "the last reader alone holds the value");
+        assert_eq!(
+            Rc::strong_count(&value) == 1,
+            self.last,
+            "the last reader alone holds the value"
+        );
         drop(value);
         assert_eq!(made.0.borrow().upgrade().is_none(), self.last);
         Ok(total)
@@ -183,7 +201,8 @@ fn a_graph_in_rust_runs() {
     let scaled = g.add("scaled", Scale { factor: 10.0, ..Scale::default() }, (&source, Some(&two)));
     let (_text, length) = g.add("text", Show { digits: 3, measure: true }, &scaled);
     let path = length.path();
-    let plan = Plan::check(&PipelineSpec::new("rust", g.finish()), "base", 0, Path::new(".")).unwrap();
+    let plan =
+        Plan::check(&PipelineSpec::new("rust", g.finish()), "base", 0, Path::new(".")).unwrap();
     let live = Live::build(&plan, &["text", &path], World::new()).unwrap();
     live.world().insert(Batch(1.0));
     assert_eq!(path, "text.length");

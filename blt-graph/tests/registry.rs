@@ -59,6 +59,9 @@ Example:
     assert!(sum.starts_with("sum (step, ") && sum.contains("  goal: string (required)\n"), "{sum}");
     assert!(sum.contains("  fail_after: integer >= 0 (may be left out)\n"), "{sum}");
     let unknown = registry::help("node", "Scael").unwrap_err().to_string();
-    assert!(unknown.contains("no node is called `Scael`") && unknown.contains("did you mean `Scale`?"), "{unknown}");
+    assert!(
+        unknown.contains("no node is called `Scael`") && unknown.contains("did you mean `Scale`?"),
+        "{unknown}"
+    );
     assert!(registry::help("step", "loook").unwrap_err().to_string().contains("`look`"));
 }

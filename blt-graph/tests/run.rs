@@ -70,19 +70,29 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = RunOptions { runs_dir: dir.path().join("runs"), ..RunOptions::new("test build") };
+        let options =
+            RunOptions { runs_dir: dir.path().join("runs"), ..RunOptions::new("test build") };
         Bench { dir, options }
     }
 
-    fn run_with(&self, yaml: &str, options: RunOptions, told: &Told) -> Result<RunReport, RunError> {
+    fn run_with(
+        &self,
+        yaml: &str,
+        options: RunOptions,
+        told: &Told,
+    ) -> Result<RunReport, RunError> {
         let spec = PipelineSpec::parse(yaml, "sums.yaml").unwrap();
-        Runner::new(&spec, self.dir.path(), options).progress(told).interrupt(told.flag.clone()).run()
+        Runner::new(&spec, self.dir.path(), options)
+            .progress(told)
+            .interrupt(told.flag.clone())
+            .run()
     }
 
     /// Runs, and returns which steps were really run.
     fn run(&self, yaml: &str, options: &RunOptions) -> (RunReport, Vec<String>) {
         let told = Told::default();
-        let report = self.run_with(yaml, options.clone(), &told).unwrap_or_else(|error| panic!("{error}"));
+        let report =
+            self.run_with(yaml, options.clone(), &told).unwrap_or_else(|error| panic!("{error}"));
         let mut lines = told.steps.take();
         lines.retain(|line| !line.ends_with(" reused"));
         (report, lines.iter().map(|line| line.split_once(' ').unwrap().1.to_string()).collect())
@@ -94,7 +104,8 @@ impl Bench {
 }
 
 fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+    fs::read_to_string(path.as_ref())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
 #[test]
@@ -129,7 +140,8 @@ fn a_run_leaves_its_directory_and_shares_steps_between_variants() {
     // An evaluation depends on trainings before it, and a training not on evaluations.
     assert_eq!(read(dir.join("outputs/ten/1-look/earlier.txt")), "0 sum");
     assert_eq!(read(dir.join("outputs/hundred/3-look/earlier.txt")), "0 sum, 2 sum");
-    let totals: Vec<String> = report.plans.iter().map(|plan| read(plan.steps[2].dir.join("result.json"))).collect();
+    let totals: Vec<String> =
+        report.plans.iter().map(|plan| read(plan.steps[2].dir.join("result.json"))).collect();
     assert_eq!(totals, [r#"{"total":20.0}"#, r#"{"total":200.0}"#]);
     assert_eq!(report.plans[0].steps[0].key, report.plans[1].steps[0].key);
     assert!(!report.plans[0].steps[0].reused && report.plans[1].steps[0].reused);
@@ -162,10 +174,12 @@ fn a_panic_that_is_known_as_an_error_fails_the_step_and_any_other_goes_on() {
     let spec = PipelineSpec::parse(YAML, "sums.yaml").unwrap();
     let run = |says| {
         let progress = Panics(says);
-        let runner = Runner::new(&spec, bench.dir.path(), bench.options.clone()).progress(&progress);
+        let runner =
+            Runner::new(&spec, bench.dir.path(), bench.options.clone()).progress(&progress);
         let known = |panic: &(dyn Any + Send)| {
             let text = *panic.downcast_ref::<&str>()?;
-            text.starts_with("out of memory").then(|| StepError::other("the device is full").help("use less"))
+            text.starts_with("out of memory")
+                .then(|| StepError::other("the device is full").help("use less"))
         };
         runner.failure(known).run().map(|_| ())
     };
@@ -186,15 +200,24 @@ fn a_step_is_run_again_when_something_that_it_depends_on_changes_and_only_then()
     let same: [&str; 0] = [];
     // Nothing, order, defaults, threads, variant names, a node that nobody reaches from here.
     assert_eq!(bench.run(&yaml, &bench.options).1, same);
-    let reordered = yaml.replace("  source: {node: Source}\n", "").replace("run:", "  source: {node: Source}\nrun:");
+    let reordered = yaml
+        .replace("  source: {node: Source}\n", "")
+        .replace("run:", "  source: {node: Source}\nrun:");
     assert_eq!(bench.run(&reordered, &bench.options).1, same);
-    assert_eq!(bench.run(&yaml.replace("in: source,", "in: source, rule: global,"), &bench.options).1, same);
+    assert_eq!(
+        bench.run(&yaml.replace("in: source,", "in: source, rule: global,"), &bench.options).1,
+        same
+    );
     assert_eq!(bench.run(&yaml, &RunOptions { threads: 1, ..bench.options.clone() }).1, same);
     assert_eq!(bench.run(&yaml.replace("ten: {}", "dix: {}"), &bench.options).1, same);
     // A later step's parameter changes that step; an evaluation's changes itself alone.
-    let ran = bench.run(&yaml.replace("{goal: top, steps: 2}", "{goal: top, steps: 3}"), &bench.options).1;
+    let ran = bench
+        .run(&yaml.replace("{goal: top, steps: 2}", "{goal: top, steps: 3}"), &bench.options)
+        .1;
     assert_eq!(ran, ["ten 3 sum top", "ten 3 look top", "hundred 3 sum top", "hundred 3 look top"]);
-    let ran = bench.run(&yaml.replace("look: {goal: base}", "look: {goal: base, note: x}"), &bench.options).1;
+    let ran = bench
+        .run(&yaml.replace("look: {goal: base}", "look: {goal: base, note: x}"), &bench.options)
+        .1;
     assert_eq!(ran, ["ten 3 look base"]);
     // Everything else changes everything.
     let all = 6;
@@ -202,9 +225,21 @@ fn a_step_is_run_again_when_something_that_it_depends_on_changes_and_only_then()
     assert_eq!(bench.run(&yaml.replace("factor: 2}", "factor: 2.5}"), &bench.options).1.len(), all);
     assert_eq!(bench.run(&format!("{yaml}path: reference\n"), &bench.options).1.len(), all);
     assert_eq!(bench.run(&format!("{yaml}device: cuda\n"), &bench.options).1.len(), all);
-    assert_eq!(bench.run(&yaml, &RunOptions { build: "other".into(), ..bench.options.clone() }).1.len(), all);
-    assert_eq!(bench.run(&yaml, &RunOptions { dtype: "f64".into(), ..bench.options.clone() }).1.len(), all);
-    assert_eq!(bench.run(&yaml, &RunOptions { cpu_features: "none".into(), ..bench.options.clone() }).1.len(), all);
+    assert_eq!(
+        bench.run(&yaml, &RunOptions { build: "other".into(), ..bench.options.clone() }).1.len(),
+        all
+    );
+    assert_eq!(
+        bench.run(&yaml, &RunOptions { dtype: "f64".into(), ..bench.options.clone() }).1.len(),
+        all
+    );
+    assert_eq!(
+        bench
+            .run(&yaml, &RunOptions { cpu_features: "none".into(), ..bench.options.clone() })
+            .1
+            .len(),
+        all
+    );
     fs::write(bench.dir.path().join("data.txt"), "two").unwrap();
     assert_eq!(bench.run(&yaml, &bench.options).1.len(), all);
     // And with an emptied store.
@@ -217,11 +252,15 @@ fn seeds_are_run_one_after_the_other_and_marked() {
     let bench = Bench::new();
     let (report, ran) = bench.run(&YAML.replace("seed: 3", "seeds: [3, 5]"), &bench.options);
     assert_eq!(ran.len(), 12);
-    let order: Vec<(String, u64)> = report.plans.iter().map(|run| (run.plan.variant.clone(), run.plan.seed)).collect();
+    let order: Vec<(String, u64)> =
+        report.plans.iter().map(|run| (run.plan.variant.clone(), run.plan.seed)).collect();
     let expected = [("ten", 3), ("ten", 5), ("hundred", 3), ("hundred", 5)];
     assert_eq!(order, expected.map(|(name, seed)| (name.to_string(), seed)));
     let metrics = read(report.dir.path.join("metrics.jsonl"));
-    assert!(metrics.starts_with(r#"{"variant":"ten","seed":3,"run_step":0,"step":1,"#), "{metrics}");
+    assert!(
+        metrics.starts_with(r#"{"variant":"ten","seed":3,"run_step":0,"step":1,"#),
+        "{metrics}"
+    );
     assert_eq!(read(report.dir.path.join("checkpoints/ten/seed-5/0-sum/total.txt")), "12");
 }
 
@@ -280,7 +319,10 @@ fn data_is_looked_for_before_the_first_step_runs() {
     let yaml = format!("{YAML}  last: {{run.2.sum.file: no-such.txt}}\n");
     let error = bench.run_with(&yaml, bench.options.clone(), &Told::default()).err().unwrap();
     let said = error.render(false);
-    assert!(said.contains("cannot read `no-such.txt`") && said.contains("give a file that exists"), "{said}");
+    assert!(
+        said.contains("cannot read `no-such.txt`") && said.contains("give a file that exists"),
+        "{said}"
+    );
     assert!(!bench.options.runs_dir.exists(), "nothing was written");
 }
 

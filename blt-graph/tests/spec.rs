@@ -76,7 +76,10 @@ fn block_and_flow_style_anchors_and_quotes_say_the_same() {
       right: a
   c: *one
 ";
-    assert_eq!(PipelineSpec::parse(block, "x.yaml").unwrap(), PipelineSpec::parse(flow, "x.yaml").unwrap());
+    assert_eq!(
+        PipelineSpec::parse(block, "x.yaml").unwrap(),
+        PipelineSpec::parse(flow, "x.yaml").unwrap()
+    );
 }
 
 #[test]
@@ -130,7 +133,10 @@ fn variants_are_edits_of_the_whole() {
     let variants = spec.variants().unwrap();
     let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
     assert_eq!(names, ["two", "other"]);
-    assert_eq!(variants[0].spec.graph.node("columns").unwrap().params, *json!({"heads": 2}).as_object().unwrap());
+    assert_eq!(
+        variants[0].spec.graph.node("columns").unwrap().params,
+        *json!({"heads": 2}).as_object().unwrap()
+    );
     assert_eq!(variants[1].spec.graph.node("c").unwrap().inputs, Inputs::One("b".into()));
     assert_eq!(variants[1].spec.graph.node("columns"), spec.graph.node("columns"));
     let alone = PipelineSpec::parse(&YAML[..YAML.find("ablate").unwrap()], "both.yaml").unwrap();
@@ -168,23 +174,35 @@ ablate:
     );
     let last = &variants[4].spec.graph;
     let param = |node: &str, name: &str| last.node(node).unwrap().params[name].clone();
-    assert_eq!((param("a", "value"), param("b", "factor"), param("c", "factor")), (json!(6), json!(2), json!(3.5)));
+    assert_eq!(
+        (param("a", "value"), param("b", "factor"), param("c", "factor")),
+        (json!(6), json!(2), json!(3.5))
+    );
 }
 
 #[test]
 fn overrides_reach_what_is_written_and_what_has_a_default() {
     let spec = PipelineSpec::parse(YAML, "both.yaml").unwrap();
-    let set = |assignment: &str| spec.set(assignment).unwrap_or_else(|e| panic!("{assignment}: {e}"));
-    let params = |spec: &PipelineSpec, node: &str| Value::Object(spec.graph.node(node).unwrap().params.clone());
+    let set =
+        |assignment: &str| spec.set(assignment).unwrap_or_else(|e| panic!("{assignment}: {e}"));
+    let params = |spec: &PipelineSpec, node: &str| {
+        Value::Object(spec.graph.node(node).unwrap().params.clone())
+    };
     assert_eq!(params(&set("graph.a.value=3"), "a"), json!({"value": 3}));
-    assert_eq!(params(&set("graph.b.rule=relative"), "b"), json!({"factor": 2.0, "rule": "relative"}));
+    assert_eq!(
+        params(&set("graph.b.rule=relative"), "b"),
+        json!({"factor": 2.0, "rule": "relative"})
+    );
     // A part of a default: the rest of the default stays.
     let limits = json!({"factor": 2.0, "limits": {"low": -1e9, "high": 5}});
     assert_eq!(params(&set("graph.b.limits.high=5"), "b"), limits);
     // Another port beside a bare wire.
     let wires = Inputs::Map(vec![("number".into(), "a".into()), ("offset".into(), "a".into())]);
     assert_eq!(set("graph.b.in.offset=a").graph.node("b").unwrap().inputs, wires);
-    assert_eq!(params(&set("graph.b = {node: Scale, in: a, sizes: [1, 2]}"), "b"), json!({"sizes": [1, 2]}));
+    assert_eq!(
+        params(&set("graph.b = {node: Scale, in: a, sizes: [1, 2]}"), "b"),
+        json!({"sizes": [1, 2]})
+    );
     assert_eq!(set("run.0.sum.steps=7").run[0].params["steps"], json!(7));
     assert_eq!(set("seeds=[1, 2]").seeds, [1, 2]);
     assert_eq!(set("seed=9").seeds, [9]);
@@ -219,7 +237,8 @@ fn a_plan_knows_shapes_order_and_use() {
     assert!(goal.is::<nodes::Text>() && !goal.is::<Number>());
     assert_eq!(goal.info::<nodes::Text>().unwrap().width, 4);
     assert_eq!((goal.port, goal.node.entry.name), ("text", "Show"));
-    let names: Vec<&str> = plan.needs(&["columns"]).unwrap().iter().map(|node| node.name.as_str()).collect();
+    let names: Vec<&str> =
+        plan.needs(&["columns"]).unwrap().iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c", "sum", "text", "columns"]);
     assert_eq!(plan.node("c").unwrap().params["factor"], json!(3.0));
     assert_eq!(plan.node("c").unwrap().params["rule"], json!("global"));
@@ -311,7 +330,9 @@ fn value() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        any::<f64>().prop_filter("JSON has finite numbers", |x| x.is_finite()).prop_map(Value::from),
+        any::<f64>()
+            .prop_filter("JSON has finite numbers", |x| x.is_finite())
+            .prop_map(Value::from),
         text().prop_map(Value::from),
     ];
     leaf.prop_recursive(3, 20, 4, |inner| {
@@ -324,32 +345,33 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn params() -> impl Strategy<Value = Map<String, Value>> {
-    prop::collection::vec(("p_[a-z0-9_.-]{0,6}", value()), 0..4).prop_map(|entries| entries.into_iter().collect())
+    prop::collection::vec(("p_[a-z0-9_.-]{0,6}", value()), 0..4)
+        .prop_map(|entries| entries.into_iter().collect())
 }
 
 fn node() -> impl Strategy<Value = NodeSpec> {
     let inputs = prop_oneof![
         Just(Inputs::None),
         text().prop_map(Inputs::One),
-        prop::collection::btree_map("[a-z]{1,5}", text(), 0..3).prop_map(|map| Inputs::Map(map.into_iter().collect())),
+        prop::collection::btree_map("[a-z]{1,5}", text(), 0..3)
+            .prop_map(|map| Inputs::Map(map.into_iter().collect())),
     ];
-    (text(), inputs, params(), prop::option::of(text())).prop_map(|(node, inputs, params, doc)| NodeSpec {
-        name: String::new(),
-        node,
-        inputs,
-        params,
-        doc,
+    (text(), inputs, params(), prop::option::of(text())).prop_map(|(node, inputs, params, doc)| {
+        NodeSpec { name: String::new(), node, inputs, params, doc }
     })
 }
 
 fn pipeline() -> impl Strategy<Value = PipelineSpec> {
-    let graph = prop::collection::btree_map("[\\p{L}0-9_-]{1,6}", node(), 0..4).prop_map(|nodes| GraphSpec {
-        nodes: nodes.into_iter().map(|(name, node)| NodeSpec { name, ..node }).collect(),
+    let graph = prop::collection::btree_map("[\\p{L}0-9_-]{1,6}", node(), 0..4).prop_map(|nodes| {
+        GraphSpec {
+            nodes: nodes.into_iter().map(|(name, node)| NodeSpec { name, ..node }).collect(),
+        }
     });
     let step = ("[a-z]{1,6}", params()).prop_map(|(step, params)| StepSpec { step, params });
     let named = prop::collection::btree_map(
         "[a-z0-9-]{5,9}",
-        prop::collection::btree_map("[a-z.]{1,8}", value(), 0..3).prop_map(|map| map.into_iter().collect()),
+        prop::collection::btree_map("[a-z.]{1,8}", value(), 0..3)
+            .prop_map(|map| map.into_iter().collect()),
         0..3,
     );
     (
@@ -359,7 +381,11 @@ fn pipeline() -> impl Strategy<Value = PipelineSpec> {
         graph,
         prop::collection::vec(step, 0..3),
         named,
-        prop::collection::btree_map("[a-z.]{1,8}", prop::collection::btree_set(any::<u8>(), 1..3), 0..2),
+        prop::collection::btree_map(
+            "[a-z.]{1,8}",
+            prop::collection::btree_set(any::<u8>(), 1..3),
+            0..2,
+        ),
         params(),
     )
         .prop_map(|(name, doc, seeds, graph, run, named, grid, report)| {
@@ -368,7 +394,10 @@ fn pipeline() -> impl Strategy<Value = PipelineSpec> {
             spec.seeds = seeds.into_iter().collect();
             spec.run = run;
             spec.ablate.named = named.into_iter().collect();
-            spec.ablate.grid = grid.into_iter().map(|(k, v)| (k, v.into_iter().map(Value::from).collect())).collect();
+            spec.ablate.grid = grid
+                .into_iter()
+                .map(|(k, v)| (k, v.into_iter().map(Value::from).collect()))
+                .collect();
             spec.report = report;
             spec
         })

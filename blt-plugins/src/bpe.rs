@@ -1,9 +1,11 @@
 //! Patches by byte-pair encoding: one for each token of a tokenizer.
 //!
-//! The tokenizer is Hugging Face's, read from a tokenizer.json or trained here. Only one whose tokens lay out the very bytes of the
-//! text will do: BPE, without normaliser, with pre-tokenizers that split and drop nothing.
+//! The tokenizer is Hugging Face's, read from a tokenizer.json or trained here. Only one whose
+//! tokens lay out the very bytes of the text will do: BPE, without normaliser, with pre-tokenizers
+//! that split and drop nothing.
 //!
-//! Where a token ends depends on the text after it, so this patcher is not incremental ([`BpePatcher::RULE`]).
+//! Where a token ends depends on the text after it, so this patcher is not incremental
+//! ([`BpePatcher::RULE`]).
 
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::{PatchError, Patches};
@@ -16,8 +18,8 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{
-    DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
-    TokenizerImpl,
+    DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, Tokenizer, TokenizerImpl,
 };
 
 /// A pair of tokens is merged only if training saw it at least this often.
@@ -43,7 +45,9 @@ pub enum BpeError {
     PreTokenizer { pre_tokenizer: String, effect: &'static str },
     #[error("the tokenizer drops merges at random (dropout {0}); expected none")]
     Dropout(f32),
-    #[error("the tokenizer has {option}, so its tokens are not the text's own bytes; expected a BPE model without it")]
+    #[error(
+        "the tokenizer has {option}, so its tokens are not the text's own bytes; expected a BPE model without it"
+    )]
     ModelOption { option: &'static str },
     #[error(
         "the tokenizer's vocabulary lacks {missing} of the 256 single bytes; expected all, since any byte may occur"
@@ -65,8 +69,9 @@ pub enum BpeError {
 
 /// Starts a patch at each token's first byte.
 ///
-/// Where tokens lie is summed up from their lengths, not read from the crate's offsets: a token that holds a part of a multi-byte character
-/// has the whole character's, and where the model drops an unknown character, those after it move.
+/// Where tokens lie is summed up from their lengths, not read from the crate's offsets: a token
+/// that holds a part of a multi-byte character has the whole character's, and where the model drops
+/// an unknown character, those after it move.
 pub struct BpePatcher {
     tokenizer: Tokenizer,
     /// The vocabulary is byte-level: one character for each byte, and every byte has one.
@@ -78,19 +83,28 @@ pub struct BpePatcher {
 impl BpePatcher {
     pub const RULE: PatchRule = PatchRule::Bpe;
 
-    /// Trains a byte-level BPE of at most `vocab` tokens (fewer where the text has no more repeated pairs) on the valid UTF-8 of
-    /// `documents`: GPT-2's split into words, no prefix space. The order of the documents does not matter; the same ones give the same
-    /// tokenizer.
+    /// Trains a byte-level BPE of at most `vocab` tokens (fewer where the text has no more repeated
+    /// pairs) on the valid UTF-8 of `documents`: GPT-2's split into words, no prefix space. The
+    /// order of the documents does not matter; the same ones give the same tokenizer.
     ///
     /// Errors: fewer than 256 tokens.
-    pub fn train<D>(documents: impl IntoIterator<Item = D, IntoIter: Send>, vocab: usize) -> Result<Self, BpeError>
+    pub fn train<D>(
+        documents: impl IntoIterator<Item = D, IntoIter: Send>,
+        vocab: usize,
+    ) -> Result<Self, BpeError>
     where
         D: AsRef<[u8]>,
     {
         if vocab < 256 {
             return Err(BpeError::Vocab(vocab));
         }
-        type Trained = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+        type Trained = TokenizerImpl<
+            BPE,
+            NormalizerWrapper,
+            PreTokenizerWrapper,
+            PostProcessorWrapper,
+            DecoderWrapper,
+        >;
         let mut tokenizer = Trained::new(BPE::default());
         tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, false, true)));
         tokenizer.with_decoder(Some(ByteLevel::new(false, false, true)));
@@ -114,10 +128,13 @@ impl BpePatcher {
         Self::new(tokenizer.into())
     }
 
-    /// Reads a tokenizer.json. Errors: it can't be read, or its tokens are not the text's own bytes (see the module).
+    /// Reads a tokenizer.json. Errors: it can't be read, or its tokens are not the text's own bytes
+    /// (see the module).
     pub fn load(path: &Path) -> Result<Self, BpeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| BpeError::Io { path: path.to_owned(), source })?;
-        Self::from_json(&text).map_err(|source| BpeError::InFile { path: path.to_owned(), source: Box::new(source) })
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| BpeError::Io { path: path.to_owned(), source })?;
+        Self::from_json(&text)
+            .map_err(|source| BpeError::InFile { path: path.to_owned(), source: Box::new(source) })
     }
 
     /// As [`BpePatcher::load`], from the file's text.
@@ -174,7 +191,8 @@ impl BpePatcher {
             check_pre_tokenizer(pre_tokenizer, &mut byte_level)?;
         }
         if byte_level {
-            let lacks = |c: &char| tokenizer.get_model().token_to_id(c.encode_utf8(&mut [0; 4])).is_none();
+            let lacks =
+                |c: &char| tokenizer.get_model().token_to_id(c.encode_utf8(&mut [0; 4])).is_none();
             let missing = ByteLevel::alphabet().iter().filter(|c| lacks(c)).count();
             if missing > 0 {
                 return Err(BpeError::MissingBytes { missing });
@@ -188,13 +206,15 @@ impl BpePatcher {
         Ok(BpePatcher { tokenizer, byte_level, lengths })
     }
 
-    /// Cuts each span into its tokens; spans are tokenised alone. A byte that is not part of valid UTF-8 is a patch of its own, and
-    /// the text between such bytes is tokenised. The end of a span ends its last token. Text that reads as an added token (such as
-    /// `<|endoftext|>`) is that token.
+    /// Cuts each span into its tokens; spans are tokenised alone. A byte that is not part of valid
+    /// UTF-8 is a patch of its own, and the text between such bytes is tokenised. The end of a
+    /// span ends its last token. Text that reads as an added token (such as `<|endoftext|>`) is
+    /// that token.
     pub fn patches(&self, batch: &Batch) -> Result<Patches, BpeError> {
         let starts: Vec<Result<Vec<usize>, BpeError>> =
             (0..batch.n_spans()).into_par_iter().map(|s| self.span_starts(batch, s)).collect();
-        // Collected in order first, so that of several errors it is always the first span's that is told.
+        // Collected in order first, so that of several errors it is always the first span's that is
+        // told.
         let starts = starts.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(Patches::from_byte_starts(batch, &starts, true)?)
     }
@@ -220,9 +240,16 @@ impl BpePatcher {
     }
 
     /// Appends the first byte of each token of `text`, which lies at byte `base` of its span.
-    fn token_starts(&self, text: &str, base: usize, row: u64, starts: &mut Vec<usize>) -> Result<(), BpeError> {
+    fn token_starts(
+        &self,
+        text: &str,
+        base: usize,
+        row: u64,
+        starts: &mut Vec<usize>,
+    ) -> Result<(), BpeError> {
         let failed = |e: tokenizers::Error| BpeError::Tokenize { row, reason: e.to_string() };
-        // The fast form has ids alone; only added tokens need offsets, and a vocabulary of characters its tokens.
+        // The fast form has ids alone; only added tokens need offsets, and a vocabulary of
+        // characters its tokens.
         let encoding = match self.byte_level && self.tokenizer.get_added_vocabulary().is_empty() {
             true => self.tokenizer.encode_fast(text, false),
             false => self.tokenizer.encode(text, false),
@@ -233,8 +260,15 @@ impl BpePatcher {
             let (start, end, spells) = match self.lengths.get(id as usize) {
                 Some(&length) if length > 0 => {
                     let end = at + length as usize;
-                    // A vocabulary of characters may lack some; what then stands for one, if anything, does not spell the text.
-                    (at, end, self.byte_level || text.get(at..end) == encoding.get_tokens().get(i).map(String::as_str))
+                    // A vocabulary of characters may lack some; what then stands for one, if
+                    // anything, does not spell the text.
+                    (
+                        at,
+                        end,
+                        self.byte_level
+                            || text.get(at..end)
+                                == encoding.get_tokens().get(i).map(String::as_str),
+                    )
                 }
                 _ => {
                     let (start, end) = encoding.get_offsets().get(i).copied().unwrap_or_default();
@@ -265,9 +299,14 @@ fn names(part: &impl Serialize, parts: &str) -> String {
 }
 
 /// Refuses what adds, drops or replaces characters. `byte_level`: a ByteLevel was met.
-fn check_pre_tokenizer(pre_tokenizer: &PreTokenizerWrapper, byte_level: &mut bool) -> Result<(), BpeError> {
+fn check_pre_tokenizer(
+    pre_tokenizer: &PreTokenizerWrapper,
+    byte_level: &mut bool,
+) -> Result<(), BpeError> {
     use PreTokenizerWrapper as P;
-    let refuse = |effect| Err(BpeError::PreTokenizer { pre_tokenizer: names(pre_tokenizer, "pretokenizers"), effect });
+    let refuse = |effect| {
+        Err(BpeError::PreTokenizer { pre_tokenizer: names(pre_tokenizer, "pretokenizers"), effect })
+    };
     match pre_tokenizer {
         P::ByteLevel(b) if b.add_prefix_space => refuse("adds a space (add_prefix_space)"),
         P::ByteLevel(_) if *byte_level => refuse("stands there twice and encodes its own output"),
@@ -275,12 +314,20 @@ fn check_pre_tokenizer(pre_tokenizer: &PreTokenizerWrapper, byte_level: &mut boo
             *byte_level = true;
             Ok(())
         }
-        P::Sequence(sequence) => sequence.as_ref().iter().try_for_each(|part| check_pre_tokenizer(part, byte_level)),
+        P::Sequence(sequence) => {
+            sequence.as_ref().iter().try_for_each(|part| check_pre_tokenizer(part, byte_level))
+        }
         P::Split(split) if split.behavior == SplitDelimiterBehavior::Removed => {
             refuse("drops what it matches (Removed)")
         }
-        P::Punctuation(p) if p.behavior == SplitDelimiterBehavior::Removed => refuse("drops punctuation (Removed)"),
-        P::Split(_) | P::Punctuation(_) | P::Digits(_) | P::UnicodeScripts(_) | P::FixedLength(_) => Ok(()),
+        P::Punctuation(p) if p.behavior == SplitDelimiterBehavior::Removed => {
+            refuse("drops punctuation (Removed)")
+        }
+        P::Split(_)
+        | P::Punctuation(_)
+        | P::Digits(_)
+        | P::UnicodeScripts(_)
+        | P::FixedLength(_) => Ok(()),
         P::Metaspace(_) => refuse("replaces spaces"),
         P::BertPreTokenizer(_) | P::Whitespace(_) | P::WhitespaceSplit(_) => refuse("drops spaces"),
         P::Delimiter(_) => refuse("drops its delimiter"),
@@ -307,8 +354,10 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    const ENGLISH: &str = "the cat sat on the mat, the cat ate the rat; that is what the cat did.\n";
-    const KOREAN: &str = "나는 밥을 먹는다. 나는 물을 마신다. 너는 밥을 먹는다. 🙂🙂 👩‍👩‍👧 고양이가 밥을 먹는다.\n";
+    const ENGLISH: &str =
+        "the cat sat on the mat, the cat ate the rat; that is what the cat did.\n";
+    const KOREAN: &str =
+        "나는 밥을 먹는다. 나는 물을 마신다. 너는 밥을 먹는다. 🙂🙂 👩‍👩‍👧 고양이가 밥을 먹는다.\n";
 
     /// Byte starts of the patches after BOS's.
     fn starts(patcher: &BpePatcher, document: &[u8]) -> Vec<usize> {
@@ -322,7 +371,9 @@ mod tests {
     fn pieces(patcher: &BpePatcher, text: &str) -> Vec<String> {
         let mut ends = starts(patcher, text.as_bytes());
         ends.push(text.len());
-        ends.windows(2).map(|w| String::from_utf8_lossy(&text.as_bytes()[w[0]..w[1]]).into_owned()).collect()
+        ends.windows(2)
+            .map(|w| String::from_utf8_lossy(&text.as_bytes()[w[0]..w[1]]).into_owned())
+            .collect()
     }
 
     /// GPT-2's character for a byte: itself where it prints, else the next from U+0100.
@@ -330,11 +381,14 @@ mod tests {
         let prints = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
         match prints(byte) {
             true => byte as char,
-            false => char::from_u32(256 + (0..byte).filter(|&b| !prints(b)).count() as u32).unwrap(),
+            false => {
+                char::from_u32(256 + (0..byte).filter(|&b| !prints(b)).count() as u32).unwrap()
+            }
         }
     }
 
-    /// The starts by the tokens' own bytes, read back from the vocabulary, for text without added tokens.
+    /// The starts by the tokens' own bytes, read back from the vocabulary, for text without added
+    /// tokens.
     fn starts_by_decoding(patcher: &BpePatcher, text: &str) -> Vec<usize> {
         let encoding = patcher.tokenizer.encode(text, false).unwrap();
         let mut bytes = Vec::new();
@@ -403,13 +457,21 @@ mod tests {
             assert!(patcher.vocab_size() <= vocab);
             for text in [ENGLISH, KOREAN, "한글 🙂 the 👩‍👩‍👧\u{1F469}", "é\u{301}ñ 日本 \t  \n x"]
             {
-                assert_eq!(starts(&patcher, text.as_bytes()), starts_by_decoding(&patcher, text), "{vocab}: {text}");
+                assert_eq!(
+                    starts(&patcher, text.as_bytes()),
+                    starts_by_decoding(&patcher, text),
+                    "{vocab}: {text}"
+                );
             }
         }
         let (bytes, more) = (trained(256), trained(320));
         assert_eq!(starts(&bytes, KOREAN.as_bytes()), (0..KOREAN.len()).collect::<Vec<_>>());
-        // The larger vocabulary joins bytes of a syllable without its rest: some starts are no character boundaries.
-        let inside = starts(&more, KOREAN.as_bytes()).into_iter().filter(|&i| !KOREAN.is_char_boundary(i)).count();
+        // The larger vocabulary joins bytes of a syllable without its rest: some starts are no
+        // character boundaries.
+        let inside = starts(&more, KOREAN.as_bytes())
+            .into_iter()
+            .filter(|&i| !KOREAN.is_char_boundary(i))
+            .count();
         assert!(inside > 0);
         assert!(starts(&more, KOREAN.as_bytes()).len() < KOREAN.len());
     }
@@ -483,7 +545,10 @@ mod tests {
                                         "normalized": false, "special": true}]);
         }))
         .unwrap();
-        assert_eq!(pieces(&patcher, "the <끝>가the"), ["the", " <끝>", "\u{FFFD}", "\u{FFFD}", "\u{FFFD}", "the"]);
+        assert_eq!(
+            pieces(&patcher, "the <끝>가the"),
+            ["the", " <끝>", "\u{FFFD}", "\u{FFFD}", "\u{FFFD}", "the"]
+        );
     }
 
     #[test]
@@ -512,10 +577,16 @@ mod tests {
         // A character it does not know is dropped by the model: told, not skipped.
         let batch = Batch::from_documents(["x".as_bytes(), "가나y가".as_bytes()]);
         let error = patcher.patches(&batch).unwrap_err();
-        assert_eq!(error.to_string(), "row 1: the tokenizer's tokens do not cover the text at byte 6");
+        assert_eq!(
+            error.to_string(),
+            "row 1: the tokenizer's tokens do not cover the text at byte 6"
+        );
         let unknown = characters(Value::Null).replace(r#""unk_token":null"#, r#""unk_token":"x""#);
         let error = BpePatcher::from_json(&unknown).unwrap().patches(&batch).unwrap_err();
-        assert_eq!(error.to_string(), "row 1: the tokenizer's tokens do not cover the text at byte 6");
+        assert_eq!(
+            error.to_string(),
+            "row 1: the tokenizer's tokens do not cover the text at byte 6"
+        );
         let split = json!({"type": "Split", "pattern": {"String": "나"}, "behavior": "Isolated", "invert": false});
         let patcher = BpePatcher::from_json(&characters(split)).unwrap();
         assert_eq!(pieces(&patcher, "가나 x가"), ["가", "나", " ", "x", "가"]);
@@ -525,17 +596,24 @@ mod tests {
     fn tokenizers_that_change_the_text_are_refused_by_name() {
         let normalizes = refusal(|t| t["normalizer"] = json!({"type": "NFC"}));
         assert!(normalizes.starts_with("the tokenizer normalises (NFC)"), "{normalizes}");
-        let both = json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]});
+        let both =
+            json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]});
         assert!(refusal(|t| t["normalizer"] = both).contains("(NFKC, Lowercase)"));
         let prefix = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-        assert!(refusal(|t| t["pre_tokenizer"] = prefix).contains("pre-tokenizer ByteLevel adds a space"));
+        assert!(
+            refusal(|t| t["pre_tokenizer"] = prefix)
+                .contains("pre-tokenizer ByteLevel adds a space")
+        );
         for (pre_tokenizer, expected) in [
             (json!({"type": "Whitespace"}), "Whitespace drops spaces"),
             (
                 json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true}),
                 "Metaspace replaces",
             ),
-            (json!({"type": "CharDelimiterSplit", "delimiter": ","}), "CharDelimiterSplit drops its delimiter"),
+            (
+                json!({"type": "CharDelimiterSplit", "delimiter": ","}),
+                "CharDelimiterSplit drops its delimiter",
+            ),
             (
                 json!({"type": "Split", "pattern": {"Regex": "\\s"}, "behavior": "Removed", "invert": false}),
                 "Split drops",
@@ -549,7 +627,10 @@ mod tests {
             }
         }
         assert!(refusal(|t| t["model"]["dropout"] = json!(0.1)).contains("dropout 0.1"));
-        assert!(refusal(|t| t["model"]["end_of_word_suffix"] = json!("</w>")).contains("end_of_word_suffix"));
+        assert!(
+            refusal(|t| t["model"]["end_of_word_suffix"] = json!("</w>"))
+                .contains("end_of_word_suffix")
+        );
         assert!(refusal(|t| t["model"]["byte_fallback"] = json!(true)).contains("byte_fallback"));
         let lacks = refusal(|t| {
             t["model"]["vocab"].as_object_mut().unwrap().remove("Z");

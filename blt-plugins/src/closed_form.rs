@@ -7,9 +7,14 @@ use blt_core::flops::{Shape, closed_form};
 use blt_core::model::CrossLayers;
 use blt_graph::{Plan, PlannedNode};
 
-/// Forward FLOPs per byte at a mean patch size; None where the goals' sub-graph has not one encoder, one latent transformer and one
-/// decoder. `context_bytes`: the mean length of a span.
-pub fn per_byte(plan: &Plan, goals: &[&str], patch_size: Option<f64>, context_bytes: f64) -> Option<f64> {
+/// Forward FLOPs per byte at a mean patch size; None where the goals' sub-graph has not one
+/// encoder, one latent transformer and one decoder. `context_bytes`: the mean length of a span.
+pub fn per_byte(
+    plan: &Plan,
+    goals: &[&str],
+    patch_size: Option<f64>,
+    context_bytes: f64,
+) -> Option<f64> {
     let nodes = plan.needs(goals).ok()?;
     let one = |kind: &str| {
         let mut of_kind = nodes.iter().filter(|n| n.entry.name == kind);

@@ -1,7 +1,8 @@
-//! The built-in nodes and steps of `blt`: sources, patchers, model, heads, and training, evaluation and scoring over them.
+//! The built-in nodes and steps of `blt`: sources, patchers, model, heads, and training, evaluation
+//! and scoring over them.
 //!
-//! This is the only crate that knows both the graph and the model. A node of your own does what a file in [`nodes`] does, in your own
-//! crate, on the port types of [`ports`].
+//! This is the only crate that knows both the graph and the model. A node of your own does what a
+//! file in [`nodes`] does, in your own crate, on the port types of [`ports`].
 
 pub mod bpe;
 mod closed_form;
@@ -21,5 +22,7 @@ mod shape;
 pub mod steps;
 pub mod storage;
 
-pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained};
+pub use loaded::{
+    CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained,
+};
 pub use model::{ParamSet, session, with_params};

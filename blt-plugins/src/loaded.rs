@@ -1,5 +1,6 @@
-//! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier steps' checkpoints, and
-//! what its nodes must learn from data before they run (a threshold, a tokenizer) learned.
+//! A sub-graph made ready for a step: built on the step's backend, its parameters read from earlier
+//! steps' checkpoints, and what its nodes must learn from data before they run (a threshold, a
+//! tokenizer) learned.
 
 use crate::data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use crate::model::ParamSet;
@@ -14,7 +15,10 @@ use blt_core::hf::ModelShape;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::reference::Reference;
-use blt_graph::{ComputePath, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World, write_atomic};
+use blt_graph::{
+    ComputePath, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World,
+    write_atomic,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::any::Any;
@@ -38,8 +42,8 @@ pub struct WantsList(pub ListColumn);
 /// The batch that source nodes hand out; steps put it into the world.
 pub struct Feed(pub Rc<Batch>);
 
-/// What a node must learn from training documents before it can run. It is learned once, before training, recorded in the checkpoint,
-/// and frozen.
+/// What a node must learn from training documents before it can run. It is learned once, before
+/// training, recorded in the checkpoint, and frozen.
 pub trait Prepare {
     /// The documents to learn from; None: nothing (left) to learn.
     fn wants(&self) -> Option<Part>;
@@ -64,10 +68,12 @@ pub trait Prepare {
 /// Facility under which a node provides its [`Prepare`].
 pub struct Prepared(pub Rc<dyn Prepare>);
 
-/// Facility of a node whose parameters lie in files, which say all of them: a digest need not read large ones as numbers.
+/// Facility of a node whose parameters lie in files, which say all of them: a digest need not read
+/// large ones as numbers.
 pub struct ParamFiles(pub Vec<PathBuf>);
 
-/// Facility of a node that can tell, once a step has run it on all its data, that its parameters make no sense on them.
+/// Facility of a node that can tell, once a step has run it on all its data, that its parameters
+/// make no sense on them.
 pub struct AtEnd(pub Box<dyn Fn() -> Result<(), NodeError>>);
 
 /// What a checkpoint directory says beside its tensors.
@@ -76,11 +82,13 @@ pub struct CheckpointState {
     pub format: u32,
     /// Optimiser steps behind the parameters; Adam's bias correction counts on from here.
     pub t: u64,
-    /// For each node with parameters: canonical name to the name in the file (they differ where two nodes claim one name).
+    /// For each node with parameters: canonical name to the name in the file (they differ where
+    /// two nodes claim one name).
     pub nodes: BTreeMap<String, BTreeMap<String, String>>,
     /// What nodes learned before training: thresholds, tokenizers.
     pub prepared: BTreeMap<String, Value>,
-    /// The model, where the sub-graph has BLT's shape: what a `Blt` node needs to read the checkpoint.
+    /// The model, where the sub-graph has BLT's shape: what a `Blt` node needs to read the
+    /// checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<StoredModel>,
     /// The training loop's own state, in a checkpoint that a run resumes from.
@@ -107,10 +115,12 @@ impl CheckpointState {
     /// Reads `dir/state.json`; a format that this version does not know is refused in words.
     pub fn read(dir: &Path) -> Result<Self, StepError> {
         let path = dir.join(STATE_FILE);
-        let damaged =
-            |e: serde_json::Error| StepError::other(format!("{} is not a checkpoint's state: {e}", path.display()));
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| StepError::other(format!("cannot read checkpoint {}: {e}", path.display())))?;
+        let damaged = |e: serde_json::Error| {
+            StepError::other(format!("{} is not a checkpoint's state: {e}", path.display()))
+        };
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            StepError::other(format!("cannot read checkpoint {}: {e}", path.display()))
+        })?;
         let value: Value = serde_json::from_str(&text).map_err(damaged)?;
         if value["format"] != checkpoint::FORMAT {
             return Err(StepError::other(format!(
@@ -149,17 +159,17 @@ pub struct Loaded {
 
 /// The nodes of `goals`' sub-graph that read byte corpora.
 fn source_nodes<'a>(plan: &'a Plan, goals: &[&str]) -> Result<Vec<&'a str>, StepError> {
-    let is_source = |node: &&PlannedNode| node.entry.inputs.is_empty() && outputs_of::<Bytes>(node).next().is_some();
+    let is_source = |node: &&PlannedNode| {
+        node.entry.inputs.is_empty() && outputs_of::<Bytes>(node).next().is_some()
+    };
     Ok(plan.needs(goals)?.into_iter().filter(is_source).map(|node| node.name.as_str()).collect())
 }
 
 /// Wires of port `P` that leave `node`, with what is known of them.
 fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::Info)> {
-    node.entry
-        .outputs
-        .iter()
-        .zip(&node.infos)
-        .filter_map(|(port, info)| Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?)))
+    node.entry.outputs.iter().zip(&node.infos).filter_map(|(port, info)| {
+        Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?))
+    })
 }
 
 /// The backend that a run's options name.
@@ -169,7 +179,8 @@ pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
         (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Reference::<f32, _>::cpu())),
         (ComputePath::Reference, Device::Cuda(index)) => device::cuda(index).map_err(device_error),
         (ComputePath::Fused, gpu) => {
-            let what = format!("fused operations are the processor's own, and the device is `{gpu}`");
+            let what =
+                format!("fused operations are the processor's own, and the device is `{gpu}`");
             Err(StepError::other(what).help("leave `path` out, or give `path: reference`"))
         }
     }
@@ -180,7 +191,8 @@ fn device_error(error: DeviceError) -> StepError {
     StepError::other(error).help(help)
 }
 
-/// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a step as a panic.
+/// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a
+/// step as a panic.
 pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
     device::failure(panic).map(device_error)
 }
@@ -214,8 +226,8 @@ pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepErro
     sources(cx, goals)?.into_iter().map(print).collect()
 }
 
-/// Refuses a request that the sources of `goals` cannot answer (no such file or column, no such part) before any step starts.
-/// Reads no rows.
+/// Refuses a request that the sources of `goals` cannot answer (no such file or column, no such
+/// part) before any step starts. Reads no rows.
 pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(), StepError> {
     for (node, handle) in sources(cx, goals)? {
         handle.source.check(request).map_err(|e| source_error(cx.plan(), &node, e))?;
@@ -263,32 +275,47 @@ impl Loaded {
     pub fn build(cx: &StepCx, goals: &[&str]) -> Result<Self, StepError> {
         let sources = source_nodes(cx.plan(), goals)?;
         let [source_node] = sources.as_slice() else {
-            let what = format!("`{}` reads from {} sources; a step reads from one", goals.join("`, `"), sources.len());
+            let what = format!(
+                "`{}` reads from {} sources; a step reads from one",
+                goals.join("`, `"),
+                sources.len()
+            );
             return Err(StepError::other(what));
         };
         let world = World::new();
         world.insert(Session::new(backend(cx)?));
-        let session = world.get::<Session>().ok_or_else(|| StepError::other("the world lost the session"))?;
+        let session =
+            world.get::<Session>().ok_or_else(|| StepError::other("the world lost the session"))?;
         let live = Live::build(cx.plan(), goals, world)?;
-        let source = live
-            .facility::<SourceHandle>(source_node)
-            .ok_or_else(|| StepError::other(format!("source `{source_node}` provides no `SourceHandle`")))?;
+        let source = live.facility::<SourceHandle>(source_node).ok_or_else(|| {
+            StepError::other(format!("source `{source_node}` provides no `SourceHandle`"))
+        })?;
         let params = node_params(&live);
         let source_node = (*source_node).to_owned();
-        let mut loaded =
-            Loaded { params, live, session, source, source_node, prepared: BTreeMap::new(), t: 0, trained: false };
+        let mut loaded = Loaded {
+            params,
+            live,
+            session,
+            source,
+            source_node,
+            prepared: BTreeMap::new(),
+            t: 0,
+            trained: false,
+        };
         for earlier in cx.earlier() {
             let dir = earlier.dir.join(CHECKPOINT_DIR);
             if dir.is_dir() {
                 loaded.restore(&dir, false)?;
             }
         }
-        // Steps that continue a training say so (`from`); what earlier steps trained is a starting point.
+        // Steps that continue a training say so (`from`); what earlier steps trained is a starting
+        // point.
         loaded.t = 0;
         Ok(loaded)
     }
 
-    /// Reads what a checkpoint has for this sub-graph's nodes. `complete`: it must have every parameter. Returns the training loop's state.
+    /// Reads what a checkpoint has for this sub-graph's nodes. `complete`: it must have every
+    /// parameter. Returns the training loop's state.
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
         let state = CheckpointState::read(dir)?;
         let path = dir.join(checkpoint::MODEL_FILE);
@@ -298,8 +325,12 @@ impl Loaded {
                 None if !complete => {}
                 names => {
                     let stored = names.and_then(|names| names.get(&p.canonical.name));
-                    let missing = || CheckpointError::Missing { path: path.clone(), name: p.canonical.name.clone() };
-                    let data = file.get(stored.ok_or_else(missing)?, &p.canonical.stored_shape())?;
+                    let missing = || CheckpointError::Missing {
+                        path: path.clone(),
+                        name: p.canonical.name.clone(),
+                    };
+                    let data =
+                        file.get(stored.ok_or_else(missing)?, &p.canonical.stored_shape())?;
                     self.session.backend.write_param(p.canonical.id, &data);
                 }
             }
@@ -319,8 +350,9 @@ impl Loaded {
     pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
         if let Some(node) = source {
             let mut handles = sources(cx, &[node])?;
-            let (name, handle) =
-                handles.pop().ok_or_else(|| StepError::other(format!("node `{node}` provides no `SourceHandle`")))?;
+            let (name, handle) = handles.pop().ok_or_else(|| {
+                StepError::other(format!("node `{node}` provides no `SourceHandle`"))
+            })?;
             (self.source_node, self.source) = (name, handle);
         }
         Ok(())
@@ -331,16 +363,23 @@ impl Loaded {
         Ok(checkpoint::load_moments(dir, &self.stored(), &*self.session.backend)?)
     }
 
-    /// Lets every node that has something to learn learn it, in graph order: a later one may run on an earlier one's output.
+    /// Lets every node that has something to learn learn it, in graph order: a later one may run on
+    /// an earlier one's output.
     pub fn prepare(&mut self, cx: &StepCx) -> Result<(), StepError> {
         for (node, prepared) in self.live.facilities::<Prepared>() {
             let Some(part) = prepared.0.wants() else { continue };
             // In the order of training: files may be sorted by domain.
             let order = Order::Shuffled { seed: cx.seed(), buffer: self.source.shuffle_buffer };
-            let request = Request { exclude_calibration: true, order, lists: self.lists(), ..Request::part(part) };
+            let request = Request {
+                exclude_calibration: true,
+                order,
+                lists: self.lists(),
+                ..Request::part(part)
+            };
             let packer = Packer::new(self.source.span_bytes, PREPARE_BATCH)?;
             let source = self.source.source.clone();
-            let mut reader = BatchReader::new(source, request, packer).map_err(|e| self.data_error(e))?;
+            let mut reader =
+                BatchReader::new(source, request, packer).map_err(|e| self.data_error(e))?;
             cx.progress().start(&format!("prepare {node}"), None);
             prepared.0.begin();
             let mut seen = 0u64;
@@ -348,7 +387,9 @@ impl Loaded {
                 if cx.interrupted() {
                     return Err(StepError::Interrupted);
                 }
-                let Some(batch) = reader.next_batch().map_err(|e| self.data_error(e))? else { break };
+                let Some(batch) = reader.next_batch().map_err(|e| self.data_error(e))? else {
+                    break;
+                };
                 seen += batch.n_counted_bytes() as u64;
                 self.live.world().insert(Feed(Rc::new(batch)));
                 self.live.run(&[&node])?;
@@ -365,7 +406,8 @@ impl Loaded {
         Ok(())
     }
 
-    /// What reading answered, pointing at the node that is at fault: the source, or the one that wants a column of lists.
+    /// What reading answered, pointing at the node that is at fault: the source, or the one that
+    /// wants a column of lists.
     pub fn data_error(&self, error: DataError) -> StepError {
         let plan = self.live.plan();
         if let DataError::NoSuchColumn { column, .. }
@@ -373,18 +415,25 @@ impl Loaded {
         | DataError::NullList { column, .. }
         | DataError::ListLength { column, .. }
         | DataError::ListValue { column, .. } = &error
-            && let Some((node, _)) =
-                self.live.facilities::<WantsList>().iter().find(|(_, wants)| wants.0.column == *column)
+            && let Some((node, _)) = self
+                .live
+                .facilities::<WantsList>()
+                .iter()
+                .find(|(_, wants)| wants.0.column == *column)
         {
-            return StepError::Document(plan.diagnose(node, &NodeError::param("column", error)).into());
+            return StepError::Document(
+                plan.diagnose(node, &NodeError::param("column", error)).into(),
+            );
         }
         source_error(plan, &self.source_node, error)
     }
 
-    /// Asks the nodes whether what they were run on makes sense; at the end of a step, before its results count.
+    /// Asks the nodes whether what they were run on makes sense; at the end of a step, before its
+    /// results count.
     pub fn check_end(&self) -> Result<(), StepError> {
         for (node, at_end) in self.live.facilities::<AtEnd>() {
-            at_end.0().map_err(|e| StepError::Document(self.live.plan().diagnose(&node, &e).into()))?;
+            at_end.0()
+                .map_err(|e| StepError::Document(self.live.plan().diagnose(&node, &e).into()))?;
         }
         Ok(())
     }
@@ -431,8 +480,8 @@ impl Loaded {
         self.prepared.iter().filter_map(summary).collect()
     }
 
-    /// A digest of all that numbers depend on beside the documents: nodes and their wires, parameters, what was learned. Where a checkpoint
-    /// lies is not in it.
+    /// A digest of all that numbers depend on beside the documents: nodes and their wires,
+    /// parameters, what was learned. Where a checkpoint lies is not in it.
     ///
     /// # Errors
     /// If a file of parameters cannot be read.
@@ -464,8 +513,12 @@ impl Loaded {
                     for p in self.params.iter().filter(|p| p.node == node.name) {
                         add(p.canonical.name.as_bytes());
                         let mut of_param = blake3::Hasher::new();
-                        for values in self.session.backend.read_param(p.canonical.id).chunks(1 << 14) {
-                            of_param.update(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+                        for values in
+                            self.session.backend.read_param(p.canonical.id).chunks(1 << 14)
+                        {
+                            of_param.update(
+                                &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+                            );
                         }
                         add(of_param.finalize().as_bytes());
                     }
@@ -482,14 +535,18 @@ impl Loaded {
     /// What keeps it from being one.
     pub fn model(&self) -> Result<StoredModel, NotBlt> {
         let plan = self.live.plan();
-        let nodes: Vec<&PlannedNode> = self.live.nodes().filter_map(|name| plan.node(name)).collect();
+        let nodes: Vec<&PlannedNode> =
+            self.live.nodes().filter_map(|name| plan.node(name)).collect();
         match shape::find(plan, &nodes)? {
             Found::Parts(parts) => {
                 let parts = parts.with_rule(|node| shape::learned_rule(self.prepared.get(node)?));
                 Ok(StoredModel { shape: parts.shape, nodes: parts.nodes })
             }
             Found::Whole(node) => {
-                let whole = self.live.facility::<WholeModel>(&node).ok_or(NotBlt::Count { kind: "Blt", found: 0 })?;
+                let whole = self
+                    .live
+                    .facility::<WholeModel>(&node)
+                    .ok_or(NotBlt::Count { kind: "Blt", found: 0 })?;
                 Ok(StoredModel { shape: whole.0.clone(), nodes: vec![node] })
             }
         }
@@ -505,8 +562,16 @@ impl Loaded {
         })
     }
 
-    fn write(&self, partial: &Path, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
-        let failed = |e: std::io::Error| StepError::other(format!("cannot write checkpoint {}: {e}", dir.display()));
+    fn write(
+        &self,
+        partial: &Path,
+        dir: &Path,
+        t: u64,
+        training: Option<Value>,
+    ) -> Result<(), StepError> {
+        let failed = |e: std::io::Error| {
+            StepError::other(format!("cannot write checkpoint {}: {e}", dir.display()))
+        };
         if partial.exists() {
             std::fs::remove_dir_all(partial).map_err(failed)?;
         }
@@ -516,10 +581,14 @@ impl Loaded {
         checkpoint::save_moments(partial, &stored, &*self.session.backend)?;
         let mut nodes: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for p in &self.params {
-            nodes.entry(p.node.clone()).or_default().insert(p.canonical.name.clone(), p.stored.name.clone());
+            nodes
+                .entry(p.node.clone())
+                .or_default()
+                .insert(p.canonical.name.clone(), p.stored.name.clone());
         }
         let (prepared, model) = (self.prepared.clone(), self.model().ok());
-        let state = CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared, model, training };
+        let state =
+            CheckpointState { format: checkpoint::FORMAT, t, nodes, prepared, model, training };
         write_atomic(partial.join(STATE_FILE), serde_json::to_string_pretty(&state)?)?;
         if dir.exists() {
             std::fs::remove_dir_all(dir).map_err(failed)?;
@@ -528,7 +597,8 @@ impl Loaded {
     }
 }
 
-/// The names that checkpoints write: canonical ones, with the node in front where two nodes claim the same.
+/// The names that checkpoints write: canonical ones, with the node in front where two nodes claim
+/// the same.
 fn node_params(live: &Live) -> Vec<NodeParam> {
     let sets = live.facilities::<ParamSet>();
     let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
@@ -550,12 +620,16 @@ fn node_params(live: &Live) -> Vec<NodeParam> {
 
 /// The first wire of port `P` in `goals`' sub-graph.
 pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
-    Ok(plan.needs(goals)?.into_iter().find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
+    Ok(plan
+        .needs(goals)?
+        .into_iter()
+        .find_map(|node| outputs_of::<P>(node).next().map(|(wire, _)| wire)))
 }
 
 /// The first wire of entropies that a patcher of `goals`' sub-graph reads: computed in any case.
 pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
-    let patchers = plan.needs(goals)?.into_iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
+    let patchers =
+        plan.needs(goals)?.into_iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
     for wire in patchers.flat_map(|node| plan.wires(node)).filter_map(|(_, wire)| wire) {
         if plan.goal(&wire)?.is::<Entropies>() {
             return Ok(Some(wire));
@@ -564,10 +638,12 @@ pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, N
     Ok(None)
 }
 
-/// The nodes of `goals`' sub-graph that only patch borders depend on: the patcher, and the entropy model behind it.
+/// The nodes of `goals`' sub-graph that only patch borders depend on: the patcher, and the entropy
+/// model behind it.
 pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
     let mut model: BTreeSet<&str> = BTreeSet::new();
-    let mut open: Vec<&PlannedNode> = goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;
+    let mut open: Vec<&PlannedNode> =
+        goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;
     while let Some(node) = open.pop() {
         if model.insert(&node.name) {
             for wire in plan.wires(node).into_iter().filter_map(|(_, wire)| wire) {
@@ -578,11 +654,16 @@ pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<Stri
             }
         }
     }
-    Ok(plan.needs(goals)?.into_iter().filter(|n| !model.contains(n.name.as_str())).map(|n| n.name.clone()).collect())
+    Ok(plan
+        .needs(goals)?
+        .into_iter()
+        .filter(|n| !model.contains(n.name.as_str()))
+        .map(|n| n.name.clone())
+        .collect())
 }
 
-/// What to say of the models that patches of a step's goals follow, and that no step before trains: their borders are those of random
-/// weights. One that an earlier step needs as well is told there.
+/// What to say of the models that patches of a step's goals follow, and that no step before trains:
+/// their borders are those of random weights. One that an earlier step needs as well is told there.
 ///
 /// # Errors
 /// A goal that the plan does not have.
@@ -599,9 +680,11 @@ pub fn untrained(plan: &Plan, index: usize) -> Result<Vec<String>, StepError> {
     let goals: Vec<&str> = step.goals.iter().map(String::as_str).collect();
     let behind = nodes_behind_borders(plan, &goals)?;
     // A node with a loss of its own is a model; a `Blt` node's parameters come from its checkpoint.
-    let model =
-        |node: &PlannedNode| outputs_of::<Loss>(node).next().is_some() && node.entry.name != crate::nodes::Blt::NAME;
-    let nodes = plan.needs(&goals)?.into_iter().filter(|node| behind.contains(&node.name) && model(node));
+    let model = |node: &PlannedNode| {
+        outputs_of::<Loss>(node).next().is_some() && node.entry.name != crate::nodes::Blt::NAME
+    };
+    let nodes =
+        plan.needs(&goals)?.into_iter().filter(|node| behind.contains(&node.name) && model(node));
     let said = nodes.map(|node| &node.name).filter(|name| !before.contains(name.as_str())).map(|name| {
         format!(
             "warning: {}: no step trains `{name}`, so patches follow an untrained model; a step `- train: {{goal: {name}.loss, ...}}` \
@@ -620,12 +703,18 @@ pub fn warn_untrained(cx: &StepCx) -> Result<(), StepError> {
 
 /// Some border in `goals`' sub-graph depends on bytes after it.
 pub fn boundary_lookahead(plan: &Plan, goals: &[&str]) -> Result<bool, StepError> {
-    let looks_ahead = |node: &PlannedNode| outputs_of::<Patches>(node).any(|(_, info)| info.boundary_lookahead);
+    let looks_ahead =
+        |node: &PlannedNode| outputs_of::<Patches>(node).any(|(_, info)| info.boundary_lookahead);
     Ok(plan.needs(goals)?.into_iter().any(looks_ahead))
 }
 
 /// `threshold 1.3354, bytes_per_patch 6.01` of an object of numbers.
 fn brief(value: &Value) -> String {
-    let field = |(key, value): (&String, &Value)| value.as_f64().map(|v| format!("{key} {}", (v * 1e4).round() / 1e4));
-    value.as_object().map(|o| o.iter().filter_map(field).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+    let field = |(key, value): (&String, &Value)| {
+        value.as_f64().map(|v| format!("{key} {}", (v * 1e4).round() / 1e4))
+    };
+    value
+        .as_object()
+        .map(|o| o.iter().filter_map(field).collect::<Vec<_>>().join(", "))
+        .unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! Resident memory of this process, as Linux tells it; elsewhere nothing is known and nothing is reported.
+//! Resident memory of this process, as Linux tells it; elsewhere nothing is known and nothing is
+//! reported.
 
 use std::sync::OnceLock;
 

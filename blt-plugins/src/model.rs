@@ -1,4 +1,5 @@
-//! What the model nodes share: their session, their parameter sets, and the checks of an attention's sizes.
+//! What the model nodes share: their session, their parameter sets, and the checks of an
+//! attention's sizes.
 
 use blt_core::backend::{BlockConfig, CrossConfig};
 use blt_core::hf::{HfError, Weights};
@@ -14,18 +15,23 @@ pub struct ParamSet(pub Vec<NamedParam>);
 
 /// The session that steps put into the world.
 pub fn session(cx: &RunCx) -> Rc<Session> {
-    cx.world.get::<Session>().expect("a step puts the session into the world before it runs a graph")
+    cx.world
+        .get::<Session>()
+        .expect("a step puts the session into the world before it runs a graph")
 }
 
-/// Builds a part of the model whose parameters are read from `weights` (`names`: canonical names to those in the files, where they
-/// differ), and provides them.
+/// Builds a part of the model whose parameters are read from `weights` (`names`: canonical names to
+/// those in the files, where they differ), and provides them.
 pub fn with_stored_params<T>(
     cx: &mut BuildCx,
     weights: &Weights,
     names: &BTreeMap<String, String>,
     make: impl FnOnce(&mut ParamMaker) -> T,
 ) -> Result<T, HfError> {
-    let session = cx.world.get::<Session>().expect("a step puts the session into the world before it builds a graph");
+    let session = cx
+        .world
+        .get::<Session>()
+        .expect("a step puts the session into the world before it builds a graph");
     let (part, params) = ParamMaker::read(&*session.backend, weights, names, make)?;
     cx.provide(ParamSet(params));
     Ok(part)
@@ -33,7 +39,10 @@ pub fn with_stored_params<T>(
 
 /// Builds a part of the model and provides its parameters.
 pub fn with_params<T>(cx: &mut BuildCx, make: impl FnOnce(&mut ParamMaker) -> T) -> T {
-    let session = cx.world.get::<Session>().expect("a step puts the session into the world before it builds a graph");
+    let session = cx
+        .world
+        .get::<Session>()
+        .expect("a step puts the session into the world before it builds a graph");
     let seed = if planted(Bug::SeedIgnored) { 0 } else { cx.seed };
     let mut maker = ParamMaker::new(&*session.backend, seed);
     let part = make(&mut maker);
@@ -55,7 +64,8 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes of a block as one would write them; inverse of `resolve` where a head's width is `dim / heads`.
+    /// The sizes of a block as one would write them; inverse of `resolve` where a head's width is
+    /// `dim / heads`.
     pub fn of(layers: usize, block: &BlockConfig) -> Self {
         let BlockConfig { dim, heads, kv_heads, ffn, window, rope_theta, eps, .. } = *block;
         let kv_heads = (kv_heads != heads).then_some(kv_heads);
@@ -76,7 +86,8 @@ impl Sizes {
                 .filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2))
                 .map(|h| h.to_string())
                 .collect();
-            return Err(NodeError::param("heads", msg).help(format!("heads that work here: {}", heads.join(", "))));
+            return Err(NodeError::param("heads", msg)
+                .help(format!("heads that work here: {}", heads.join(", "))));
         }
         let head_dim = self.dim / self.heads;
         if !head_dim.is_multiple_of(2) {
@@ -94,8 +105,11 @@ impl Sizes {
             ));
         }
         if self.window == Some(0) {
-            return Err(NodeError::param("window", "a window of 0 sees nothing, not even the byte itself")
-                .help("leave `window` out, or write `null`, for full causal attention"));
+            return Err(NodeError::param(
+                "window",
+                "a window of 0 sees nothing, not even the byte itself",
+            )
+            .help("leave `window` out, or write `null`, for full causal attention"));
         }
         if self.ffn == Some(0) {
             return Err(NodeError::param("ffn", "ffn must be at least 1"));
@@ -107,7 +121,10 @@ impl Sizes {
             ));
         }
         if !(self.eps.is_finite() && self.eps > 0.0) {
-            return Err(NodeError::param("eps", format!("eps must be a positive number, not {}", self.eps)));
+            return Err(NodeError::param(
+                "eps",
+                format!("eps must be a positive number, not {}", self.eps),
+            ));
         }
         Ok(BlockConfig {
             dim: self.dim,

@@ -1,5 +1,5 @@
-//! The types that travel on wires: for each a marker (its name in messages), its value, and what is known of it before any
-//! data is read.
+//! The types that travel on wires: for each a marker (its name in messages), its value, and what is
+//! known of it before any data is read.
 
 use blt_core::backend::Tensor;
 use blt_core::bytes::Batch;
@@ -28,7 +28,8 @@ pub enum Patches {}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PatchesInfo {
-    /// Whether byte i+1 starts a patch depends on bytes after i (BPE, columns): such runs are not ranked with the others.
+    /// Whether byte i+1 starts a patch depends on bytes after i (BPE, columns): such runs are not
+    /// ranked with the others.
     pub boundary_lookahead: bool,
 }
 

@@ -1,10 +1,12 @@
-//! Conditions on columns, as users write them: `lang = 'en' and (n_bytes >= 100 or source in ('a', 'b')) and id is not null`.
+//! Conditions on columns, as users write them: `lang = 'en' and (n_bytes >= 100 or source in ('a',
+//! 'b')) and id is not null`.
 //!
-//! Comparisons of a column with a literal (`=`, `==`, `!=`, `<>`, `<`, `<=`, `>`, `>=`), `in (...)`, `not in (...)`, `is null`,
-//! `is not null`, a column of booleans alone, and `and`, `or`, `not` and parentheses over them. Text stands in single or double quotes,
-//! doubled to stand for itself; a column whose name is no word stands in backticks; `a.b` is a column of that name, else the field `b`
-//! of the column `a`. Dates and times are written as text. What is compared with null is unknown, as in SQL, and so is NaN; a row is
-//! taken where the condition is true.
+//! Comparisons of a column with a literal (`=`, `==`, `!=`, `<>`, `<`, `<=`, `>`, `>=`), `in
+//! (...)`, `not in (...)`, `is null`, `is not null`, a column of booleans alone, and `and`, `or`,
+//! `not` and parentheses over them. Text stands in single or double quotes, doubled to stand for
+//! itself; a column whose name is no word stands in backticks; `a.b` is a column of that name, else
+//! the field `b` of the column `a`. Dates and times are written as text. What is compared with null
+//! is unknown, as in SQL, and so is NaN; a row is taken where the condition is true.
 
 mod parse;
 
@@ -12,7 +14,9 @@ use self::parse::Parser;
 use std::cmp::Ordering;
 use std::fmt;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, StringArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, StringArray, new_null_array,
+};
 use arrow::compute::kernels::{boolean, cmp};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, UInt64Type};
@@ -29,7 +33,9 @@ pub enum PredicateError {
         .nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), .columns.join(", "))]
     NoSuchColumn { column: String, nearest: Option<String>, columns: Vec<String> },
 
-    #[error("column `{column}` is {found}, which is not compared with {literal}; expected {expected}")]
+    #[error(
+        "column `{column}` is {found}, which is not compared with {literal}; expected {expected}"
+    )]
     Type { column: String, found: String, literal: String, expected: &'static str },
 
     #[error("column `{column}` is {found}, and {literal} is no such value")]
@@ -124,7 +130,9 @@ impl Expr {
         match self {
             Expr::All(of) => Expr::Any(of.into_iter().map(Expr::negated).collect()),
             Expr::Any(of) => Expr::All(of.into_iter().map(Expr::negated).collect()),
-            Expr::Test(column, Test::Compare(op, literal)) => Expr::Test(column, Test::Compare(op.negated(), literal)),
+            Expr::Test(column, Test::Compare(op, literal)) => {
+                Expr::Test(column, Test::Compare(op.negated(), literal))
+            }
             Expr::Test(column, Test::Null(is)) => Expr::Test(column, Test::Null(!is)),
         }
     }
@@ -175,9 +183,11 @@ impl Predicate {
         }
     }
 
-    /// The top-level columns of `schema` that the condition reads; what it does not have is left out.
+    /// The top-level columns of `schema` that the condition reads; what it does not have is left
+    /// out.
     pub fn columns(&self, schema: &Schema) -> Vec<String> {
-        let mut columns: Vec<String> = self.names().into_iter().filter_map(|c| Some(find(schema, c)?.0)).collect();
+        let mut columns: Vec<String> =
+            self.names().into_iter().filter_map(|c| Some(find(schema, c)?.0)).collect();
         columns.sort();
         columns.dedup();
         columns
@@ -189,7 +199,8 @@ impl Predicate {
         names
     }
 
-    /// Whether each of the condition's columns is in one of the schemas, and of a type that it is compared with in all of them.
+    /// Whether each of the condition's columns is in one of the schemas, and of a type that it is
+    /// compared with in all of them.
     ///
     /// # Errors
     /// All but [`PredicateError::Syntax`].
@@ -205,22 +216,34 @@ impl Predicate {
                         columns.push(field.name().clone());
                     }
                 }
-                let distance = |c: &String| strsim::damerau_levenshtein(&c.to_lowercase(), &name.to_lowercase());
-                let near = |c: &&String| distance(c) <= 1 + c.chars().count().min(name.chars().count()) / 3;
+                let distance = |c: &String| {
+                    strsim::damerau_levenshtein(&c.to_lowercase(), &name.to_lowercase())
+                };
+                let near = |c: &&String| {
+                    distance(c) <= 1 + c.chars().count().min(name.chars().count()) / 3
+                };
                 let nearest = columns.iter().filter(near).min_by_key(|c| distance(c)).cloned();
-                return Err((0, PredicateError::NoSuchColumn { column: name.to_owned(), nearest, columns }));
+                return Err((
+                    0,
+                    PredicateError::NoSuchColumn { column: name.to_owned(), nearest, columns },
+                ));
             }
         }
         fn types(expr: &Expr, schema: &Schema) -> Result<(), PredicateError> {
             match expr {
                 Expr::All(of) | Expr::Any(of) => of.iter().try_for_each(|e| types(e, schema)),
                 Expr::Test(column, test) => match find(schema, column) {
-                    Some((_, field)) => apply(column, &new_null_array(field.data_type(), 1), test).map(|_| ()),
+                    Some((_, field)) => {
+                        apply(column, &new_null_array(field.data_type(), 1), test).map(|_| ())
+                    }
                     None => Ok(()),
                 },
             }
         }
-        schemas.into_iter().enumerate().try_for_each(|(at, schema)| types(&self.expr, schema).map_err(|e| (at, e)))
+        schemas
+            .into_iter()
+            .enumerate()
+            .try_for_each(|(at, schema)| types(&self.expr, schema).map_err(|e| (at, e)))
     }
 
     /// Whether each row is taken, `[n_rows]`. A column that is not there is null.
@@ -232,7 +255,8 @@ impl Predicate {
         Ok((0..truth.len()).map(|i| truth.is_valid(i) && truth.value(i)).collect())
     }
 
-    /// Whether a row group may hold a row that is taken, `[n_groups]`, by what is known of its columns (top-level ones, by name).
+    /// Whether a row group may hold a row that is taken, `[n_groups]`, by what is known of its
+    /// columns (top-level ones, by name).
     ///
     /// # Errors
     /// As [`Predicate::evaluate`].
@@ -266,7 +290,9 @@ fn values(batch: &RecordBatch, name: &str) -> Result<Option<ArrayRef>, ArrowErro
         return Ok(Some(column.clone()));
     }
     let mut path = name.split('.');
-    let Some(mut array) = path.next().and_then(|top| batch.column_by_name(top)).cloned() else { return Ok(None) };
+    let Some(mut array) = path.next().and_then(|top| batch.column_by_name(top)).cloned() else {
+        return Ok(None);
+    };
     for name in path {
         let Some(parent) = array.as_struct_opt() else { return Ok(None) };
         let Some(child) = parent.column_by_name(name) else { return Ok(None) };
@@ -293,7 +319,8 @@ fn evaluate(expr: &Expr, batch: &RecordBatch) -> Result<BooleanArray, PredicateE
         }
     };
     let start = BooleanArray::from(vec![empty; batch.num_rows()]);
-    of.iter().try_fold(start, |truth, e| join(&truth, &evaluate(e, batch)?).map_err(|e| failed("", e)))
+    of.iter()
+        .try_fold(start, |truth, e| join(&truth, &evaluate(e, batch)?).map_err(|e| failed("", e)))
 }
 
 fn failed(column: &str, error: ArrowError) -> PredicateError {
@@ -324,11 +351,15 @@ fn apply(column: &str, array: &ArrayRef, test: &Test) -> Result<BooleanArray, Pr
         (Dictionary(_, of), _) => apply(column, &cast(array, of).map_err(fails)?, test),
         (UInt64, Literal::Int(value)) => {
             let array = array.as_primitive::<UInt64Type>();
-            Ok(BooleanArray::from_unary(array, |x| op.holds(i128::from(x).cmp(&i128::from(*value)))))
+            Ok(BooleanArray::from_unary(array, |x| {
+                op.holds(i128::from(x).cmp(&i128::from(*value)))
+            }))
         }
         (t, Literal::Int(value)) if t.is_integer() => {
             let array = cast(array, &Int64).map_err(fails)?;
-            Ok(BooleanArray::from_unary(array.as_primitive::<Int64Type>(), |x| op.holds(x.cmp(value))))
+            Ok(BooleanArray::from_unary(array.as_primitive::<Int64Type>(), |x| {
+                op.holds(x.cmp(value))
+            }))
         }
         (t, Literal::Int(_) | Literal::Float(_)) if t.is_numeric() => {
             let value = match literal {
@@ -337,7 +368,8 @@ fn apply(column: &str, array: &ArrayRef, test: &Test) -> Result<BooleanArray, Pr
                 Literal::Text(_) | Literal::Bool(_) => unreachable!("matched above"),
             };
             let array = cast(array, &Float64).map_err(fails)?;
-            let order = |x: Option<f64>| x.and_then(|x| x.partial_cmp(&value)).map(|order| op.holds(order));
+            let order =
+                |x: Option<f64>| x.and_then(|x| x.partial_cmp(&value)).map(|order| op.holds(order));
             Ok(array.as_primitive::<Float64Type>().iter().map(order).collect())
         }
         (t, _) if t.is_numeric() => Err(wrong("a number")),
@@ -347,13 +379,14 @@ fn apply(column: &str, array: &ArrayRef, test: &Test) -> Result<BooleanArray, Pr
         }
         (Boolean, _) => Err(wrong("`= true` or `= false`")),
         (
-            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Date32 | Date64 | Timestamp(..)
-            | Time32(_) | Time64(_),
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Date32 | Date64
+            | Timestamp(..) | Time32(_) | Time64(_),
             Literal::Text(text),
         ) => {
             // An error and not null where the text is no such date.
             let strict = CastOptions { safe: false, ..CastOptions::default() };
-            let scalar = cast_with_options(&StringArray::from(vec![text.as_str()]), data_type, &strict);
+            let scalar =
+                cast_with_options(&StringArray::from(vec![text.as_str()]), data_type, &strict);
             let scalar = Scalar::new(scalar.map_err(|_| PredicateError::Value {
                 column: column.to_owned(),
                 found: data_type.to_string(),
@@ -369,8 +402,12 @@ fn apply(column: &str, array: &ArrayRef, test: &Test) -> Result<BooleanArray, Pr
             };
             compare(array, &scalar).map_err(fails)
         }
-        (Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView, _) => Err(wrong("text in quotes")),
-        (Date32 | Date64 | Timestamp(..) | Time32(_) | Time64(_), _) => Err(wrong("a date or time in quotes")),
+        (Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView, _) => {
+            Err(wrong("text in quotes"))
+        }
+        (Date32 | Date64 | Timestamp(..) | Time32(_) | Time64(_), _) => {
+            Err(wrong("a date or time in quotes"))
+        }
         _ => Err(wrong("a column of text, numbers, booleans, dates or times")),
     }
 }
@@ -391,7 +428,9 @@ fn may_match(
         Expr::Any(of) => return join(of, false, |a, b| a || b),
         Expr::Test(column, test) => (column, test),
     };
-    let Some(ColumnStatistics { min, max, nulls }) = statistics(column) else { return Ok(vec![true; n_groups]) };
+    let Some(ColumnStatistics { min, max, nulls }) = statistics(column) else {
+        return Ok(vec![true; n_groups]);
+    };
     let not_all_null = nulls.iter().map(|(nulls, rows)| *nulls != Some(*rows));
     let (op, literal) = match test {
         Test::Null(true) => return Ok(nulls.iter().map(|(nulls, _)| *nulls != Some(0)).collect()),
@@ -422,8 +461,8 @@ fn may_match(
 mod tests {
     use super::*;
     use arrow::array::{
-        Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int8Array, Int64Array, StringViewArray,
-        StructArray, TimestampMillisecondArray, UInt64Array,
+        Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int8Array, Int64Array,
+        StringViewArray, StructArray, TimestampMillisecondArray, UInt64Array,
     };
     use arrow::buffer::NullBuffer;
     use arrow::datatypes::Int32Type;
@@ -431,7 +470,8 @@ mod tests {
     use std::sync::Arc;
 
     fn batch() -> RecordBatch {
-        let words: DictionaryArray<Int32Type> = [Some("a"), None, Some("b"), Some("a")].into_iter().collect();
+        let words: DictionaryArray<Int32Type> =
+            [Some("a"), None, Some("b"), Some("a")].into_iter().collect();
         let inner: ArrayRef = Arc::new(Int8Array::from(vec![1, 2, 3, 4]));
         let nested = StructArray::new(
             vec![Field::new("n", DataType::Int8, true)].into(),
@@ -442,7 +482,14 @@ mod tests {
             ("i", Arc::new(Int8Array::from(vec![Some(-1), Some(0), None, Some(100)]))),
             ("u", Arc::new(UInt64Array::from(vec![0, 1, u64::MAX, 7]))),
             ("x", Arc::new(Float64Array::from(vec![Some(0.5), Some(f64::NAN), None, Some(-0.0)]))),
-            ("d", Arc::new(Decimal128Array::from(vec![5, 10, 15, 20]).with_precision_and_scale(9, 1).unwrap())),
+            (
+                "d",
+                Arc::new(
+                    Decimal128Array::from(vec![5, 10, 15, 20])
+                        .with_precision_and_scale(9, 1)
+                        .unwrap(),
+                ),
+            ),
             ("t", Arc::new(StringViewArray::from(vec![Some("x"), Some(""), Some("it's"), None]))),
             ("w", Arc::new(words)),
             ("ok", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None, Some(true)]))),
@@ -452,7 +499,8 @@ mod tests {
             ("s", Arc::new(nested)),
             ("s.m", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
         ];
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap()
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))
+            .unwrap()
     }
 
     #[test]
@@ -494,12 +542,21 @@ mod tests {
             ("i = 0 and (t = '' or x = 1e0)", "0100"),
         ] {
             let predicate = Predicate::parse(text).unwrap_or_else(|e| panic!("{e}"));
-            predicate.check([batch.schema().as_ref()]).unwrap_or_else(|(_, e)| panic!("{text}: {e}"));
-            let taken: String =
-                predicate.evaluate(&batch).unwrap().into_iter().map(|t| if t { '1' } else { '0' }).collect();
+            predicate
+                .check([batch.schema().as_ref()])
+                .unwrap_or_else(|(_, e)| panic!("{text}: {e}"));
+            let taken: String = predicate
+                .evaluate(&batch)
+                .unwrap()
+                .into_iter()
+                .map(|t| if t { '1' } else { '0' })
+                .collect();
             assert_eq!(taken, expected, "{text}");
         }
-        assert_eq!(Predicate::parse("s.n = 1 and i = 2").unwrap().columns(&batch.schema()), ["i", "s"]);
+        assert_eq!(
+            Predicate::parse("s.n = 1 and i = 2").unwrap().columns(&batch.schema()),
+            ["i", "s"]
+        );
     }
 
     #[test]
@@ -515,7 +572,10 @@ mod tests {
         for (text, said) in [
             ("", "expected a column, a literal, `not` or `(` at character 1, found the end"),
             ("i <", "at character 4, found the end"),
-            ("i < j", "expected a number, text in quotes, `true` or `false` at character 5, found `j`"),
+            (
+                "i < j",
+                "expected a number, text in quotes, `true` or `false` at character 5, found `j`",
+            ),
             ("i < 3 t = 4", "expected `and`, `or` or the end at character 7, found `t`"),
             ("(i < 3", "or `)` at character 7"),
             ("i in (1, 2", "expected `,` or `)`"),
@@ -545,7 +605,12 @@ mod tests {
             ("t", "expected text in quotes"),
             ("s = 3", "expected a column of text, numbers"),
         ] {
-            let error = Predicate::parse(text).unwrap().check([batch.schema().as_ref()]).unwrap_err().1.to_string();
+            let error = Predicate::parse(text)
+                .unwrap()
+                .check([batch.schema().as_ref()])
+                .unwrap_err()
+                .1
+                .to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
     }

@@ -25,7 +25,8 @@ pub struct NodeCost {
     pub backward_seconds: f64,
 }
 
-/// Attributes what happens between a node's start and end to it, and what runs backward to the node that recorded it.
+/// Attributes what happens between a node's start and end to it, and what runs backward to the node
+/// that recorded it.
 pub struct NodeProfile {
     session: Rc<Session>,
     started: RefCell<Option<(Instant, usize)>>,
@@ -37,13 +38,21 @@ pub struct NodeProfile {
 impl NodeProfile {
     pub fn new(session: Rc<Session>) -> Self {
         session.take_flops();
-        NodeProfile { session, started: RefCell::default(), sums: RefCell::default(), recorded: RefCell::default() }
+        NodeProfile {
+            session,
+            started: RefCell::default(),
+            sums: RefCell::default(),
+            recorded: RefCell::default(),
+        }
     }
 
     /// Forward FLOPs by node.
     pub fn flops(&self) -> BTreeMap<String, u64> {
         let sums = self.sums.borrow();
-        sums.iter().filter(|(_, cost)| cost.flops > 0).map(|(n, cost)| (n.clone(), cost.flops)).collect()
+        sums.iter()
+            .filter(|(_, cost)| cost.flops > 0)
+            .map(|(n, cost)| (n.clone(), cost.flops))
+            .collect()
     }
 
     /// Forward seconds by node.
@@ -72,7 +81,8 @@ impl NodeProfile {
             backend.synchronize();
             let now = Instant::now();
             if let Some((_, node)) = recorded.iter().find(|(range, _)| range.contains(&operation)) {
-                sums.entry(node.clone()).or_default().backward_seconds += (now - last).as_secs_f64();
+                sums.entry(node.clone()).or_default().backward_seconds +=
+                    (now - last).as_secs_f64();
             }
             last = now;
         });

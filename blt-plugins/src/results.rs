@@ -1,7 +1,9 @@
-//! results.json: what the steps of all variants and seeds measured, in one file that other programs read.
+//! results.json: what the steps of all variants and seeds measured, in one file that other programs
+//! read.
 //!
-//! A variant's numbers are those of its evaluation; over several seeds their means, with each seed's own under `seeds`. Differences to the
-//! baseline are paired by document: both models read the same documents, so what makes a document hard cancels.
+//! A variant's numbers are those of its evaluation; over several seeds their means, with each
+//! seed's own under `seeds`. Differences to the baseline are paired by document: both models read
+//! the same documents, so what makes a document hard cancels.
 
 use blt_graph::{StepError, write_atomic};
 use serde::{Deserialize, Serialize};
@@ -50,10 +52,11 @@ pub struct Difference {
     pub se: f64,
 }
 
-/// The paired difference of two variants, each a list of documents for each seed (the same seeds, in the same order).
+/// The paired difference of two variants, each a list of documents for each seed (the same seeds,
+/// in the same order).
 ///
-/// Bits per byte is a ratio of sums, so the error over documents is that of a ratio: the deviation of
-/// `d_i - delta * bytes_i` over documents. None if the two did not read the same documents.
+/// Bits per byte is a ratio of sums, so the error over documents is that of a ratio: the deviation
+/// of `d_i - delta * bytes_i` over documents. None if the two did not read the same documents.
 pub fn paired(variant: &[Vec<DocumentLine>], baseline: &[Vec<DocumentLine>]) -> Option<Difference> {
     if variant.is_empty() || variant.len() != baseline.len() {
         return None;
@@ -97,29 +100,35 @@ fn mean(values: &[f64]) -> f64 {
 fn standard_error(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;
     let m = mean(values);
-    (values.len() > 1).then(|| (values.iter().map(|v| (v - m).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt())
+    (values.len() > 1)
+        .then(|| (values.iter().map(|v| (v - m).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt())
 }
 
 fn read_json(path: &Path) -> Result<Value, StepError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
-    serde_json::from_str(&text).map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
 }
 
 fn read_documents(path: &Path) -> Result<Vec<DocumentLine>, StepError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| StepError::other(format!("cannot read {}: {e}", path.display())))?;
     text.lines()
         .map(|line| {
-            serde_json::from_str(line).map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
+            serde_json::from_str(line)
+                .map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
         })
         .collect()
 }
 
-/// Numbers averaged leaf by leaf; what is no number must be the same everywhere and is taken from the first.
+/// Numbers averaged leaf by leaf; what is no number must be the same everywhere and is taken from
+/// the first.
 fn average(values: &[&Value]) -> Value {
     match values[0] {
-        Value::Number(_) if values.iter().all(|v| v.is_u64() && *v == values[0]) => values[0].clone(),
+        Value::Number(_) if values.iter().all(|v| v.is_u64() && *v == values[0]) => {
+            values[0].clone()
+        }
         Value::Number(_) => {
             let numbers: Vec<f64> = values.iter().filter_map(|v| v.as_f64()).collect();
             json!(mean(&numbers))
@@ -141,10 +150,13 @@ fn average_counts<'a>(counts: impl Iterator<Item = &'a Value>) -> Value {
     for of_seed in counts {
         n += 1.0;
         for (length, count) in of_seed.as_object().into_iter().flatten() {
-            *sums.entry(length.parse().unwrap_or_default()).or_default() += count.as_f64().unwrap_or_default();
+            *sums.entry(length.parse().unwrap_or_default()).or_default() +=
+                count.as_f64().unwrap_or_default();
         }
     }
-    Value::Object(sums.into_iter().map(|(length, sum)| (length.to_string(), json!(sum / n))).collect())
+    Value::Object(
+        sums.into_iter().map(|(length, sum)| (length.to_string(), json!(sum / n))).collect(),
+    )
 }
 
 /// Builds results.json. `baseline`: the variant that differences are taken to.
@@ -167,8 +179,13 @@ pub fn build(
         let mut by_seed = Map::new();
         for run in runs.iter().filter(|r| r.variant == *name) {
             let one = of_run(run)?;
-            if let Some(dir) = run.entries.iter().rev().find(|e| e.step == "evaluate").map(|e| &e.dir) {
-                documents.entry(name).or_default().push(read_documents(&dir.join("documents.jsonl"))?);
+            if let Some(dir) =
+                run.entries.iter().rev().find(|e| e.step == "evaluate").map(|e| &e.dir)
+            {
+                documents
+                    .entry(name)
+                    .or_default()
+                    .push(read_documents(&dir.join("documents.jsonl"))?);
             }
             by_seed.insert(run.seed.to_string(), one);
         }
@@ -200,11 +217,13 @@ pub fn build(
     }))
 }
 
-/// Writes samples.json into the run directory: each variant's texts with their borders, of its first seed.
+/// Writes samples.json into the run directory: each variant's texts with their borders, of its
+/// first seed.
 pub fn write_samples(run: &Path, runs: &[VariantRun]) -> Result<(), StepError> {
     let mut samples = Map::new();
     for run in runs {
-        let path = run.entries.iter().rev().map(|e| e.dir.join("samples.json")).find(|p| p.exists());
+        let path =
+            run.entries.iter().rev().map(|e| e.dir.join("samples.json")).find(|p| p.exists());
         if let Some(path) = path.filter(|_| !samples.contains_key(&run.variant)) {
             samples.insert(run.variant.clone(), read_json(&path)?);
         }
@@ -241,7 +260,9 @@ fn of_run(run: &VariantRun) -> Result<Value, StepError> {
             }
         }
         // A variant's own numbers are those of its trainings and its evaluation.
-        if let Some(timing) = timing.as_object().filter(|_| ["train", "evaluate"].contains(&entry.step.as_str())) {
+        if let Some(timing) =
+            timing.as_object().filter(|_| ["train", "evaluate"].contains(&entry.step.as_str()))
+        {
             result.extend(timing.clone());
         }
     }
@@ -253,8 +274,13 @@ mod tests {
     use super::*;
 
     fn lines(nats: &[f64]) -> Vec<DocumentLine> {
-        let line =
-            |(row, &nats): (usize, &f64)| DocumentLine { row: row as u64, group: None, bytes: 100, nats, patches: 1 };
+        let line = |(row, &nats): (usize, &f64)| DocumentLine {
+            row: row as u64,
+            group: None,
+            bytes: 100,
+            nats,
+            patches: 1,
+        };
         nats.iter().enumerate().map(line).collect()
     }
 
@@ -269,11 +295,15 @@ mod tests {
 
     #[test]
     fn errors_are_those_of_the_textbook() {
-        // Equal lengths: the ratio's error is that of the mean of the differences 1, 2, 3 (deviation 1, n = 3).
+        // Equal lengths: the ratio's error is that of the mean of the differences 1, 2, 3
+        // (deviation 1, n = 3).
         let d = paired(&[lines(&[11.0, 12.0, 13.0])], &[lines(&[10.0, 10.0, 10.0])]).unwrap();
         assert!((d.se_documents - (1.0 / 3f64).sqrt() / 100.0 / LN_2).abs() < 1e-12, "{d:?}");
-        let two = paired(&[lines(&[11.0, 11.0]), lines(&[13.0, 13.0])], &[lines(&[10.0, 10.0]), lines(&[10.0, 10.0])])
-            .unwrap();
+        let two = paired(
+            &[lines(&[11.0, 11.0]), lines(&[13.0, 13.0])],
+            &[lines(&[10.0, 10.0]), lines(&[10.0, 10.0])],
+        )
+        .unwrap();
         assert!((two.bpb - 0.02 / LN_2).abs() < 1e-12);
         assert!((two.se_seeds.unwrap() - 0.01 / LN_2).abs() < 1e-12);
     }

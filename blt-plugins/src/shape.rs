@@ -1,7 +1,9 @@
 //! The model that a sub-graph is, when it has BLT's shape: what exports and checkpoints say of it.
 
 use crate::model::Sizes;
-use crate::nodes::{ByteEmbed, ByteLm, ContextReset, EntropyPatch, Latent, LocalDecoder, LocalEncoder};
+use crate::nodes::{
+    ByteEmbed, ByteLm, ContextReset, EntropyPatch, Latent, LocalDecoder, LocalEncoder,
+};
 use crate::ports::{ByteStates, PatchStates};
 use blt_core::hf::{ByteLmShape, ModelShape, PatchingShape};
 use blt_core::patching::EntropyRule;
@@ -43,9 +45,11 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The shape with the rule that the patcher learned, if it learned one. `learned` is what a checkpoint says of a node.
+    /// The shape with the rule that the patcher learned, if it learned one. `learned` is what a
+    /// checkpoint says of a node.
     pub fn with_rule(mut self, learned: impl Fn(&str) -> Option<EntropyRule>) -> Self {
-        if let (PatchingShape::Entropy { rule, .. }, Some(node)) = (&mut self.shape.patching, &self.patcher)
+        if let (PatchingShape::Entropy { rule, .. }, Some(node)) =
+            (&mut self.shape.patching, &self.patcher)
             && let Some(found) = learned(node)
         {
             *rule = found;
@@ -63,9 +67,10 @@ fn only<'a>(nodes: &[&'a PlannedNode], kind: &'static str) -> Result<&'a Planned
     let mut of_kind = nodes.iter().filter(|n| n.entry.name == kind);
     match (of_kind.next(), of_kind.next()) {
         (Some(node), None) => Ok(node),
-        (first, second) => {
-            Err(NotBlt::Count { kind, found: first.iter().len() + second.iter().len() + of_kind.count() })
-        }
+        (first, second) => Err(NotBlt::Count {
+            kind,
+            found: first.iter().len() + second.iter().len() + of_kind.count(),
+        }),
     }
 }
 
@@ -125,9 +130,13 @@ pub fn find(plan: &Plan, nodes: &[&PlannedNode]) -> Result<Found, NotBlt> {
         patcher: None,
     };
     let named = |wire: String| plan.node(wire.split('.').next().unwrap_or_default());
-    let patcher = wire(plan, encoder, "patches").and_then(named).filter(|n| n.entry.name == EntropyPatch::NAME);
+    let patcher = wire(plan, encoder, "patches")
+        .and_then(named)
+        .filter(|n| n.entry.name == EntropyPatch::NAME);
     if let Some(patcher) = patcher {
-        let model = wire(plan, patcher, "entropies").and_then(named).filter(|n| n.entry.name == ByteLm::NAME);
+        let model = wire(plan, patcher, "entropies")
+            .and_then(named)
+            .filter(|n| n.entry.name == ByteLm::NAME);
         let source = wire(plan, embed, "bytes");
         if let Some(model) = model
             && wire(plan, patcher, "bytes") == source
@@ -151,7 +160,8 @@ pub fn find(plan: &Plan, nodes: &[&PlannedNode]) -> Result<Found, NotBlt> {
     Ok(Found::Parts(Box::new(parts)))
 }
 
-/// The nodes that one would write for a model of this shape; its bytes come from outside, and so do its patches where it has no patcher.
+/// The nodes that one would write for a model of this shape; its bytes come from outside, and so do
+/// its patches where it has no patcher.
 pub fn graph_of(shape: &ModelShape) -> GraphSpec {
     let mut graph = blt_graph::Graph::new();
     let bytes = Wire::outside("bytes");
@@ -160,10 +170,24 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
         PatchingShape::Entropy { model, rule, max_patch_length } => {
             let Sizes { dim, layers, heads, kv_heads, ffn, window, rope_theta, eps } =
                 Sizes::of(model.layers, &model.block);
-            let context_reset = if model.reset_at_newline { ContextReset::Newline } else { ContextReset::None };
-            let lm = ByteLm { dim, layers, heads, kv_heads, ffn, window, context_reset, rope_theta, eps };
+            let context_reset =
+                if model.reset_at_newline { ContextReset::Newline } else { ContextReset::None };
+            let lm = ByteLm {
+                dim,
+                layers,
+                heads,
+                kv_heads,
+                ffn,
+                window,
+                context_reset,
+                rope_theta,
+                eps,
+            };
             let (entropies, ..) = graph.add("entropy", lm, bytes.clone());
-            let patcher = EntropyPatch { max_patch_length: *max_patch_length, ..EntropyPatch::of_rule(*rule) };
+            let patcher = EntropyPatch {
+                max_patch_length: *max_patch_length,
+                ..EntropyPatch::of_rule(*rule)
+            };
             graph.add("patches", patcher, (bytes.clone(), entropies))
         }
     };
@@ -171,18 +195,33 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
         Some(hash) => (hash.sizes.clone(), hash.vocab, hash.functions),
         None => (Vec::new(), ByteEmbed::new(1).table, 1),
     };
-    let embed = graph.add("embed", ByteEmbed { dim: shape.encoder.block.dim, ngrams, table, functions }, bytes.clone());
+    let embed = graph.add(
+        "embed",
+        ByteEmbed { dim: shape.encoder.block.dim, ngrams, table, functions },
+        bytes.clone(),
+    );
     let e = &shape.encoder;
-    let Sizes { layers, heads, kv_heads, ffn, window, rope_theta, eps, .. } = Sizes::of(e.layers, &e.block);
+    let Sizes { layers, heads, kv_heads, ffn, window, rope_theta, eps, .. } =
+        Sizes::of(e.layers, &e.block);
     let (cross, pooling, k) = (e.cross_layers, e.pooling, e.k);
-    let encoder = LocalEncoder { layers, heads, kv_heads, ffn, window, k, cross, pooling, rope_theta, eps };
+    let encoder =
+        LocalEncoder { layers, heads, kv_heads, ffn, window, k, cross, pooling, rope_theta, eps };
     let (states, patch_states) = graph.add("encoder", encoder, (embed, patches));
     let Sizes { dim, layers, heads, kv_heads, ffn, rope_theta, eps, .. } =
         Sizes::of(shape.latent.layers, &shape.latent.block);
-    let latents = graph.add("latent", Latent { dim, layers, heads, kv_heads, ffn, rope_theta, eps }, patch_states);
+    let latents = graph.add(
+        "latent",
+        Latent { dim, layers, heads, kv_heads, ffn, rope_theta, eps },
+        patch_states,
+    );
     let d = &shape.decoder;
-    let Sizes { layers, heads, kv_heads, ffn, window, rope_theta, eps, .. } = Sizes::of(d.layers, &d.block);
-    let cross = if d.cross_all { crate::nodes::DecoderCross::All } else { crate::nodes::DecoderCross::First };
+    let Sizes { layers, heads, kv_heads, ffn, window, rope_theta, eps, .. } =
+        Sizes::of(d.layers, &d.block);
+    let cross = if d.cross_all {
+        crate::nodes::DecoderCross::All
+    } else {
+        crate::nodes::DecoderCross::First
+    };
     let decoder = LocalDecoder { layers, heads, kv_heads, ffn, window, cross, rope_theta, eps };
     let logits = graph.add("decoder", decoder, (states, latents));
     graph.add("loss", crate::nodes::NextByteLoss { eos: false }, (logits, bytes));

@@ -1,5 +1,5 @@
-//! Hugging Face directories, in and out, through pipelines: the `Blt` node against the reference implementation's stored numbers,
-//! what it refuses, and what the `export` step writes.
+//! Hugging Face directories, in and out, through pipelines: the `Blt` node against the reference
+//! implementation's stored numbers, what it refuses, and what the `export` step writes.
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type};
@@ -30,11 +30,12 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The three texts of every fixture.
 fn texts() -> Vec<String> {
-    let meta: Value = serde_json::from_slice(&fs::read(fixture("k2_base").join("meta.json")).unwrap()).unwrap();
+    let meta: Value =
+        serde_json::from_slice(&fs::read(fixture("k2_base").join("meta.json")).unwrap()).unwrap();
     meta["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect()
 }
 
-// Places ----------------------------------------------------------------------------------------------------------------
+// Places
 
 struct Place {
     dir: tempfile::TempDir,
@@ -46,8 +47,12 @@ impl Place {
         let place = Place { dir: tempfile::tempdir().unwrap() };
         let text: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
         let batch = RecordBatch::try_from_iter([("text", text)]).unwrap();
-        let mut writer =
-            ArrowWriter::try_new(File::create(place.path("docs.parquet")).unwrap(), batch.schema(), None).unwrap();
+        let mut writer = ArrowWriter::try_new(
+            File::create(place.path("docs.parquet")).unwrap(),
+            batch.schema(),
+            None,
+        )
+        .unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         place
@@ -79,7 +84,9 @@ impl Place {
     }
 
     fn plan(&self, yaml: &str) -> Plan {
-        check_all(&self.spec(yaml), self.dir.path()).unwrap_or_else(|e| panic!("{}", e.render(false))).remove(0)
+        check_all(&self.spec(yaml), self.dir.path())
+            .unwrap_or_else(|e| panic!("{}", e.render(false)))
+            .remove(0)
     }
 }
 
@@ -88,7 +95,8 @@ fn step(report: &RunReport, index: usize) -> PathBuf {
 }
 
 fn json_of(path: PathBuf) -> Value {
-    serde_json::from_slice(&fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+    serde_json::from_slice(&fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .unwrap()
 }
 
 /// `nats` of each document, in row order, of an evaluation.
@@ -114,7 +122,7 @@ run:
 
 const DOCS: &str = "{node: ParquetBytes, path: docs.parquet, column: text}";
 
-// Numbers ---------------------------------------------------------------------------------------------------------------
+// Numbers
 
 /// Tensors of a safetensors file, as f64.
 fn numbers(path: &Path) -> BTreeMap<String, Vec<f64>> {
@@ -123,10 +131,16 @@ fn numbers(path: &Path) -> BTreeMap<String, Vec<f64>> {
     let widen = |view: &TensorView| -> Vec<f64> {
         let data = view.data();
         match view.dtype() {
-            Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
+            Dtype::F32 => {
+                data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect()
+            }
             Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-            Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
-            Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
+            Dtype::I64 => {
+                data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect()
+            }
+            Dtype::I32 => {
+                data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect()
+            }
             other => panic!("{other:?}"),
         }
     };
@@ -166,11 +180,22 @@ fn evaluations_and_scores_are_those_of_the_reference_implementation() {
                 let bytes = text.len() as f64;
                 let total = -log_probs.iter().sum::<f64>();
                 (all_nats, all_bytes) = (all_nats + total, all_bytes + bytes);
-                assert!((found[i] / total - 1.0).abs() < 1e-5, "{}: {} {total}", what("nats"), found[i]);
+                assert!(
+                    (found[i] / total - 1.0).abs() < 1e-5,
+                    "{}: {} {total}",
+                    what("nats"),
+                    found[i]
+                );
 
-                let column = |name: &str| scored.column_by_name(name).unwrap_or_else(|| panic!("{name}")).clone();
+                let column = |name: &str| {
+                    scored.column_by_name(name).unwrap_or_else(|| panic!("{name}")).clone()
+                };
                 let scored_bpb = column("bits_per_byte").as_primitive::<Float64Type>().value(i);
-                assert!((scored_bpb / bpb - 1.0).abs() < 1e-5, "{}: {scored_bpb} {bpb}", what("bits per byte"));
+                assert!(
+                    (scored_bpb / bpb - 1.0).abs() < 1e-5,
+                    "{}: {scored_bpb} {bpb}",
+                    what("bits per byte")
+                );
                 let floats = |name: &str| -> Vec<f64> {
                     let list = column(name).as_list::<i32>().value(i);
                     list.as_primitive::<Float32Type>().values().iter().map(|&x| x as f64).collect()
@@ -179,27 +204,36 @@ fn evaluations_and_scores_are_those_of_the_reference_implementation() {
                 close(&floats("entropies"), &of("entropies"), 1e-4, &what("entropies"));
                 let lengths = column("patch_lengths").as_list::<i32>().value(i);
                 let lengths: Vec<i32> = lengths.as_primitive::<Int32Type>().values().to_vec();
-                let reference: Vec<i32> = of("patch_lengths").iter().map(|&x| x as i32).filter(|&x| x > 0).collect();
+                let reference: Vec<i32> =
+                    of("patch_lengths").iter().map(|&x| x as i32).filter(|&x| x > 0).collect();
                 assert_eq!(lengths, reference, "{}", what("patch lengths"));
                 let patches = column("n_patches").as_primitive::<Int64Type>().value(i);
                 assert_eq!(patches as usize + 1, reference.len(), "{}", what("patches"));
             }
             let bpb = all_nats / all_bytes / std::f64::consts::LN_2;
-            assert!((result["bpb"].as_f64().unwrap() / bpb - 1.0).abs() < 1e-5, "{name}, {path}: {}", result["bpb"]);
+            assert!(
+                (result["bpb"].as_f64().unwrap() / bpb - 1.0).abs() < 1e-5,
+                "{name}, {path}: {}",
+                result["bpb"]
+            );
             // The entropy model's share is shown apart, as it is for a ByteLm.
             let (all, entropy) = (&result["flops_per_byte"], &result["entropy_flops_per_byte"]);
-            assert!(entropy.as_f64() > Some(0.0) && entropy.as_f64() < all.as_f64(), "{entropy} of {all}");
+            assert!(
+                entropy.as_f64() > Some(0.0) && entropy.as_f64() < all.as_f64(),
+                "{entropy} of {all}"
+            );
             assert_eq!(result["boundary_lookahead"], json!(false));
         }
     }
 }
 
-/// Logits of the wire `blt.logits`, `[1 + bytes, 260]`, and patch lengths with the unseen next byte, for each text alone.
+/// Logits of the wire `blt.logits`, `[1 + bytes, 260]`, and patch lengths with the unseen next
+/// byte, for each text alone.
 fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f32>, Vec<usize>)> {
     let world = World::new();
     world.insert(Session::new(backend));
-    let live =
-        Live::build(plan, &["blt.logits", "blt.patches"], world).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let live = Live::build(plan, &["blt.logits", "blt.patches"], world)
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
     let of = |text: &String| {
         live.world().insert(Feed(Rc::new(Batch::from_documents([text.as_bytes()]))));
         let mut found = live.run(&["blt.logits", "blt.patches"]).unwrap();
@@ -221,9 +255,11 @@ fn logits_are_those_of_the_reference_implementation() {
     let place = Place::new(&texts);
     for name in FIXTURES {
         let expected = numbers(&fixture(name).join("expected.safetensors"));
-        let yaml = evaluate(DOCS, &fixture(name), "fused") + "  - evaluate: {goal: blt, limit: 1}\n";
+        let yaml =
+            evaluate(DOCS, &fixture(name), "fused") + "  - evaluate: {goal: blt, limit: 1}\n";
         let plan = place.plan(&yaml);
-        let backends: [Rc<dyn Backend>; 2] = [Rc::new(Fused::new()), Rc::new(Reference::<f32, _>::cpu())];
+        let backends: [Rc<dyn Backend>; 2] =
+            [Rc::new(Fused::new()), Rc::new(Reference::<f32, _>::cpu())];
         for backend in backends {
             for (i, (found, _)) in logits(&plan, backend.clone(), &texts).into_iter().enumerate() {
                 let found: Vec<f64> = found.into_iter().map(f64::from).collect();
@@ -234,7 +270,7 @@ fn logits_are_those_of_the_reference_implementation() {
     }
 }
 
-// Bad input -------------------------------------------------------------------------------------------------------------
+// Bad input
 
 /// Name, type, shape and bytes of each tensor.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -248,11 +284,17 @@ fn read_tensors(path: &Path) -> Tensors {
 
 fn write_tensors(path: &Path, tensors: &Tensors) {
     let view = |(name, (dtype, shape, bytes)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
-        (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap().data().to_vec(), *dtype, shape.clone())
+        (
+            name.clone(),
+            TensorView::new(*dtype, shape.clone(), bytes).unwrap().data().to_vec(),
+            *dtype,
+            shape.clone(),
+        )
     };
     let owned: Vec<_> = tensors.iter().map(view).collect();
-    let views =
-        owned.iter().map(|(name, data, dtype, shape)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views = owned.iter().map(|(name, data, dtype, shape)| {
+        (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
 }
@@ -295,7 +337,8 @@ fn shard(dir: &Path) {
     for (i, shard) in shards.iter().enumerate() {
         write_tensors(&dir.join(format!("model-0000{}-of-00002.safetensors", i + 1)), shard);
     }
-    fs::write(dir.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+    fs::write(dir.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string())
+        .unwrap();
     fs::remove_file(whole).unwrap();
 }
 
@@ -310,7 +353,8 @@ fn shards_and_half_precision_are_read() {
     let whole = nats(&step(&place.run(&evaluate(DOCS, &dir, "fused")), 0));
     shard(&dir);
     assert_eq!(nats(&step(&place.run(&evaluate(DOCS, &dir, "fused")), 0)), whole);
-    // Rounding to bf16 moves the numbers, by little; a stale result would be the same. f16 moves them less.
+    // Rounding to bf16 moves the numbers, by little; a stale result would be the same. f16 moves
+    // them less.
     let mut moved = Vec::new();
     for dtype in [Dtype::BF16, Dtype::F16] {
         let dir = copied(&place);
@@ -326,7 +370,9 @@ fn shards_and_half_precision_are_read() {
         });
         for path in ["fused", "reference"] {
             let found = nats(&step(&place.run(&evaluate(DOCS, &dir, path)), 0));
-            moved.push(found.iter().zip(&whole).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max));
+            moved.push(
+                found.iter().zip(&whole).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max),
+            );
         }
     }
     assert!(moved.iter().all(|&m| m > 0.0 && m < 0.05), "{moved:?}");
@@ -336,7 +382,8 @@ fn shards_and_half_precision_are_read() {
 #[test]
 fn a_damaged_directory_is_one_error_that_says_what_was_expected_and_found() {
     type Damage = Box<dyn Fn(&Path)>;
-    let tensors = |edit: fn(&mut Tensors)| -> Damage { Box::new(move |dir| edit_tensors(dir, edit)) };
+    let tensors =
+        |edit: fn(&mut Tensors)| -> Damage { Box::new(move |dir| edit_tensors(dir, edit)) };
     let config = |edit: fn(&mut Value)| -> Damage { Box::new(move |dir| edit_config(dir, edit)) };
     let cases: Vec<(&str, Damage, Vec<&str>)> = vec![
         (
@@ -389,7 +436,9 @@ fn a_damaged_directory_is_one_error_that_says_what_was_expected_and_found() {
         ),
         (
             "NaN",
-            tensors(|t| t.get_mut(HEAD).unwrap().2[40..44].copy_from_slice(&f32::NAN.to_le_bytes())),
+            tensors(|t| {
+                t.get_mut(HEAD).unwrap().2[40..44].copy_from_slice(&f32::NAN.to_le_bytes())
+            }),
             vec!["model.safetensors", HEAD, "expected finite numbers", "found NaN at element 10"],
         ),
         (
@@ -412,7 +461,11 @@ fn a_damaged_directory_is_one_error_that_says_what_was_expected_and_found() {
             config(|c| c["patching_mode"] = json!("bpe")),
             vec!["config.json", "`patching_mode`", "\"bpe\"", "supported: \"entropy\""],
         ),
-        ("an unknown field", config(|c| c["logit_scale"] = json!(2)), vec!["config.json", "`logit_scale`"]),
+        (
+            "an unknown field",
+            config(|c| c["logit_scale"] = json!(2)),
+            vec!["config.json", "`logit_scale`"],
+        ),
     ];
     let place = Place::new(&texts());
     for (what, damage, says) in cases {
@@ -442,7 +495,7 @@ fn a_changed_checkpoint_is_noticed() {
     assert!(weights.plans[0].steps.iter().all(|s| !s.reused), "other weights");
 }
 
-// Graph -----------------------------------------------------------------------------------------------------------------
+// Graph
 
 /// The nodes that `blt` stands for, as `graph` prints them.
 fn standing_for(place: &Place, checkpoint: &Path) -> Vec<String> {
@@ -457,20 +510,35 @@ fn the_graph_shows_nodes_that_are_the_checkpoint() {
     let place = Place::new(&texts());
     for name in FIXTURES {
         let lines = standing_for(&place, &fixture(name));
-        let kinds: Vec<&str> = lines.iter().filter_map(|l| l.split("node: ").nth(1)?.split(',').next()).collect();
-        let nodes = ["ByteLm", "EntropyPatch", "ByteEmbed", "LocalEncoder", "Latent", "LocalDecoder", "NextByteLoss"];
+        let kinds: Vec<&str> =
+            lines.iter().filter_map(|l| l.split("node: ").nth(1)?.split(',').next()).collect();
+        let nodes = [
+            "ByteLm",
+            "EntropyPatch",
+            "ByteEmbed",
+            "LocalEncoder",
+            "Latent",
+            "LocalDecoder",
+            "NextByteLoss",
+        ];
         assert_eq!(kinds, nodes, "{name}");
         let graph: String = lines.iter().map(|l| format!("  {l}\n")).collect();
-        let yaml = format!("name: parts\ngraph:\n  bytes: {DOCS}\n{graph}run:\n  - export: {{goal: loss, dir: it}}\n");
+        let yaml = format!(
+            "name: parts\ngraph:\n  bytes: {DOCS}\n{graph}run:\n  - export: {{goal: loss, dir: it}}\n"
+        );
         let report = place.run(&yaml);
         let exported = HfConfig::read(&step(&report, 0).join("outputs/it")).unwrap();
         assert_eq!(exported, HfConfig::read(&fixture(name)).unwrap(), "{name}");
     }
     let nowhere = describe(&place.plan(&evaluate(DOCS, Path::new("nowhere"), "fused")));
-    assert!(nowhere.contains("stands for what cannot be read") && nowhere.contains("nowhere/config.json"), "{nowhere}");
+    assert!(
+        nowhere.contains("stands for what cannot be read")
+            && nowhere.contains("nowhere/config.json"),
+        "{nowhere}"
+    );
 }
 
-// Out -------------------------------------------------------------------------------------------------------------------
+// Out
 
 /// Text to train on: this very file, in pieces, with some that is not ASCII.
 fn corpus() -> Vec<String> {
@@ -480,7 +548,8 @@ fn corpus() -> Vec<String> {
     documents
 }
 
-/// A pipeline whose model has unequal sizes wherever it may: k, grouped heads, a projection, a theta of its own for each part.
+/// A pipeline whose model has unequal sizes wherever it may: k, grouped heads, a projection, a
+/// theta of its own for each part.
 fn trained(patcher: &str, encoder: &str, run: &str) -> String {
     let yaml = format!(
         "name: trained
@@ -500,7 +569,9 @@ run:
     match patcher.contains("lm") {
         true => yaml,
         // A node that nothing uses is an error.
-        false => yaml.lines().filter(|l| !l.starts_with("  lm:")).map(|l| format!("{l}\n")).collect(),
+        false => {
+            yaml.lines().filter(|l| !l.starts_with("  lm:")).map(|l| format!("{l}\n")).collect()
+        }
     }
 }
 
@@ -523,9 +594,17 @@ fn a_trained_pipeline_comes_back_as_it_was() {
     let patching = config.patching.as_ref().unwrap();
     // The threshold that was found goes with it.
     let state = json_of(step(&report, 1).join("checkpoints/final/state.json"));
-    assert_eq!(json!(patching.threshold), state["prepared"]["patches"]["rule"]["global"]["threshold"]);
+    assert_eq!(
+        json!(patching.threshold),
+        state["prepared"]["patches"]["rule"]["global"]["threshold"]
+    );
     assert_eq!((patching.max_patch_length, &result["patch_in_forward"]), (Some(9), &json!(true)));
-    let thetas = [&config.encoder.block, &config.latent.block, &config.decoder.block, &patching.patcher.block];
+    let thetas = [
+        &config.encoder.block,
+        &config.latent.block,
+        &config.decoder.block,
+        &patching.patcher.block,
+    ];
     assert_eq!(thetas.map(|b| b.rope_theta), [3000.0, 4000.0, 5000.0, 2000.0]);
 
     // As a directory, and as the run's checkpoint; on the path that it was trained on to the bit.
@@ -540,8 +619,10 @@ fn a_trained_pipeline_comes_back_as_it_was() {
                 _ => assert!((a / b - 1.0).abs() < 1e-5, "{a} {b}"),
             }
         }
-        let (ours, theirs) =
-            (json_of(step(&report, 2).join("result.json")), json_of(step(&again, 0).join("result.json")));
+        let (ours, theirs) = (
+            json_of(step(&report, 2).join("result.json")),
+            json_of(step(&again, 0).join("result.json")),
+        );
         for same in ["patches", "patch_lengths", "parameters"] {
             assert_eq!(ours[same], theirs[same], "{same}");
         }
@@ -564,7 +645,8 @@ fn an_export_is_verified_on_what_it_wrote() {
         for same in ["bytes", "patches"] {
             assert_eq!(read_back[same], evaluated[same], "{same}");
         }
-        let (theirs, ours) = (read_back["bpb"].as_f64().unwrap(), evaluated["bpb"].as_f64().unwrap());
+        let (theirs, ours) =
+            (read_back["bpb"].as_f64().unwrap(), evaluated["bpb"].as_f64().unwrap());
         assert!((theirs / ours - 1.0).abs() < 1e-12, "{theirs} {ours}");
         assert_eq!(read_back["largest_difference"], json!(0.0));
     }
@@ -584,17 +666,23 @@ fn an_export_is_verified_on_what_it_wrote() {
 #[test]
 fn a_model_with_other_patches_wants_them_back() {
     let place = Place::new(&corpus());
-    let report = place.run(&trained(STRIDE, "", TRAIN).replace("dim: 24, ngrams: [2, 4]", "dim: 24, ngrams: []"));
+    let report = place
+        .run(&trained(STRIDE, "", TRAIN).replace("dim: 24, ngrams: [2, 4]", "dim: 24, ngrams: []"));
     let ours = nats(&step(&report, 1));
     let exported = report.dir.path.join("outputs/hf");
     assert!(HfConfig::read(&exported).unwrap().patching.is_none());
     for from in [&exported, &report.dir.path.join("checkpoints/0-train/final")] {
         let alone = evaluate(DOCS, from, "fused");
         let error = place.fails(&alone);
-        assert!(error.contains("has no entropy model, so patches must come from outside"), "{error}");
+        assert!(
+            error.contains("has no entropy model, so patches must come from outside"),
+            "{error}"
+        );
         assert!(error.contains("in: {bytes: docs, patches: p}"), "{error}");
-        let fed = alone.replace("in: docs, checkpoint", "in: {bytes: docs, patches: stride}, checkpoint");
-        let fed = fed.replace("graph:", "graph:\n  stride: {node: StridePatch, in: docs, stride: 4}");
+        let fed =
+            alone.replace("in: docs, checkpoint", "in: {bytes: docs, patches: stride}, checkpoint");
+        let fed =
+            fed.replace("graph:", "graph:\n  stride: {node: StridePatch, in: docs, stride: 4}");
         let fed = fed.replace("log_probs, entropies,", "log_probs,");
         let again = place.run(&fed);
         assert_eq!(nats(&step(&again, 0)), ours);
@@ -603,7 +691,8 @@ fn a_model_with_other_patches_wants_them_back() {
     }
 }
 
-/// Patches from outside take the place of the directory's own; the mark of those that look ahead goes through the node.
+/// Patches from outside take the place of the directory's own; the mark of those that look ahead
+/// goes through the node.
 #[test]
 fn patches_from_outside_replace_the_entropy_model() {
     let place = Place::new(&texts());
@@ -617,18 +706,27 @@ fn patches_from_outside_replace_the_entropy_model() {
     };
     let (bytes, result) = with("{node: BytePatch, in: docs}");
     assert_ne!(bytes, own);
-    assert_eq!((&result["boundary_lookahead"], &result["entropy_flops_per_byte"]), (&json!(false), &json!(0.0)));
-    let n_parameters =
-        |config: &HfConfig| config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
+    assert_eq!(
+        (&result["boundary_lookahead"], &result["entropy_flops_per_byte"]),
+        (&json!(false), &json!(0.0))
+    );
+    let n_parameters = |config: &HfConfig| {
+        config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>()
+    };
     let config = HfConfig::read(&fixture("k2_base")).unwrap();
     let without = HfConfig { patching: None, ..config.clone() };
-    assert_eq!(result["parameters"], json!(n_parameters(&without)), "the entropy model is not loaded");
+    assert_eq!(
+        result["parameters"],
+        json!(n_parameters(&without)),
+        "the entropy model is not loaded"
+    );
 
     // Its own patch lengths, scored, as a column of the next run.
     let report = place.run(&evaluate(DOCS, &fixture("k2_base"), "fused"));
     fs::copy(step(&report, 1).join("outputs/docs.parquet"), place.path("docs.parquet")).unwrap();
     let column = "graph:\n  p: {node: ColumnPatch, in: docs, column: patch_lengths}";
-    let unscored: String = yaml.lines().filter(|l| !l.contains("score:")).map(|l| format!("{l}\n")).collect();
+    let unscored: String =
+        yaml.lines().filter(|l| !l.contains("score:")).map(|l| format!("{l}\n")).collect();
     let report = place.run(&unscored.replace("graph:", column));
     assert_eq!(nats(&step(&report, 0)), own);
     assert_eq!(json_of(step(&report, 0).join("result.json"))["boundary_lookahead"], json!(true));
@@ -640,7 +738,10 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
     let relative = "{node: EntropyPatch, in: {bytes: docs, entropies: lm}, rule: relative, bytes_per_patch: 4}";
     let yaml = trained(relative, ", pooling: mean", &format!("{TRAIN_LM}{TRAIN}"))
         .replace("cross: last", "cross: all")
-        .replace("layers: 2, heads: 4, kv_heads: 2, window: 20", "layers: 2, heads: 4, kv_heads: 2, window: 30")
+        .replace(
+            "layers: 2, heads: 4, kv_heads: 2, window: 20",
+            "layers: 2, heads: 4, kv_heads: 2, window: 30",
+        )
         .replace("eps: 1e-6}", "eps: 1e-6, context_reset: newline}");
     let error = place.fails(&yaml);
     for says in [
@@ -658,7 +759,10 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
 
     let cases = [
         ("  - export: {goal: lm.loss}\n", "it has 0 ByteEmbed nodes where a BLT model has one"),
-        ("  - export: {goal: patches}\n", "`patches` is Patches, and a model is exported by its Loss or Logits"),
+        (
+            "  - export: {goal: patches}\n",
+            "`patches` is Patches, and a model is exported by its Loss or Logits",
+        ),
         ("  - export: {goal: loss, dir: ../elsewhere}\n", "is not a folder under `outputs/`"),
         ("  - export: {goal: loss, dir: /tmp}\n", "is not a folder under `outputs/`"),
     ];
@@ -668,7 +772,10 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
     }
     let twice = trained(STRIDE, "", "  - export: {goal: loss}\n")
         .replace("bytes: encoder.bytes, patches: latent", "bytes: encoder.bytes, patches: latent2")
-        .replace("  loss:", "  latent2: {node: Latent, in: latent, dim: 40, layers: 1, heads: 4}\n  loss:");
+        .replace(
+            "  loss:",
+            "  latent2: {node: Latent, in: latent, dim: 40, layers: 1, heads: 4}\n  loss:",
+        );
     let error = place.fails(&twice);
     assert!(error.contains("it has 2 Latent nodes where a BLT model has one"), "{error}");
 }
@@ -682,7 +789,8 @@ fn a_checkpoint_is_fine_tuned_and_exported() {
             "run:\n  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n  - evaluate: {goal: blt}\n  - export: {goal: blt}\n",
         );
     let report = place.run(&yaml);
-    let before = place.run(&yaml.replace("  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n", ""));
+    let before = place
+        .run(&yaml.replace("  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n", ""));
     let bpb = |step: PathBuf| json_of(step.join("result.json"))["bpb"].as_f64().unwrap();
     let (tuned, untuned) = (bpb(step(&report, 1)), bpb(step(&before, 0)));
     assert!(tuned < untuned - 1.0, "{tuned} {untuned}");
@@ -700,21 +808,27 @@ fn a_checkpoint_is_fine_tuned_and_exported() {
     // Untrained, it is the same bytes; and the trained one is read as it was.
     let untouched = read_tensors(&before.dir.path.join("outputs/1-export/hf/model.safetensors"));
     assert!(untouched == old);
-    let again =
-        place.run(&yaml.replace("  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n", "").replace(
-            &format!("{:?}", fixture("k2_base")),
-            &format!("{:?}", report.dir.path.join("checkpoints/0-train/final")),
-        ));
+    let again = place.run(
+        &yaml
+            .replace("  - train: {goal: blt, steps: 10, batch_bytes: 1024, lr: 2e-3}\n", "")
+            .replace(
+                &format!("{:?}", fixture("k2_base")),
+                &format!("{:?}", report.dir.path.join("checkpoints/0-train/final")),
+            ),
+    );
     assert_eq!(nats(&step(&again, 0)), nats(&step(&report, 1)));
 }
 
-/// Writes two exported models and their logits for `tests/peer/check_export.py` into the folder `BLT_EXPORT_DIR`.
+/// Writes two exported models and their logits for `tests/peer/check_export.py` into the folder
+/// `BLT_EXPORT_DIR`.
 #[test]
 #[ignore = "writes files for the reference implementation to check"]
 fn exports_for_the_reference_implementation() {
-    let to = PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
+    let to =
+        PathBuf::from(std::env::var_os("BLT_EXPORT_DIR").expect("BLT_EXPORT_DIR names a folder"));
     let place = Place::new(&corpus());
-    for (name, patcher, run) in [("entropy", FOUND, format!("{TRAIN_LM}{TRAIN}")), ("stride", STRIDE, TRAIN.to_owned())]
+    for (name, patcher, run) in
+        [("entropy", FOUND, format!("{TRAIN_LM}{TRAIN}")), ("stride", STRIDE, TRAIN.to_owned())]
     {
         let report = place.run(&trained(patcher, "", &run));
         let dir = to.join(name);
@@ -724,16 +838,22 @@ fn exports_for_the_reference_implementation() {
         }
         let mut yaml = evaluate(DOCS, &dir, "fused");
         if name == "stride" {
-            yaml = yaml.replace("in: docs, checkpoint", "in: {bytes: docs, patches: stride}, checkpoint");
-            yaml = yaml.replace("graph:", "graph:\n  stride: {node: StridePatch, in: docs, stride: 4}");
+            yaml = yaml
+                .replace("in: docs, checkpoint", "in: {bytes: docs, patches: stride}, checkpoint");
+            yaml = yaml
+                .replace("graph:", "graph:\n  stride: {node: StridePatch, in: docs, stride: 4}");
             yaml = yaml.replace("log_probs, entropies,", "log_probs,");
         }
-        let texts: Vec<String> = texts().into_iter().chain(["x".to_owned(), String::new()]).collect();
+        let texts: Vec<String> =
+            texts().into_iter().chain(["x".to_owned(), String::new()]).collect();
         let found = logits(&place.plan(&yaml), Rc::new(Fused::new()), &texts);
         let mut tensors = Tensors::new();
         for (i, (text, (logits, lengths))) in texts.iter().zip(&found).enumerate() {
-            let ids: Vec<u16> = std::iter::once(BOS).chain(text.bytes().map(|b| b as u16 + OFFSET)).collect();
-            let i64s = |x: &[i64]| (Dtype::I64, vec![x.len()], x.iter().flat_map(|x| x.to_le_bytes()).collect());
+            let ids: Vec<u16> =
+                std::iter::once(BOS).chain(text.bytes().map(|b| b as u16 + OFFSET)).collect();
+            let i64s = |x: &[i64]| {
+                (Dtype::I64, vec![x.len()], x.iter().flat_map(|x| x.to_le_bytes()).collect())
+            };
             let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
             let lengths: Vec<i64> = lengths.iter().map(|&x| x as i64).collect();
             let bytes = logits.iter().flat_map(|x| x.to_le_bytes()).collect();

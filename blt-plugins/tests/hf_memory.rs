@@ -1,5 +1,6 @@
-//! What a loaded checkpoint takes: its weights are read where they lie in the mapped files, which processes share. In a process of
-//! its own, because it asks the kernel how much of that is not a file's.
+//! What a loaded checkpoint takes: its weights are read where they lie in the mapped files, which
+//! processes share. In a process of its own, because it asks the kernel how much of that is not a
+//! file's.
 #![cfg(target_os = "linux")]
 
 use blt_core::fused::Fused;
@@ -52,13 +53,15 @@ fn loading(dir: &Path) -> f64 {
     let before = anonymous();
     let world = World::new();
     world.insert(Session::new(Rc::new(Fused::new())));
-    let live = Live::build(&plan, &["blt"], world).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let live =
+        Live::build(&plan, &["blt"], world).unwrap_or_else(|e| panic!("{}", e.render(false)));
     let added = anonymous() - before;
     drop(live);
     added
 }
 
-/// Names the checkpoint to the process that loads it: one that has freed nothing that it could use again.
+/// Names the checkpoint to the process that loads it: one that has freed nothing that it could use
+/// again.
 const LOAD: &str = "BLT_TEST_LOAD";
 
 #[test]
@@ -68,19 +71,25 @@ fn loading_takes_little_memory_of_its_own() {
         return;
     }
     let config = config();
-    let parameters: usize = config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
+    let parameters: usize =
+        config.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum();
     let dir = tempfile::tempdir().unwrap();
     let (f32s, bf16s) = (dir.path().join("f32"), dir.path().join("bf16"));
-    let len = |name: &str| config.parameters().iter().find(|p| p.name == name).unwrap().shape.iter().product();
+    let len = |name: &str| {
+        config.parameters().iter().find(|p| p.name == name).unwrap().shape.iter().product()
+    };
     write_directory(&f32s, &config, |name| numbers(len(name))).unwrap();
     std::fs::create_dir(&bf16s).unwrap();
     config.write(&bf16s).unwrap();
     {
-        let round = |len| numbers(len).into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
+        let round =
+            |len| numbers(len).into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
         let specs = config.parameters();
         let data: Vec<Vec<u8>> = specs.iter().map(|p| round(p.shape.iter().product())).collect();
         let views = specs.iter().zip(&data);
-        let views = views.map(|(p, data)| (&p.name, TensorView::new(Dtype::BF16, p.shape.clone(), data).unwrap()));
+        let views = views.map(|(p, data)| {
+            (&p.name, TensorView::new(Dtype::BF16, p.shape.clone(), data).unwrap())
+        });
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         safetensors::serialize_to_file(views, Some(metadata), &bf16s.join(WEIGHTS_FILE)).unwrap();
     }
@@ -91,9 +100,14 @@ fn loading_takes_little_memory_of_its_own() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&child.stdout);
-        let added = said.lines().find_map(|l| l.split("added ").nth(1)).unwrap_or_else(|| panic!("{said}"));
+        let added =
+            said.lines().find_map(|l| l.split("added ").nth(1)).unwrap_or_else(|| panic!("{said}"));
         let share = added.parse::<f64>().unwrap() / (parameters * 4) as f64;
         println!("{}: {share:.3} of {parameters} f32 parameters", dir.display());
-        assert!(share <= allowed, "{}: {share} of the f32 parameters, allowed {allowed}", dir.display());
+        assert!(
+            share <= allowed,
+            "{}: {share} of the f32 parameters, allowed {allowed}",
+            dir.display()
+        );
     }
 }

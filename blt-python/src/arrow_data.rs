@@ -1,4 +1,5 @@
-//! Arrow data from and to Python by the C data interface: pointers in capsules, no copies, whichever library is on the other side.
+//! Arrow data from and to Python by the C data interface: pointers in capsules, no copies,
+//! whichever library is on the other side.
 
 use crate::error::Error;
 use arrow::array::{Array, RecordBatch, RecordBatchIterator, RecordBatchOptions, StructArray};
@@ -21,7 +22,8 @@ fn arrow_error(error: &ArrowError) -> PyErr {
     Error::new_err(error.to_string())
 }
 
-/// The record batches of an object with `__arrow_c_array__` (a record batch) or `__arrow_c_stream__` (a table, a data frame, a reader).
+/// The record batches of an object with `__arrow_c_array__` (a record batch) or
+/// `__arrow_c_stream__` (a table, a data frame, a reader).
 ///
 /// # Errors
 /// `TypeError` if it has neither, `ValueError` if what it gives is no record batch.
@@ -43,31 +45,41 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<(SchemaRef, Vec<RecordBatch>)
     )))
 }
 
-fn import_array(schema: &Bound<'_, PyCapsule>, array: &Bound<'_, PyCapsule>) -> PyResult<RecordBatch> {
+fn import_array(
+    schema: &Bound<'_, PyCapsule>,
+    array: &Bound<'_, PyCapsule>,
+) -> PyResult<RecordBatch> {
     let schema = schema.pointer_checked(Some(SCHEMA))?.cast::<FFI_ArrowSchema>();
     let array = array.pointer_checked(Some(ARRAY))?.cast::<FFI_ArrowArray>();
-    // SAFETY: A capsule of this name holds an `ArrowSchema` by the Arrow PyCapsule interface. It is moved out, and what is left is marked
-    // as released, so that the capsule, which lives as long as this call, does not release it again.
+    // SAFETY: A capsule of this name holds an `ArrowSchema` by the Arrow PyCapsule interface. It is
+    // moved out, and what is left is marked as released, so that the capsule, which lives as
+    // long as this call, does not release it again.
     let schema = unsafe { FFI_ArrowSchema::from_raw(schema.as_ptr()) };
     // SAFETY: As above, with an `ArrowArray`.
     let array = unsafe { FFI_ArrowArray::from_raw(array.as_ptr()) };
     let fields = Schema::try_from(&schema).map_err(|e| {
-        PyValueError::new_err(format!("a record batch is expected, which as an Arrow array is a struct: {e}"))
+        PyValueError::new_err(format!(
+            "a record batch is expected, which as an Arrow array is a struct: {e}"
+        ))
     })?;
     // SAFETY: The two were exported together, so the array is of the schema's type.
     let data = unsafe { from_ffi(array, &schema) }.map_err(|e| arrow_error(&e))?;
     let rows = StructArray::from(data);
     if rows.null_count() > 0 {
-        return Err(PyValueError::new_err("a record batch is expected, and this struct array has nulls of its own"));
+        return Err(PyValueError::new_err(
+            "a record batch is expected, and this struct array has nulls of its own",
+        ));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     let (_, columns, _) = rows.into_parts();
-    RecordBatch::try_new_with_options(Arc::new(fields), columns, &options).map_err(|e| arrow_error(&e))
+    RecordBatch::try_new_with_options(Arc::new(fields), columns, &options)
+        .map_err(|e| arrow_error(&e))
 }
 
 fn import_stream(stream: &Bound<'_, PyCapsule>) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
     let pointer = stream.pointer_checked(Some(STREAM))?.cast::<FFI_ArrowArrayStream>();
-    // SAFETY: A capsule of this name holds an `ArrowArrayStream` by the Arrow PyCapsule interface; it is moved out as above.
+    // SAFETY: A capsule of this name holds an `ArrowArrayStream` by the Arrow PyCapsule interface;
+    // it is moved out as above.
     let stream_of_capsule = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr()) };
     let read = move || {
         let reader = RecordBatchStreamReader::try_new(stream_of_capsule)?;
@@ -78,9 +90,11 @@ fn import_stream(stream: &Bound<'_, PyCapsule>) -> PyResult<(SchemaRef, Vec<Reco
     stream.py().detach(read).map_err(|e: ArrowError| arrow_error(&e))
 }
 
-/// Rows with their scores: Arrow data, which any library takes that knows the Arrow PyCapsule interface, without a copy.
+/// Rows with their scores: Arrow data, which any library takes that knows the Arrow PyCapsule
+/// interface, without a copy.
 ///
-/// `pyarrow.record_batch(scored)`, `pyarrow.table(scored)`, `polars.DataFrame(scored)`, `pandas.DataFrame.from_arrow(scored)`.
+/// `pyarrow.record_batch(scored)`, `pyarrow.table(scored)`, `polars.DataFrame(scored)`,
+/// `pandas.DataFrame.from_arrow(scored)`.
 #[pyclass(module = "blt", frozen)]
 pub struct Scored {
     schema: SchemaRef,
@@ -93,7 +107,8 @@ impl Scored {
     }
 
     fn schema_capsule<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
-        let schema = FFI_ArrowSchema::try_from(self.schema.as_ref()).map_err(|e| arrow_error(&e))?;
+        let schema =
+            FFI_ArrowSchema::try_from(self.schema.as_ref()).map_err(|e| arrow_error(&e))?;
         PyCapsule::new_with_value(py, schema, SCHEMA)
     }
 }
@@ -125,7 +140,8 @@ impl Scored {
         self.schema_capsule(py)
     }
 
-    /// The rows as one record batch: an `ArrowSchema` and an `ArrowArray` in capsules. Those of several batches are copied into one.
+    /// The rows as one record batch: an `ArrowSchema` and an `ArrowArray` in capsules. Those of
+    /// several batches are copied into one.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_array__<'py>(
         &self,
@@ -151,7 +167,10 @@ impl Scored {
     ) -> PyResult<Bound<'py, PyCapsule>> {
         let _ = requested_schema;
         let batches: Vec<_> = self.batches.iter().cloned().map(Ok).collect();
-        let stream = FFI_ArrowArrayStream::new(Box::new(RecordBatchIterator::new(batches, self.schema.clone())));
+        let stream = FFI_ArrowArrayStream::new(Box::new(RecordBatchIterator::new(
+            batches,
+            self.schema.clone(),
+        )));
         PyCapsule::new_with_value(py, stream, STREAM)
     }
 }

@@ -1,4 +1,5 @@
-//! The extension module `blt._blt`: what `blt.Scorer` and `blt.ray` are made of. How they are used, the package's README says.
+//! The extension module `blt._blt`: what `blt.Scorer` and `blt.ray` are made of. How they are used,
+//! the package's README says.
 #![cfg(feature = "extension")]
 
 mod arrow_data;

@@ -8,7 +8,8 @@ use std::sync::mpsc::{Sender, channel};
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 type Panic = Box<dyn Any + Send>;
 
-/// Holds a `T`, which need not be `Send`, on a thread of a pool of its own: what it computes in parallel, it computes on that pool.
+/// Holds a `T`, which need not be `Send`, on a thread of a pool of its own: what it computes in
+/// parallel, it computes on that pool.
 pub struct Owner<T> {
     jobs: Sender<Job<T>>,
     process: u32,
@@ -30,7 +31,11 @@ impl<T: 'static> Owner<T> {
         no_threads: impl FnOnce(rayon::ThreadPoolBuildError) -> E,
     ) -> Result<Self, E> {
         let name = |i| format!("blt-{i}");
-        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(no_threads)?;
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(name)
+            .build()
+            .map_err(no_threads)?;
         let (jobs, to_do) = channel::<Job<T>>();
         let (answer, built) = channel::<Result<Result<(), E>, Panic>>();
         pool.spawn(move || {
@@ -59,11 +64,15 @@ impl<T: 'static> Owner<T> {
         }
     }
 
-    /// Has `job` done on the thread, after those that were asked for before. Its panic goes on here.
+    /// Has `job` done on the thread, after those that were asked for before. Its panic goes on
+    /// here.
     ///
     /// # Errors
     /// [`Forked`].
-    pub fn call<R: Send + 'static>(&self, job: impl FnOnce(&mut T) -> R + Send + 'static) -> Result<R, Forked> {
+    pub fn call<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<R, Forked> {
         if std::process::id() != self.process {
             return Err(Forked);
         }

@@ -1,4 +1,5 @@
-//! `blt._blt.run`: a pipeline, as `blt-run` runs it, with its `score` steps' units given to a scheduler in Python.
+//! `blt._blt.run`: a pipeline, as `blt-run` runs it, with its `score` steps' units given to a
+//! scheduler in Python.
 
 use crate::error::{Error, message, step_error};
 use crate::scorer::all_threads;
@@ -21,8 +22,9 @@ use std::time::{Duration, Instant};
 /// How often the interpreter is asked whether there was a Ctrl-C.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// A Python function `(step, units) -> iterator of (place in units, answer) or None`: None says that nothing is new, and is given about once
-/// a second, so that there is a chance to stop. All are JSON.
+/// A Python function `(step, units) -> iterator of (place in units, answer) or None`: None says
+/// that nothing is new, and is given about once a second, so that there is a chance to stop. All
+/// are JSON.
 struct PythonScheduler {
     function: Py<PyAny>,
     /// What it raised, to be raised again at the end.
@@ -55,13 +57,19 @@ impl Scheduler for PythonScheduler {
         let units = units.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
         Python::attach(|py| {
             let wrong = |error| self.error(py, error);
-            let answers = self.function.bind(py).call1((step, units)).and_then(|a| a.try_iter()).map_err(wrong)?;
+            let answers = self
+                .function
+                .bind(py)
+                .call1((step, units))
+                .and_then(|a| a.try_iter())
+                .map_err(wrong)?;
             let mut take = || -> Result<(), StepError> {
                 for answer in answers.clone() {
                     if self.interrupt.load(Ordering::Relaxed) {
                         return Err(StepError::Interrupted);
                     }
-                    let answer: Option<(usize, String)> = answer.and_then(|a| a.extract()).map_err(wrong)?;
+                    let answer: Option<(usize, String)> =
+                        answer.and_then(|a| a.extract()).map_err(wrong)?;
                     if let Some((at, answer)) = answer {
                         done(at, &serde_json::from_str(&answer)?)?;
                     }
@@ -116,7 +124,8 @@ fn build_id(library: &Path) -> std::io::Result<String> {
 
 /// Runs a pipeline; the run's directory, and the closing table.
 ///
-/// `set`: overrides, `path=value`. `output`: where the score step's parts go. `schedule`: see `blt.ray`. `quiet`: no progress. `library`: this library's own file.
+/// `set`: overrides, `path=value`. `output`: where the score step's parts go. `schedule`: see
+/// `blt.ray`. `quiet`: no progress. `library`: this library's own file.
 #[pyfunction]
 #[pyo3(signature = (pipeline, set, output, runs, store, threads, schedule, quiet, library))]
 #[allow(clippy::too_many_arguments)]
@@ -141,12 +150,20 @@ pub fn run(
         // Fails where the process already has a pool; results do not depend on it.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
         let interrupt = Arc::new(AtomicBool::new(false));
-        let inner: Box<dyn Progress> = if quiet { Box::new(blt_graph::Silent) } else { blt::progress_for_stderr() };
-        let progress = Watched { inner, interrupt: interrupt.clone(), asked: Cell::new(Instant::now()) };
+        let inner: Box<dyn Progress> =
+            if quiet { Box::new(blt_graph::Silent) } else { blt::progress_for_stderr() };
+        let progress =
+            Watched { inner, interrupt: interrupt.clone(), asked: Cell::new(Instant::now()) };
         let raised = Rc::default();
-        let scheduler: Rc<dyn Scheduler> =
-            Rc::new(PythonScheduler { function: schedule, raised: Rc::clone(&raised), interrupt: interrupt.clone() });
-        let runner = Runner::new(&spec, dir, options).progress(&progress).interrupt(interrupt).lend(scheduler);
+        let scheduler: Rc<dyn Scheduler> = Rc::new(PythonScheduler {
+            function: schedule,
+            raised: Rc::clone(&raised),
+            interrupt: interrupt.clone(),
+        });
+        let runner = Runner::new(&spec, dir, options)
+            .progress(&progress)
+            .interrupt(interrupt)
+            .lend(scheduler);
         let mut table = String::new();
         let ended = runner.run_with(|report| {
             let (_, results) = blt::write_results(report, &spec)?;
@@ -155,7 +172,9 @@ pub fn run(
         });
         match ended {
             Ok(report) => Ok((report.dir.path, table)),
-            Err(error) if error.interrupted() => Err(PyKeyboardInterrupt::new_err(error.to_string())),
+            Err(error) if error.interrupted() => {
+                Err(PyKeyboardInterrupt::new_err(error.to_string()))
+            }
             Err(error) => Err(self::raised(&raised, &error)),
         }
     })
@@ -177,7 +196,8 @@ fn read(file: &Path, set: &[String], output: Option<&str>) -> PyResult<(Pipeline
         spec = spec.set(assignment).map_err(document)?;
     }
     if let Some(output) = output {
-        let scores: Vec<usize> = (0..spec.run.len()).filter(|&i| spec.run[i].step == Score::NAME).collect();
+        let scores: Vec<usize> =
+            (0..spec.run.len()).filter(|&i| spec.run[i].step == Score::NAME).collect();
         let [index] = scores.as_slice() else {
             let (file, n) = (file.display(), scores.len());
             return Err(Error::new_err(format!(
@@ -185,7 +205,9 @@ fn read(file: &Path, set: &[String], output: Option<&str>) -> PyResult<(Pipeline
             )));
         };
         // Who calls means a folder from where the call is made; the pipeline means one beside it.
-        let place = Location::parse(output, Path::new("")).map_err(|e| Error::new_err(e.to_string()))?.absolute()?;
+        let place = Location::parse(output, Path::new(""))
+            .map_err(|e| Error::new_err(e.to_string()))?
+            .absolute()?;
         let place = serde_json::Value::from(place.to_string());
         spec = spec.set(&format!("run.{index}.score.output={place}")).map_err(document)?;
     }

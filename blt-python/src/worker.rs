@@ -14,7 +14,9 @@ pub struct Worker {
 }
 
 fn damaged(error: &serde_json::Error) -> PyErr {
-    Error::new_err(format!("what the driver sent cannot be read ({error}): install the same version on all machines"))
+    Error::new_err(format!(
+        "what the driver sent cannot be read ({error}): install the same version on all machines"
+    ))
 }
 
 #[pymethods]
@@ -30,7 +32,9 @@ impl Worker {
     /// Scores a unit (JSON) and writes its part; the answer is for the driver.
     fn score(&self, py: Python<'_>, unit: &str) -> PyResult<String> {
         let unit: Unit = serde_json::from_str(unit).map_err(|e| damaged(&e))?;
-        let done = py.detach(|| self.owner.call(move |worker| worker.score(&unit))).map_err(|_| forked())?;
+        let done = py
+            .detach(|| self.owner.call(move |worker| worker.score(&unit)))
+            .map_err(|_| forked())?;
         let done = done.map_err(|e| step_error(&e))?;
         serde_json::to_string(&done).map_err(|e| damaged(&e))
     }

@@ -1,4 +1,5 @@
-//! Servers on loopback: moto's of the S3 protocol, a proxy in front of it whose cable can be pulled, and a web server.
+//! Servers on loopback: moto's of the S3 protocol, a proxy in front of it whose cable can be
+//! pulled, and a web server.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,7 +26,8 @@ impl Moto {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         // A shell between, which ends the server when the pipe to it is closed, whatever closes it.
-        let script = r#"command -v "$0" >/dev/null || exit 127; "$0" "$@" </dev/null & read _; kill $!"#;
+        let script =
+            r#"command -v "$0" >/dev/null || exit 127; "$0" "$@" </dev/null & read _; kill $!"#;
         let mut command = Command::new("sh");
         command
             .args(["-c", script, &program, "-H", "127.0.0.1", "-p", &port.to_string()])
@@ -71,24 +73,32 @@ impl Moto {
 
     fn asked(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         let (status, body) = http(self.port, method, path, body);
-        assert!((200..300).contains(&status), "{method} {path}: {status} {}", String::from_utf8_lossy(&body));
+        assert!(
+            (200..300).contains(&status),
+            "{method} {path}: {status} {}",
+            String::from_utf8_lossy(&body)
+        );
         body
     }
 
     /// Objects by their keys, sorted.
     pub fn objects(&self, bucket: &str) -> Vec<(String, Vec<u8>)> {
         let keys = self.keys(bucket);
-        keys.into_iter().map(|key| (key.clone(), self.asked("GET", &format!("/{bucket}/{key}"), b""))).collect()
+        keys.into_iter()
+            .map(|key| (key.clone(), self.asked("GET", &format!("/{bucket}/{key}"), b"")))
+            .collect()
     }
 
     pub fn keys(&self, bucket: &str) -> Vec<String> {
-        let listed = String::from_utf8(self.asked("GET", &format!("/{bucket}?list-type=2"), b"")).unwrap();
+        let listed =
+            String::from_utf8(self.asked("GET", &format!("/{bucket}?list-type=2"), b"")).unwrap();
         elements(&listed, "Key")
     }
 
     /// Keys of uploads that are not complete.
     pub fn uploads(&self, bucket: &str) -> Vec<String> {
-        let listed = String::from_utf8(self.asked("GET", &format!("/{bucket}?uploads"), b"")).unwrap();
+        let listed =
+            String::from_utf8(self.asked("GET", &format!("/{bucket}?uploads"), b"")).unwrap();
         elements(&listed, "Key")
     }
 }
@@ -106,8 +116,7 @@ fn elements(xml: &str, name: &str) -> Vec<String> {
 }
 
 /// Who asks: moto looks at the name and not at the signature, unless it was told to.
-const AUTHORIZATION: &str =
-    "AWS4-HMAC-SHA256 Credential=anyone/20261124/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=anyone/20261124/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
 /// A request: status and body of the answer.
 pub fn http(port: u16, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
@@ -146,8 +155,11 @@ impl Proxy {
                 if is_cut.load(Ordering::SeqCst) {
                     continue;
                 }
-                open.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                open.lock()
+                    .unwrap()
+                    .extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                for (mut from, mut to) in
+                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
                 {
                     std::thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut to);
@@ -189,7 +201,8 @@ impl Web {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let web = Web { port, asked: Arc::default(), broken_before: Arc::default() };
-        let (asked, broken, files) = (web.asked.clone(), web.broken_before.clone(), Arc::new(files));
+        let (asked, broken, files) =
+            (web.asked.clone(), web.broken_before.clone(), Arc::new(files));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (asked, broken, files) = (asked.clone(), broken.clone(), files.clone());
@@ -205,19 +218,32 @@ impl Web {
 
     /// Bytes that were asked for in ranges.
     pub fn bytes(&self) -> u64 {
-        self.asked.lock().unwrap().iter().filter_map(|(_, range)| range.map(|(from, to)| to - from)).sum()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter_map(|(_, range)| range.map(|(from, to)| to - from))
+            .sum()
     }
 }
 
 pub type Asked = Mutex<Vec<(String, Option<(u64, u64)>)>>;
 
 /// Answers a request, and closes the connection.
-fn answer(stream: TcpStream, files: &HashMap<String, Vec<u8>>, ranges: bool, asked: &Asked, broken: &Mutex<u64>) {
+fn answer(
+    stream: TcpStream,
+    files: &HashMap<String, Vec<u8>>,
+    ranges: bool,
+    asked: &Asked,
+    broken: &Mutex<u64>,
+) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let Some(request) = lines.next() else { return };
     let headers: HashMap<String, String> = lines
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned())))
+        .filter_map(|line| {
+            line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()))
+        })
         .collect();
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or("").to_owned());
@@ -227,16 +253,22 @@ fn answer(stream: TcpStream, files: &HashMap<String, Vec<u8>>, ranges: bool, ask
         let mut stream = &stream;
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     };
-    let Some(file) = files.get(path.trim_start_matches('/')) else { return send("404 Not Found", "", 0, b"") };
+    let Some(file) = files.get(path.trim_start_matches('/')) else {
+        return send("404 Not Found", "", 0, b"");
+    };
     if method == "HEAD" {
         return send("200 OK", "", file.len(), b"");
     }
-    let range = headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
     let range =
-        range.map(|(from, to)| (from.parse::<u64>().unwrap(), to.parse::<u64>().unwrap() + 1)).filter(|_| ranges);
+        headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let range = range
+        .map(|(from, to)| (from.parse::<u64>().unwrap(), to.parse::<u64>().unwrap() + 1))
+        .filter(|_| ranges);
     asked.lock().unwrap().push((path, range));
     match range {
-        Some((from, _)) if from < *broken.lock().unwrap() => send("503 Service Unavailable", "", 0, b""),
+        Some((from, _)) if from < *broken.lock().unwrap() => {
+            send("503 Service Unavailable", "", 0, b"")
+        }
         Some((from, to)) => {
             let body = &file[from as usize..to as usize];
             let more = format!("Content-Range: bytes {from}-{}/{}\r\n", to - 1, file.len());

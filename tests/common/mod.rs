@@ -12,7 +12,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// A model of some ten thousand parameters, its entropy model, and a threshold that is found: all that a checkpoint must hold.
+/// A model of some ten thousand parameters, its entropy model, and a threshold that is found: all
+/// that a checkpoint must hold.
 pub const PIPELINE: &str = "\
 name: tiny
 seed: 7
@@ -36,7 +37,12 @@ run:
 /// The documents: lines of this very file and of its neighbour, so that they are text.
 pub fn texts() -> Vec<String> {
     let source = concat!(include_str!("mod.rs"), include_str!("../causality.rs"));
-    source.lines().filter(|line| line.len() > 30).take(160).map(|line| format!("{}\n", line.trim())).collect()
+    source
+        .lines()
+        .filter(|line| line.len() > 30)
+        .take(160)
+        .map(|line| format!("{}\n", line.trim()))
+        .collect()
 }
 
 pub struct Place {
@@ -49,7 +55,10 @@ impl Place {
     pub fn new() -> Self {
         let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(PIPELINE);
         let texts = texts();
-        write_parquet(&place.path("docs.parquet"), &texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+        write_parquet(
+            &place.path("docs.parquet"),
+            &texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>(),
+        );
         place
     }
 
@@ -76,7 +85,11 @@ impl Place {
         assert_eq!(self.yaml.matches(marker).count(), 1, "`{marker}` stands once in the pipeline");
         let before = &self.yaml[..self.yaml.find(marker).unwrap()];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        format!("pipeline.yaml:{}:{}", before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        format!(
+            "pipeline.yaml:{}:{}",
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1
+        )
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -118,9 +131,17 @@ pub fn text(bytes: &[u8]) -> String {
 
 pub fn run_dirs(runs: &Path) -> Vec<PathBuf> {
     let list = |dir: &Path| -> Vec<PathBuf> {
-        fs::read_dir(dir).into_iter().flatten().map(|item| item.unwrap().path()).filter(|p| p.is_dir()).collect()
+        fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .map(|item| item.unwrap().path())
+            .filter(|p| p.is_dir())
+            .collect()
     };
-    let of = list(runs).into_iter().filter(|p| !p.ends_with(".store")).flat_map(|pipeline| list(&pipeline));
+    let of = list(runs)
+        .into_iter()
+        .filter(|p| !p.ends_with(".store"))
+        .flat_map(|pipeline| list(&pipeline));
     of.filter(|run| !run.ends_with("latest")).collect()
 }
 
@@ -138,7 +159,10 @@ pub fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
             if path.is_dir() {
                 open.push(path);
             } else {
-                files.push((path.strip_prefix(dir).unwrap().display().to_string(), fs::read(&path).unwrap()));
+                files.push((
+                    path.strip_prefix(dir).unwrap().display().to_string(),
+                    fs::read(&path).unwrap(),
+                ));
             }
         }
     }
@@ -147,11 +171,19 @@ pub fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 pub fn parquet_batch(texts: &[Option<&str>]) -> RecordBatch {
-    let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..texts.len()).map(|i| format!("row {i}"))));
-    let domains: ArrayRef = Arc::new(StringArray::from_iter_values((0..texts.len()).map(|i| ["a", "b"][i % 2])));
+    let ids: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..texts.len()).map(|i| format!("row {i}"))));
+    let domains: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..texts.len()).map(|i| ["a", "b"][i % 2])));
     let text: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
     let number: ArrayRef = Arc::new(Int64Array::from_iter_values(0..texts.len() as i64));
-    RecordBatch::try_from_iter([("id", ids), ("domain", domains), ("text", text), ("number", number)]).unwrap()
+    RecordBatch::try_from_iter([
+        ("id", ids),
+        ("domain", domains),
+        ("text", text),
+        ("number", number),
+    ])
+    .unwrap()
 }
 
 /// Writes columns `id`, `domain`, `text` and `number`, in row groups of 40.
@@ -162,7 +194,9 @@ pub fn write_parquet(path: &Path, texts: &[Option<&str>]) {
         .set_statistics_enabled(EnabledStatistics::None)
         .build();
     let batch = parquet_batch(texts);
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties))
+            .unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 }

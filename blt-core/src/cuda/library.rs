@@ -1,9 +1,10 @@
 //! The driver, cuBLAS and NVRTC, opened when a GPU is asked for.
 //!
-//! cudarc, under dfdx, leaves their functions to the linker, and a program that is linked to them does not start on a machine that lacks
-//! one. So all of them are defined here, each as a jump to the address that [`open`] found in its library: one program has both devices,
-//! runs without a driver, and says in its own words what is missing. The table is the whole list: a function of cudarc's that is not in it
-//! is an undefined symbol when a program is linked.
+//! cudarc, under dfdx, leaves their functions to the linker, and a program that is linked to them
+//! does not start on a machine that lacks one. So all of them are defined here, each as a jump to
+//! the address that [`open`] found in its library: one program has both devices, runs without a
+//! driver, and says in its own words what is missing. The table is the whole list: a function of
+//! cudarc's that is not in it is an undefined symbol when a program is linked.
 
 use crate::device::{Device, DeviceError};
 use libloading::Library;
@@ -19,7 +20,8 @@ compile_error!("the feature `cuda` is for Linux on x86-64 and AArch64");
 struct Function {
     name: &'static str,
     address: &'static AtomicPtr<()>,
-    /// Mentioned here, so that the linker takes it from this crate before it looks into any library.
+    /// Mentioned here, so that the linker takes it from this crate before it looks into any
+    /// library.
     jump: unsafe extern "C" fn(),
 }
 
@@ -29,7 +31,8 @@ struct Table {
     functions: &'static [Function],
 }
 
-/// What an address is until its library is open. Nothing calls it: [`super::open`] opens the libraries before it makes a device.
+/// What an address is until its library is open. Nothing calls it: [`super::open`] opens the
+/// libraries before it makes a device.
 extern "C" fn not_open() {
     eprintln!("a CUDA function was called before the CUDA libraries were opened");
     std::process::abort();
@@ -112,13 +115,17 @@ pub fn open(device: Device) -> Result<&'static Libraries, DeviceError> {
     opened.as_ref().map_err(DeviceError::clone)
 }
 
-/// NVRTC, and what it opens itself when it compiles: by name alone, so that it finds it where the loader looks, or where it is open already.
+/// NVRTC, and what it opens itself when it compiles: by name alone, so that it finds it where the
+/// loader looks, or where it is open already.
 fn load_nvrtc(missing: impl Fn(String, String) -> DeviceError) -> Result<Library, DeviceError> {
     let (nvrtc, path) = load(&NVRTC, missing)?;
     let beside = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    for file in beside.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+    for file in
+        beside.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten()
+    {
         if file.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so.") {
-            // SAFETY: NVIDIA's library, whose initialisers may run at any time. Where it does not open, NVRTC says so when it compiles.
+            // SAFETY: NVIDIA's library, whose initialisers may run at any time. Where it does not
+            // open, NVRTC says so when it compiles.
             std::mem::forget(unsafe { Library::new(file.path()) });
         }
     }
@@ -126,16 +133,21 @@ fn load_nvrtc(missing: impl Fn(String, String) -> DeviceError) -> Result<Library
 }
 
 /// The library under the first name that opens, its functions found, and that name.
-fn load(table: &Table, missing: impl Fn(String, String) -> DeviceError) -> Result<(Library, PathBuf), DeviceError> {
+fn load(
+    table: &Table,
+    missing: impl Fn(String, String) -> DeviceError,
+) -> Result<(Library, PathBuf), DeviceError> {
     let mut reason = None;
     for folder in folders() {
         for file in table.files {
-            let path = folder.as_ref().map_or_else(|| PathBuf::from(file), |folder| folder.join(file));
+            let path =
+                folder.as_ref().map_or_else(|| PathBuf::from(file), |folder| folder.join(file));
             // SAFETY: NVIDIA's library, whose initialisers may run at any time.
             let library = match unsafe { Library::new(&path) } {
                 Ok(library) => library,
                 Err(error) => {
-                    // Where the loader looks something ought to be; the other folders need not exist.
+                    // Where the loader looks something ought to be; the other folders need not
+                    // exist.
                     if folder.is_none() {
                         reason.get_or_insert(error.to_string());
                     }
@@ -143,7 +155,8 @@ fn load(table: &Table, missing: impl Fn(String, String) -> DeviceError) -> Resul
                 }
             };
             for function in table.functions {
-                // SAFETY: the symbol is taken as an address, and called through cudarc's declaration of it.
+                // SAFETY: the symbol is taken as an address, and called through cudarc's
+                // declaration of it.
                 let address = unsafe { library.get::<*mut ()>(function.name.as_bytes()) };
                 let address = address.map_err(|_| DeviceError::NoFunction {
                     library: path.display().to_string(),
@@ -158,20 +171,23 @@ fn load(table: &Table, missing: impl Fn(String, String) -> DeviceError) -> Resul
     Err(missing(table.files.join(" or "), reason.unwrap_or_default()))
 }
 
-/// Where a library is looked for: the toolkit that the environment names, where the loader looks (None), the toolkit that this was built with,
-/// and where toolkits lie.
+/// Where a library is looked for: the toolkit that the environment names, where the loader looks
+/// (None), the toolkit that this was built with, and where toolkits lie.
 fn folders() -> Vec<Option<PathBuf>> {
     let libraries = |root: PathBuf| ["lib64", "lib"].map(|folder| Some(root.join(folder)));
-    let named = ["CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"].into_iter().filter_map(std::env::var_os);
+    let named = ["CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"]
+        .into_iter()
+        .filter_map(std::env::var_os);
     let built_with = option_env!("CUDA_PATH").into_iter().chain(["/usr/local/cuda"]);
     let named = named.flat_map(|root| libraries(root.into()));
     named.chain([None]).chain(built_with.flat_map(|root| libraries(root.into()))).collect()
 }
 
-/// For each library, whether it opens and has every function that is called: what a build can know of its calls without a GPU. NVRTC is
-/// asked to compile a kernel, too.
+/// For each library, whether it opens and has every function that is called: what a build can know
+/// of its calls without a GPU. NVRTC is asked to compile a kernel, too.
 pub fn survey() -> Vec<(String, Result<(), DeviceError>)> {
-    let missing = |library, reason| DeviceError::NoLibrary { device: Device::Cuda(0), library, reason };
+    let missing =
+        |library, reason| DeviceError::NoLibrary { device: Device::Cuda(0), library, reason };
     // They stay open: others may hold what they gave.
     let found = |table| load(table, missing).map(std::mem::forget);
     let compiles = load_nvrtc(missing).and_then(|nvrtc| {
@@ -195,11 +211,14 @@ fn compile_a_kernel(nvrtc: &Library) -> Result<(), DeviceError> {
         *const *const c_char,
     ) -> c_int;
     type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
-    let no_function =
-        |e: libloading::Error| DeviceError::NoFunction { library: "NVRTC".to_owned(), function: e.to_string() };
+    let no_function = |e: libloading::Error| DeviceError::NoFunction {
+        library: "NVRTC".to_owned(),
+        function: e.to_string(),
+    };
     let source = c"extern \"C\" __global__ void twice(float *x) { x[threadIdx.x] *= 2.0f; }";
     let (mut program, none) = (std::ptr::null_mut(), std::ptr::null());
-    // SAFETY: the functions' types in NVRTC's API; the source is a C string that outlives the calls, and there are no headers or options.
+    // SAFETY: the functions' types in NVRTC's API; the source is a C string that outlives the
+    // calls, and there are no headers or options.
     let result = unsafe {
         let create = nvrtc.get::<Create>(b"nvrtcCreateProgram").map_err(no_function)?;
         let compile = nvrtc.get::<Compile>(b"nvrtcCompileProgram").map_err(no_function)?;

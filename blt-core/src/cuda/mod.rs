@@ -1,7 +1,8 @@
 //! NVIDIA GPUs: opening one, and reading its errors.
 //!
-//! What a GPU computes is [`crate::reference`] over dfdx's `Cuda`. dfdx's kernels are compiled when it is built, for one compute capability;
-//! it compiles a few more with NVRTC when they are first used, from headers in the folder where it was built. Everything runs on one stream
+//! What a GPU computes is [`crate::reference`] over dfdx's `Cuda`. dfdx's kernels are compiled when
+//! it is built, for one compute capability; it compiles a few more with NVRTC when they are first
+//! used, from headers in the folder where it was built. Everything runs on one stream
 //! of the device, in order, and only reading a result waits for it.
 
 mod library;
@@ -30,7 +31,8 @@ thread_local! {
     static LAST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The GPU of a number. A thread opens it once, which takes a part of a second and runs a kernel of each kind.
+/// The GPU of a number. A thread opens it once, which takes a part of a second and runs a kernel of
+/// each kind.
 ///
 /// # Errors
 /// What keeps it from computing.
@@ -59,16 +61,19 @@ pub fn open(index: usize) -> Result<Cuda, DeviceError> {
         probe(&gpu)?;
         Ok(ManuallyDrop::into_inner(gpu))
     });
-    let gpu = gpu.unwrap_or_else(|panic| Err(text(&*panic).unwrap_or("a panic without a text").to_owned()));
-    let gpu = gpu.map_err(|reason| match reason.contains("CUDA_ERROR_UNSUPPORTED_PTX_VERSION") {
-        true => too_old,
-        false => named(device, reason),
-    })?;
+    let gpu = gpu
+        .unwrap_or_else(|panic| Err(text(&*panic).unwrap_or("a panic without a text").to_owned()));
+    let gpu =
+        gpu.map_err(|reason| match reason.contains("CUDA_ERROR_UNSUPPORTED_PTX_VERSION") {
+            true => too_old,
+            false => named(device, reason),
+        })?;
     OPEN.with_borrow_mut(|open| open.insert(index, ManuallyDrop::new(gpu.clone())));
     Ok(gpu)
 }
 
-/// Bytes of the GPU's memory that are free, and in all; what the driver keeps for later allocations counts as taken.
+/// Bytes of the GPU's memory that are free, and in all; what the driver keeps for later allocations
+/// counts as taken.
 ///
 /// # Errors
 /// If the GPU cannot be opened, or does not answer.
@@ -77,17 +82,21 @@ pub fn memory(index: usize) -> Result<(usize, usize), DeviceError> {
     let device = Device::Cuda(index);
     let libraries = library::open(device)?;
     let (mut free, mut total) = (0, 0);
-    // SAFETY: the function's type in CUDA's driver API; the GPU's context is current on this thread since it synchronised.
+    // SAFETY: the function's type in CUDA's driver API; the GPU's context is current on this thread
+    // since it synchronised.
     let result = unsafe {
-        let function =
-            function::<unsafe extern "C" fn(*mut usize, *mut usize) -> u32>(&libraries.driver, "cuMemGetInfo_v2")?;
+        let function = function::<unsafe extern "C" fn(*mut usize, *mut usize) -> u32>(
+            &libraries.driver,
+            "cuMemGetInfo_v2",
+        )?;
         function(&mut free, &mut total)
     };
     check(device, "cuMemGetInfo", result)?;
     Ok((free, total))
 }
 
-/// One operation of each kind of kernel: of cuBLAS, of dfdx's own, and of those that NVRTC compiles. Their results are for tests to judge.
+/// One operation of each kind of kernel: of cuBLAS, of dfdx's own, and of those that NVRTC
+/// compiles. Their results are for tests to judge.
 fn probe(gpu: &Cuda) -> Result<(), String> {
     let said = |e: dfdx::tensor::CudaError| e.to_string();
     let x = gpu.try_tensor_from_vec(vec![1f32, 2.0, 3.0, 4.0], (2usize, 2usize)).map_err(said)?;
@@ -99,7 +108,10 @@ fn probe(gpu: &Cuda) -> Result<(), String> {
 
 /// # Safety
 /// `F` must be the function's type.
-unsafe fn function<'a, F>(library: &'a Library, name: &str) -> Result<libloading::Symbol<'a, F>, DeviceError> {
+unsafe fn function<'a, F>(
+    library: &'a Library,
+    name: &str,
+) -> Result<libloading::Symbol<'a, F>, DeviceError> {
     // SAFETY: as the caller promises.
     let found = unsafe { library.get::<F>(name.as_bytes()) };
     found.map_err(|e| DeviceError::NoFunction { library: e.to_string(), function: name.to_owned() })
@@ -109,7 +121,9 @@ fn nvrtc_version(device: Device, nvrtc: &Library) -> Result<CudaVersion, DeviceE
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the function's type in NVRTC's API.
     let result = unsafe {
-        function::<unsafe extern "C" fn(*mut i32, *mut i32) -> u32>(nvrtc, "nvrtcVersion")?(&mut major, &mut minor)
+        function::<unsafe extern "C" fn(*mut i32, *mut i32) -> u32>(nvrtc, "nvrtcVersion")?(
+            &mut major, &mut minor,
+        )
     };
     check(device, "nvrtcVersion", result)?;
     Ok(CudaVersion(1000 * major.max(0) as u32 + 10 * minor.max(0) as u32))
@@ -117,9 +131,13 @@ fn nvrtc_version(device: Device, nvrtc: &Library) -> Result<CudaVersion, DeviceE
 
 fn driver_version(device: Device, driver: &Library) -> Result<CudaVersion, DeviceError> {
     let mut version = 0;
-    // SAFETY: the function's type in CUDA's driver API; it may be called before the driver is initialised.
-    let result =
-        unsafe { function::<unsafe extern "C" fn(*mut i32) -> u32>(driver, "cuDriverGetVersion")?(&mut version) };
+    // SAFETY: the function's type in CUDA's driver API; it may be called before the driver is
+    // initialised.
+    let result = unsafe {
+        function::<unsafe extern "C" fn(*mut i32) -> u32>(driver, "cuDriverGetVersion")?(
+            &mut version,
+        )
+    };
     check(device, "cuDriverGetVersion", result)?;
     Ok(CudaVersion(version.max(0) as u32))
 }
@@ -130,7 +148,10 @@ fn gpu_count(device: Device, driver: &Library) -> Result<usize, DeviceError> {
     unsafe {
         let initialised = function::<unsafe extern "C" fn(u32) -> u32>(driver, "cuInit")?(0);
         check(device, "cuInit", initialised)?;
-        let counted = function::<unsafe extern "C" fn(*mut i32) -> u32>(driver, "cuDeviceGetCount")?(&mut count);
+        let counted = function::<unsafe extern "C" fn(*mut i32) -> u32>(
+            driver,
+            "cuDeviceGetCount",
+        )?(&mut count);
         check(device, "cuDeviceGetCount", counted)?;
     }
     Ok(count.max(0) as usize)
@@ -171,7 +192,10 @@ fn named(device: Device, reason: String) -> DeviceError {
 
 /// What a panic says.
 fn text(payload: &dyn Any) -> Option<&str> {
-    payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied())
+    payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
 }
 
 /// The names that errors of the libraries begin with, as cudarc prints them.
@@ -182,12 +206,14 @@ fn of_device(text: &str) -> bool {
 /// See [`crate::device::failure`].
 pub fn failure(panic: &(dyn Any + Send)) -> Option<DeviceError> {
     let text = text(panic).filter(|text| of_device(text))?;
-    // `called `Result::unwrap()` on an `Err` value: Driver(DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"))`
+    // `called `Result::unwrap()` on an `Err` value: Driver(DriverError(CUDA_ERROR_OUT_OF_MEMORY,
+    // "out of memory"))`
     let reason = text.rsplit_once("value: ").map_or(text, |(_, error)| error);
     Some(named(Device::Cuda(LAST.get()), reason.to_owned()))
 }
 
-/// From now on a panic with an error of the device prints nothing: [`failure`] makes an error of it.
+/// From now on a panic with an error of the device prints nothing: [`failure`] makes an error of
+/// it.
 fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

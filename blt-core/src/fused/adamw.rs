@@ -1,9 +1,10 @@
 //! AdamW over flat parameters; tables read by rows are updated lazily, to the same bits.
 //!
-//! A step changes every row of a table, even those without a gradient: their moments decay, and they move by their
-//! momentum and weight decay. But nobody sees a row until it is read. So a step updates the rows that have a gradient
-//! and only notes its scalars for the others; a row is caught up, step by missed step with the arithmetic of the dense
-//! loop, when it is next read, updated or saved.
+//! A step changes every row of a table, even those without a gradient: their moments decay, and
+//! they move by their momentum and weight decay. But nobody sees a row until it is read. So a step
+//! updates the rows that have a gradient and only notes its scalars for the others; a row is caught
+//! up, step by missed step with the arithmetic of the dense loop, when it is next read, updated or
+//! saved.
 
 use super::buffer::Lasting;
 use super::loops::multiversion;
@@ -51,9 +52,13 @@ impl Scalars {
         }
     }
 
-    /// A row whose moments are zero and that has no gradient is only scaled: its update is `0 / eps`, exactly 0.
+    /// A row whose moments are zero and that has no gradient is only scaled: its update is `0 /
+    /// eps`, exactly 0.
     fn only_decays_at_rest(&self) -> bool {
-        self.eps > 0.0 && self.step_size.is_finite() && self.root_correction.is_finite() && self.grad_scale.is_finite()
+        self.eps > 0.0
+            && self.step_size.is_finite()
+            && self.root_correction.is_finite()
+            && self.grad_scale.is_finite()
     }
 
     /// The update of one element. No fused multiply-add: the bits are the same on every machine.
@@ -139,7 +144,10 @@ multiversion! {
 }
 
 /// First and second moments: zeros before the first step.
-pub(super) fn moments(kept: &mut Option<(Lasting, Lasting)>, len: usize) -> &mut (Lasting, Lasting) {
+pub(super) fn moments(
+    kept: &mut Option<(Lasting, Lasting)>,
+    len: usize,
+) -> &mut (Lasting, Lasting) {
     kept.get_or_insert_with(|| (Lasting::zeros(len), Lasting::zeros(len)))
 }
 
@@ -168,11 +176,13 @@ pub(super) fn update(param: &mut Param, step: &AdamWStep) {
             let [n_rows, cols] = param.shape;
             param.lag.seen.resize(n_rows, 0);
             let (stale, steps) = for_rows(param, rows);
-            stale.into_par_iter().zip(grad.par_chunks_exact(cols)).with_min_len(16).for_each(|(row, g)| {
-                replay_slice(row.p, row.m, row.v, &steps[*row.seen as usize..]);
-                update_slice(row.p, row.m, row.v, g, &scalars);
-                *row.seen = steps.len() as u32 + 1;
-            });
+            stale.into_par_iter().zip(grad.par_chunks_exact(cols)).with_min_len(16).for_each(
+                |(row, g)| {
+                    replay_slice(row.p, row.m, row.v, &steps[*row.seen as usize..]);
+                    update_slice(row.p, row.m, row.v, g, &scalars);
+                    *row.seen = steps.len() as u32 + 1;
+                },
+            );
             param.lag.steps.push(scalars);
         }
     }
@@ -221,7 +231,8 @@ pub(super) fn catch_up_rows(param: &mut Param, rows: &[u32]) {
         return;
     }
     let steps = param.lag.steps.len() as u32;
-    let mut stale: Vec<u32> = rows.iter().copied().filter(|&row| param.lag.seen[row as usize] < steps).collect();
+    let mut stale: Vec<u32> =
+        rows.iter().copied().filter(|&row| param.lag.seen[row as usize] < steps).collect();
     stale.par_sort_unstable();
     stale.dedup();
     replay_rows(param, &stale);
@@ -233,7 +244,8 @@ pub(super) fn catch_up(param: &mut Param) {
         return;
     }
     let steps = param.lag.steps.len() as u32;
-    let stale: Vec<u32> = (0..param.shape[0] as u32).filter(|&row| param.lag.seen[row as usize] < steps).collect();
+    let stale: Vec<u32> =
+        (0..param.shape[0] as u32).filter(|&row| param.lag.seen[row as usize] < steps).collect();
     replay_rows(param, &stale);
     param.lag = Lag::default();
 }
@@ -285,7 +297,8 @@ mod tests {
                 p[i] *= 1.0 - s.lr * s.weight_decay;
                 m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
                 v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
-                let (mh, vh) = (m[i] / (1.0 - s.beta1.powf(t as f64)), v[i] / (1.0 - s.beta2.powf(t as f64)));
+                let (mh, vh) =
+                    (m[i] / (1.0 - s.beta1.powf(t as f64)), v[i] / (1.0 - s.beta2.powf(t as f64)));
                 p[i] -= s.lr * mh / (vh.sqrt() + s.eps);
             }
         }
@@ -320,7 +333,8 @@ mod tests {
     }
 
     fn rows(most: usize) -> impl Strategy<Value = Vec<u32>> {
-        prop::collection::btree_set(0..ROWS as u32, 0..most).prop_map(|rows| rows.into_iter().collect())
+        prop::collection::btree_set(0..ROWS as u32, 0..most)
+            .prop_map(|rows| rows.into_iter().collect())
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -423,9 +437,10 @@ mod tests {
     fn norm_counts_every_element_once() {
         let grad = noise(3 * TASK + 5, 1);
         let want: f64 = grad.iter().map(|&g| g as f64 * g as f64).sum();
-        for grad in
-            [ParamGrad::Dense(grad.clone().into()), ParamGrad::Rows((0..grad.len() as u32).collect(), grad.into())]
-        {
+        for grad in [
+            ParamGrad::Dense(grad.clone().into()),
+            ParamGrad::Rows((0..grad.len() as u32).collect(), grad.into()),
+        ] {
             assert!((squared_norm(&grad) - want).abs() < 1e-9 * want);
         }
         assert_eq!(squared_norm(&ParamGrad::Dense(vec![].into())), 0.0);

@@ -1,13 +1,16 @@
-//! Windowed causal attention within spans, grouped heads, forward and backward, without a score matrix.
+//! Windowed causal attention within spans, grouped heads, forward and backward, without a score
+//! matrix.
 //!
-//! A task takes one head and some rows of one span, and walks tiles of queries over blocks of the keys that they see: an
-//! online softmax forward; backward, the probabilities again from the saved log-sum-exp. Scores
-//! stand transposed, `[keys][QUERIES]`: a vector holds a key's scores of sixteen queries, so that greatest scores, sums and
-//! scales are vectors too, and nothing is summed across one. Sixteen keys are a group, and a vector of queries passes over
-//! the groups that none of its queries sees: of a window of 512, one pair in 33 is computed for nothing.
+//! A task takes one head and some rows of one span, and walks tiles of queries over blocks of the
+//! keys that they see: an online softmax forward; backward, the probabilities again from the saved
+//! log-sum-exp. Scores stand transposed, `[keys][QUERIES]`: a vector holds a key's scores of
+//! sixteen queries, so that greatest scores, sums and scales are vectors too, and nothing is summed
+//! across one. Sixteen keys are a group, and a vector of queries passes over the groups that none
+//! of its queries sees: of a window of 512, one pair in 33 is computed for nothing.
 //!
-//! Tiles, blocks and groups are counted from the start of the span, so a span's numbers do not depend on what it is batched
-//! with, and a row's not on later rows (as long as those are finite: a later key's weight is zero, not absent).
+//! Tiles, blocks and groups are counted from the start of the span, so a span's numbers do not
+//! depend on what it is batched with, and a row's not on later rows (as long as those are finite: a
+//! later key's weight is zero, not absent).
 //!
 //! Scores are in units of log2: queries come scaled by `head_dim^-0.5 * log2(e)`.
 
@@ -21,7 +24,8 @@ use std::ops::Range;
 /// Queries of a tile: three vectors, so that a microkernel of eight rows fills the registers.
 const QUERIES: usize = 48;
 
-/// Keys of a group: each is one row of scores, and a vector of queries sees some of a group's keys, all or none.
+/// Keys of a group: each is one row of scores, and a vector of queries sees some of a group's keys,
+/// all or none.
 const GROUP: usize = LANES;
 
 /// Keys of a block: its scores stay in L1.
@@ -39,8 +43,8 @@ const TASK_KEYS: usize = 576;
 /// Stands for minus infinity where infinity would give NaN.
 const NEVER: f32 = -1e30;
 
-/// Which heads there are. Their queries, keys and values lie in planes, `[heads + 2 * kv_heads][n][head_dim]`: of the queries,
-/// then the keys, then the values.
+/// Which heads there are. Their queries, keys and values lie in planes, `[heads + 2 *
+/// kv_heads][n][head_dim]`: of the queries, then the keys, then the values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub heads: usize,
@@ -63,8 +67,9 @@ impl Layout {
     fn rows<'a>(&self, planes: &'a [f32], h: usize, span: Range<usize>) -> [&'a [f32]; 3] {
         let kv = self.heads + h / (self.heads / self.kv_heads);
         let size = planes.len() / self.planes();
-        [h, kv, kv + self.kv_heads]
-            .map(|plane| &planes[plane * size..][span.start * self.head_dim..span.end * self.head_dim])
+        [h, kv, kv + self.kv_heads].map(|plane| {
+            &planes[plane * size..][span.start * self.head_dim..span.end * self.head_dim]
+        })
     }
 }
 
@@ -81,7 +86,8 @@ const fn lcm(a: usize, b: usize) -> usize {
     a / x * b
 }
 
-/// A tile of queries, and which keys its vectors see. `start` and a block's first key are multiples of [`GROUP`].
+/// A tile of queries, and which keys its vectors see. `start` and a block's first key are multiples
+/// of [`GROUP`].
 #[derive(Clone, Copy)]
 struct Tile {
     start: usize,
@@ -123,10 +129,12 @@ impl Tile {
     #[inline(always)]
     fn sees_all(&self, v: usize, key: usize) -> bool {
         let first = self.start + v * LANES;
-        key + GROUP <= first + 1 && self.window.is_none_or(|window| key.saturating_add(window) > first + LANES - 1)
+        key + GROUP <= first + 1
+            && self.window.is_none_or(|window| key.saturating_add(window) > first + LANES - 1)
     }
 
-    /// Calls `f` with runs of a block's keys (from its start) and the vectors that see some key of each of their groups.
+    /// Calls `f` with runs of a block's keys (from its start) and the vectors that see some key of
+    /// each of their groups.
     fn runs(&self, block: usize, len: usize, mut f: impl FnMut(Range<usize>, Range<usize>)) {
         let whole = 0..len.next_multiple_of(GROUP);
         if (0..self.vectors).all(|v| self.keys_in(v, block, len) == whole) {
@@ -154,7 +162,14 @@ impl Tile {
 }
 
 /// Copies rows of `head_dim` elements, `stride` apart, to rows of `width`, zeros after them.
-fn pack_rows(level: Level, from: &[f32], stride: usize, head_dim: usize, to: &mut [f32], width: usize) {
+fn pack_rows(
+    level: Level,
+    from: &[f32],
+    stride: usize,
+    head_dim: usize,
+    to: &mut [f32],
+    width: usize,
+) {
     let rows = from.len().div_ceil(stride);
     copy_rows(level, (rows, head_dim), (from, stride), (to, width));
     if head_dim < width {
@@ -162,9 +177,17 @@ fn pack_rows(level: Level, from: &[f32], stride: usize, head_dim: usize, to: &mu
     }
 }
 
-/// `scores = keys @ queries` of a block's runs: `keys` `[keys][head_dim]` from the block's first on, `queries`
-/// `[head_dim][PANEL]`.
-fn score(level: Level, tile: &Tile, block: usize, len: usize, keys: &[f32], queries: &[f32], scores: &mut [f32]) {
+/// `scores = keys @ queries` of a block's runs: `keys` `[keys][head_dim]` from the block's first
+/// on, `queries` `[head_dim][PANEL]`.
+fn score(
+    level: Level,
+    tile: &Tile,
+    block: usize,
+    len: usize,
+    keys: &[f32],
+    queries: &[f32],
+    scores: &mut [f32],
+) {
     let head_dim = queries.len() / PANEL;
     tile.runs(block, len, |run, vectors| {
         let column = vectors.start * LANES;
@@ -175,9 +198,17 @@ fn score(level: Level, tile: &Tile, block: usize, len: usize, keys: &[f32], quer
     });
 }
 
-/// `sums [head_dim][QUERIES] += rows^T @ weights` of a block's runs: `rows` `[keys][head_dim]` from the block's first on,
-/// `weights` `[keys][QUERIES]`.
-fn gather(level: Level, tile: &Tile, block: usize, len: usize, rows: &[f32], weights: &[f32], sums: &mut [f32]) {
+/// `sums [head_dim][QUERIES] += rows^T @ weights` of a block's runs: `rows` `[keys][head_dim]` from
+/// the block's first on, `weights` `[keys][QUERIES]`.
+fn gather(
+    level: Level,
+    tile: &Tile,
+    block: usize,
+    len: usize,
+    rows: &[f32],
+    weights: &[f32],
+    sums: &mut [f32],
+) {
     let head_dim = sums.len() / QUERIES;
     tile.runs(block, len, |run, vectors| {
         let column = vectors.start * LANES;
@@ -297,8 +328,14 @@ kernel!(
     fn turn(columns: &[f32], scale: &[f32], rows: &mut [f32]) = turn_body
 );
 
-/// Attention over planes `qkv` ([`Layout`]): outputs `[heads, n, head_dim]` and log2-sum-exps `[heads, n]`.
-pub(crate) fn forward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout) -> (Buffer, Buffer) {
+/// Attention over planes `qkv` ([`Layout`]): outputs `[heads, n, head_dim]` and log2-sum-exps
+/// `[heads, n]`.
+pub(crate) fn forward(
+    level: Level,
+    qkv: &[f32],
+    offsets: &[usize],
+    layout: &Layout,
+) -> (Buffer, Buffer) {
     struct Task<'a> {
         head: usize,
         span: Range<usize>,
@@ -372,8 +409,8 @@ fn forward_task(
     }
 }
 
-/// Gradients of one head over some keys of a span: of those keys and values, and these keys' part of the gradients of the
-/// queries that see them. Positions count from the start of the span.
+/// Gradients of one head over some keys of a span: of those keys and values, and these keys' part
+/// of the gradients of the queries that see them. Positions count from the start of the span.
 struct Part {
     keys: Range<usize>,
     queries: Range<usize>,
@@ -405,19 +442,28 @@ pub(crate) struct Outputs<'a> {
 }
 
 /// The gradients of attention.
-pub(crate) fn backward(level: Level, qkv: &[f32], offsets: &[usize], layout: &Layout, outputs: &Outputs) -> Gradients {
+pub(crate) fn backward(
+    level: Level,
+    qkv: &[f32],
+    offsets: &[usize],
+    layout: &Layout,
+    outputs: &Outputs,
+) -> Gradients {
     let spans = offsets.len() - 1;
     let mut tasks = Vec::new();
     for slot in 0..layout.heads * spans {
         let len = offsets[slot % spans + 1] - offsets[slot % spans];
-        // With a window a task's queries reach at most a window past its keys; without one at most four tasks share a span,
-        // so that the parts of dq stay within a small multiple of dq. The shares show in how dq is summed, so they follow
-        // from the span alone.
+        // With a window a task's queries reach at most a window past its keys; without one at most
+        // four tasks share a span, so that the parts of dq stay within a small multiple of
+        // dq. The shares show in how dq is summed, so they follow from the span alone.
         let share = len.div_ceil(4).min(layout.window.unwrap_or(len)).max(TASK_KEYS);
         let size = even_share(len, share, lcm(QUERIES, KEYS_BACKWARD));
         for start in (0..len).step_by(size) {
             let keys = start..len.min(start + size);
-            let queries = start..layout.window.map_or(len, |window| len.min((keys.end - 1).saturating_add(window)));
+            let queries = start
+                ..layout
+                    .window
+                    .map_or(len, |window| len.min((keys.end - 1).saturating_add(window)));
             tasks.push((slot, keys, queries));
         }
     }
@@ -530,7 +576,8 @@ fn backward_task(
         let rows = dq_rows.len() / head_dim;
         let tile = Tile::new(layout, &(start..start + rows));
         let q = &q[start * head_dim..][..rows * head_dim];
-        let (at, stride) = ((span + start) * outputs.grad_stride + head * head_dim, outputs.grad_stride);
+        let (at, stride) =
+            ((span + start) * outputs.grad_stride + head * head_dim, outputs.grad_stride);
         let grad = &outputs.grad[at..][..(rows - 1) * stride + head_dim];
         let q_rows = if head_dim == width {
             q
@@ -545,7 +592,8 @@ fn backward_task(
         lse[..rows].copy_from_slice(&outputs.lse[head * n + span + start..][..rows]);
         lse[rows..].fill(0.0);
         deltas[rows..].fill(0.0);
-        for ((delta, out), grad) in deltas.iter_mut().zip(out.chunks_exact(head_dim)).zip(grad_rows.chunks_exact(width))
+        for ((delta, out), grad) in
+            deltas.iter_mut().zip(out.chunks_exact(head_dim)).zip(grad_rows.chunks_exact(width))
         {
             *delta = dot(out, &grad[..head_dim]);
         }
@@ -556,13 +604,19 @@ fn backward_task(
             score(level, &tile, block, len, &k[block * head_dim..], q_columns, scores);
             score(level, &tile, block, len, &v[block * head_dim..], grad_columns, score_grads);
             unsoften(level, &tile, block, len, scores, score_grads, lse, deltas);
-            // The softmax over one key is 1 whatever its score: rounding left here would become whole steps of Adam.
+            // The softmax over one key is 1 whatever its score: rounding left here would become
+            // whole steps of Adam.
             for q in (0..rows).filter(|q| layout.first_key(start + q) == start + q) {
-                score_grads[..len * QUERIES].iter_mut().skip(q).step_by(QUERIES).for_each(|g| *g = 0.0);
+                score_grads[..len * QUERIES]
+                    .iter_mut()
+                    .skip(q)
+                    .step_by(QUERIES)
+                    .for_each(|g| *g = 0.0);
             }
             tile.runs(block, len, |run, vectors| {
                 let (from, to) = (vectors.start * LANES, rows.min(vectors.end * LANES));
-                let (shape, at) = ((run.len(), width, to - from), (block - keys.start + run.start) * width);
+                let (shape, at) =
+                    ((run.len(), width, to - from), (block - keys.start + run.start) * width);
                 let sums = [(&*scores, &*grad_rows, &mut *dv), (&*score_grads, q_rows, &mut *dk)];
                 for (weights, rows, sums) in sums {
                     let weights = Left::strided(&weights[run.start * QUERIES + from..], QUERIES, 1);
@@ -581,8 +635,9 @@ fn backward_task(
 }
 
 impl Gradients {
-    /// Adds the gradients of some positions of span `span` to rows `row ..` of planes `[planes, rows, head_dim]`: of the queries,
-    /// `head_dim^0.5` too great, of the keys, `log2(e)` too great, and of the values.
+    /// Adds the gradients of some positions of span `span` to rows `row ..` of planes `[planes,
+    /// rows, head_dim]`: of the queries, `head_dim^0.5` too great, of the keys, `log2(e)` too
+    /// great, and of the values.
     pub fn add_rows(&self, span: usize, positions: Range<usize>, planes: &mut [f32], row: usize) {
         let (layout, spans) = (&self.layout, self.offsets.len() - 1);
         let (head_dim, size) = (layout.head_dim, planes.len() / layout.planes());
@@ -591,7 +646,8 @@ impl Gradients {
             let (start, end) = (positions.start.max(of.start), positions.end.min(of.end));
             if start < end {
                 let from = &from[(start - of.start) * head_dim..(end - of.start) * head_dim];
-                let to = &mut planes[plane * size + (row + start - positions.start) * head_dim..][..from.len()];
+                let to = &mut planes[plane * size + (row + start - positions.start) * head_dim..]
+                    [..from.len()];
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
             }
         };
@@ -625,11 +681,21 @@ mod tests {
     /// Rows `[planes, n, head_dim]` of one span.
     fn span_of(planes: &[f32], layout: &Layout, n: usize, span: &Range<usize>) -> Vec<f32> {
         let d = layout.head_dim;
-        planes.chunks_exact(n * d).flat_map(|plane| &plane[span.start * d..span.end * d]).copied().collect()
+        planes
+            .chunks_exact(n * d)
+            .flat_map(|plane| &plane[span.start * d..span.end * d])
+            .copied()
+            .collect()
     }
 
     /// Outputs, log-sum-exps and gradients row by row, as bits.
-    fn all(level: Level, qkv: &[f32], grad: &[f32], offsets: &[usize], layout: &Layout) -> Vec<Vec<u32>> {
+    fn all(
+        level: Level,
+        qkv: &[f32],
+        grad: &[f32],
+        offsets: &[usize],
+        layout: &Layout,
+    ) -> Vec<Vec<u32>> {
         poison();
         let (n, d) = (offsets[offsets.len() - 1], layout.head_dim);
         let (out, lse) = forward(level, qkv, offsets, layout);
@@ -672,8 +738,17 @@ mod tests {
                         let span = span[0]..span[1];
                         let width = heads * head_dim;
                         let grad = &grad[span.start * width..span.end * width];
-                        let alone = all(level, &span_of(&qkv, &layout, n, &span), grad, &[0, span.len()], &layout);
-                        assert!(alone.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()), "{span:?}");
+                        let alone = all(
+                            level,
+                            &span_of(&qkv, &layout, n, &span),
+                            grad,
+                            &[0, span.len()],
+                            &layout,
+                        );
+                        assert!(
+                            alone.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()),
+                            "{span:?}"
+                        );
                         assert_eq!(together[span.clone()], alone, "{level:?} {layout:?} {span:?}");
                     }
                 }

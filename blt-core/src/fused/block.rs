@@ -1,10 +1,12 @@
-//! A transformer block, `x += Attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x))`, forward and backward.
+//! A transformer block, `x += Attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x))`, forward and
+//! backward.
 //!
-//! Rows go through in tiles that stay in L2: norm, queries, keys, values and RoPE; then attention by heads and spans
-//! (see [`attention`]); then the output projection, norm, feed-forward and both residuals. Backward runs the same three
-//! stages from the end. Kept for it, beside the block's input: the rotated queries, keys and values, the attention's
-//! outputs and log-sum-exps, the sum after attention, and the two inputs of the SwiGLU product, which its gradients then
-//! overwrite. The norms and the product are computed again.
+//! Rows go through in tiles that stay in L2: norm, queries, keys, values and RoPE; then attention
+//! by heads and spans (see [`attention`]); then the output projection, norm, feed-forward and both
+//! residuals. Backward runs the same three stages from the end. Kept for it, beside the block's
+//! input: the rotated queries, keys and values, the attention's outputs and log-sum-exps, the sum
+//! after attention, and the two inputs of the SwiGLU product, which its gradients then overwrite.
+//! The norms and the product are computed again.
 
 use super::attention::{self, Layout};
 use super::buffer::{Buffer, Scratch};
@@ -12,8 +14,8 @@ use super::norm::{NormGrad, norm, norm_backward};
 use super::rope::{Table, rotate};
 use super::simd::{LANES, Level, Simd, kernel};
 use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, copy_rows, groups_in_turn, panels, put_rows, rows_left,
-    tiles_at_once, weight_grads,
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, copy_rows, groups_in_turn, panels,
+    put_rows, rows_left, tiles_at_once, weight_grads,
 };
 use super::weight::Weight;
 use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor, on_pool};
@@ -45,7 +47,10 @@ fn block_at(
     assert_eq!(x.cols, config.dim, "a block's input is [n, dim]");
     assert_eq!(offsets.last().copied().unwrap_or(0), x.rows, "offsets end at the number of rows");
     assert!(config.head_dim.is_multiple_of(2), "rotary embedding turns pairs");
-    assert!(config.heads.is_multiple_of(config.kv_heads), "each key/value head serves as many query heads");
+    assert!(
+        config.heads.is_multiple_of(config.kv_heads),
+        "each key/value head serves as many query heads"
+    );
     let (input, input_id) = (x.data.clone(), x.id);
     let block = Block::new(level, fused, offsets, params, config);
     let keep = fused.recording() && !fused.recompute.get();
@@ -54,7 +59,9 @@ fn block_at(
     if fused.recording() {
         fused.push(move |grads| {
             let Some(dy) = grads.take(y_id) else { return };
-            let saved = saved.or_else(|| block.forward(&input, true).1).expect("kept, or computed again to be kept");
+            let saved = saved
+                .or_else(|| block.forward(&input, true).1)
+                .expect("kept, or computed again to be kept");
             let dx = block.backward(&input, saved, dy, grads);
             grads.add(input_id, dx);
         });
@@ -69,7 +76,8 @@ struct Block {
     params: BlockParams,
     offsets: Vec<usize>,
     layout: Layout,
-    /// Where the planes begin in a row of the outputs of the three projections; each projection's start a panel.
+    /// Where the planes begin in a row of the outputs of the three projections; each projection's
+    /// start a panel.
     columns: Vec<usize>,
     /// Columns of such a row, in whole panels.
     width: usize,
@@ -85,26 +93,41 @@ struct Block {
     down: Weight,
 }
 
-/// What backward needs of forward. The sum after attention is computed again, which costs a fiftieth of a step and saves a ninth of this.
+/// What backward needs of forward. The sum after attention is computed again, which costs a
+/// fiftieth of a step and saves a ninth of this.
 struct Saved {
-    /// Rotated and scaled queries, rotated keys, values, in planes: `[layout.planes(), n, head_dim]`.
+    /// Rotated and scaled queries, rotated keys, values, in planes: `[layout.planes(), n,
+    /// head_dim]`.
     qkv: Buffer,
     /// `[heads, n, head_dim]`
     attended: Buffer,
     /// `[heads, n]`
     lse: Buffer,
-    /// Outputs of gate and up, a tile's panels after the other's: `[tiles][2 * panels(ffn)][ROWS][PANEL]`.
+    /// Outputs of gate and up, a tile's panels after the other's: `[tiles][2 *
+    /// panels(ffn)][ROWS][PANEL]`.
     gate_up: Buffer,
 }
 
 impl Block {
-    fn new(level: Level, fused: &Fused, offsets: &[usize], params: &BlockParams, config: &BlockConfig) -> Self {
-        let layout =
-            Layout { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, window: config.window };
-        let (q, kv) = (panels(config.heads * config.head_dim), panels(config.kv_heads * config.head_dim));
+    fn new(
+        level: Level,
+        fused: &Fused,
+        offsets: &[usize],
+        params: &BlockParams,
+        config: &BlockConfig,
+    ) -> Self {
+        let layout = Layout {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window: config.window,
+        };
+        let (q, kv) =
+            (panels(config.heads * config.head_dim), panels(config.kv_heads * config.head_dim));
         let parts = [(0, config.heads), (q, config.kv_heads), (q + kv, config.kv_heads)];
-        let columns =
-            parts.iter().flat_map(|(panel, heads)| (0..*heads).map(move |h| panel * PANEL + h * config.head_dim));
+        let columns = parts.iter().flat_map(|(panel, heads)| {
+            (0..*heads).map(move |h| panel * PANEL + h * config.head_dim)
+        });
         let longest = offsets.windows(2).map(|span| span[1] - span[0]).max().unwrap_or(0);
         Self {
             level,
@@ -141,7 +164,11 @@ impl Block {
     }
 
     /// The spans in which rows `first ..` lie, `rows` of them, and their positions there.
-    fn positions(&self, first: usize, rows: usize) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    fn positions(
+        &self,
+        first: usize,
+        rows: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         let mut span = self.offsets.partition_point(|offset| *offset <= first) - 1;
         let (mut at, end) = (first, first + rows);
         iter::from_fn(move || {
@@ -161,13 +188,15 @@ impl Block {
     fn forward(&self, x: &[f32], save: bool) -> (Buffer, Option<Saved>) {
         let qkv = self.project(x);
         let (attended, lse) = attention::forward(self.level, &qkv, &self.offsets, &self.layout);
-        // Without a backward pass these, three fifths of what lives at this point, go before the output comes.
+        // Without a backward pass these, three fifths of what lives at this point, go before the
+        // output comes.
         let kept = save.then_some((qkv, lse));
         let (y, gate_up) = self.feed_forward(x, &attended, save);
         (y, kept.map(|(qkv, lse)| Saved { qkv, attended, lse, gate_up }))
     }
 
-    /// Norm, the three projections, RoPE, and the queries' scale (in units of log2): `[layout.planes(), n, head_dim]`.
+    /// Norm, the three projections, RoPE, and the queries' scale (in units of log2):
+    /// `[layout.planes(), n, head_dim]`.
     fn project(&self, x: &[f32]) -> Buffer {
         let (level, dim, head_dim) = (self.level, self.config.dim, self.config.head_dim);
         let (q, kv, width) = (self.q_width(), self.kv_width(), self.width);
@@ -178,25 +207,38 @@ impl Block {
         // Of each tile of rows its part of every plane.
         let mut tiles: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(ROWS)).map(|_| Vec::new()).collect();
         for plane in qkv.chunks_mut((n * head_dim).max(1)) {
-            plane.chunks_mut(ROWS * head_dim).zip(&mut tiles).for_each(|(part, tile)| tile.push(part));
+            plane
+                .chunks_mut(ROWS * head_dim)
+                .zip(&mut tiles)
+                .for_each(|(part, tile)| tile.push(part));
         }
-        tiles.into_par_iter().zip(x.par_chunks(ROWS * dim)).enumerate().for_each(|(t, (planes, x))| {
-            let rows = x.len() / dim;
-            let mut normed = Scratch::new(panels(dim) * BLOCK);
-            let mut projected = Scratch::new(ROWS * width);
-            norm(level, x, &self.input_layernorm, self.config.eps, &mut normed);
-            weights.apply(level, rows, Left::tile(&normed), &mut projected, (width, PANEL), Into::Set);
-            let positions: Vec<usize> = self.positions(t * ROWS, rows).flat_map(|(_, positions)| positions).collect();
-            for (p, (plane, column)) in planes.into_iter().zip(&self.columns).enumerate() {
-                let from = (&projected[*column..], width);
-                if p >= self.config.heads + self.config.kv_heads {
-                    copy_rows(level, (rows, head_dim), from, (plane, head_dim));
-                    continue;
+        tiles.into_par_iter().zip(x.par_chunks(ROWS * dim)).enumerate().for_each(
+            |(t, (planes, x))| {
+                let rows = x.len() / dim;
+                let mut normed = Scratch::new(panels(dim) * BLOCK);
+                let mut projected = Scratch::new(ROWS * width);
+                norm(level, x, &self.input_layernorm, self.config.eps, &mut normed);
+                weights.apply(
+                    level,
+                    rows,
+                    Left::tile(&normed),
+                    &mut projected,
+                    (width, PANEL),
+                    Into::Set,
+                );
+                let positions: Vec<usize> =
+                    self.positions(t * ROWS, rows).flat_map(|(_, positions)| positions).collect();
+                for (p, (plane, column)) in planes.into_iter().zip(&self.columns).enumerate() {
+                    let from = (&projected[*column..], width);
+                    if p >= self.config.heads + self.config.kv_heads {
+                        copy_rows(level, (rows, head_dim), from, (plane, head_dim));
+                        continue;
+                    }
+                    let scale = if p < self.config.heads { scale } else { 1.0 };
+                    rotate(level, &self.table, &positions, from, plane, scale, 1.0);
                 }
-                let scale = if p < self.config.heads { scale } else { 1.0 };
-                rotate(level, &self.table, &positions, from, plane, scale, 1.0);
-            }
-        });
+            },
+        );
         qkv
     }
 
@@ -213,13 +255,15 @@ impl Block {
         }
     }
 
-    /// The sum after attention of a tile's rows: output projection and residual. `tile` holds the attention's outputs.
+    /// The sum after attention of a tile's rows: output projection and residual. `tile` holds the
+    /// attention's outputs.
     fn middle(&self, o: &Panels, tile: &[f32], x: &[f32], middle: &mut [f32]) {
         middle.copy_from_slice(x);
         o.apply_to_rows(self.level, tile, middle, self.config.dim);
     }
 
-    /// Output projection, residual, norm, SwiGLU, residual. Returns the output, and if they are kept the outputs of gate and up.
+    /// Output projection, residual, norm, SwiGLU, residual. Returns the output, and if they are
+    /// kept the outputs of gate and up.
     fn feed_forward(&self, x: &[f32], attended: &[f32], save: bool) -> (Buffer, Buffer) {
         let (level, dim, ffn) = (self.level, self.config.dim, self.config.ffn);
         let o = Panels::transposed(level, &[(&self.o, dim)], self.q_width());
@@ -269,7 +313,8 @@ impl Block {
         self.project_backward(x, dqkv, dmiddle, grads)
     }
 
-    /// Gradients of the sum after attention `[n, dim]` and of the attention's outputs `[n, panels(heads * head_dim) * PANEL]`.
+    /// Gradients of the sum after attention `[n, dim]` and of the attention's outputs `[n,
+    /// panels(heads * head_dim) * PANEL]`.
     fn feed_forward_backward(
         &self,
         x: &[f32],
@@ -304,28 +349,36 @@ impl Block {
         }
         let group = tiles_at_once();
         let inputs = dy.chunks(group * ROWS * dim).zip(x.chunks(group * ROWS * dim));
-        let outputs = dmiddle.chunks_mut(group * ROWS * dim).zip(dattended.chunks_mut(group * ROWS * q_stride));
+        let outputs = dmiddle
+            .chunks_mut(group * ROWS * dim)
+            .zip(dattended.chunks_mut(group * ROWS * q_stride));
         let kept = gate_up.chunks_mut(group * 2 * wide).zip(dnorm.groups(group));
         let groups = inputs.zip(outputs).zip(kept).zip((0..).step_by(group));
-        let groups = groups.map(|((((dy, x), (dmiddle, dattended)), (gate_up, dnorm)), first)| Group {
-            first,
-            dy,
-            x,
-            gate_up,
-            dmiddle,
-            dattended,
-            dnorm,
+        let groups = groups.map(|((((dy, x), (dmiddle, dattended)), (gate_up, dnorm)), first)| {
+            Group { first, dy, x, gate_up, dmiddle, dattended, dnorm }
         });
-        let held = || [wide, hidden, q_tile].map(|tile| Buffer::new(group.min(n.div_ceil(ROWS)) * tile));
+        let held =
+            || [wide, hidden, q_tile].map(|tile| Buffer::new(group.min(n.div_ceil(ROWS)) * tile));
         let tiles = |group: &mut Group, [products, normeds, attendeds]: &mut [Buffer; 3]| {
             let inputs = group.dy.par_chunks(ROWS * dim).zip(group.x.par_chunks(ROWS * dim));
-            let outputs = group.dmiddle.par_chunks_mut(ROWS * dim).zip(group.dattended.par_chunks_mut(ROWS * q_stride));
-            let held =
-                products.par_chunks_mut(wide).zip(normeds.par_chunks_mut(hidden)).zip(attendeds.par_chunks_mut(q_tile));
+            let outputs = group
+                .dmiddle
+                .par_chunks_mut(ROWS * dim)
+                .zip(group.dattended.par_chunks_mut(ROWS * q_stride));
+            let held = products
+                .par_chunks_mut(wide)
+                .zip(normeds.par_chunks_mut(hidden))
+                .zip(attendeds.par_chunks_mut(q_tile));
             let norms = group.dnorm.par_chunks_mut(dim).zip(group.gate_up.par_chunks_mut(2 * wide));
             let first = group.first;
             inputs.zip(outputs).zip(held.zip(norms)).enumerate().for_each(
-                |(t, (((dy, x), (dmiddle, dattended)), (((product, normed), attended_tile), (dnorm, gate_up))))| {
+                |(
+                    t,
+                    (
+                        ((dy, x), (dmiddle, dattended)),
+                        (((product, normed), attended_tile), (dnorm, gate_up)),
+                    ),
+                )| {
                     let rows = dy.len() / dim;
                     let mut grad = Scratch::new(hidden);
                     let mut dproduct = Scratch::new(wide);
@@ -377,7 +430,8 @@ impl Block {
         (dmiddle, dattended)
     }
 
-    /// The block's input's gradient, from that of the projections' outputs and, through the residual, `dmiddle`.
+    /// The block's input's gradient, from that of the projections' outputs and, through the
+    /// residual, `dmiddle`.
     fn project_backward(
         &self,
         x: &[f32],
@@ -426,7 +480,9 @@ impl Block {
                 if ![q, kv].iter().all(|width| width.is_multiple_of(PANEL)) {
                     packed.fill(0.0);
                 }
-                for (p, (plane, column)) in planes.chunks_exact(rows * head_dim).zip(&self.columns).enumerate() {
+                for (p, (plane, column)) in
+                    planes.chunks_exact(rows * head_dim).zip(&self.columns).enumerate()
+                {
                     if p >= self.config.heads + self.config.kv_heads {
                         put_rows(level, rows, plane, *column, packed);
                         continue;
@@ -439,7 +495,16 @@ impl Block {
                 weights.apply_tile(level, rows, packed, &mut grad, Into::Set);
                 norm(level, x, &self.input_layernorm, self.config.eps, normed);
                 let residual = Scratch::copy(dx);
-                norm_backward(level, x, &self.input_layernorm, self.config.eps, &grad, &residual, dx, dnorm);
+                norm_backward(
+                    level,
+                    x,
+                    &self.input_layernorm,
+                    self.config.eps,
+                    &grad,
+                    &residual,
+                    dx,
+                    dnorm,
+                );
             });
         };
         let of_weights = |group: &Group, [normeds, dqkvs]: &[Buffer; 2]| {
@@ -468,7 +533,8 @@ fn sigmoid<S: Simd>(s: S, gate: S::V) -> S::V {
 
 #[inline(always)]
 fn swiglu_body<S: Simd>(s: S, rows: usize, gate: &[f32], up: &[f32], product: &mut [f32]) {
-    let panels = gate.chunks_exact(BLOCK).zip(up.chunks_exact(BLOCK)).zip(product.chunks_exact_mut(BLOCK));
+    let panels =
+        gate.chunks_exact(BLOCK).zip(up.chunks_exact(BLOCK)).zip(product.chunks_exact_mut(BLOCK));
     for ((gate, up), product) in panels {
         let gate = gate[..rows * PANEL].as_chunks::<LANES>().0;
         let up = up.as_chunks::<LANES>().0;
@@ -494,10 +560,16 @@ fn swiglu_backward_body<S: Simd>(
     product: &mut [f32],
 ) {
     let both = gate.chunks_exact_mut(BLOCK).zip(up.chunks_exact_mut(BLOCK));
-    for ((gate, up), (dproduct, product)) in both.zip(dproduct.chunks_exact(BLOCK).zip(product.chunks_exact_mut(BLOCK)))
+    for ((gate, up), (dproduct, product)) in
+        both.zip(dproduct.chunks_exact(BLOCK).zip(product.chunks_exact_mut(BLOCK)))
     {
-        let both = gate[..rows * PANEL].as_chunks_mut::<LANES>().0.iter_mut().zip(up.as_chunks_mut::<LANES>().0);
-        let products = dproduct.as_chunks::<LANES>().0.iter().zip(product.as_chunks_mut::<LANES>().0);
+        let both = gate[..rows * PANEL]
+            .as_chunks_mut::<LANES>()
+            .0
+            .iter_mut()
+            .zip(up.as_chunks_mut::<LANES>().0);
+        let products =
+            dproduct.as_chunks::<LANES>().0.iter().zip(product.as_chunks_mut::<LANES>().0);
         for ((gate, up), (dproduct, product)) in both.zip(products) {
             let (g, u, d) = (s.load(gate), s.load(up), s.load(dproduct));
             let sigma = sigmoid(s, g);

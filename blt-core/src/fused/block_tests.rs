@@ -54,7 +54,9 @@ fn inputs(n: usize, c: &BlockConfig, seed: u64) -> Inputs {
 
 /// `x [n, cols] @ w^T`
 fn matmul(x: &[f64], w: &[f64], cols: usize) -> Vec<f64> {
-    x.chunks(cols).flat_map(|x| w.chunks(cols).map(move |w| x.iter().zip(w).map(|(x, w)| x * w).sum())).collect()
+    x.chunks(cols)
+        .flat_map(|x| w.chunks(cols).map(move |w| x.iter().zip(w).map(|(x, w)| x * w).sum()))
+        .collect()
 }
 
 fn rms(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
@@ -68,7 +70,8 @@ fn rms(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
 fn rope(x: &mut [f64], head_dim: usize, position: usize, theta: f64) {
     for head in x.chunks_mut(head_dim) {
         for (i, pair) in head.chunks_mut(2).enumerate() {
-            let (sin, cos) = (position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)).sin_cos();
+            let (sin, cos) =
+                (position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)).sin_cos();
             (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
         }
     }
@@ -91,7 +94,9 @@ fn oracle(inputs: &[Vec<f64>; 10], offsets: &[usize], c: &BlockConfig) -> Vec<f6
                 let kv = head / (c.heads / c.kv_heads);
                 let first = c.window.map_or(span[0], |w| span[0].max((i + 1).saturating_sub(w)));
                 let dot = |j: usize| {
-                    (0..d).map(|e| q[i * q_width + head * d + e] * k[j * kv_width + kv * d + e]).sum::<f64>()
+                    (0..d)
+                        .map(|e| q[i * q_width + head * d + e] * k[j * kv_width + kv * d + e])
+                        .sum::<f64>()
                 };
                 let scores: Vec<f64> = (first..=i).map(|j| dot(j) / (d as f64).sqrt()).collect();
                 let top = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -99,7 +104,8 @@ fn oracle(inputs: &[Vec<f64>; 10], offsets: &[usize], c: &BlockConfig) -> Vec<f6
                 let sum: f64 = powers.iter().sum();
                 for (j, p) in (first..=i).zip(&powers) {
                     for e in 0..d {
-                        attended[i * q_width + head * d + e] += p / sum * v[j * kv_width + kv * d + e];
+                        attended[i * q_width + head * d + e] +=
+                            p / sum * v[j * kv_width + kv * d + e];
                     }
                 }
             }
@@ -113,7 +119,13 @@ fn oracle(inputs: &[Vec<f64>; 10], offsets: &[usize], c: &BlockConfig) -> Vec<f6
 }
 
 /// Output and, from the output's gradient `dy`, all gradients.
-fn fused(level: Level, inputs: &Inputs, offsets: &[usize], c: &BlockConfig, dy: &[f32]) -> (Vec<f32>, Inputs) {
+fn fused(
+    level: Level,
+    inputs: &Inputs,
+    offsets: &[usize],
+    c: &BlockConfig,
+    dy: &[f32],
+) -> (Vec<f32>, Inputs) {
     let kept = fused_with(false, level, inputs, offsets, c, dy);
     let recomputed = fused_with(true, level, inputs, offsets, c, dy);
     assert!(kept == recomputed, "recomputing must not change a bit");
@@ -132,14 +144,20 @@ fn fused_with(
     let backend = Fused::new();
     backend.recompute(recompute);
     let shapes = shapes(n, c);
-    let ids: [ParamId; 9] = std::array::from_fn(|i| backend.add_param(shapes[i + 1], inputs[i + 1].clone(), false));
+    let ids: [ParamId; 9] =
+        std::array::from_fn(|i| backend.add_param(shapes[i + 1], inputs[i + 1].clone(), false));
     let [input_layernorm, q, k, v, o, post_attention_layernorm, gate, up, down] = ids;
-    let params = BlockParams { input_layernorm, q, k, v, o, post_attention_layernorm, gate, up, down };
+    let params =
+        BlockParams { input_layernorm, q, k, v, o, post_attention_layernorm, gate, up, down };
     let x = backend.constant(n, c.dim, inputs[0].clone());
     let silent = block_at(level, &backend, &x, offsets, &params, c);
     backend.record(true);
     let y = block_at(level, &backend, &x, offsets, &params, c);
-    assert_eq!(backend.to_host(&silent), backend.to_host(&y), "recording must not change the output");
+    assert_eq!(
+        backend.to_host(&silent),
+        backend.to_host(&y),
+        "recording must not change the output"
+    );
     let dx = {
         let mut params = backend.params.borrow_mut();
         let mut grads = Grads { values: Default::default(), params: &mut params };
@@ -157,8 +175,9 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// Values within 1e-5 of the oracle's (relative to the largest), and gradients along random directions and at random
-/// coordinates within 1e-5 of the oracle's differences (relative to the gradient's norm).
+/// Values within 1e-5 of the oracle's (relative to the largest), and gradients along random
+/// directions and at random coordinates within 1e-5 of the oracle's differences (relative to the
+/// gradient's norm).
 fn check(level: Level, offsets: &[usize], c: &BlockConfig, seed: u64) {
     let n = offsets[offsets.len() - 1];
     let inputs = inputs(n, c, seed);
@@ -183,8 +202,8 @@ fn check(level: Level, offsets: &[usize], c: &BlockConfig, seed: u64) {
     for which in 0..10 {
         let len = exact[which].len();
         assert_eq!(grads[which].len(), len);
-        // The gradients of queries and keys are differences that may cancel (wholly where a row sees one key); what they
-        // are differences of is as large as the values' gradient.
+        // The gradients of queries and keys are differences that may cancel (wholly where a row
+        // sees one key); what they are differences of is as large as the values' gradient.
         let size = |which: usize| norm(grads[which].iter().map(|g| *g as f64));
         let size = if which == 2 || which == 3 { size(which).max(size(4)) } else { size(which) };
         for trial in 0..if len == 0 { 0 } else { 4 } {
@@ -197,7 +216,8 @@ fn check(level: Level, offsets: &[usize], c: &BlockConfig, seed: u64) {
             };
             let got: f64 = grads[which].iter().zip(&direction).map(|(g, d)| *g as f64 * d).sum();
             let step = 1e-5;
-            let want = (loss(which, &direction, step) - loss(which, &direction, -step)) / (2.0 * step);
+            let want =
+                (loss(which, &direction, step) - loss(which, &direction, -step)) / (2.0 * step);
             let bound = 1e-5 * size * norm(direction.iter().copied()) + 1e-6;
             assert!(
                 (got - want).abs() <= bound,
@@ -280,7 +300,8 @@ fn bits_do_not_depend_on_the_batch() {
             let rows = span[0] * c.dim..span[1] * c.dim;
             let mut alone = all.clone();
             alone[0] = all[0][rows.clone()].to_vec();
-            let (y_alone, grads_alone) = fused(Level::best(), &alone, &[0, span[1] - span[0]], &c, &dy[rows.clone()]);
+            let (y_alone, grads_alone) =
+                fused(Level::best(), &alone, &[0, span[1] - span[0]], &c, &dy[rows.clone()]);
             assert_eq!(y[rows.clone()], y_alone, "{window:?} {span:?}");
             assert_eq!(grads[0][rows], grads_alone[0], "{window:?} {span:?}");
         }

@@ -1,4 +1,5 @@
-//! Memory that is used again: scratch of a thread, activations and gradients of a step; and memory that stays, for parameters and moments.
+//! Memory that is used again: scratch of a thread, activations and gradients of a step; and memory
+//! that stays, for parameters and moments.
 
 use memmap2::{MmapMut, MmapRaw};
 use std::cell::RefCell;
@@ -10,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Elements of a cache line.
 const LINE: usize = 16;
 
-/// A cache line. A vector register is as wide, and a load of one that lies in two lines costs two: products of buffers that the
-/// allocator placed (16 bytes past a line, mostly) ran at three quarters of their rate on an Intel machine.
+/// A cache line. A vector register is as wide, and a load of one that lies in two lines costs two:
+/// products of buffers that the allocator placed (16 bytes past a line, mostly) ran at three
+/// quarters of their rate on an Intel machine.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([f32; LINE]);
@@ -46,8 +48,8 @@ thread_local! {
     static FREE: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of the calling thread's, handed back when dropped, so that tasks do not ask the system for pages. Its
-/// contents are whatever was there.
+/// A buffer of the calling thread's, handed back when dropped, so that tasks do not ask the system
+/// for pages. Its contents are whatever was there.
 pub(crate) struct Scratch {
     data: Aligned,
     len: usize,
@@ -96,7 +98,8 @@ const REGION: usize = 1 << 26;
 /// Elements from which on a buffer lies in a region; the allocator is good at less.
 const LARGE: usize = 16 * PAGE;
 
-/// Memory mapped from the system, and which of its elements are free: whole pages, ascending, no two adjacent.
+/// Memory mapped from the system, and which of its elements are free: whole pages, ascending, no
+/// two adjacent.
 struct Region {
     map: Arc<MmapRaw>,
     free: Vec<Range<usize>>,
@@ -116,7 +119,8 @@ impl Region {
         Some(Self { map: Arc::new(map(len)?.into()), free: iter::once(0..len).collect() })
     }
 
-    /// The first free place, so that the pages in use stay few: a step frees in the reverse of its order.
+    /// The first free place, so that the pages in use stay few: a step frees in the reverse of its
+    /// order.
     fn take(&mut self, len: usize) -> Option<usize> {
         let at = self.free.iter().position(|free| free.len() >= len)?;
         let start = self.free[at].start;
@@ -144,17 +148,19 @@ static REGIONS: Mutex<Vec<Region>> = Mutex::new(Vec::new());
 /// Where a buffer's numbers are.
 enum Place {
     Heap(Aligned),
-    /// `start..start + len` of a region, `len` rounded up to pages: of this buffer alone until it is dropped.
+    /// `start..start + len` of a region, `len` rounded up to pages: of this buffer alone until it
+    /// is dropped.
     Region {
         map: Arc<MmapRaw>,
         start: usize,
     },
 }
 
-/// A large buffer out of regions of the process, handed back when dropped: an activation's pages are asked of the system in the
-/// first step, not in each (page faults were a sixth of a training step), and they hold little more than was once lent at a
-/// time (an allocator kept half as much again, and pages of one size beside pages of another a quarter). Its contents are
-/// whatever was there.
+/// A large buffer out of regions of the process, handed back when dropped: an activation's pages
+/// are asked of the system in the first step, not in each (page faults were a sixth of a training
+/// step), and they hold little more than was once lent at a time (an allocator kept half as much
+/// again, and pages of one size beside pages of another a quarter). Its contents are whatever was
+/// there.
 pub(crate) struct Buffer {
     place: Place,
     len: usize,
@@ -217,9 +223,12 @@ impl Deref for Buffer {
     fn deref(&self) -> &[f32] {
         match &self.place {
             Place::Heap(data) => data,
-            // SAFETY: `start..start + len` lies in the mapping, which `map` keeps; it is aligned (whole pages from a page's
-            // start), was zeros and has held f32s since, and is of this buffer alone until `drop` gives it back.
-            Place::Region { map, start } => unsafe { from_raw_parts(map.as_ptr().cast::<f32>().add(*start), self.len) },
+            // SAFETY: `start..start + len` lies in the mapping, which `map` keeps; it is aligned
+            // (whole pages from a page's start), was zeros and has held f32s since, and
+            // is of this buffer alone until `drop` gives it back.
+            Place::Region { map, start } => unsafe {
+                from_raw_parts(map.as_ptr().cast::<f32>().add(*start), self.len)
+            },
         }
     }
 }
@@ -247,8 +256,8 @@ impl Drop for Buffer {
     }
 }
 
-/// Numbers that stay as long as a model does: large ones in a mapping of their own, since what an allocator places beside them
-/// and keeps when it is freed adds up to a seventh of them.
+/// Numbers that stay as long as a model does: large ones in a mapping of their own, since what an
+/// allocator places beside them and keeps when it is freed adds up to a seventh of them.
 pub(crate) enum Lasting {
     Heap(Aligned),
     Mapped(MmapMut),

@@ -1,8 +1,9 @@
 //! Cross-attention between patch rows and byte rows.
 //!
-//! Both directions are one ragged attention: segment s's query rows see segment s's key rows alone. In the encoder a
-//! segment is a patch: k queries, a key for each byte. In the decoder it is the bytes that read one patch, and the
-//! patch's k keys; so the gradients of keys and values are sums over one segment, in order, and tasks share nothing.
+//! Both directions are one ragged attention: segment s's query rows see segment s's key rows alone.
+//! In the encoder a segment is a patch: k queries, a key for each byte. In the decoder it is the
+//! bytes that read one patch, and the patch's k keys; so the gradients of keys and values are sums
+//! over one segment, in order, and tasks share nothing.
 
 use super::buffer::{Buffer, Scratch};
 use super::loops::{axpy, dot, exp, multiversion};
@@ -10,8 +11,8 @@ use super::norm::{NormGrad, norm, norm_backward};
 use super::ragged::{split_by_groups, task_groups};
 use super::simd::Level;
 use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, groups_in_turn, panels, rows_left, tiles_at_once,
-    to_tile, weight_grads,
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, groups_in_turn, panels,
+    rows_left, tiles_at_once, to_tile, weight_grads,
 };
 use super::weight::Weight;
 use super::{Fused, Grads, on_pool};
@@ -29,7 +30,8 @@ struct Segments {
     queries: Vec<usize>,
     /// Its key rows, likewise.
     keys: Vec<usize>,
-    /// Every segment has one key: the softmax is 1, queries and keys are not computed and their gradients are zero.
+    /// Every segment has one key: the softmax is 1, queries and keys are not computed and their
+    /// gradients are zero.
     one_key: bool,
     /// Segments that one task computes.
     tasks: Vec<Range<usize>>,
@@ -43,7 +45,8 @@ impl Segments {
     }
 }
 
-/// Where heads lie in a row of queries, and in a row of keys and values: `[keys | values]`, or values alone.
+/// Where heads lie in a row of queries, and in a row of keys and values: `[keys | values]`, or
+/// values alone.
 #[derive(Clone, Copy)]
 struct Heads {
     heads: usize,
@@ -116,8 +119,8 @@ pub(super) fn decoder(
     cross(fused, x, kv, Segments::new(queries, keys, k == 1), order, params, config)
 }
 
-/// `2 x + o_proj(attn(q_proj(q_norm x), k_proj(k_norm memory), v_proj(k_norm memory)))`. Query row r is row
-/// `order[r]` of x.
+/// `2 x + o_proj(attn(q_proj(q_norm x), k_proj(k_norm memory), v_proj(k_norm memory)))`. Query row
+/// r is row `order[r]` of x.
 fn cross(
     fused: &Fused,
     x: &Tensor,
@@ -131,8 +134,15 @@ fn cross(
     let dim = config.dim;
     assert!(x.cols == dim && memory.cols == dim, "cross-attention is between rows of width {dim}");
     let kv_width = config.kv_heads * config.head_dim;
-    let (kv_stride, values) = if segments.one_key { (kv_width, 0) } else { (2 * kv_width, kv_width) };
-    let heads = Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim, kv_stride, values };
+    let (kv_stride, values) =
+        if segments.one_key { (kv_width, 0) } else { (2 * kv_width, kv_width) };
+    let heads = Heads {
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        kv_stride,
+        values,
+    };
     let layer = Layer {
         level: Level::best(),
         q_norm: fused.weight(params.q_norm),
@@ -160,7 +170,8 @@ fn cross(
     };
     let (y, out) = fused.output(x.rows, dim, y);
     if fused.recording() {
-        let (x_id, memory_id, memory, params) = (x.id, memory.id, memory.data.clone(), params.clone());
+        let (x_id, memory_id, memory, params) =
+            (x.id, memory.id, memory.data.clone(), params.clone());
         fused.push(move |grads| {
             let Some(dy) = grads.take(out) else { return };
             let dy = match &order {
@@ -214,7 +225,8 @@ struct Layer {
     segments: Segments,
 }
 
-/// What backward needs besides the inputs; the normalised inputs and the queries are computed again.
+/// What backward needs besides the inputs; the normalised inputs and the queries are computed
+/// again.
 struct Saved {
     /// `[nk, kv_stride]`
     kv: Buffer,
@@ -230,17 +242,26 @@ impl Layer {
         let kv = self.project(memory, &self.k_norm, &self.kv, heads.kv_stride);
 
         let mut attended = Buffer::zeros(x.len() / dim * width);
-        let parts = split_by_groups(&mut attended, &segments.tasks, |s| segments.queries[s] * width);
+        let parts =
+            split_by_groups(&mut attended, &segments.tasks, |s| segments.queries[s] * width);
         parts.into_par_iter().zip(&segments.tasks).for_each(|(mut part, task)| {
             let mut scratch = Vec::new();
             for s in task.clone() {
-                let (out, rest) = part.split_at_mut((segments.queries[s + 1] - segments.queries[s]) * width);
+                let (out, rest) =
+                    part.split_at_mut((segments.queries[s + 1] - segments.queries[s]) * width);
                 part = rest;
-                let kv = &kv[segments.keys[s] * heads.kv_stride..segments.keys[s + 1] * heads.kv_stride];
+                let kv =
+                    &kv[segments.keys[s] * heads.kv_stride..segments.keys[s + 1] * heads.kv_stride];
                 if segments.one_key {
                     spread_values(kv, heads, out);
                 } else {
-                    attend(&q[segments.queries[s] * width..][..out.len()], kv, heads, out, &mut scratch);
+                    attend(
+                        &q[segments.queries[s] * width..][..out.len()],
+                        kv,
+                        heads,
+                        out,
+                        &mut scratch,
+                    );
                 }
             }
         });
@@ -285,8 +306,9 @@ impl Layer {
         y
     }
 
-    /// From the gradient `dy` `[n, out]` of `project(x)`: its input's, to which `residual` times `along` is added, and the norm's. The
-    /// weight's rows from each column of `weights` on are a parameter of their own, `[out of it, dim]`, whose gradient is added to.
+    /// From the gradient `dy` `[n, out]` of `project(x)`: its input's, to which `residual` times
+    /// `along` is added, and the norm's. The weight's rows from each column of `weights` on are
+    /// a parameter of their own, `[out of it, dim]`, whose gradient is added to.
     fn project_backward(
         &self,
         x: &[f32],
@@ -342,7 +364,8 @@ impl Layer {
             let mut column = 0;
             let mut grads = Vec::new();
             for (dw, outputs) in &mut weights {
-                let dys = group.dy.chunks(ROWS * out).map(|dy| Left::strided(&dy[column..], out, 1));
+                let dys =
+                    group.dy.chunks(ROWS * out).map(|dy| Left::strided(&dy[column..], out, 1));
                 grads.push(WeightGrad::new(dw, dim, group.x.len() / dim, dys, normeds));
                 column += *outputs;
             }
@@ -373,25 +396,32 @@ impl Layer {
         let mut dkv = Buffer::zeros(kv.len());
         let q_at = |s: usize| segments.queries[s] * width;
         let kv_at = |s: usize| segments.keys[s] * stride;
-        let dq_parts = split_by_groups(&mut dq, &segments.tasks, |s| if segments.one_key { 0 } else { q_at(s) });
+        let dq_parts =
+            split_by_groups(
+                &mut dq,
+                &segments.tasks,
+                |s| if segments.one_key { 0 } else { q_at(s) },
+            );
         let dkv_parts = split_by_groups(&mut dkv, &segments.tasks, kv_at);
-        dq_parts.into_par_iter().zip(dkv_parts).zip(&segments.tasks).for_each(|((mut dq, mut dkv), task)| {
-            let mut scratch = Vec::new();
-            for s in task.clone() {
-                let (q_range, kv_range) = (q_at(s)..q_at(s + 1), kv_at(s)..kv_at(s + 1));
-                let (dkv_part, rest) = dkv.split_at_mut(kv_range.len());
-                dkv = rest;
-                let d_out = &d_attended[q_range.clone()];
-                if segments.one_key {
-                    spread_values_backward(d_out, heads, dkv_part);
-                    continue;
+        dq_parts.into_par_iter().zip(dkv_parts).zip(&segments.tasks).for_each(
+            |((mut dq, mut dkv), task)| {
+                let mut scratch = Vec::new();
+                for s in task.clone() {
+                    let (q_range, kv_range) = (q_at(s)..q_at(s + 1), kv_at(s)..kv_at(s + 1));
+                    let (dkv_part, rest) = dkv.split_at_mut(kv_range.len());
+                    dkv = rest;
+                    let d_out = &d_attended[q_range.clone()];
+                    if segments.one_key {
+                        spread_values_backward(d_out, heads, dkv_part);
+                        continue;
+                    }
+                    let (dq_part, rest) = dq.split_at_mut(q_range.len());
+                    dq = rest;
+                    let (q, out, kv) = (&q[q_range.clone()], &attended[q_range], &kv[kv_range]);
+                    attend_backward(q, kv, out, d_out, heads, dq_part, dkv_part, &mut scratch);
                 }
-                let (dq_part, rest) = dq.split_at_mut(q_range.len());
-                dq = rest;
-                let (q, out, kv) = (&q[q_range.clone()], &attended[q_range], &kv[kv_range]);
-                attend_backward(q, kv, out, d_out, heads, dq_part, dkv_part, &mut scratch);
-            }
-        });
+            },
+        );
         drop((d_attended, attended, q, kv));
 
         let dx = if segments.one_key {
@@ -403,9 +433,17 @@ impl Layer {
             dx.iter_mut().for_each(|d| *d *= 2.0);
             dx
         } else {
-            let (mut d_weight, mut d_norm) = (grads.take_dense(params.q), grads.take_dense(params.q_norm));
+            let (mut d_weight, mut d_norm) =
+                (grads.take_dense(params.q), grads.take_dense(params.q_norm));
             let weights = vec![(&mut d_weight[..], width)];
-            let dx = self.project_backward(x, (&self.q_norm, &self.q), &dq, (Some(&dy), 2.0), weights, &mut d_norm);
+            let dx = self.project_backward(
+                x,
+                (&self.q_norm, &self.q),
+                &dq,
+                (Some(&dy), 2.0),
+                weights,
+                &mut d_norm,
+            );
             grads.put_dense(params.q, d_weight);
             grads.put_dense(params.q_norm, d_norm);
             dx
@@ -414,16 +452,31 @@ impl Layer {
         let kv_width = heads.kv_width();
         let mut dk = (!segments.one_key).then(|| grads.take_dense(params.k));
         let (mut dv, mut d_norm) = (grads.take_dense(params.v), grads.take_dense(params.k_norm));
-        let weights = dk.as_deref_mut().into_iter().chain([&mut dv[..]]).map(|dw| (dw, kv_width)).collect();
-        let d_memory = self.project_backward(memory, (&self.k_norm, &self.kv), &dkv, (None, 0.0), weights, &mut d_norm);
+        let weights =
+            dk.as_deref_mut().into_iter().chain([&mut dv[..]]).map(|dw| (dw, kv_width)).collect();
+        let d_memory = self.project_backward(
+            memory,
+            (&self.k_norm, &self.kv),
+            &dkv,
+            (None, 0.0),
+            weights,
+            &mut d_norm,
+        );
         dk.into_iter().for_each(|dk| grads.put_dense(params.k, dk));
         grads.put_dense(params.v, dv);
         grads.put_dense(params.k_norm, d_norm);
         (dx, d_memory)
     }
 
-    /// Through the output projection: the gradient of `attended` from that of the output; adds the weight's.
-    fn output_backward(&self, attended: &[f32], dy: &[f32], params: &CrossParams, grads: &mut Grads) -> Buffer {
+    /// Through the output projection: the gradient of `attended` from that of the output; adds the
+    /// weight's.
+    fn output_backward(
+        &self,
+        attended: &[f32],
+        dy: &[f32],
+        params: &CrossParams,
+        grads: &mut Grads,
+    ) -> Buffer {
         let (level, dim, width) = (self.level, self.dim, self.heads.width());
         let n = dy.len() / dim;
         let stacked = Panels::stacked(&[(&self.o, dim)], width);
@@ -440,8 +493,10 @@ impl Layer {
         let groups = groups.map(|((dy, attended), d_attended)| Group { dy, attended, d_attended });
         let held = || Buffer::new(group.min(n.div_ceil(ROWS)) * tile);
         let tiles = |group: &mut Group, tiles: &mut Buffer| {
-            let inputs = group.dy.par_chunks(ROWS * dim).zip(group.attended.par_chunks(ROWS * width));
-            let outputs = group.d_attended.par_chunks_mut(ROWS * width).zip(tiles.par_chunks_mut(tile));
+            let inputs =
+                group.dy.par_chunks(ROWS * dim).zip(group.attended.par_chunks(ROWS * width));
+            let outputs =
+                group.d_attended.par_chunks_mut(ROWS * width).zip(tiles.par_chunks_mut(tile));
             inputs.zip(outputs).for_each(|((dy, attended), (d_attended, tile))| {
                 let rows = dy.len() / dim;
                 let mut from = Scratch::new(panels(dim) * BLOCK);
@@ -457,7 +512,10 @@ impl Layer {
         };
         let of_weight = |group: &Group, tiles: &Buffer| {
             let dys = group.dy.chunks(ROWS * dim).map(|dy| Left::strided(dy, dim, 1));
-            weight_grads(level, vec![WeightGrad::new(&mut d_o, width, group.dy.len() / dim, dys, tiles)]);
+            weight_grads(
+                level,
+                vec![WeightGrad::new(&mut d_o, width, group.dy.len() / dim, dys, tiles)],
+            );
         };
         groups_in_turn(groups, held, tiles, of_weight);
         grads.put_dense(params.o, d_o);
@@ -487,8 +545,9 @@ fn spread_values_backward(d_out: &[f32], heads: &Heads, d_values: &mut [f32]) {
 /// Query heads are padded to whole vectors of this many.
 const LANES: usize = 16;
 
-/// Attention probabilities of one query row `[heads * head_dim]` to all keys, `[keys, padded heads]`: heads lie side by
-/// side, so that the softmax needs no sum across a vector. `D` is the head dimension, 0 if it is none that is compiled for.
+/// Attention probabilities of one query row `[heads * head_dim]` to all keys, `[keys, padded
+/// heads]`: heads lie side by side, so that the softmax needs no sum across a vector. `D` is the
+/// head dimension, 0 if it is none that is compiled for.
 #[inline(always)]
 fn probabilities<const D: usize>(q: &[f32], kv: &[f32], heads: &Heads, p: &mut Vec<f32>) {
     let (d, stride) = (if D == 0 { heads.head_dim } else { D }, heads.kv_stride);
@@ -536,7 +595,13 @@ multiversion! {
 }
 
 #[inline(always)]
-fn attend_rows<const D: usize>(q: &[f32], kv: &[f32], heads: &Heads, out: &mut [f32], p: &mut Vec<f32>) {
+fn attend_rows<const D: usize>(
+    q: &[f32],
+    kv: &[f32],
+    heads: &Heads,
+    out: &mut [f32],
+    p: &mut Vec<f32>,
+) {
     let d = if D == 0 { heads.head_dim } else { D };
     let padded = heads.heads.next_multiple_of(LANES);
     for (q, out) in q.chunks_exact(heads.width()).zip(out.chunks_exact_mut(heads.width())) {
@@ -582,17 +647,23 @@ fn attend_rows_backward<const D: usize>(
     dkv: &mut [f32],
     p: &mut Vec<f32>,
 ) {
-    let (d, width, stride) = (if D == 0 { heads.head_dim } else { D }, heads.width(), heads.kv_stride);
+    let (d, width, stride) =
+        (if D == 0 { heads.head_dim } else { D }, heads.width(), heads.kv_stride);
     let scale = (d as f32).sqrt().recip();
     let padded = heads.heads.next_multiple_of(LANES);
     for row in (0..q.len()).step_by(width) {
         probabilities::<D>(&q[row..][..width], kv, heads, p);
         for h in 0..heads.heads {
             let ((key, value), at) = (heads.key_value_at(h), row + h * d);
-            let (q, out, d_out, dq) = (&q[at..][..d], &out[at..][..d], &d_out[at..][..d], &mut dq[at..][..d]);
-            // The mean of the probabilities' gradients is out . d_out; with one key the difference is exactly zero.
+            let (q, out, d_out, dq) =
+                (&q[at..][..d], &out[at..][..d], &d_out[at..][..d], &mut dq[at..][..d]);
+            // The mean of the probabilities' gradients is out . d_out; with one key the difference
+            // is exactly zero.
             let mean = dot(d_out, out);
-            for ((kv, dkv), p) in kv.chunks_exact(stride).zip(dkv.chunks_exact_mut(stride)).zip(p.chunks_exact(padded))
+            for ((kv, dkv), p) in kv
+                .chunks_exact(stride)
+                .zip(dkv.chunks_exact_mut(stride))
+                .zip(p.chunks_exact(padded))
             {
                 let ds = scale * (p[h] * (dot(d_out, &kv[value..][..d]) - mean));
                 axpy(ds, &kv[key..][..d], dq);
@@ -611,8 +682,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn patches(lengths: &[usize]) -> Patches {
-        let starts = lengths.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len))).collect();
-        Patches { starts, span_offsets: vec![0, lengths.len()], next_starts: vec![true], n_ids: lengths.iter().sum() }
+        let starts =
+            lengths.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len))).collect();
+        Patches {
+            starts,
+            span_offsets: vec![0, lengths.len()],
+            next_starts: vec![true],
+            n_ids: lengths.iter().sum(),
+        }
     }
 
     fn weights(c: &CrossConfig, seed: u64) -> Vec<Matrix> {
@@ -632,8 +709,14 @@ mod tests {
     }
 
     /// Dense attention with a mask, in f64: query row i sees key row j iff `visible(i, j)`.
-    fn meaning(at: &[Vec<f64>], c: &CrossConfig, visible: impl Fn(usize, usize) -> bool) -> Vec<f64> {
-        let [x, memory, q_norm, k_norm, q, k, v, o] = at else { panic!("two inputs and six parameters") };
+    fn meaning(
+        at: &[Vec<f64>],
+        c: &CrossConfig,
+        visible: impl Fn(usize, usize) -> bool,
+    ) -> Vec<f64> {
+        let [x, memory, q_norm, k_norm, q, k, v, o] = at else {
+            panic!("two inputs and six parameters")
+        };
         let (width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let q = linear(&rms_norm(x, q_norm, c.eps), q, c.dim);
         let normed = rms_norm(memory, k_norm, c.eps);
@@ -649,11 +732,13 @@ mod tests {
                         .map(|d| q[i * width + h * c.head_dim + d] * k[j * kv_width + kv_at + d])
                         .sum::<f64>()
                 };
-                let scores: Vec<f64> = seen.iter().map(|&j| (dot(j) / (c.head_dim as f64).sqrt()).exp()).collect();
+                let scores: Vec<f64> =
+                    seen.iter().map(|&j| (dot(j) / (c.head_dim as f64).sqrt()).exp()).collect();
                 let total: f64 = scores.iter().sum();
                 for (&j, score) in seen.iter().zip(&scores) {
                     for d in 0..c.head_dim {
-                        attended[i * width + h * c.head_dim + d] += score / total * v[j * kv_width + kv_at + d];
+                        attended[i * width + h * c.head_dim + d] +=
+                            score / total * v[j * kv_width + kv_at + d];
                     }
                 }
             }
@@ -663,8 +748,18 @@ mod tests {
 
     fn config() -> impl Strategy<Value = CrossConfig> {
         let heads = prop_oneof![Just((1, 1)), Just((2, 2)), Just((4, 2)), Just((6, 1))];
-        (prop_oneof![Just(8usize), Just(20)], heads, prop_oneof![Just(2usize), Just(5), Just(16), Just(32)])
-            .prop_map(|(dim, (heads, kv_heads), head_dim)| CrossConfig { dim, heads, kv_heads, head_dim, eps: 1e-5 })
+        (
+            prop_oneof![Just(8usize), Just(20)],
+            heads,
+            prop_oneof![Just(2usize), Just(5), Just(16), Just(32)],
+        )
+            .prop_map(|(dim, (heads, kv_heads), head_dim)| CrossConfig {
+                dim,
+                heads,
+                kv_heads,
+                head_dim,
+                eps: 1e-5,
+            })
     }
 
     fn lengths() -> impl Strategy<Value = Vec<usize>> {
@@ -723,8 +818,10 @@ mod tests {
         // The decoder by its short cut, and the encoder by the general way.
         for decode in [true, false] {
             let fused = Fused::new();
-            let ids: Vec<ParamId> =
-                weights(&c, 0).into_iter().map(|w| fused.add_param(w.shape, w.data, false)).collect();
+            let ids: Vec<ParamId> = weights(&c, 0)
+                .into_iter()
+                .map(|w| fused.add_param(w.shape, w.data, false))
+                .collect();
             fused.record(true);
             let (x, y) = (matrix(3, 16, 7), matrix(3, 16, 8));
             let (x, y) = (fused.constant(3, 16, x.data), fused.constant(3, 16, y.data));
@@ -748,7 +845,8 @@ mod tests {
         let c = CrossConfig { dim: 64, heads: 4, kv_heads: 2, head_dim: 16, eps: 1e-5 };
         let k = 2;
         let fused = Fused::new();
-        let ids: Vec<ParamId> = weights(&c, 0).into_iter().map(|w| fused.add_param(w.shape, w.data, false)).collect();
+        let ids: Vec<ParamId> =
+            weights(&c, 0).into_iter().map(|w| fused.add_param(w.shape, w.data, false)).collect();
         let spans = [vec![1, 4, 3], vec![1], vec![1, 300, 2, 2, 2, 9], vec![1, 1, 1]];
         let all: Vec<usize> = spans.concat();
         let (bytes, rows) = (matrix(all.iter().sum(), 64, 1), matrix(all.len() * k, 64, 2));
@@ -763,12 +861,14 @@ mod tests {
             fused.to_host(&decoder(&fused, &x, &kv, reads, k, &params(&ids), &c))
         };
         let owner = patches(&all).owner();
-        let (encoded, decoded) = (encode(&all, &rows.data, &bytes.data), decode(&owner, &rows.data, &bytes.data));
+        let (encoded, decoded) =
+            (encode(&all, &rows.data, &bytes.data), decode(&owner, &rows.data, &bytes.data));
         let (mut patch, mut byte) = (0, 0);
         for span in &spans {
             let (p, b) = (patch + span.len(), byte + span.iter().sum::<usize>());
             let (row_range, byte_range) = (patch * k * 64..p * k * 64, byte * 64..b * 64);
-            let (span_rows, span_bytes) = (&rows.data[row_range.clone()], &bytes.data[byte_range.clone()]);
+            let (span_rows, span_bytes) =
+                (&rows.data[row_range.clone()], &bytes.data[byte_range.clone()]);
             assert_eq!(bits(&encode(span, span_rows, span_bytes)), bits(&encoded[row_range]));
             let reads: Vec<u32> = owner[byte..b].iter().map(|o| o - patch as u32).collect();
             assert_eq!(bits(&decode(&reads, span_rows, span_bytes)), bits(&decoded[byte_range]));

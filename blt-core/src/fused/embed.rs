@@ -1,4 +1,5 @@
-//! Byte and hash n-gram embeddings: rolling hashes, a gather-sum forward, sorted segment sums backward.
+//! Byte and hash n-gram embeddings: rolling hashes, a gather-sum forward, sorted segment sums
+//! backward.
 
 use super::buffer::Buffer;
 use super::loops::multiversion;
@@ -12,7 +13,8 @@ use std::ops::Range;
 const BLOCK: usize = 256;
 /// Rows of the output that one task gathers.
 const TASK_ROWS: usize = 64;
-/// Terms summed before a partial sum is added to the total, which keeps the rounding error of a long sum small.
+/// Terms summed before a partial sum is added to the total, which keeps the rounding error of a
+/// long sum small.
 const PARTIAL: usize = 256;
 
 /// `h mod divisor`, floored, without a division.
@@ -28,30 +30,37 @@ struct FlooredModulo {
 impl FlooredModulo {
     fn new(divisor: usize) -> Self {
         let divisor = divisor as u64;
-        FlooredModulo { divisor, reciprocal: u64::MAX / divisor, shift: (divisor - (1 << 63) % divisor) % divisor }
+        FlooredModulo {
+            divisor,
+            reciprocal: u64::MAX / divisor,
+            shift: (divisor - (1 << 63) % divisor) % divisor,
+        }
     }
 
     #[inline(always)]
     fn of(self, h: u64) -> u32 {
         let unsigned = h ^ (1 << 63);
-        // The upper half of unsigned * reciprocal by products of 32 bits, of which SIMD has several at once, and of 64 none.
+        // The upper half of unsigned * reciprocal by products of 32 bits, of which SIMD has several
+        // at once, and of 64 none.
         let halves = |x: u64| (x >> 32, x & u32::MAX as u64);
         let ((high, low), (r_high, r_low)) = (halves(unsigned), halves(self.reciprocal));
         let (cross, middle) = (high * r_low, low * r_high + ((low * r_low) >> 32));
         // At most 2^64 - 1: (2^32 - 1)^2 + 2 (2^32 - 1).
         let middle = middle + (cross & u32::MAX as u64);
         let quotient = high * r_high + (cross >> 32) + (middle >> 32);
-        // Below 2 * divisor, then below 3 * divisor; a subtraction that would wrap yields the larger number.
+        // Below 2 * divisor, then below 3 * divisor; a subtraction that would wrap yields the
+        // larger number.
         let r = unsigned.wrapping_sub(quotient.wrapping_mul(self.divisor)).wrapping_add(self.shift);
         let r = r.min(r.wrapping_sub(self.divisor));
         r.min(r.wrapping_sub(self.divisor)) as u32
     }
 }
 
-/// The rows that hash n-gram embedding reads, `[n, tables]`: the numbers of [`crate::hash::hash_ids`], fast.
+/// The rows that hash n-gram embedding reads, `[n, tables]`: the numbers of
+/// [`crate::hash::hash_ids`], fast.
 ///
-/// `h_(m+1)(i) = prime * h_m(i) + id[i - m]`, so every size costs one multiplication more than the one before it, and
-/// no window is ever copied.
+/// `h_(m+1)(i) = prime * h_m(i) + id[i - m]`, so every size costs one multiplication more than the
+/// one before it, and no window is ever copied.
 ///
 /// # Panics
 /// If `config` has more functions than there are primes, an empty table, or more than 2^32 rows.
@@ -62,11 +71,20 @@ pub fn rolling_hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> 
 }
 
 /// [`rolling_hash_ids`] of the ids in `range` alone, `[range.len(), tables]`.
-fn hash_range(ids: &[u16], offsets: &[usize], range: Range<usize>, config: &HashConfig, rows: &mut [u32]) {
+fn hash_range(
+    ids: &[u16],
+    offsets: &[usize],
+    range: Range<usize>,
+    config: &HashConfig,
+    rows: &mut [u32],
+) {
     let tables = config.functions * config.sizes.len();
     let Some(&longest) = config.sizes.iter().max() else { return };
     assert!(config.functions <= HASH_PRIMES.len(), "at most {} hash functions", HASH_PRIMES.len());
-    assert!(config.vocab > 0 && tables * config.vocab <= u32::MAX as usize, "hash tables have 1 to 2^32 rows");
+    assert!(
+        config.vocab > 0 && tables * config.vocab <= u32::MAX as usize,
+        "hash tables have 1 to 2^32 rows"
+    );
     let modulo = FlooredModulo::new(config.vocab);
     let mut start = range.start;
     let mut span = offsets.partition_point(|&o| o <= start).saturating_sub(1);
@@ -145,17 +163,22 @@ pub(super) fn embed(
     let mut params = fused.params.borrow_mut();
     adamw::catch_up_rows(&mut params[tokens.0], &token_rows);
     if let Some((table, _)) = hash {
-        assert_eq!(params[table.0].shape[1], dim, "the hash tables are as wide as the byte embedding");
+        assert_eq!(
+            params[table.0].shape[1], dim,
+            "the hash tables are as wide as the byte embedding"
+        );
         adamw::catch_up_rows(&mut params[table.0], &hash_rows);
     }
     let token_table = params[tokens.0].data.table();
     let hash_table = hash.map_or(Table::F32(&[]), |(table, _)| params[table.0].data.table());
     let mut y = Buffer::new(n * dim);
     let token_rows_of = token_rows.par_chunks(TASK_ROWS);
-    y.par_chunks_mut((TASK_ROWS * dim).max(1)).zip(token_rows_of).enumerate().for_each(|(task, (y, token_rows))| {
-        let hash_rows = &hash_rows[task * TASK_ROWS * tables..][..token_rows.len() * tables];
-        gather_sum(token_table, token_rows, hash_table, hash_rows, dim, y);
-    });
+    y.par_chunks_mut((TASK_ROWS * dim).max(1)).zip(token_rows_of).enumerate().for_each(
+        |(task, (y, token_rows))| {
+            let hash_rows = &hash_rows[task * TASK_ROWS * tables..][..token_rows.len() * tables];
+            gather_sum(token_table, token_rows, hash_table, hash_rows, dim, y);
+        },
+    );
     drop(params);
 
     let (y, out) = fused.output(n, dim, y);
@@ -194,7 +217,14 @@ fn add_into(sum: &mut [f32], x: &[f32]) {
 }
 
 /// Adds `dy[i]` to the gradient of row `rows[i * tables + t]` for all i and t.
-fn add_gradient(grads: &mut Grads, id: ParamId, rows: &[u32], tables: usize, dy: &[f32], dim: usize) {
+fn add_gradient(
+    grads: &mut Grads,
+    id: ParamId,
+    rows: &[u32],
+    tables: usize,
+    dy: &[f32],
+    dim: usize,
+) {
     let (touched, sums) = segment_sums(rows, tables, dy, dim);
     let param: &Param = &grads.params[id.0];
     if param.by_rows && !matches!(param.grad, Some(ParamGrad::Dense(_))) {
@@ -207,11 +237,15 @@ fn add_gradient(grads: &mut Grads, id: ParamId, rows: &[u32], tables: usize, dy:
     }
 }
 
-/// Sums `dy` by row: the rows that occur, ascending, and for each the sum of `dy[i]` over the ids that read it, in the
-/// order of i. No atomics: (row, i) pairs are sorted, and each row's run is summed by one task.
+/// Sums `dy` by row: the rows that occur, ascending, and for each the sum of `dy[i]` over the ids
+/// that read it, in the order of i. No atomics: (row, i) pairs are sorted, and each row's run is
+/// summed by one task.
 fn segment_sums(rows: &[u32], tables: usize, dy: &[f32], dim: usize) -> (Vec<u32>, Buffer) {
-    let mut pairs: Vec<u64> =
-        rows.par_iter().enumerate().map(|(at, &row)| (row as u64) << 32 | (at / tables) as u64).collect();
+    let mut pairs: Vec<u64> = rows
+        .par_iter()
+        .enumerate()
+        .map(|(at, &row)| (row as u64) << 32 | (at / tables) as u64)
+        .collect();
     pairs.par_sort_unstable();
     let row_of = |pair: u64| (pair >> 32) as u32;
     let segments: Vec<&[u64]> = pairs.chunk_by(|&a, &b| row_of(a) == row_of(b)).collect();
@@ -245,7 +279,13 @@ multiversion! {
 }
 
 /// The sum of two gradients by rows, each ascending and without repeats; so is the result.
-pub(super) fn merge_rows(rows_a: Vec<u32>, a: Buffer, rows_b: Vec<u32>, b: Buffer, cols: usize) -> ParamGrad {
+pub(super) fn merge_rows(
+    rows_a: Vec<u32>,
+    a: Buffer,
+    rows_b: Vec<u32>,
+    b: Buffer,
+    cols: usize,
+) -> ParamGrad {
     let mut rows = Vec::with_capacity(rows_a.len() + rows_b.len());
     let mut sum = Vec::with_capacity(a.len() + b.len());
     let (mut i, mut j) = (0, 0);
@@ -254,7 +294,9 @@ pub(super) fn merge_rows(rows_a: Vec<u32>, a: Buffer, rows_b: Vec<u32>, b: Buffe
         let take_b = i == rows_a.len() || j < rows_b.len() && rows_b[j] <= rows_a[i];
         let (x, y) = (a.get(i * cols..(i + 1) * cols), b.get(j * cols..(j + 1) * cols));
         match (take_a, take_b) {
-            (true, true) => sum.extend(x.unwrap_or_default().iter().zip(y.unwrap_or_default()).map(|(x, y)| x + y)),
+            (true, true) => sum.extend(
+                x.unwrap_or_default().iter().zip(y.unwrap_or_default()).map(|(x, y)| x + y),
+            ),
             (true, false) => sum.extend_from_slice(x.unwrap_or_default()),
             _ => sum.extend_from_slice(y.unwrap_or_default()),
         }
@@ -274,12 +316,13 @@ mod tests {
 
     /// Span lengths, and ids to fill them.
     fn spans() -> impl Strategy<Value = (Vec<usize>, Vec<u16>)> {
-        prop::collection::vec(prop_oneof![Just(1usize), 1usize..9, 60usize..200], 0..5).prop_flat_map(|lengths| {
-            let mut offsets = vec![0];
-            lengths.iter().for_each(|len| offsets.push(offsets[offsets.len() - 1] + len));
-            let n = offsets[offsets.len() - 1];
-            (Just(offsets), prop::collection::vec(0u16..260, n..=n))
-        })
+        prop::collection::vec(prop_oneof![Just(1usize), 1usize..9, 60usize..200], 0..5)
+            .prop_flat_map(|lengths| {
+                let mut offsets = vec![0];
+                lengths.iter().for_each(|len| offsets.push(offsets[offsets.len() - 1] + len));
+                let n = offsets[offsets.len() - 1];
+                (Just(offsets), prop::collection::vec(0u16..260, n..=n))
+            })
     }
 
     proptest! {
@@ -321,14 +364,22 @@ mod tests {
         }
     }
 
-    fn meaning(ids: &[u16], offsets: &[usize], config: &HashConfig, dim: usize, at: &[Vec<f64>]) -> Vec<f64> {
+    fn meaning(
+        ids: &[u16],
+        offsets: &[usize],
+        config: &HashConfig,
+        dim: usize,
+        at: &[Vec<f64>],
+    ) -> Vec<f64> {
         let rows = hash_ids(ids, offsets, config);
         let tables = config.functions * config.sizes.len();
         let mut y = vec![0.0; ids.len() * dim];
         for i in 0..ids.len() {
             for c in 0..dim {
                 y[i * dim + c] = at[0][ids[i] as usize * dim + c]
-                    + (0..tables).map(|t| at[1][rows[i * tables + t] as usize * dim + c]).sum::<f64>();
+                    + (0..tables)
+                        .map(|t| at[1][rows[i * tables + t] as usize * dim + c])
+                        .sum::<f64>();
             }
         }
         y
@@ -376,7 +427,10 @@ mod tests {
         };
         let all = run(&ids, &[0, 1, 130, 300]);
         for span in [0..1, 1..130, 130..300] {
-            assert_eq!(bits(&run(&ids[span.clone()], &[0, span.len()])), bits(&all[span.start * 24..span.end * 24]));
+            assert_eq!(
+                bits(&run(&ids[span.clone()], &[0, span.len()])),
+                bits(&all[span.start * 24..span.end * 24])
+            );
         }
     }
 }

@@ -1,27 +1,33 @@
-//! Matrix products over row-major `f32` slices: a checked wrapper of the `gemm` crate whose bits are reproducible.
+//! Matrix products over row-major `f32` slices: a checked wrapper of the `gemm` crate whose bits
+//! are reproducible.
 //!
-//! `c = alpha * a @ b` or `c += alpha * a @ b`, where a transposed operand is a [`Mat::t`] view, so `A @ B^T` is
-//! `serial(1.0, a, b.t(), c, Write::Set)` and `A^T @ B` is `serial(1.0, a.t(), b, c, Write::Set)`.
+//! `c = alpha * a @ b` or `c += alpha * a @ b`, where a transposed operand is a [`Mat::t`] view, so
+//! `A @ B^T` is `serial(1.0, a, b.t(), c, Write::Set)` and `A^T @ B` is `serial(1.0, a.t(), b, c,
+//! Write::Set)`.
 //!
-//! Every element of `c` is the sum over k in ascending order, in chunks of [`K_CHUNK`]: the bits of a row do not depend
-//! on how many rows there are, on the tile it falls into, or on the number of threads. The crate alone does not promise
-//! that (a product with few rows takes a dot-product kernel, and the depth of its blocks depends on the shape), so
-//! narrow products are padded and deep ones cut here; the tests hold it.
+//! Every element of `c` is the sum over k in ascending order, in chunks of [`K_CHUNK`]: the bits of
+//! a row do not depend on how many rows there are, on the tile it falls into, or on the number of
+//! threads. The crate alone does not promise that (a product with few rows takes a dot-product
+//! kernel, and the depth of its blocks depends on the shape), so narrow products are padded and
+//! deep ones cut here; the tests hold it.
 
 use super::buffer::Buffer;
 use super::simd::Level;
 use super::tile::copy_rows;
 use rayon::prelude::*;
 
-/// Rows of `c` that one task of [`parallel`] computes: enough to reuse the packed other operand, few enough to share out.
+/// Rows of `c` that one task of [`parallel`] computes: enough to reuse the packed other operand,
+/// few enough to share out.
 pub(crate) const ROW_TILE: usize = 128;
 
-/// Products with fewer rows or columns are padded to these: where `c` has at most 256 elements the crate sums by dot
-/// products, and a single row or column is a matrix-vector product, both with other bits.
+/// Products with fewer rows or columns are padded to these: where `c` has at most 256 elements the
+/// crate sums by dot products, and a single row or column is a matrix-vector product, both with
+/// other bits.
 const MIN_ROWS: usize = 16;
 const MIN_COLS: usize = 17;
 
-/// Depth summed in one go. At most 512, where the crate's own blocking would begin to depend on the shape.
+/// Depth summed in one go. At most 512, where the crate's own blocking would begin to depend on the
+/// shape.
 const K_CHUNK: usize = 512;
 
 /// Below this many multiply-adds a product is computed by one thread.
@@ -63,7 +69,8 @@ impl<'a> Mat<'a> {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// A row-major matrix whose rows start `stride` elements apart (a band of columns of a wider matrix).
+    /// A row-major matrix whose rows start `stride` elements apart (a band of columns of a wider
+    /// matrix).
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(stride >= cols, "rows of {cols} columns do not fit a stride of {stride}");
         let need = extent(rows, cols, stride);
@@ -77,13 +84,23 @@ impl<'a> Mat<'a> {
 
     /// The transpose, without moving anything.
     pub fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
     }
 
     /// Rows `start .. start + count`.
     fn row_band(self, start: usize, count: usize) -> Self {
         debug_assert!(start + count <= self.rows);
-        Self { data: &self.data[(start * self.row_stride).min(self.data.len())..], rows: count, ..self }
+        Self {
+            data: &self.data[(start * self.row_stride).min(self.data.len())..],
+            rows: count,
+            ..self
+        }
     }
 
     /// Columns `start .. start + count`.
@@ -187,8 +204,9 @@ fn product(alpha: f32, a: Mat, b: Mat, c: MatMut, add: bool) {
     if c.rows == 0 || c.cols == 0 {
         return;
     }
-    // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) lies in its slice, `check` that the
-    // shapes agree, and c is borrowed mutably, so it overlaps neither operand.
+    // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) lies in its
+    // slice, `check` that the shapes agree, and c is borrowed mutably, so it overlaps neither
+    // operand.
     unsafe {
         gemm::gemm(
             c.rows,
@@ -226,12 +244,18 @@ pub(crate) fn parallel(alpha: f32, a: Mat, b: Mat, c: MatMut, write: Write) {
     let need = extent(rows, cols, stride);
     c.data[..need].par_chunks_mut(tile * stride).enumerate().for_each(|(t, band)| {
         let count = tile.min(rows - t * tile);
-        serial(alpha, a.row_band(t * tile, count), b, MatMut::strided(band, count, cols, stride), write);
+        serial(
+            alpha,
+            a.row_band(t * tile, count),
+            b,
+            MatMut::strided(band, count, cols, stride),
+            write,
+        );
     });
 }
 
-/// The best rate of large `f32` products that this machine was seen to reach now, on rayon's threads, in FLOP/s: what shares of the
-/// machine are measured against. Takes about a second.
+/// The best rate of large `f32` products that this machine was seen to reach now, on rayon's
+/// threads, in FLOP/s: what shares of the machine are measured against. Takes about a second.
 pub(crate) fn machine_rate() -> f64 {
     let rate = |n: usize| {
         let filled = |value| {
@@ -243,7 +267,13 @@ pub(crate) fn machine_rate() -> f64 {
         let mut best = 0.0f64;
         for _ in 0..8 {
             let started = std::time::Instant::now();
-            parallel(1.0, Mat::new(&a, n, n), Mat::new(&b, n, n), MatMut::new(&mut c, n, n), Write::Set);
+            parallel(
+                1.0,
+                Mat::new(&a, n, n),
+                Mat::new(&b, n, n),
+                MatMut::new(&mut c, n, n),
+                Write::Set,
+            );
             best = best.max(2.0 * (n as f64).powi(3) / started.elapsed().as_secs_f64());
         }
         std::hint::black_box(c);
@@ -276,7 +306,8 @@ mod tests {
                     sum += a.data[i * a.row_stride + k * a.col_stride] as f64
                         * b.data[k * b.row_stride + j * b.col_stride] as f64;
                 }
-                out[i * b.cols + j] = alpha * sum + if write == Write::Add { c[i * b.cols + j] as f64 } else { 0.0 };
+                out[i * b.cols + j] =
+                    alpha * sum + if write == Write::Add { c[i * b.cols + j] as f64 } else { 0.0 };
             }
         }
         out
@@ -333,8 +364,9 @@ mod tests {
         );
         for i in 0..20 {
             for j in 0..40 {
-                let want: f64 =
-                    (0..8).map(|k| a[i * 10 + k] as f64 * b.get(j * 12 + k).map_or(0.0, |x| *x as f64)).sum();
+                let want: f64 = (0..8)
+                    .map(|k| a[i * 10 + k] as f64 * b.get(j * 12 + k).map_or(0.0, |x| *x as f64))
+                    .sum();
                 assert!((c[i * 40 + j] as f64 - if j < 30 { want } else { 7.0 }).abs() < 1e-5);
             }
         }
@@ -376,7 +408,13 @@ mod tests {
                     (0, 299),
                 ] {
                     let mut few = start[first * n..][..count * n].to_vec();
-                    serial(1.0, Mat::new(&a[first * k..], count, k), b, MatMut::new(&mut few, count, n), Write::Add);
+                    serial(
+                        1.0,
+                        Mat::new(&a[first * k..], count, k),
+                        b,
+                        MatMut::new(&mut few, count, n),
+                        Write::Add,
+                    );
                     assert!(
                         few.iter().zip(&all[first * n..]).all(|(x, y)| x.to_bits() == y.to_bits()),
                         "{count} rows at {first}, n {n} k {k}"

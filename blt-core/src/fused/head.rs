@@ -1,8 +1,9 @@
-//! The last norm, the language-model head, and what is read off its logits: cross-entropy and entropy.
+//! The last norm, the language-model head, and what is read off its logits: cross-entropy and
+//! entropy.
 //!
-//! Rows are computed in tiles whose logits stay in the cache; logits are never held for all rows. While recording, the
-//! loss's gradient is computed along with the loss, for a unit gradient of the loss, which backward then scales: what is
-//! kept is `[n, dim]` and the weights' own shapes.
+//! Rows are computed in tiles whose logits stay in the cache; logits are never held for all rows.
+//! While recording, the loss's gradient is computed along with the loss, for a unit gradient of the
+//! loss, which backward then scales: what is kept is `[n, dim]` and the weights' own shapes.
 
 use super::buffer::{Buffer, Scratch};
 use super::gemm::{Mat, MatMut, Write, parallel, serial};
@@ -16,7 +17,8 @@ use std::sync::Arc;
 
 /// Rows of one task.
 const TILE: usize = 128;
-/// Rows whose gradients of the logits are kept until they are multiplied into the weight's gradient.
+/// Rows whose gradients of the logits are kept until they are multiplied into the weight's
+/// gradient.
 const BAND: usize = 16 * TILE;
 
 struct Head {
@@ -33,7 +35,14 @@ impl Head {
     fn new(fused: &Fused, x: &Value, norm: ParamId, head: ParamId, eps: f64) -> Self {
         let [vocab, dim] = fused.params.borrow()[head.0].shape;
         assert_eq!(x.cols, dim, "the head's width is that of x");
-        Head { x: x.data.clone(), norm: fused.weight(norm), weight: fused.weight(head), dim, vocab, eps }
+        Head {
+            x: x.data.clone(),
+            norm: fused.weight(norm),
+            weight: fused.weight(head),
+            dim,
+            vocab,
+            eps,
+        }
     }
 
     /// Normalises `x` `[rows, dim]` into `normed` and computes `logits` `[rows, vocab]`.
@@ -41,7 +50,13 @@ impl Head {
         let rows = inverse.len();
         norm_rows(x, &self.norm, self.eps, normed, inverse);
         let w = Mat::new(&self.weight, self.vocab, self.dim).t();
-        serial(1.0, Mat::new(normed, rows, self.dim), w, MatMut::new(logits, rows, self.vocab), Write::Set);
+        serial(
+            1.0,
+            Mat::new(normed, rows, self.dim),
+            w,
+            MatMut::new(logits, rows, self.vocab),
+            Write::Set,
+        );
     }
 
     /// Sets each row's element of `out` to `f` of the row's number and logits.
@@ -59,7 +74,13 @@ impl Head {
     }
 }
 
-pub(super) fn logits(fused: &Fused, x: &Tensor, norm: ParamId, head: ParamId, eps: f64) -> Vec<f32> {
+pub(super) fn logits(
+    fused: &Fused,
+    x: &Tensor,
+    norm: ParamId,
+    head: ParamId,
+    eps: f64,
+) -> Vec<f32> {
     let head = Head::new(fused, fused.value(x), norm, head, eps);
     let mut logits = vec![0.0; x.rows * head.vocab];
     logits.par_chunks_mut(TILE * head.vocab).zip(head.x.par_chunks(TILE * head.dim)).for_each_init(
@@ -71,7 +92,13 @@ pub(super) fn logits(fused: &Fused, x: &Tensor, norm: ParamId, head: ParamId, ep
     logits
 }
 
-pub(super) fn entropies(fused: &Fused, x: &Tensor, norm: ParamId, head: ParamId, eps: f64) -> Vec<f32> {
+pub(super) fn entropies(
+    fused: &Fused,
+    x: &Tensor,
+    norm: ParamId,
+    head: ParamId,
+    eps: f64,
+) -> Vec<f32> {
     let head = Head::new(fused, fused.value(x), norm, head, eps);
     let mut entropies = vec![0.0; x.rows];
     on_pool(|| head.map_rows(&mut entropies, |_, logits| entropy(logits)));
@@ -90,12 +117,16 @@ pub(super) fn loss(
     let x = fused.value(x);
     assert_eq!(x.rows, targets.len(), "one target for each row");
     let head = Head::new(fused, x, norm, head_id, eps);
-    assert!(targets.iter().flatten().all(|&t| (t as usize) < head.vocab), "targets lie in the vocabulary");
+    assert!(
+        targets.iter().flatten().all(|&t| (t as usize) < head.vocab),
+        "targets lie in the vocabulary"
+    );
     let mut nats = vec![0.0; x.rows];
     let gradients = if fused.recording() {
         Some(on_pool(|| loss_and_gradients(&head, targets, scale as f32, &mut nats)))
     } else {
-        let nats_at = |i: usize, logits: &[f32]| targets[i].map_or(0.0, |target| nats_of(logits, target));
+        let nats_at =
+            |i: usize, logits: &[f32]| targets[i].map_or(0.0, |target| nats_of(logits, target));
         on_pool(|| head.map_rows(&mut nats, nats_at));
         None
     };
@@ -117,7 +148,8 @@ pub(super) fn loss(
     HeadLoss { loss, nats }
 }
 
-/// Writes the nats; returns the gradients of `scale * sum(nats)` by x, the norm's weight and the head's.
+/// Writes the nats; returns the gradients of `scale * sum(nats)` by x, the norm's weight and the
+/// head's.
 fn loss_and_gradients(
     head: &Head,
     targets: &[Option<u16>],
@@ -134,8 +166,14 @@ fn loss_and_gradients(
         let rows = BAND.min(n - start);
         let tiles = (
             (normed[..rows * dim].par_chunks_mut(TILE * dim), inverse[..rows].par_chunks_mut(TILE)),
-            (d_logits[..rows * vocab].par_chunks_mut(TILE * vocab), nats[start..][..rows].par_chunks_mut(TILE)),
-            (dx[start * dim..][..rows * dim].par_chunks_mut(TILE * dim), targets[start..][..rows].par_chunks(TILE)),
+            (
+                d_logits[..rows * vocab].par_chunks_mut(TILE * vocab),
+                nats[start..][..rows].par_chunks_mut(TILE),
+            ),
+            (
+                dx[start * dim..][..rows * dim].par_chunks_mut(TILE * dim),
+                targets[start..][..rows].par_chunks(TILE),
+            ),
             head.x[start * dim..][..rows * dim].par_chunks(TILE * dim),
         );
         let d_norms: Vec<Vec<f32>> = (tiles.0.0.zip(tiles.0.1))
@@ -145,7 +183,8 @@ fn loss_and_gradients(
             .map(|((((normed, inverse), (d_logits, nats)), (dx, targets)), x)| {
                 let rows = targets.len();
                 head.logits_of(x, normed, inverse, d_logits);
-                for ((row, nats), target) in d_logits.chunks_exact_mut(vocab).zip(nats).zip(targets) {
+                for ((row, nats), target) in d_logits.chunks_exact_mut(vocab).zip(nats).zip(targets)
+                {
                     match target {
                         Some(target) => *nats = nats_and_gradient(row, *target, scale),
                         None => row.fill(0.0),
@@ -153,7 +192,13 @@ fn loss_and_gradients(
                 }
                 let mut d_normed = Scratch::new(rows * dim);
                 let w = Mat::new(&head.weight, vocab, dim);
-                serial(1.0, Mat::new(d_logits, rows, vocab), w, MatMut::new(&mut d_normed, rows, dim), Write::Set);
+                serial(
+                    1.0,
+                    Mat::new(d_logits, rows, vocab),
+                    w,
+                    MatMut::new(&mut d_normed, rows, dim),
+                    Write::Set,
+                );
                 let mut d_norm = vec![0.0; dim];
                 norm_rows_backward(x, &head.norm, inverse, &d_normed, dx, &mut d_norm);
                 d_norm
@@ -302,13 +347,19 @@ mod tests {
         let (dim, vocab, n) = (64, 260, 300);
         let fused = Fused::new();
         let (norm, head, x) = (scale(dim, 0), matrix(vocab, dim, 1), matrix(n, dim, 2));
-        let (norm, head) =
-            (fused.add_param(norm.shape, norm.data, false), fused.add_param(head.shape, head.data, false));
+        let (norm, head) = (
+            fused.add_param(norm.shape, norm.data, false),
+            fused.add_param(head.shape, head.data, false),
+        );
         let targets: Vec<Option<u16>> = (0..n).map(|i| Some((i * 7 % vocab) as u16)).collect();
         let run = |first: usize, count: usize| {
             let x = fused.constant(count, dim, x.data[first * dim..][..count * dim].to_vec());
             let nats = loss(&fused, &x, norm, head, 1e-5, &targets[first..][..count], 1.0).nats;
-            (bits(&nats), bits(&logits(&fused, &x, norm, head, 1e-5)), bits(&entropies(&fused, &x, norm, head, 1e-5)))
+            (
+                bits(&nats),
+                bits(&logits(&fused, &x, norm, head, 1e-5)),
+                bits(&entropies(&fused, &x, norm, head, 1e-5)),
+            )
         };
         let all = run(0, n);
         for (first, count) in [(0, 1), (299, 1), (127, 2), (5, 17), (100, 129)] {

@@ -3,7 +3,8 @@
 use super::buffer::{Buffer, Scratch};
 use super::simd::Level;
 use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, tiles_at_once, to_tile, weight_grads,
+    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, tiles_at_once, to_tile,
+    weight_grads,
 };
 use super::{Backend, Fused, ParamId, Tensor, on_pool};
 use rayon::prelude::*;
@@ -19,7 +20,9 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
     assert_eq!(x.cols, cols, "a linear layer's input has its weight's columns");
     let weight = fused.weight(id);
     let (rows, input, input_id) = (x.rows, x.data.clone(), x.id);
-    let y = on_pool(|| product(level, &input, cols, &Panels::transposed(level, &[(&weight, out)], cols), out));
+    let y = on_pool(|| {
+        product(level, &input, cols, &Panels::transposed(level, &[(&weight, out)], cols), out)
+    });
     let (y, y_id) = fused.output(rows, out, y);
     if fused.recording() {
         fused.push(move |grads| {
@@ -29,16 +32,23 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
             // Tiles of the input in panels, as many at a time as keep every thread busy.
             let at_once = tiles_at_once();
             let mut inputs = Buffer::new(at_once.min(rows.div_ceil(ROWS)) * tile_len);
-            for (dy, x) in dy.chunks(at_once * ROWS * out).zip(input.chunks(at_once * ROWS * cols)) {
+            for (dy, x) in dy.chunks(at_once * ROWS * out).zip(input.chunks(at_once * ROWS * cols))
+            {
                 inputs
                     .par_chunks_mut(tile_len)
                     .zip(x.par_chunks(ROWS * cols))
                     .for_each(|(tile, x)| to_tile(x, cols, tile));
                 let dys = dy.chunks(ROWS * out).map(|dy| Left::strided(dy, out, 1));
-                weight_grads(level, vec![WeightGrad::new(&mut dw, cols, dy.len() / out, dys, &inputs)]);
+                weight_grads(
+                    level,
+                    vec![WeightGrad::new(&mut dw, cols, dy.len() / out, dys, &inputs)],
+                );
             }
             grads.put_dense(id, dw);
-            grads.add(input_id, product(level, &dy, out, &Panels::stacked(&[(&weight, out)], cols), cols));
+            grads.add(
+                input_id,
+                product(level, &dy, out, &Panels::stacked(&[(&weight, out)], cols), cols),
+            );
         });
     }
     y
@@ -51,7 +61,14 @@ fn product(level: Level, x: &[f32], cols: usize, weight: &Panels, out: usize) ->
     y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * cols)).for_each(|(y, x)| {
         let rows = y.len() / out;
         if direct {
-            return weight.apply(level, rows, Left::strided(x, cols, 1), y, (out, PANEL), Into::Set);
+            return weight.apply(
+                level,
+                rows,
+                Left::strided(x, cols, 1),
+                y,
+                (out, PANEL),
+                Into::Set,
+            );
         }
         let mut from = Scratch::new(panels(cols) * BLOCK);
         let mut to = Scratch::new(panels(out) * BLOCK);
@@ -79,8 +96,16 @@ mod tests {
         assert_eq!(count, got.len());
     }
 
-    /// Runs forward and backward; the loss is the sum of squares over two, so the output's gradient is the output.
-    fn run(level: Level, x: &[f32], w: &[f32], rows: usize, out: usize, cols: usize) -> [Vec<f32>; 3] {
+    /// Runs forward and backward; the loss is the sum of squares over two, so the output's gradient
+    /// is the output.
+    fn run(
+        level: Level,
+        x: &[f32],
+        w: &[f32],
+        rows: usize,
+        out: usize,
+        cols: usize,
+    ) -> [Vec<f32>; 3] {
         let fused = Fused::new();
         let id = fused.add_param([out, cols], w.to_vec(), false);
         fused.record(true);
@@ -100,24 +125,34 @@ mod tests {
 
     #[test]
     fn values_and_gradients_match_plain_loops() {
-        for (rows, out, cols) in [(0, 8, 8), (1, 1, 1), (7, 20, 33), (97, 64, 128), (1000, 40, 64)] {
+        for (rows, out, cols) in [(0, 8, 8), (1, 1, 1), (7, 20, 33), (97, 64, 128), (1000, 40, 64)]
+        {
             let (x, w) = (wave(rows * cols, 0.7), wave(out * cols, 0.3));
             for level in Level::available() {
                 let [y, dx, dw] = run(level, &x, &w, rows, out, cols);
                 close(
                     &y,
-                    (0..rows * out)
-                        .map(|i| (0..cols).map(|c| x[i / out * cols + c] as f64 * w[i % out * cols + c] as f64).sum()),
+                    (0..rows * out).map(|i| {
+                        (0..cols)
+                            .map(|c| x[i / out * cols + c] as f64 * w[i % out * cols + c] as f64)
+                            .sum()
+                    }),
                 );
                 close(
                     &dx,
-                    (0..rows * cols)
-                        .map(|i| (0..out).map(|o| y[i / cols * out + o] as f64 * w[o * cols + i % cols] as f64).sum()),
+                    (0..rows * cols).map(|i| {
+                        (0..out)
+                            .map(|o| y[i / cols * out + o] as f64 * w[o * cols + i % cols] as f64)
+                            .sum()
+                    }),
                 );
                 close(
                     &dw,
-                    (0..out * cols)
-                        .map(|i| (0..rows).map(|r| y[r * out + i / cols] as f64 * x[r * cols + i % cols] as f64).sum()),
+                    (0..out * cols).map(|i| {
+                        (0..rows)
+                            .map(|r| y[r * out + i / cols] as f64 * x[r * cols + i % cols] as f64)
+                            .sum()
+                    }),
                 );
             }
         }

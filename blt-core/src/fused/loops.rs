@@ -1,7 +1,9 @@
-//! Plain loops that the compiler vectorises, compiled for several instruction sets; and the functions that they share.
+//! Plain loops that the compiler vectorises, compiled for several instruction sets; and the
+//! functions that they share.
 
-/// Compiles a function's body for AVX-512, for AVX2 and for the build's own target, and calls the widest that the
-/// machine has. The bodies are plain loops without fused multiply-add, so all versions yield the same bits.
+/// Compiles a function's body for AVX-512, for AVX2 and for the build's own target, and calls the
+/// widest that the machine has. The bodies are plain loops without fused multiply-add, so all
+/// versions yield the same bits.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -34,8 +36,8 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
-/// `e^x`, at most 2 units in the last place off; exactly 1 at 0, 0 below -87.3 (where results would be subnormal), infinity
-/// above 88.4 (a hair early). Inlines into loops and vectorises.
+/// `e^x`, at most 2 units in the last place off; exactly 1 at 0, 0 below -87.3 (where results would
+/// be subnormal), infinity above 88.4 (a hair early). Inlines into loops and vectorises.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to the nearest integer, in the low bits.
@@ -61,7 +63,8 @@ pub(super) fn exp(x: f32) -> f32 {
     if x > 88.37 { f32::INFINITY } else { y }
 }
 
-/// Largest element; negative infinity of nothing. A NaN may be passed over: it reaches the result by other ways.
+/// Largest element; negative infinity of nothing. A NaN may be passed over: it reaches the result
+/// by other ways.
 #[inline(always)]
 pub(super) fn max(x: &[f32]) -> f32 {
     const LANES: usize = 16;
@@ -130,7 +133,10 @@ mod tests {
             let x = i as f32 * 1e-4;
             let (got, want) = (exp(x), (x as f64).exp());
             let unit = 2f64.powi(want.log2().floor() as i32 - 23);
-            assert!(x < -87.3 && got == 0.0 || (got as f64 - want).abs() <= 2.0 * unit, "exp({x}) = {got}, not {want}");
+            assert!(
+                x < -87.3 && got == 0.0 || (got as f64 - want).abs() <= 2.0 * unit,
+                "exp({x}) = {got}, not {want}"
+            );
         }
         assert_eq!((exp(0.0), exp(-0.0)), (1.0, 1.0));
         assert_eq!(

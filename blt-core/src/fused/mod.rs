@@ -1,13 +1,15 @@
-//! The fused CPU path: each operation at the size of a block, forward and backward over packed host slices.
+//! The fused CPU path: each operation at the size of a block, forward and backward over packed host
+//! slices.
 //!
-//! A [`Fused`] owns its parameters as host buffers and a tape of closures. An operation computes its output into a fresh
-//! buffer and, while recording, pushes one closure that reads the output's gradient and adds into those of its inputs
-//! and parameters. Same seed, same bits: reductions have a fixed order, whatever the number of threads, and a row's
-//! numbers do not depend on what it is batched with.
+//! A [`Fused`] owns its parameters as host buffers and a tape of closures. An operation computes
+//! its output into a fresh buffer and, while recording, pushes one closure that reads the output's
+//! gradient and adds into those of its inputs and parameters. Same seed, same bits: reductions have
+//! a fixed order, whatever the number of threads, and a row's numbers do not depend on what it is
+//! batched with.
 
 use crate::backend::{
-    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss, ParamId, Pooling,
-    Tensor,
+    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss,
+    ParamId, Pooling, Tensor,
 };
 use crate::hf::MappedTensor;
 use crate::patches::Patches;
@@ -64,7 +66,8 @@ pub(crate) struct Param {
     pub grad: Option<ParamGrad>,
     /// First and second moments, allocated by the first update.
     pub moments: Option<(Lasting, Lasting)>,
-    /// Steps that rows of a table have yet to see; data and moments are read through [`adamw::catch_up`].
+    /// Steps that rows of a table have yet to see; data and moments are read through
+    /// [`adamw::catch_up`].
     lag: adamw::Lag,
 }
 
@@ -75,8 +78,8 @@ pub(crate) struct Grads<'a> {
 }
 
 impl Grads<'_> {
-    /// Takes the gradient of a value that no later operation will add to (its producer's closure is running). None: no
-    /// path from the loss reaches it, and the closure has nothing to do.
+    /// Takes the gradient of a value that no later operation will add to (its producer's closure is
+    /// running). None: no path from the loss reaches it, and the closure has nothing to do.
     pub fn take(&mut self, id: usize) -> Option<Buffer> {
         self.values.remove(&id)
     }
@@ -101,7 +104,8 @@ impl Grads<'_> {
         }
     }
 
-    /// Takes a parameter's dense gradient (zeros at first) to add into beside others; [`Grads::put_dense`] puts it back.
+    /// Takes a parameter's dense gradient (zeros at first) to add into beside others;
+    /// [`Grads::put_dense`] puts it back.
     pub fn take_dense(&mut self, id: ParamId) -> Buffer {
         let param = &mut self.params[id.0];
         match param.grad.take() {
@@ -116,7 +120,9 @@ impl Grads<'_> {
         let param = &mut self.params[id.0];
         match &mut param.grad {
             // A parameter that was taken twice is summed.
-            Some(ParamGrad::Dense(sum)) => sum.iter_mut().zip(grad.iter()).for_each(|(s, g)| *s += g),
+            Some(ParamGrad::Dense(sum)) => {
+                sum.iter_mut().zip(grad.iter()).for_each(|(s, g)| *s += g)
+            }
             none => *none = Some(ParamGrad::Dense(grad)),
         }
     }
@@ -145,8 +151,8 @@ pub struct Fused {
     recompute: Cell<bool>,
 }
 
-/// The best rate of large `f32` matrix products that this machine was seen to reach now, on rayon's threads, in FLOP/s: what shares of
-/// the machine are measured against. Takes about a second.
+/// The best rate of large `f32` matrix products that this machine was seen to reach now, on rayon's
+/// threads, in FLOP/s: what shares of the machine are measured against. Takes about a second.
 pub fn machine_rate() -> f64 {
     gemm::machine_rate()
 }
@@ -156,8 +162,9 @@ pub fn level() -> &'static str {
     simd::Level::best().name()
 }
 
-/// Runs an operation on a thread of rayon's pool, and its parallel loops from there. A loop that starts outside the pool puts the
-/// caller to sleep and wakes it at the end, and the pool's threads in between: two hundredths of a training step's time.
+/// Runs an operation on a thread of rayon's pool, and its parallel loops from there. A loop that
+/// starts outside the pool puts the caller to sleep and wakes it at the end, and the pool's threads
+/// in between: two hundredths of a training step's time.
 pub(crate) fn on_pool<R: Send>(op: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| op())
 }
@@ -167,7 +174,8 @@ impl Fused {
         Self::default()
     }
 
-    /// The backend's own view of a tensor. Panics if another backend made it (a programming error, not an input's).
+    /// The backend's own view of a tensor. Panics if another backend made it (a programming error,
+    /// not an input's).
     pub(crate) fn value<'a>(&self, x: &'a Tensor) -> &'a Value {
         x.inner.downcast_ref().expect("a tensor of the fused backend")
     }
@@ -181,19 +189,32 @@ impl Fused {
     fn add_stored(&self, shape: [usize; 2], data: Stored, by_rows: bool) -> ParamId {
         assert_eq!(data.len(), shape[0] * shape[1], "a parameter's data must fill its shape");
         let mut params = self.params.borrow_mut();
-        params.push(Param { shape, data, by_rows, grad: None, moments: None, lag: Default::default() });
+        params.push(Param {
+            shape,
+            data,
+            by_rows,
+            grad: None,
+            moments: None,
+            lag: Default::default(),
+        });
         ParamId(params.len() - 1)
     }
 
     /// Makes an output value.
-    pub(crate) fn output(&self, rows: usize, cols: usize, data: impl Into<Arc<Buffer>>) -> (Tensor, usize) {
+    pub(crate) fn output(
+        &self,
+        rows: usize,
+        cols: usize,
+        data: impl Into<Arc<Buffer>>,
+    ) -> (Tensor, usize) {
         let data = data.into();
         debug_assert_eq!(data.len(), rows * cols);
         let id = self.next_id.replace(self.next_id.get() + 1);
         (Tensor { rows, cols, inner: Rc::new(Value { rows, cols, data, id }) as Rc<dyn Any> }, id)
     }
 
-    /// Records a backward closure; call it only while recording (saving activations is what recording costs).
+    /// Records a backward closure; call it only while recording (saving activations is what
+    /// recording costs).
     pub(crate) fn push(&self, op: impl FnOnce(&mut Grads) + Send + 'static) {
         if let Some(tape) = self.tape.borrow_mut().as_mut() {
             tape.push(Box::new(op));
@@ -268,7 +289,8 @@ impl Backend for Fused {
     }
 
     fn tape_len(&self) -> usize {
-        let len = |tape: &RefCell<Option<Vec<BackwardOp>>>| tape.borrow().as_ref().map_or(0, Vec::len);
+        let len =
+            |tape: &RefCell<Option<Vec<BackwardOp>>>| tape.borrow().as_ref().map_or(0, Vec::len);
         len(&self.tape) + len(&self.paused)
     }
 
@@ -294,7 +316,9 @@ impl Backend for Fused {
 
     fn grad_norm_squared(&self, ids: &[ParamId]) -> f64 {
         let params = &*self.params.borrow();
-        on_pool(|| ids.iter().filter_map(|id| params[id.0].grad.as_ref()).map(adamw::squared_norm).sum())
+        on_pool(|| {
+            ids.iter().filter_map(|id| params[id.0].grad.as_ref()).map(adamw::squared_norm).sum()
+        })
     }
 
     fn adamw(&self, ids: &[ParamId], step: &AdamWStep) {
@@ -311,7 +335,10 @@ impl Backend for Fused {
 
     fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]) {
         let param = &mut self.params.borrow_mut()[id.0];
-        assert!(m.len() == param.data.len() && v.len() == param.data.len(), "moments fill the parameter's shape");
+        assert!(
+            m.len() == param.data.len() && v.len() == param.data.len(),
+            "moments fill the parameter's shape"
+        );
         adamw::catch_up(param);
         param.moments = Some((Lasting::copy(m), Lasting::copy(v)));
     }
@@ -370,11 +397,23 @@ impl Backend for Fused {
         y
     }
 
-    fn embed(&self, ids: &[u16], offsets: &[usize], tokens: ParamId, hash: Option<(ParamId, &HashConfig)>) -> Tensor {
+    fn embed(
+        &self,
+        ids: &[u16],
+        offsets: &[usize],
+        tokens: ParamId,
+        hash: Option<(ParamId, &HashConfig)>,
+    ) -> Tensor {
         embed::embed(self, ids, offsets, tokens, hash)
     }
 
-    fn block(&self, x: &Tensor, offsets: &[usize], params: &BlockParams, config: &BlockConfig) -> Tensor {
+    fn block(
+        &self,
+        x: &Tensor,
+        offsets: &[usize],
+        params: &BlockParams,
+        config: &BlockConfig,
+    ) -> Tensor {
         block::block(self, x, offsets, params, config)
     }
 

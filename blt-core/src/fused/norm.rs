@@ -58,11 +58,15 @@ fn norm_backward_body<S: Simd>(
         }
         let along = s.splat(-(s.sum(dot) as f64 / dim as f64) as f32 * scale * scale * scale);
         let scale = s.splat(scale);
-        let rows = residual[r * dim..][..dim].chunks(LANES).zip(dx[r * dim..][..dim].chunks_mut(LANES));
+        let rows =
+            residual[r * dim..][..dim].chunks(LANES).zip(dx[r * dim..][..dim].chunks_mut(LANES));
         let weights = x.chunks(LANES).zip(w.chunks(LANES)).zip(dw.chunks_mut(LANES));
         for (i, ((residual, dx), ((x, w), dw))) in rows.zip(weights).enumerate() {
             let at = i * LANES;
-            let g = s.mul(s.load_part(&grad[at / PANEL * BLOCK + r * PANEL + at % PANEL..][..x.len()]), scale);
+            let g = s.mul(
+                s.load_part(&grad[at / PANEL * BLOCK + r * PANEL + at % PANEL..][..x.len()]),
+                scale,
+            );
             let x = s.load_part(x);
             let sum = s.mul_add(g, s.load_part(w), s.load_part(residual));
             s.store_part(dx, s.mul_add(along, x, sum));
@@ -78,7 +82,8 @@ kernel!(
     pub(crate) fn norm_backward(x: &[f32], w: &[f32], eps: f64, grad: &[f32], residual: &[f32], dx: &mut [f32], dw: &mut [f32]) = norm_backward_body
 );
 
-/// A norm's weight's gradient, summed tile by tile and then over the tiles in order, so that threads do not matter.
+/// A norm's weight's gradient, summed tile by tile and then over the tiles in order, so that
+/// threads do not matter.
 pub(crate) struct NormGrad {
     dim: usize,
     /// `[tiles, dim]`
@@ -121,8 +126,12 @@ mod tests {
     fn norm_and_its_gradient_match_finite_differences() {
         for dim in [1, 5, 16, 33, 64, 100, 128] {
             let (rows, eps) = (3, 1e-3);
-            let (x, w, g, residual) =
-                (wave(rows * dim, 0.7), wave(dim, 1.3), wave(rows * dim, 2.1), wave(rows * dim, 0.2));
+            let (x, w, g, residual) = (
+                wave(rows * dim, 0.7),
+                wave(dim, 1.3),
+                wave(rows * dim, 2.1),
+                wave(rows * dim, 0.2),
+            );
             for level in Level::available() {
                 let mut tile = vec![f32::NAN; panels(dim) * BLOCK];
                 norm(level, &x, &w, eps, &mut tile);
@@ -135,10 +144,17 @@ mod tests {
                 for r in 0..rows {
                     let row: Vec<f64> = x[r * dim..][..dim].iter().map(|x| *x as f64).collect();
                     let loss = |row: &[f64]| -> f64 {
-                        plain(row, &w, eps).iter().zip(&g[r * dim..]).map(|(y, g)| y * *g as f64).sum()
+                        plain(row, &w, eps)
+                            .iter()
+                            .zip(&g[r * dim..])
+                            .map(|(y, g)| y * *g as f64)
+                            .sum()
                     };
                     for (i, y) in plain(&row, &w, eps).into_iter().enumerate() {
-                        assert!((out[r * dim + i] as f64 - y).abs() < 1e-6 * (1.0 + y.abs()), "{level:?} {dim}");
+                        assert!(
+                            (out[r * dim + i] as f64 - y).abs() < 1e-6 * (1.0 + y.abs()),
+                            "{level:?} {dim}"
+                        );
                         want_dw[i] += y / w[i] as f64 * g[r * dim + i] as f64;
                         let (mut up, mut down) = (row.clone(), row.clone());
                         up[i] += 1e-5;
@@ -152,7 +168,9 @@ mod tests {
                     }
                 }
                 assert!(
-                    dw.iter().zip(&want_dw).all(|(a, b)| (*a as f64 - b).abs() < 1e-5 * (1.0 + b.abs())),
+                    dw.iter()
+                        .zip(&want_dw)
+                        .all(|(a, b)| (*a as f64 - b).abs() < 1e-5 * (1.0 + b.abs())),
                     "{level:?} {dim}"
                 );
             }

@@ -118,8 +118,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn patches(lengths: &[usize]) -> Patches {
-        let starts = lengths.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len))).collect();
-        Patches { starts, span_offsets: vec![0, lengths.len()], next_starts: vec![true], n_ids: lengths.iter().sum() }
+        let starts =
+            lengths.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len))).collect();
+        Patches {
+            starts,
+            span_offsets: vec![0, lengths.len()],
+            next_starts: vec![true],
+            n_ids: lengths.iter().sum(),
+        }
     }
 
     fn meaning(h: &[f64], lengths: &[usize], dim: usize, pooling: Pooling) -> Vec<f64> {
@@ -166,7 +172,10 @@ mod tests {
             let y = pool(&fused, &h, &patches(&[4, 2]), pooling);
             assert_eq!(fused.to_host(&y), [sign * 3.0, sign * -2.0]);
             fused.backward(&weighted_sum(&fused, &y, &[6.0, 5.0]));
-            assert_eq!(caught.lock().unwrap().as_deref(), Some(&[2.0, 2.0, 0.0, 2.0, 2.5, 2.5][..]));
+            assert_eq!(
+                caught.lock().unwrap().as_deref(),
+                Some(&[2.0, 2.0, 0.0, 2.0, 2.5, 2.5][..])
+            );
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// Groups consecutive segments (`offsets` is `[segments + 1]`) until a group has at least `rows` rows. The groups
-/// depend on the offsets alone, and every segment lies in one group.
+/// Groups consecutive segments (`offsets` is `[segments + 1]`) until a group has at least `rows`
+/// rows. The groups depend on the offsets alone, and every segment lies in one group.
 pub(super) fn task_groups(offsets: &[usize], rows: usize) -> Vec<Range<usize>> {
     let segments = offsets.len() - 1;
     let mut groups = Vec::new();
@@ -17,7 +17,8 @@ pub(super) fn task_groups(offsets: &[usize], rows: usize) -> Vec<Range<usize>> {
     groups
 }
 
-/// Cuts `data` into the groups' parts: a group's part is `at(group.start)..at(group.end)`, and the parts are adjacent.
+/// Cuts `data` into the groups' parts: a group's part is `at(group.start)..at(group.end)`, and the
+/// parts are adjacent.
 pub(super) fn split_by_groups<'a, T>(
     mut data: &'a mut [T],
     groups: &[Range<usize>],

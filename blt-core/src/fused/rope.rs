@@ -1,12 +1,14 @@
-//! Rotary position embedding over interleaved pairs (2i, 2i + 1), by the angles that [`crate::rope`] defines.
+//! Rotary position embedding over interleaved pairs (2i, 2i + 1), by the angles that
+//! [`crate::rope`] defines.
 
 use super::simd::{LANES, Simd, kernel};
 use crate::rope;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// Cosines and sines of positions `0 .. positions`, `[positions][2][width]`: for each position the factor of every element,
-/// then that of its partner in the pair. Width is `head_dim` up to whole vectors; the added elements are zero.
+/// Cosines and sines of positions `0 .. positions`, `[positions][2][width]`: for each position the
+/// factor of every element, then that of its partner in the pair. Width is `head_dim` up to whole
+/// vectors; the added elements are zero.
 pub(crate) struct Table {
     data: Vec<f32>,
     width: usize,
@@ -21,7 +23,9 @@ impl Table {
         // A poisoned lock guards a map that is whole after every step.
         let mut tables = TABLES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let key = (theta.to_bits(), head_dim);
-        if let Some(table) = tables.get(&key).filter(|table| table.data.len() >= positions * 2 * table.width) {
+        if let Some(table) =
+            tables.get(&key).filter(|table| table.data.len() >= positions * 2 * table.width)
+        {
             return table.clone();
         }
         let table = Arc::new(Self::new(theta, head_dim, positions.next_power_of_two()));
@@ -67,7 +71,9 @@ fn rotate_body<S: Simd>(
     for (r, &position) in positions.iter().enumerate() {
         let (own, partner) = table.at(position);
         let factors = own.as_chunks().0.iter().zip(partner.as_chunks().0);
-        let rows = from[r * stride..][..head_dim].chunks(LANES).zip(to[r * head_dim..][..head_dim].chunks_mut(LANES));
+        let rows = from[r * stride..][..head_dim]
+            .chunks(LANES)
+            .zip(to[r * head_dim..][..head_dim].chunks_mut(LANES));
         for ((from, to), (own, partner)) in rows.zip(factors) {
             let v = s.load_part(from);
             let kept = s.mul(s.mul(v, scale), s.load(own));
@@ -112,10 +118,13 @@ mod tests {
                     for (i, (x, y)) in x.chunks_exact(2).zip(y.chunks_exact(2)).enumerate() {
                         let angle = rope::angle(p, rope::frequencies(10000.0, head_dim)[i]);
                         let (a, b) = (x[0] as f64, x[1] as f64);
-                        let want =
-                            [0.5 * (a * angle.cos() - b * angle.sin()), 0.5 * (a * angle.sin() + b * angle.cos())];
+                        let want = [
+                            0.5 * (a * angle.cos() - b * angle.sin()),
+                            0.5 * (a * angle.sin() + b * angle.cos()),
+                        ];
                         assert!(
-                            (y[0] as f64 - want[0]).abs() < 1e-6 && (y[1] as f64 - want[1]).abs() < 1e-6,
+                            (y[0] as f64 - want[0]).abs() < 1e-6
+                                && (y[1] as f64 - want[1]).abs() < 1e-6,
                             "{head_dim} {p}"
                         );
                     }

@@ -1,8 +1,9 @@
 //! Sixteen f32 lanes on whatever the machine has: AVX-512, AVX2 with FMA, or plain code.
 //!
-//! A kernel is written once, generic over [`Simd`], and compiled for each instruction set by [`kernel!`]; [`Level::best`]
-//! is chosen at run time. A [`Simd`] value is a token: it exists only where its instructions do, so its methods are safe.
-//! All levels compute the same formulas in the same order; AVX-512 and AVX2 agree to the bit on finite numbers, plain code rounds products
+//! A kernel is written once, generic over [`Simd`], and compiled for each instruction set by
+//! [`kernel!`]; [`Level::best`] is chosen at run time. A [`Simd`] value is a token: it exists only
+//! where its instructions do, so its methods are safe. All levels compute the same formulas in the
+//! same order; AVX-512 and AVX2 agree to the bit on finite numbers, plain code rounds products
 //! before it adds them.
 
 use std::sync::OnceLock;
@@ -21,7 +22,8 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The best level of this machine, or a lower one that the environment asks for: `BLT_SIMD=scalar` or `avx2`.
+    /// The best level of this machine, or a lower one that the environment asks for:
+    /// `BLT_SIMD=scalar` or `avx2`.
     pub fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -69,15 +71,17 @@ impl Level {
     }
 }
 
-/// Powers of two with exponents below this are taken for 0 where they are weights beside others that are 1 or near it, of which they take
-/// no part that f32 could hold. Their products would be denormal numbers, for which an Intel processor takes some fifteen times as long:
-/// with them a model that was trained for 800 steps was evaluated at three quarters of its rate.
+/// Powers of two with exponents below this are taken for 0 where they are weights beside others
+/// that are 1 or near it, of which they take no part that f32 could hold. Their products would be
+/// denormal numbers, for which an Intel processor takes some fifteen times as long: with them a
+/// model that was trained for 800 steps was evaluated at three quarters of its rate.
 pub(crate) const LEAST_POWER: f32 = -64.0;
 
 /// Operations on sixteen lanes.
 pub(crate) trait Simd: Copy {
     type V: Copy;
-    /// Whether 32 registers hold a vector each, so that a tile of 24 accumulators stays in registers.
+    /// Whether 32 registers hold a vector each, so that a tile of 24 accumulators stays in
+    /// registers.
     const WIDE: bool;
 
     fn splat(self, x: f32) -> Self::V;
@@ -179,8 +183,14 @@ pub(crate) trait Simd: Copy {
 #[inline(always)]
 fn exp2_fraction<S: Simd>(s: S, f: S::V) -> S::V {
     // (2^f - 1) / f, interpolated at Chebyshev's nodes: error 9e-9.
-    const C: [f32; 6] =
-        [std::f32::consts::LN_2, 0.240_226_5, 0.055_503_57, 0.009_618_083, 0.001_339_086_3, 0.000_154_531_63];
+    const C: [f32; 6] = [
+        std::f32::consts::LN_2,
+        0.240_226_5,
+        0.055_503_57,
+        0.009_618_083,
+        0.001_339_086_3,
+        0.000_154_531_63,
+    ];
     let mut p = s.splat(C[5]);
     for c in [C[4], C[3], C[2], C[1], C[0], 1.0] {
         p = s.mul_add(p, f, s.splat(c));
@@ -307,8 +317,8 @@ mod x86 {
         }
     }
 
-    // SAFETY of every block in the two impls: `self` exists, so the CPU has the instructions; loads and stores are
-    // unaligned ones of sixteen floats behind a reference to sixteen floats.
+    // SAFETY of every block in the two impls: `self` exists, so the CPU has the instructions; loads
+    // and stores are unaligned ones of sixteen floats behind a reference to sixteen floats.
     impl Simd for Avx512 {
         type V = __m512;
         const WIDE: bool = true;
@@ -395,10 +405,12 @@ mod x86 {
                     |a, b| _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)),
                 );
                 let mut columns = [_mm512_setzero_ps(); LANES];
-                // Four rows at a time: element j of each group of four lanes, the group's rows side by side.
+                // Four rows at a time: element j of each group of four lanes, the group's rows side
+                // by side.
                 let mut fours = [[_mm512_setzero_ps(); 4]; 4];
                 for (g, four) in fours.iter_mut().enumerate() {
-                    let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
+                    let [a, b, c, d] =
+                        [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
                     *four = [
                         lo2(lo(a, b), lo(c, d)),
                         hi2(lo(a, b), lo(c, d)),
@@ -485,14 +497,19 @@ mod x86 {
         }
         #[inline(always)]
         fn scale_by_power(self, v: Self::V, n: Self::V) -> Self::V {
-            // 2^n is out of range as one factor; the first of two halves is exact, so this rounds once.
+            // 2^n is out of range as one factor; the first of two halves is exact, so this rounds
+            // once.
             #[inline(always)]
             unsafe fn half(v: __m256, n: __m256) -> __m256 {
                 unsafe {
                     let n = _mm256_cvtps_epi32(n);
                     let first = _mm256_srai_epi32::<1>(n);
-                    let power =
-                        |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
+                    let power = |n| {
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                            n,
+                            _mm256_set1_epi32(127),
+                        )))
+                    };
                     _mm256_mul_ps(_mm256_mul_ps(v, power(first)), power(_mm256_sub_epi32(n, first)))
                 }
             }
@@ -500,7 +517,9 @@ mod x86 {
         }
         #[inline(always)]
         fn swap_pairs(self, v: Self::V) -> Self::V {
-            unsafe { [_mm256_permute_ps::<0b10_11_00_01>(v[0]), _mm256_permute_ps::<0b10_11_00_01>(v[1])] }
+            unsafe {
+                [_mm256_permute_ps::<0b10_11_00_01>(v[0]), _mm256_permute_ps::<0b10_11_00_01>(v[1])]
+            }
         }
         #[inline(always)]
         fn zero_where_less(self, x: Self::V, least: Self::V, v: Self::V) -> Self::V {
@@ -653,7 +672,10 @@ mod tests {
         for level in Level::available() {
             let mut got = Vec::new();
             lanes_of(level, &x, &mut got);
-            assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "{level:?}: {got:?}");
+            assert!(
+                got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()),
+                "{level:?}: {got:?}"
+            );
         }
     }
 }

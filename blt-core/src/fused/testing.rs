@@ -1,4 +1,5 @@
-//! What the operations' tests share: an operation against its meaning in f64 plain loops, values and gradients.
+//! What the operations' tests share: an operation against its meaning in f64 plain loops, values
+//! and gradients.
 
 use super::Fused;
 use super::buffer::Buffer;
@@ -41,7 +42,9 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
 pub fn error(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let size = want.iter().fold(1e-3f64, |m, w| m.max(w.abs()));
-    got.iter().zip(want).fold(0.0f64, |m, (g, w)| if g.is_nan() { f64::NAN } else { m.max((*g as f64 - w).abs()) })
+    got.iter()
+        .zip(want)
+        .fold(0.0f64, |m, (g, w)| if g.is_nan() { f64::NAN } else { m.max((*g as f64 - w).abs()) })
         / size
 }
 
@@ -73,14 +76,22 @@ pub fn weighted_sum(fused: &Fused, x: &Tensor, weights: &[f32]) -> Tensor {
     y
 }
 
-/// An operation's output, and its gradients by the inputs and then by the parameters, of `sum(weights * output)`.
-fn run<Op>(op: &Op, inputs: &[Matrix], params: &[Matrix], passes: usize) -> (Vec<f32>, Vec<Option<Vec<f32>>>)
+/// An operation's output, and its gradients by the inputs and then by the parameters, of
+/// `sum(weights * output)`.
+fn run<Op>(
+    op: &Op,
+    inputs: &[Matrix],
+    params: &[Matrix],
+    passes: usize,
+) -> (Vec<f32>, Vec<Option<Vec<f32>>>)
 where
     Op: Fn(&Fused, &[Tensor], &[ParamId]) -> Tensor,
 {
     let fused = Fused::new();
-    let ids: Vec<ParamId> = params.iter().map(|p| fused.add_param(p.shape, p.data.clone(), p.by_rows)).collect();
-    let plain: Vec<Tensor> = inputs.iter().map(|x| fused.constant(x.shape[0], x.shape[1], x.data.clone())).collect();
+    let ids: Vec<ParamId> =
+        params.iter().map(|p| fused.add_param(p.shape, p.data.clone(), p.by_rows)).collect();
+    let plain: Vec<Tensor> =
+        inputs.iter().map(|x| fused.constant(x.shape[0], x.shape[1], x.data.clone())).collect();
     let unrecorded = fused.to_host(&op(&fused, &plain, &ids));
     let mut gradients = Vec::new();
     for _ in 0..passes {
@@ -95,8 +106,9 @@ where
     (unrecorded, gradients)
 }
 
-/// Holds `op` against `meaning`, which maps the inputs and then the parameters to the output: values, and gradients by
-/// central differences at up to 24 places of each tensor; the same bits on one thread and on three; and gradients that add up.
+/// Holds `op` against `meaning`, which maps the inputs and then the parameters to the output:
+/// values, and gradients by central differences at up to 24 places of each tensor; the same bits on
+/// one thread and on three; and gradients that add up.
 pub fn check<Op, Meaning>(op: Op, inputs: &[Matrix], params: &[Matrix], meaning: Meaning)
 where
     Op: Fn(&Fused, &[Tensor], &[ParamId]) -> Tensor + Sync,
@@ -111,7 +123,10 @@ where
     let (_, twice) = run(&op, inputs, params, 2);
     for (i, (once, twice)) in gradients.iter().zip(&twice).enumerate().skip(inputs.len()) {
         let doubled: Vec<f64> = once.iter().flatten().map(|&g| 2.0 * g as f64).collect();
-        assert!(error(twice.as_deref().unwrap_or_default(), &doubled) < 1e-5, "gradient {i} of two passes");
+        assert!(
+            error(twice.as_deref().unwrap_or_default(), &doubled) < 1e-5,
+            "gradient {i} of two passes"
+        );
     }
 
     let all = || inputs.iter().chain(params);
@@ -121,14 +136,16 @@ where
     assert!(off < 1e-5, "value off by {off:e}");
     let weights: Vec<f64> = noise(y.len(), 99).iter().map(|&w| w as f64).collect();
     let loss = |at: &[Vec<f64>]| meaning(at).iter().zip(&weights).map(|(y, w)| y * w).sum::<f64>();
-    // A gradient that is small beside the others is a difference of large terms, and as exact as those.
+    // A gradient that is small beside the others is a difference of large terms, and as exact as
+    // those.
     let largest = |grad: &[f32]| grad.iter().fold(1e-3f64, |m, g| m.max(g.abs() as f64));
     let overall = gradients.iter().flatten().map(|g| largest(g)).fold(0.0, f64::max);
     for (i, got) in gradients.iter().enumerate() {
         let len = at[i].len();
         let got = got.as_ref().unwrap_or_else(|| panic!("no gradient of tensor {i}"));
         assert_eq!(got.len(), len);
-        let places: Vec<usize> = if len <= 24 { (0..len).collect() } else { (0..24).map(|j| j * 7919 % len).collect() };
+        let places: Vec<usize> =
+            if len <= 24 { (0..len).collect() } else { (0..24).map(|j| j * 7919 % len).collect() };
         let mut moved = at.clone();
         let want: Vec<f64> = places
             .iter()

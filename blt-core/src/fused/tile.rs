@@ -1,18 +1,21 @@
 //! Matrix products of tiles that sit in the caches: the inner loops of the block.
 //!
-//! A tile is [`ROWS`] rows of an activation, its columns in panels of [`PANEL`], `[panel][ROWS][PANEL]`, and a weight is
-//! packed once per call in panels of output columns, `[panel][k][PANEL]`, so that a microkernel reads both in runs and no
-//! product packs anything again. (At the model's shapes, tiles of 96 rows, one thread: 225 to 260 GFLOP/s; the `gemm`
+//! A tile is [`ROWS`] rows of an activation, its columns in panels of [`PANEL`],
+//! `[panel][ROWS][PANEL]`, and a weight is packed once per call in panels of output columns,
+//! `[panel][k][PANEL]`, so that a microkernel reads both in runs and no product packs anything
+//! again. (At the model's shapes, tiles of 96 rows, one thread: 225 to 260 GFLOP/s; the `gemm`
 //! crate, which packs its operands in every call, 130 to 240.)
 //!
-//! Each element is one chain of multiply-adds over k ascending: its bits do not depend on the shape around it.
+//! Each element is one chain of multiply-adds over k ascending: its bits do not depend on the shape
+//! around it.
 
 use super::buffer::{Buffer, Scratch};
 use super::simd::{LANES, Level, Simd, kernel};
 use rayon::prelude::*;
 use std::iter;
 
-/// Rows of a tile: a multiple of the microkernels' 6 and 12 rows, small enough that a tile's activations stay in L2.
+/// Rows of a tile: a multiple of the microkernels' 6 and 12 rows, small enough that a tile's
+/// activations stay in L2.
 pub(crate) const ROWS: usize = 96;
 
 /// Columns of a panel.
@@ -21,11 +24,12 @@ pub(crate) const PANEL: usize = 64;
 /// Elements of one panel of a tile.
 pub(crate) const BLOCK: usize = ROWS * PANEL;
 
-/// Depth of a weight panel's part that stays in L1 while the rows of a tile pass by; a multiple of [`PANEL`]. A part takes half of an
-/// L1 of 32 KiB.
+/// Depth of a weight panel's part that stays in L1 while the rows of a tile pass by; a multiple of
+/// [`PANEL`]. A part takes half of an L1 of 32 KiB.
 const DEPTH: usize = 64;
 
-/// A line of [`Right::next`] is fetched every so many steps of k: a tile of 96 rows fetches a part of [`DEPTH`] while it uses another.
+/// A line of [`Right::next`] is fetched every so many steps of k: a tile of 96 rows fetches a part
+/// of [`DEPTH`] while it uses another.
 const FETCH: usize = 4;
 
 /// Panels of `cols` columns.
@@ -87,8 +91,8 @@ pub(crate) enum Into {
 }
 
 /// # Safety
-/// Row r < MR and k' < k of a, row k' < k and NV vectors of b, and row r < MR and NV vectors of c lie in their buffers;
-/// c overlaps neither operand.
+/// Row r < MR and k' < k of a, row k' < k and NV vectors of b, and row r < MR and NV vectors of c
+/// lie in their buffers; c overlaps neither operand.
 #[inline(always)]
 unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
     s: S,
@@ -99,7 +103,8 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(
     (c, ldc): (*mut f32, usize),
     into: Into,
 ) {
-    // SAFETY: by the contract above; a pointer to sixteen floats of a buffer is one to an array of them.
+    // SAFETY: by the contract above; a pointer to sixteen floats of a buffer is one to an array of
+    // them.
     unsafe {
         let mut acc = [[s.splat(0.0); NV]; MR];
         if into == Into::Chain {
@@ -158,12 +163,20 @@ fn band_body<S: Simd>(
     if rows == 0 || cols == 0 {
         return;
     }
-    assert!(cols.is_multiple_of(LANES) && c.len() >= (rows - 1) * ldc + cols, "c holds {rows} rows of {cols} columns");
+    assert!(
+        cols.is_multiple_of(LANES) && c.len() >= (rows - 1) * ldc + cols,
+        "c holds {rows} rows of {cols} columns"
+    );
     if k > 0 {
         assert!(b.len() >= (k - 1) * ldb + cols, "b holds {k} rows of {cols} columns");
         let panel_end = |p: usize| p * a.panel_stride + (PANEL.min(k - p * PANEL) - 1) * a.k_stride;
-        let last = panel_end(0).max(panel_end((k - 1) / PANEL)).max(panel_end(((k - 1) / PANEL).saturating_sub(1)));
-        assert!(a.data.len() > (rows - 1) * a.row_stride + last, "a holds {rows} rows of {k} columns");
+        let last = panel_end(0)
+            .max(panel_end((k - 1) / PANEL))
+            .max(panel_end(((k - 1) / PANEL).saturating_sub(1)));
+        assert!(
+            a.data.len() > (rows - 1) * a.row_stride + last,
+            "a holds {rows} rows of {k} columns"
+        );
     }
     macro_rules! rows_of {
         ($nv:literal, $col:expr, [$($mr:literal),*]) => {{
@@ -217,10 +230,20 @@ kernel!(
 );
 
 #[inline(always)]
-fn pack_columns_body<S: Simd>(s: S, from: &[f32], stride: usize, rows: usize, cols: usize, to: &mut [f32]) {
-    for (p, panel) in to.chunks_exact_mut((PANEL * cols).max(1)).take(rows.div_ceil(PANEL)).enumerate() {
+fn pack_columns_body<S: Simd>(
+    s: S,
+    from: &[f32],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+    to: &mut [f32],
+) {
+    for (p, panel) in
+        to.chunks_exact_mut((PANEL * cols).max(1)).take(rows.div_ceil(PANEL)).enumerate()
+    {
         for first in (0..PANEL).step_by(LANES) {
-            let (row, count) = (p * PANEL + first, rows.saturating_sub(p * PANEL + first).min(LANES));
+            let (row, count) =
+                (p * PANEL + first, rows.saturating_sub(p * PANEL + first).min(LANES));
             for col in (0..cols).step_by(LANES) {
                 let width = LANES.min(cols - col);
                 let to = &mut panel[col * PANEL + first..];
@@ -255,8 +278,9 @@ kernel!(
     pub(crate) fn pack_columns(from: &[f32], stride: usize, rows: usize, cols: usize, to: &mut [f32]) = pack_columns_body
 );
 
-/// A weight as the right operand of products, in panels of output columns. Weights start on panels of their own; the columns and
-/// rows that this adds are zero, and whole vectors and rows of them are passed over.
+/// A weight as the right operand of products, in panels of output columns. Weights start on panels
+/// of their own; the columns and rows that this adds are zero, and whole vectors and rows of them
+/// are passed over.
 pub(crate) struct Panels {
     data: Buffer,
     k: usize,
@@ -291,7 +315,8 @@ impl Panels {
         Self { data, k, widths, parts: parts(iter::once(k)) }
     }
 
-    /// For `y @ W`: weights `[out, cols]`, one below the other, so k is the sum of their outputs, each rounded up to panels.
+    /// For `y @ W`: weights `[out, cols]`, one below the other, so k is the sum of their outputs,
+    /// each rounded up to panels.
     pub fn stacked(weights: &[(&[f32], usize)], cols: usize) -> Self {
         let k: usize = weights.iter().map(|(_, out)| panels(*out) * PANEL).sum();
         let mut data = Buffer::new(panels(cols) * k * PANEL);
@@ -299,7 +324,8 @@ impl Panels {
             let width = PANEL.min(cols - p * PANEL);
             let mut to = panel.as_chunks_mut::<PANEL>().0.iter_mut();
             for (w, out) in weights {
-                let rows = w[..out * cols].chunks_exact(cols).map(Some).chain(std::iter::repeat(None));
+                let rows =
+                    w[..out * cols].chunks_exact(cols).map(Some).chain(std::iter::repeat(None));
                 for (row, to) in rows.zip(to.by_ref().take(panels(*out) * PANEL)) {
                     match row {
                         Some(row) => {
@@ -311,11 +337,16 @@ impl Panels {
                 }
             }
         });
-        Self { data, k, widths: widths(cols).collect(), parts: parts(weights.iter().map(|(_, out)| *out)) }
+        Self {
+            data,
+            k,
+            widths: widths(cols).collect(),
+            parts: parts(weights.iter().map(|(_, out)| *out)),
+        }
     }
 
-    /// `c = a @ self`, or the chains start from c; a has `k` columns. Panel p of c starts at `p * panel_stride`, its rows are
-    /// `row_stride` apart.
+    /// `c = a @ self`, or the chains start from c; a has `k` columns. Panel p of c starts at `p *
+    /// panel_stride`, its rows are `row_stride` apart.
     pub fn apply(
         &self,
         level: Level,
@@ -331,7 +362,8 @@ impl Panels {
                 let part = if i == 0 { into } else { Into::Chain };
                 let a = Left { data: &a.data[start / PANEL * a.panel_stride..], ..a };
                 let at = (p * self.k + start) * PANEL;
-                // After the last part of a panel the first one of the next, and after the last panel the first, of the tile after this.
+                // After the last part of a panel the first one of the next, and after the last
+                // panel the first, of the tile after this.
                 let next = match self.parts.get(i + 1) {
                     Some((start, _)) => (p * self.k + start) * PANEL,
                     None if p + 1 < self.widths.len() => (p + 1) * self.k * PANEL,
@@ -394,12 +426,18 @@ pub(crate) fn put_rows(level: Level, rows: usize, from: &[f32], column: usize, t
     while at < width {
         let (panel, first) = ((column + at) / PANEL, (column + at) % PANEL);
         let part = (width - at).min(PANEL - first);
-        copy_rows(level, (rows, part), (&from[at..], width), (&mut tile[panel * BLOCK + first..], PANEL));
+        copy_rows(
+            level,
+            (rows, part),
+            (&from[at..], width),
+            (&mut tile[panel * BLOCK + first..], PANEL),
+        );
         at += part;
     }
 }
 
-/// Copies rows of `cols` contiguous elements into a tile; the columns added to the last panel become zero.
+/// Copies rows of `cols` contiguous elements into a tile; the columns added to the last panel
+/// become zero.
 pub(crate) fn to_tile(rows: &[f32], cols: usize, tile: &mut [f32]) {
     let count = rows.len() / cols;
     put_rows(Level::best(), count, &rows[..count * cols], 0, tile);
@@ -423,17 +461,24 @@ pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
     let count = rows.len() / cols;
     for first in (0..cols).step_by(PANEL) {
         let from = (&tile[first / PANEL * BLOCK..], PANEL);
-        copy_rows(Level::best(), (count, PANEL.min(cols - first)), from, (&mut rows[first..], cols));
+        copy_rows(
+            Level::best(),
+            (count, PANEL.min(cols - first)),
+            from,
+            (&mut rows[first..], cols),
+        );
     }
 }
 
-/// Tiles whose intermediates are held at once in a backward pass: enough for every thread, few enough to stay near the cores.
+/// Tiles whose intermediates are held at once in a backward pass: enough for every thread, few
+/// enough to stay near the cores.
 pub(crate) fn tiles_at_once() -> usize {
     2 * rayon::current_num_threads()
 }
 
-/// Takes groups of tiles in turn, [`tiles_at_once`] each: `tiles` computes a group's, and beside it `weights` adds the weights' gradients from
-/// the group before, so that no thread waits where either ends. `held` makes what a group holds for its weights; two of them live.
+/// Takes groups of tiles in turn, [`tiles_at_once`] each: `tiles` computes a group's, and beside it
+/// `weights` adds the weights' gradients from the group before, so that no thread waits where
+/// either ends. `held` makes what a group holds for its weights; two of them live.
 pub(crate) fn groups_in_turn<G: Send + Sync, H: Send + Sync>(
     groups: impl Iterator<Item = G>,
     held: impl Fn() -> H,
@@ -458,7 +503,8 @@ pub(crate) fn groups_in_turn<G: Send + Sync, H: Send + Sync>(
     }
 }
 
-/// The gradient of one weight from some tiles: `dw[o, i] += sum over tiles and rows of dy[row, o] * x[row, i]`.
+/// The gradient of one weight from some tiles: `dw[o, i] += sum over tiles and rows of dy[row, o] *
+/// x[row, i]`.
 pub(crate) struct WeightGrad<'a> {
     /// `[out, cols]`
     dw: &'a mut [f32],
@@ -476,14 +522,22 @@ impl<'a> WeightGrad<'a> {
         dys: impl IntoIterator<Item = Left<'a>>,
         inputs: &'a [f32],
     ) -> Self {
-        let tiles =
-            dys.into_iter().zip(inputs.chunks((panels(cols) * BLOCK).max(1))).take(rows.div_ceil(ROWS)).enumerate();
-        Self { dw, cols, tiles: tiles.map(|(t, (dy, x))| (ROWS.min(rows - t * ROWS), dy, x)).collect() }
+        let tiles = dys
+            .into_iter()
+            .zip(inputs.chunks((panels(cols) * BLOCK).max(1)))
+            .take(rows.div_ceil(ROWS))
+            .enumerate();
+        Self {
+            dw,
+            cols,
+            tiles: tiles.map(|(t, (dy, x))| (ROWS.min(rows - t * ROWS), dy, x)).collect(),
+        }
     }
 }
 
-/// Adds weight gradients, shared out by rows of the weights. Each tile's sum is a chain of its own, and tiles are added in
-/// order: bits depend neither on the threads nor on how many tiles come in one call.
+/// Adds weight gradients, shared out by rows of the weights. Each tile's sum is a chain of its own,
+/// and tiles are added in order: bits depend neither on the threads nor on how many tiles come in
+/// one call.
 pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
     struct Job<'a, 't> {
         dw: &'a mut [f32],
@@ -512,13 +566,17 @@ pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
             let width = PANEL.min(stride - p * PANEL);
             for (t, (rows, dy, x)) in tiles.iter().enumerate() {
                 // Row o of the product is column o of dy.
-                let dy = Left::strided(&dy.data[panel * dy.panel_stride..], dy.k_stride, dy.row_stride);
+                let dy =
+                    Left::strided(&dy.data[panel * dy.panel_stride..], dy.k_stride, dy.row_stride);
                 let next = match tiles.get(t + 1) {
                     Some((_, _, x)) => &x[p * BLOCK..],
                     None if p + 1 < panels(cols) => &tiles[0].2[(p + 1) * BLOCK..],
                     None => &[],
                 };
-                let x = Right { next: &next[..next.len().min(BLOCK)], ..Right::new(&x[p * BLOCK..], PANEL) };
+                let x = Right {
+                    next: &next[..next.len().min(BLOCK)],
+                    ..Right::new(&x[p * BLOCK..], PANEL)
+                };
                 band(level, (out, width, *rows), dy, x, &mut sum[p * PANEL..], stride, Into::Add);
             }
         }
@@ -538,9 +596,12 @@ mod tests {
 
     #[test]
     fn bands_match_a_plain_loop() {
-        for (rows, cols, k) in [(1, 16, 1), (7, 32, 5), (12, 48, 64), (23, 64, 130), (96, 112, 200), (5, 16, 0)] {
+        for (rows, cols, k) in
+            [(1, 16, 1), (7, 32, 5), (12, 48, 64), (23, 64, 130), (96, 112, 200), (5, 16, 0)]
+        {
             for (row_stride, k_stride) in [(k + 3, 1), (1, rows + 2)] {
-                let (a, b) = (wave(rows * row_stride + k * k_stride, 0.7), wave(k * (cols + 4), 0.3));
+                let (a, b) =
+                    (wave(rows * row_stride + k * k_stride, 0.7), wave(k * (cols + 4), 0.3));
                 let start = wave(rows * (cols + 1), 0.9);
                 for level in Level::available() {
                     for into in [Into::Set, Into::Chain, Into::Add] {
@@ -561,7 +622,10 @@ mod tests {
                                 continue;
                             }
                             let sum: f64 = (0..k)
-                                .map(|k| a[r * row_stride + k * k_stride] as f64 * b[k * (cols + 4) + j] as f64)
+                                .map(|k| {
+                                    a[r * row_stride + k * k_stride] as f64
+                                        * b[k * (cols + 4) + j] as f64
+                                })
                                 .sum();
                             let want = sum + if into == Into::Set { 0.0 } else { *start as f64 };
                             assert!(
@@ -575,7 +639,8 @@ mod tests {
         }
     }
 
-    /// Weights whose rows and columns do not fill panels: what is passed over changes nothing, and comes out as zero.
+    /// Weights whose rows and columns do not fill panels: what is passed over changes nothing, and
+    /// comes out as zero.
     #[test]
     fn panels_match_plain_loops() {
         for (out, k) in [(96, 32), (40, 100), (17, 64), (128, 130)] {
@@ -587,13 +652,20 @@ mod tests {
                 let weights = Panels::transposed(level, &[(&w, out), (&v, out)], k);
                 let mut product = vec![f32::NAN; 2 * panels(out) * BLOCK];
                 weights.apply_tile(level, 5, &tile, &mut product, Into::Set);
-                for (w, product) in [&w, &v].into_iter().zip(product.chunks_exact(panels(out) * BLOCK)) {
+                for (w, product) in
+                    [&w, &v].into_iter().zip(product.chunks_exact(panels(out) * BLOCK))
+                {
                     for (r, x) in x.chunks_exact(k).enumerate() {
                         for o in 0..panels(out) * PANEL {
                             let row = w.chunks_exact(k).nth(o);
-                            let want = row.map_or(0.0, |w| w.iter().zip(x).map(|(w, x)| *w as f64 * *x as f64).sum());
+                            let want = row.map_or(0.0, |w| {
+                                w.iter().zip(x).map(|(w, x)| *w as f64 * *x as f64).sum()
+                            });
                             let got = product[o / PANEL * BLOCK + r * PANEL + o % PANEL] as f64;
-                            assert!((got - want).abs() < 1e-4 && (o < out || got == 0.0), "{level:?} {out} {k} {o}");
+                            assert!(
+                                (got - want).abs() < 1e-4 && (o < out || got == 0.0),
+                                "{level:?} {out} {k} {o}"
+                            );
                         }
                     }
                 }
@@ -608,10 +680,15 @@ mod tests {
                 for (i, got) in sums.iter().enumerate().filter(|(i, _)| i % BLOCK < 5 * PANEL) {
                     let (r, c) = (i % BLOCK / PANEL, i / BLOCK * PANEL + i % PANEL);
                     let of = |w: &[f32], y: &[f32]| -> f64 {
-                        (0..if c < k { out } else { 0 }).map(|o| w[o * k + c] as f64 * y[r * out + o] as f64).sum()
+                        (0..if c < k { out } else { 0 })
+                            .map(|o| w[o * k + c] as f64 * y[r * out + o] as f64)
+                            .sum()
                     };
                     let want = of(&w, &y) + of(&v, &z);
-                    assert!((*got as f64 - want).abs() < 1e-4, "{level:?} {out} {k} {r} {c}: {got}, not {want}");
+                    assert!(
+                        (*got as f64 - want).abs() < 1e-4,
+                        "{level:?} {out} {k} {r} {c}: {got}, not {want}"
+                    );
                 }
             }
         }
@@ -640,7 +717,11 @@ mod tests {
                 pack_columns(level, &from, cols + 2, rows, cols, &mut to);
                 for (i, x) in to.iter().enumerate() {
                     let (row, col) = (i / (PANEL * cols) * PANEL + i % PANEL, i / PANEL % cols);
-                    assert_eq!(*x, if row < rows { from[row * (cols + 2) + col] } else { 0.0 }, "{level:?}");
+                    assert_eq!(
+                        *x,
+                        if row < rows { from[row * (cols + 2) + col] } else { 0.0 },
+                        "{level:?}"
+                    );
                 }
             }
         }

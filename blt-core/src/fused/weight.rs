@@ -20,7 +20,9 @@ impl Deref for Weight {
     fn deref(&self) -> &[f32] {
         match self {
             Weight::Owned(data) => data,
-            Weight::Mapped(tensor) => tensor.as_f32().expect("an aligned f32 tensor, checked when it was added"),
+            Weight::Mapped(tensor) => {
+                tensor.as_f32().expect("an aligned f32 tensor, checked when it was added")
+            }
         }
     }
 }
@@ -53,7 +55,8 @@ pub(crate) enum Table<'a> {
 }
 
 impl Stored {
-    /// Keeps a tensor where it lies if it can be read there: f32, or a table of bf16. Copies any other.
+    /// Keeps a tensor where it lies if it can be read there: f32, or a table of bf16. Copies any
+    /// other.
     pub fn mapped(tensor: MappedTensor, by_rows: bool) -> Self {
         match tensor.dtype {
             WeightType::F32 if tensor.as_f32().is_some() => Stored::F32(Weight::Mapped(tensor)),
@@ -72,9 +75,9 @@ impl Stored {
     pub fn table(&self) -> Table<'_> {
         match self {
             Stored::F32(weight) => Table::F32(weight),
-            Stored::Bf16(tensor) => {
-                Table::Bf16(tensor.as_bf16().expect("an aligned bf16 tensor, checked when it was added"))
-            }
+            Stored::Bf16(tensor) => Table::Bf16(
+                tensor.as_bf16().expect("an aligned bf16 tensor, checked when it was added"),
+            ),
         }
     }
 
@@ -116,7 +119,9 @@ impl Table<'_> {
         let range = row as usize * out.len()..(row as usize + 1) * out.len();
         match self {
             Table::F32(table) => out.copy_from_slice(&table[range]),
-            Table::Bf16(table) => out.iter_mut().zip(&table[range]).for_each(|(o, x)| *o = widen(*x)),
+            Table::Bf16(table) => {
+                out.iter_mut().zip(&table[range]).for_each(|(o, x)| *o = widen(*x))
+            }
         }
     }
 
@@ -126,7 +131,9 @@ impl Table<'_> {
         let range = row as usize * sum.len()..(row as usize + 1) * sum.len();
         match self {
             Table::F32(table) => sum.iter_mut().zip(&table[range]).for_each(|(s, x)| *s += x),
-            Table::Bf16(table) => sum.iter_mut().zip(&table[range]).for_each(|(s, x)| *s += widen(*x)),
+            Table::Bf16(table) => {
+                sum.iter_mut().zip(&table[range]).for_each(|(s, x)| *s += widen(*x))
+            }
         }
     }
 }

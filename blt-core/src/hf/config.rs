@@ -1,7 +1,8 @@
 //! `config.json` of a `BltForCausalLM` directory, resolved.
 //!
-//! Defaults and their order of precedence are those of transformers 5.23. Both of its spellings of rotary embedding are
-//! read: `rope_parameters` (5.x) and `rope_theta` with `rope_scaling` (4.x). `HfConfig::write` writes the 5.x one.
+//! Defaults and their order of precedence are those of transformers 5.23. Both of its spellings of
+//! rotary embedding are read: `rope_parameters` (5.x) and `rope_theta` with `rope_scaling` (4.x).
+//! `HfConfig::write` writes the 5.x one.
 
 use super::fields::Fields;
 use super::{CONFIG_FILE, HfError};
@@ -16,11 +17,13 @@ use std::path::Path;
 pub struct HfConfig {
     /// None where there are no hash functions: the layout's table is there and has no rows.
     pub hash: Option<HashConfig>,
-    /// Pools by maximum; the cross-attention of all layers pools anew in each (`CrossLayers::AllRepool`).
+    /// Pools by maximum; the cross-attention of all layers pools anew in each
+    /// (`CrossLayers::AllRepool`).
     pub encoder: LocalEncoderConfig,
     pub latent: LatentConfig,
     pub decoder: LocalDecoderConfig,
-    /// None (`patch_in_forward: false`): the directory has no entropy model, patches come from outside.
+    /// None (`patch_in_forward: false`): the directory has no entropy model, patches come from
+    /// outside.
     pub patching: Option<HfPatching>,
 }
 
@@ -53,8 +56,9 @@ const DEFAULT_HASH_SIZES: [usize; 6] = [3, 4, 5, 6, 7, 8];
 const DEFAULT_THETA: f64 = 500_000.0;
 const DEFAULT_PATCHER_THETA: f64 = 10_000.0;
 
-/// Fields of any configuration of that library that do not enter the forward pass of a BLT model: what the process
-/// prints and returns, labels, storage types, initialisation, and how attention is computed.
+/// Fields of any configuration of that library that do not enter the forward pass of a BLT model:
+/// what the process prints and returns, labels, storage types, initialisation, and how attention is
+/// computed.
 const INERT: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -133,8 +137,8 @@ const INERT_GENERATION: &[&str] = &[
     "typical_p",
 ];
 
-/// Fields of the original code's configuration that conversions to this layout carried along and the library does not
-/// read. (`norm_eps` among them: the eps that counts is `rms_norm_eps`.)
+/// Fields of the original code's configuration that conversions to this layout carried along and
+/// the library does not read. (`norm_eps` among them: the eps that counts is `rms_norm_eps`.)
 const INERT_CARRIED: &[&str] = &[
     "attn_bias_type",
     "attn_impl",
@@ -146,19 +150,23 @@ const INERT_CARRIED: &[&str] = &[
 ];
 
 /// At the top alone. Rotary embedding is made from each part's own configuration.
-const INERT_TOP: &[&str] = &["patching_batch_size", "rope_parameters", "rope_scaling", "rope_theta"];
+const INERT_TOP: &[&str] =
+    &["patching_batch_size", "rope_parameters", "rope_scaling", "rope_theta"];
 
-/// In the parts. The encoder's and decoder's mask is made once, from `local_attention_window_len`; ties are forced off
-/// in the parts; whether the latent has a projection follows from the widths; only the decoder's `hidden_size_global`
-/// and the encoder's `vocab_size` shape a parameter.
+/// In the parts. The encoder's and decoder's mask is made once, from `local_attention_window_len`;
+/// ties are forced off in the parts; whether the latent has a projection follows from the widths;
+/// only the decoder's `hidden_size_global` and the encoder's `vocab_size` shape a parameter.
 const INERT_ENCODER: &[&str] = &["hidden_size_global", "sliding_window", "tie_word_embeddings"];
 const INERT_DECODER: &[&str] = &["sliding_window", "tie_word_embeddings", "vocab_size"];
-const INERT_LATENT: &[&str] = &["encoder_cross_output_size", "sliding_window", "tie_word_embeddings"];
+const INERT_LATENT: &[&str] =
+    &["encoder_cross_output_size", "sliding_window", "tie_word_embeddings"];
 const INERT_PATCHER: &[&str] = &["tie_word_embeddings"];
 
 /// Fields that are inert at these values, and would ask for something else at any other.
 fn refuse_active(f: &Fields) -> Result<(), HfError> {
-    for name in ["attention_bias", "mlp_bias", "use_bias", "bias", "is_encoder_decoder", "is_decoder"] {
+    for name in
+        ["attention_bias", "mlp_bias", "use_bias", "bias", "is_encoder_decoder", "is_decoder"]
+    {
         f.only(name, &[json!(false)])?;
     }
     for name in ["add_cross_attention", "tie_encoder_decoder", "monotonicity"] {
@@ -229,15 +237,25 @@ fn stack(f: &Fields, d: &Defaults, window: Option<usize>) -> Result<(usize, Bloc
         n => n,
     };
     if heads % kv_heads != 0 {
-        return Err(f.wrong_number("num_key_value_heads", format!("a divisor of the {heads} heads"), kv_heads));
+        return Err(f.wrong_number(
+            "num_key_value_heads",
+            format!("a divisor of the {heads} heads"),
+            kv_heads,
+        ));
     }
     let head_dim = dim / heads;
     if head_dim == 0 || head_dim % 2 != 0 {
-        let expected = format!("heads of an even width (rotary pairs); hidden_size / heads is {dim} / {heads}");
+        let expected = format!(
+            "heads of an even width (rotary pairs); hidden_size / heads is {dim} / {heads}"
+        );
         return Err(f.wrong_number("num_attention_heads", expected, heads));
     }
     if let Some(found) = f.some("head_dim").filter(|v| v.as_u64() != Some(head_dim as u64)) {
-        return Err(f.unsupported("head_dim", format!("{head_dim} (hidden_size / num_attention_heads)"), found));
+        return Err(f.unsupported(
+            "head_dim",
+            format!("{head_dim} (hidden_size / num_attention_heads)"),
+            found,
+        ));
     }
     let ffn = match f.get("intermediate_size") {
         None => d.intermediate.unwrap_or(8 * dim / 3),
@@ -259,7 +277,8 @@ fn stack(f: &Fields, d: &Defaults, window: Option<usize>) -> Result<(usize, Bloc
     Ok((f.positive("num_hidden_layers", d.layers)?, block))
 }
 
-/// `rope_scaling`, where it says anything, takes the place of `rope_parameters`; a theta inside goes before one outside.
+/// `rope_scaling`, where it says anything, takes the place of `rope_parameters`; a theta inside
+/// goes before one outside.
 fn rope_theta(f: &Fields, default: f64) -> Result<f64, HfError> {
     let (scaling, parameters) = (f.object("rope_scaling")?, f.object("rope_parameters")?);
     let outside = f.positive_float("rope_theta", default)?;
@@ -288,18 +307,20 @@ impl HfConfig {
     /// Reads `dir/config.json`.
     ///
     /// # Errors
-    /// A file that cannot be read or is not JSON; a field of the wrong type or value; a field that would change the
-    /// numbers and is not supported; an unknown field. Each names the file, the field, and what was found.
+    /// A file that cannot be read or is not JSON; a field of the wrong type or value; a field that
+    /// would change the numbers and is not supported; an unknown field. Each names the file,
+    /// the field, and what was found.
     pub fn read(dir: &Path) -> Result<Self, HfError> {
         let path = dir.join(CONFIG_FILE);
-        let text = std::fs::read(&path).map_err(|source| HfError::Read { path: path.clone(), source })?;
+        let text =
+            std::fs::read(&path).map_err(|source| HfError::Read { path: path.clone(), source })?;
         Self::parse(&path, &text)
     }
 
     /// Parses the bytes of a `config.json`; `file` is named in errors.
     pub fn parse(file: &Path, json: &[u8]) -> Result<Self, HfError> {
-        let value: Value =
-            serde_json::from_slice(json).map_err(|source| HfError::Json { path: file.to_owned(), source })?;
+        let value: Value = serde_json::from_slice(json)
+            .map_err(|source| HfError::Json { path: file.to_owned(), source })?;
         let Some(map) = value.as_object() else {
             return Err(HfError::Field {
                 file: file.to_owned(),
@@ -330,11 +351,17 @@ impl HfConfig {
             vocab: f.positive("encoder_hash_byte_group_vocab", 500_002)?,
         };
         if hash.functions > HASH_PRIMES.len() {
-            // The library begins again with the first multiplier: the same hashes into tables of their own.
+            // The library begins again with the first multiplier: the same hashes into tables of
+            // their own.
             let expected = format!("at most {}, the number of multipliers", HASH_PRIMES.len());
-            return Err(f.unsupported("encoder_hash_byte_group_nb_functions", expected, hash.functions));
+            return Err(f.unsupported(
+                "encoder_hash_byte_group_nb_functions",
+                expected,
+                hash.functions,
+            ));
         }
-        if hash.functions as u128 * hash.sizes.len() as u128 * hash.vocab as u128 > u32::MAX as u128 {
+        if hash.functions as u128 * hash.sizes.len() as u128 * hash.vocab as u128 > u32::MAX as u128
+        {
             let expected = format!("tables of at most {} rows in all", u32::MAX);
             return Err(f.wrong_number("encoder_hash_byte_group_vocab", expected, hash.vocab));
         }
@@ -358,7 +385,8 @@ impl HfConfig {
         Ok(config)
     }
 
-    /// A part's own copy of `cross_attn_k` shapes its parameters, the top's shapes what flows between them.
+    /// A part's own copy of `cross_attn_k` shapes its parameters, the top's shapes what flows
+    /// between them.
     fn agree_on_k(part: &Fields, k: usize) -> Result<(), HfError> {
         match part.positive("cross_attn_k", 2)? {
             own if own == k => Ok(()),
@@ -366,7 +394,11 @@ impl HfConfig {
         }
     }
 
-    fn encoder(top: &Fields, k: usize, window: Option<usize>) -> Result<LocalEncoderConfig, HfError> {
+    fn encoder(
+        top: &Fields,
+        k: usize,
+        window: Option<usize>,
+    ) -> Result<LocalEncoderConfig, HfError> {
         let f = top.object("encoder_config")?;
         let (layers, block) = stack(&f, &ENCODER, window)?;
         Self::agree_on_k(&f, k)?;
@@ -376,7 +408,14 @@ impl HfConfig {
             false => CrossLayers::Last,
         };
         f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_ENCODER])?;
-        Ok(LocalEncoderConfig { layers, cross: cross(&block), block, cross_layers, pooling: Pooling::Max, k })
+        Ok(LocalEncoderConfig {
+            layers,
+            cross: cross(&block),
+            block,
+            cross_layers,
+            pooling: Pooling::Max,
+            k,
+        })
     }
 
     fn latent(top: &Fields, input_dim: usize) -> Result<LatentConfig, HfError> {
@@ -386,7 +425,11 @@ impl HfConfig {
         Ok(LatentConfig { layers, block, input_dim })
     }
 
-    fn decoder(top: &Fields, k: usize, window: Option<usize>) -> Result<LocalDecoderConfig, HfError> {
+    fn decoder(
+        top: &Fields,
+        k: usize,
+        window: Option<usize>,
+    ) -> Result<LocalDecoderConfig, HfError> {
         let f = top.object("decoder_config")?;
         let (layers, block) = stack(&f, &DECODER, window)?;
         Self::agree_on_k(&f, k)?;
@@ -397,7 +440,8 @@ impl HfConfig {
     }
 
     fn patching(top: &Fields) -> Result<Option<HfPatching>, HfError> {
-        // Every field is read whether or not it counts, so that a wrong one is told and none is unknown.
+        // Every field is read whether or not it counts, so that a wrong one is told and none is
+        // unknown.
         let in_forward = top.flag("patch_in_forward", true)?;
         top.only("patching_mode", &[json!("entropy")])?;
         let max_patch_length = top.optional("max_patch_length", None)?;
@@ -405,7 +449,8 @@ impl HfConfig {
             Some(Value::Null) if !in_forward => DEFAULT_THRESHOLD,
             _ => top.float("patching_threshold", DEFAULT_THRESHOLD)?,
         };
-        // An on/off switch in the library: null means patches of one byte, any number means the entropy rule.
+        // An on/off switch in the library: null means patches of one byte, any number means the
+        // entropy rule.
         let switched_off = top.get("patch_size").is_some_and(Value::is_null);
         if in_forward && switched_off {
             return Err(top.unsupported("patch_size", "a number (patches by entropy)", "null"));
@@ -415,14 +460,20 @@ impl HfConfig {
         let (layers, block) = stack(&f, &PATCHER, window)?;
         f.only("vocab_size", &[json!(VOCAB)])?;
         f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_PATCHER])?;
-        Ok(in_forward.then_some(HfPatching { patcher: HfPatcher { layers, block }, threshold, max_patch_length }))
+        Ok(in_forward.then_some(HfPatching {
+            patcher: HfPatcher { layers, block },
+            threshold,
+            max_patch_length,
+        }))
     }
 
-    /// Every parameter of the model, in the order in which the parts register them: embeddings, encoder, latent,
-    /// decoder, entropy model. Without hash functions their table is listed with no rows; no part registers that one.
+    /// Every parameter of the model, in the order in which the parts register them: embeddings,
+    /// encoder, latent, decoder, entropy model. Without hash functions their table is listed
+    /// with no rows; no part registers that one.
     pub fn parameters(&self) -> Vec<TensorSpec> {
         let mut out = Vec::new();
-        let mut add = |name: String, shape: &[usize]| out.push(TensorSpec { name, shape: shape.to_vec() });
+        let mut add =
+            |name: String, shape: &[usize]| out.push(TensorSpec { name, shape: shape.to_vec() });
         let dim = self.encoder.block.dim;
         let rows = self.hash.as_ref().map_or(0, |h| h.functions * h.sizes.len() * h.vocab);
         add("model.local_encoder.embed_tokens.weight".into(), &[VOCAB, dim]);
@@ -436,14 +487,25 @@ impl HfConfig {
 
         let g = &self.latent;
         if g.input_dim != g.block.dim {
-            add("model.global_transformer.token_embedding_projection.weight".into(), &[g.block.dim, g.input_dim]);
+            add(
+                "model.global_transformer.token_embedding_projection.weight".into(),
+                &[g.block.dim, g.input_dim],
+            );
         }
         block_tensors(&mut add, "model.global_transformer", g.layers, &g.block);
 
         let d = &self.decoder;
         block_tensors(&mut add, "model.local_decoder", d.layers, &d.block);
-        add("model.local_decoder.patch_embedding_projection.weight".into(), &[d.k * dim, d.latent_dim]);
-        cross_tensors(&mut add, "model.local_decoder", if d.cross_all { d.layers } else { 1 }, &d.cross);
+        add(
+            "model.local_decoder.patch_embedding_projection.weight".into(),
+            &[d.k * dim, d.latent_dim],
+        );
+        cross_tensors(
+            &mut add,
+            "model.local_decoder",
+            if d.cross_all { d.layers } else { 1 },
+            &d.cross,
+        );
         add("model.local_decoder.norm.weight".into(), &[dim]);
         add("lm_head.weight".into(), &[VOCAB, dim]);
 
@@ -457,7 +519,8 @@ impl HfConfig {
         out
     }
 
-    /// The JSON that `write` writes: the 5.x spelling, nothing left to a default that a version could change.
+    /// The JSON that `write` writes: the 5.x spelling, nothing left to a default that a version
+    /// could change.
     pub fn to_json(&self) -> Value {
         let (e, g, d) = (&self.encoder, &self.latent, &self.decoder);
         let mut encoder = part(ENCODER.model_type, e.layers, &e.block);
@@ -530,7 +593,12 @@ fn part(model_type: &str, layers: usize, b: &BlockConfig) -> Map<String, Value> 
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn block_tensors(add: &mut impl FnMut(String, &[usize]), part: &str, layers: usize, c: &BlockConfig) {
+fn block_tensors(
+    add: &mut impl FnMut(String, &[usize]),
+    part: &str,
+    layers: usize,
+    c: &BlockConfig,
+) {
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     for layer in 0..layers {
         let prefix = format!("{part}.layers.{layer}");
@@ -546,7 +614,12 @@ fn block_tensors(add: &mut impl FnMut(String, &[usize]), part: &str, layers: usi
     }
 }
 
-fn cross_tensors(add: &mut impl FnMut(String, &[usize]), part: &str, layers: usize, c: &CrossConfig) {
+fn cross_tensors(
+    add: &mut impl FnMut(String, &[usize]),
+    part: &str,
+    layers: usize,
+    c: &CrossConfig,
+) {
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     for layer in 0..layers {
         let prefix = format!("{part}.cross_attn_layers.{layer}");

@@ -65,7 +65,9 @@ pub enum Unsupported {
     K { encoder: usize, decoder: usize },
     #[error("widths {encoder} (encoder) and {decoder} (decoder): the layout has one for both")]
     LocalWidths { encoder: usize, decoder: usize },
-    #[error("{part}: heads of width {head_dim}: the layout divides the width {dim} by {heads} heads")]
+    #[error(
+        "{part}: heads of width {head_dim}: the layout divides the width {dim} by {heads} heads"
+    )]
     HeadDim { part: &'static str, head_dim: usize, dim: usize, heads: usize },
     #[error(
         "{part}: cross-attention of {} heads ({} for keys and values), eps {} differs from the self-attention's: the layout has one set for both",
@@ -74,7 +76,9 @@ pub enum Unsupported {
     Cross { part: &'static str, cross: Box<CrossConfig> },
     #[error("{functions} hash functions: the layout has {} multipliers", HASH_PRIMES.len())]
     HashFunctions { functions: usize },
-    #[error("{part}: the layout computes `{field}` from what it has, {expected} here, found {found}")]
+    #[error(
+        "{part}: the layout computes `{field}` from what it has, {expected} here, found {found}"
+    )]
     Width { part: &'static str, field: &'static str, expected: usize, found: usize },
 }
 
@@ -117,7 +121,10 @@ impl HfConfig {
             refused.push(Unsupported::HashFunctions { functions: hash.functions });
         }
         if e.block.window != d.block.window {
-            refused.push(Unsupported::LocalWindows { encoder: e.block.window, decoder: d.block.window });
+            refused.push(Unsupported::LocalWindows {
+                encoder: e.block.window,
+                decoder: d.block.window,
+            });
         }
         if let Some(window) = g.block.window {
             refused.push(Unsupported::LatentWindow(window));
@@ -148,12 +155,22 @@ impl HfConfig {
         }
         for (part, b) in blocks {
             if b.head_dim != b.dim / b.heads {
-                refused.push(Unsupported::HeadDim { part, head_dim: b.head_dim, dim: b.dim, heads: b.heads });
+                refused.push(Unsupported::HeadDim {
+                    part,
+                    head_dim: b.head_dim,
+                    dim: b.dim,
+                    heads: b.heads,
+                });
             }
         }
         for (part, b, c) in [("encoder", &e.block, &e.cross), ("decoder", &d.block, &d.cross)] {
-            let same =
-                CrossConfig { dim: b.dim, heads: b.heads, kv_heads: b.kv_heads, head_dim: b.head_dim, eps: b.eps };
+            let same = CrossConfig {
+                dim: b.dim,
+                heads: b.heads,
+                kv_heads: b.kv_heads,
+                head_dim: b.head_dim,
+                eps: b.eps,
+            };
             if *c != same {
                 refused.push(Unsupported::Cross { part, cross: Box::new(c.clone()) });
             }
@@ -162,9 +179,17 @@ impl HfConfig {
             return Err(refused);
         }
         let patching = match &model.patching {
-            PatchingShape::Entropy { model, rule: EntropyRule::Global { threshold }, max_patch_length } => {
+            PatchingShape::Entropy {
+                model,
+                rule: EntropyRule::Global { threshold },
+                max_patch_length,
+            } => {
                 let patcher = HfPatcher { layers: model.layers, block: model.block.clone() };
-                Some(HfPatching { patcher, threshold: *threshold, max_patch_length: *max_patch_length })
+                Some(HfPatching {
+                    patcher,
+                    threshold: *threshold,
+                    max_patch_length: *max_patch_length,
+                })
             }
             _ => None,
         };
@@ -177,7 +202,8 @@ impl HfConfig {
     }
 }
 
-/// A tensor to be written: its numbers are fetched when its turn comes, so that one tensor is held at a time.
+/// A tensor to be written: its numbers are fetched when its turn comes, so that one tensor is held
+/// at a time.
 struct Pending<'a, F> {
     shape: &'a [usize],
     name: &'a str,
@@ -207,14 +233,19 @@ impl<F: Fn(&str) -> Vec<f32>> View for Pending<'_, F> {
     }
 }
 
-/// Writes `dir` whole or not at all: `config.json`, and `model.safetensors` with `config.parameters()`, each of whose
-/// numbers `fetch` returns by name (row-major, of the shape that `config.parameters()` states; not asked of an empty table).
+/// Writes `dir` whole or not at all: `config.json`, and `model.safetensors` with
+/// `config.parameters()`, each of whose numbers `fetch` returns by name (row-major, of the shape
+/// that `config.parameters()` states; not asked of an empty table).
 ///
 /// A directory that stands there is replaced if it holds nothing but such files.
 ///
 /// # Errors
 /// `Write` where the disk refuses; `Occupied` where the directory holds anything else.
-pub fn write_directory(dir: &Path, config: &HfConfig, fetch: impl Fn(&str) -> Vec<f32>) -> Result<(), HfError> {
+pub fn write_directory(
+    dir: &Path,
+    config: &HfConfig,
+    fetch: impl Fn(&str) -> Vec<f32>,
+) -> Result<(), HfError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| HfError::Write { path, source }
@@ -270,10 +301,15 @@ fn check_replaceable(dir: &Path) -> Result<bool, HfError> {
     Ok(true)
 }
 
-fn write_weights(path: &Path, config: &HfConfig, fetch: &impl Fn(&str) -> Vec<f32>) -> Result<(), HfError> {
+fn write_weights(
+    path: &Path,
+    config: &HfConfig,
+    fetch: &impl Fn(&str) -> Vec<f32>,
+) -> Result<(), HfError> {
     let failed = |source| HfError::Write { path: path.to_owned(), source };
     let specs = config.parameters();
-    let pending = specs.iter().map(|s| (s.name.as_str(), Pending { shape: &s.shape, name: &s.name, fetch }));
+    let pending =
+        specs.iter().map(|s| (s.name.as_str(), Pending { shape: &s.shape, name: &s.name, fetch }));
     // The library refuses a file that does not say which framework's it is.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(pending, Some(metadata), path).map_err(|e| {
@@ -282,5 +318,7 @@ fn write_weights(path: &Path, config: &HfConfig, fetch: &impl Fn(&str) -> Vec<f3
             other => io::Error::other(other),
         })
     })?;
-    crate::checkpoint::readable_as_its_directory(path).and_then(|file| file.sync_all()).map_err(failed)
+    crate::checkpoint::readable_as_its_directory(path)
+        .and_then(|file| file.sync_all())
+        .map_err(failed)
 }

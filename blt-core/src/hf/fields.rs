@@ -1,4 +1,5 @@
-//! Typed access to the fields of a JSON object that remembers which were asked for, so that no field is skipped silently.
+//! Typed access to the fields of a JSON object that remembers which were asked for, so that no
+//! field is skipped silently.
 
 use super::HfError;
 use serde_json::{Map, Value};
@@ -36,7 +37,12 @@ impl<'a> Fields<'a> {
     }
 
     /// As `wrong`, for a value that is not the JSON as it stands (a default, say).
-    pub fn wrong_number(&self, name: &str, expected: impl Into<String>, found: impl ToString) -> HfError {
+    pub fn wrong_number(
+        &self,
+        name: &str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> HfError {
         HfError::Field {
             file: self.file.to_owned(),
             field: format!("{}{name}", self.prefix),
@@ -45,7 +51,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub fn unsupported(&self, name: &str, expected: impl Into<String>, found: impl ToString) -> HfError {
+    pub fn unsupported(
+        &self,
+        name: &str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> HfError {
         HfError::UnsupportedField {
             file: self.file.to_owned(),
             field: format!("{}{name}", self.prefix),
@@ -76,7 +87,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number from 1, or null; absent: `default`.
-    pub fn optional(&self, name: &'static str, default: Option<usize>) -> Result<Option<usize>, HfError> {
+    pub fn optional(
+        &self,
+        name: &'static str,
+        default: Option<usize>,
+    ) -> Result<Option<usize>, HfError> {
         match self.get(name) {
             None => Ok(default),
             Some(Value::Null) => Ok(None),
@@ -114,7 +129,12 @@ impl<'a> Fields<'a> {
             return Ok(default.to_vec());
         }
         list.iter()
-            .map(|v| self.count_of(name, v).ok().filter(|&n| n > 0).ok_or_else(|| self.wrong(name, expected, value)))
+            .map(|v| {
+                self.count_of(name, v)
+                    .ok()
+                    .filter(|&n| n > 0)
+                    .ok_or_else(|| self.wrong(name, expected, value))
+            })
             .collect()
     }
 
@@ -132,7 +152,8 @@ impl<'a> Fields<'a> {
         self.map.is_empty()
     }
 
-    /// If present and not null, the field must be one of `allowed`; another value would change the numbers.
+    /// If present and not null, the field must be one of `allowed`; another value would change the
+    /// numbers.
     pub fn only(&self, name: &'static str, allowed: &[Value]) -> Result<(), HfError> {
         let Some(v) = self.some(name) else { return Ok(()) };
         // 1 and 1.0 are one number.
@@ -148,7 +169,9 @@ impl<'a> Fields<'a> {
     pub fn finish(&self, inert: &[&[&str]]) -> Result<(), HfError> {
         let asked = self.asked.borrow();
         for (name, value) in self.map {
-            if !asked.contains(name.as_str()) && !inert.iter().any(|list| list.contains(&name.as_str())) {
+            if !asked.contains(name.as_str())
+                && !inert.iter().any(|list| list.contains(&name.as_str()))
+            {
                 return Err(HfError::UnknownField {
                     file: self.file.to_owned(),
                     field: format!("{}{name}", self.prefix),

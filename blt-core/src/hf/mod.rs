@@ -1,8 +1,10 @@
-//! Reading and writing the Hugging Face `BltForCausalLM` directory: `config.json` and `model.safetensors`.
+//! Reading and writing the Hugging Face `BltForCausalLM` directory: `config.json` and
+//! `model.safetensors`.
 //!
-//! [`HfConfig`] is a configuration as resolved, with that library's defaults filled in; [`Weights`] are the tensors,
-//! memory-mapped. Parameter names are the model's own, so that nothing is renamed either way. What a model here can be
-//! and the layout cannot say is refused, by name: [`HfConfig::from_model`].
+//! [`HfConfig`] is a configuration as resolved, with that library's defaults filled in; [`Weights`]
+//! are the tensors, memory-mapped. Parameter names are the model's own, so that nothing is renamed
+//! either way. What a model here can be and the layout cannot say is refused, by name:
+//! [`HfConfig::from_model`].
 
 mod config;
 mod export;
@@ -32,9 +34,13 @@ pub enum HfError {
 
     #[error("{file}: `{field}`: expected {expected}, found {found}")]
     Field { file: PathBuf, field: String, expected: String, found: String },
-    #[error("{file}: `{field}` = {found} is not supported and would change the numbers; supported: {expected}")]
+    #[error(
+        "{file}: `{field}` = {found} is not supported and would change the numbers; supported: {expected}"
+    )]
     UnsupportedField { file: PathBuf, field: String, expected: String, found: String },
-    #[error("{file}: unknown field `{field}` = {found}: it may change the numbers, so it is not skipped")]
+    #[error(
+        "{file}: unknown field `{field}` = {found}: it may change the numbers, so it is not skipped"
+    )]
     UnknownField { file: PathBuf, field: String, found: String },
 
     #[error("{dir} holds neither {WEIGHTS_FILE} nor {INDEX_FILE}")]

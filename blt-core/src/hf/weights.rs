@@ -34,14 +34,16 @@ struct Entry {
     range: Range<usize>,
 }
 
-/// A directory's tensors. The files stay mapped as long as this or any [`MappedTensor`] of it lives.
+/// A directory's tensors. The files stay mapped as long as this or any [`MappedTensor`] of it
+/// lives.
 pub struct Weights {
     /// The file that lists the tensors: the index, or the one file.
     listing: PathBuf,
     entries: BTreeMap<String, Entry>,
 }
 
-/// One tensor as it lies in the mapped file, row-major little-endian, its numbers checked to be finite. Cloning shares.
+/// One tensor as it lies in the mapped file, row-major little-endian, its numbers checked to be
+/// finite. Cloning shares.
 #[derive(Clone)]
 pub struct MappedTensor {
     shard: Arc<Shard>,
@@ -51,10 +53,12 @@ pub struct MappedTensor {
 }
 
 impl Weights {
-    /// Opens `dir/model.safetensors` or, where there is none, the shards of `dir/model.safetensors.index.json`.
+    /// Opens `dir/model.safetensors` or, where there is none, the shards of
+    /// `dir/model.safetensors.index.json`.
     ///
     /// # Errors
-    /// No such files, a shard that is missing, truncated or corrupt, an index that disagrees with its shards.
+    /// No such files, a shard that is missing, truncated or corrupt, an index that disagrees with
+    /// its shards.
     pub fn open(dir: &Path) -> Result<Self, HfError> {
         let (whole, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
         match Shard::open(&whole) {
@@ -68,24 +72,29 @@ impl Weights {
         }
         match std::fs::read(&index) {
             Ok(text) => Self::open_sharded(dir, index, &text),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(HfError::NoWeights { dir: dir.to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(HfError::NoWeights { dir: dir.to_owned() })
+            }
             Err(source) => Err(HfError::Read { path: index, source }),
         }
     }
 
     fn open_sharded(dir: &Path, index: PathBuf, text: &[u8]) -> Result<Self, HfError> {
-        let value: Value =
-            serde_json::from_slice(text).map_err(|source| HfError::Json { path: index.clone(), source })?;
+        let value: Value = serde_json::from_slice(text)
+            .map_err(|source| HfError::Json { path: index.clone(), source })?;
         let wrong = |key: &str, found: &Value| HfError::Index {
             index: index.clone(),
             key: key.into(),
             found: found.to_string(),
         };
-        let map = value["weight_map"].as_object().ok_or_else(|| wrong("weight_map", &value["weight_map"]))?;
+        let map = value["weight_map"]
+            .as_object()
+            .ok_or_else(|| wrong("weight_map", &value["weight_map"]))?;
         let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (key, file) in map {
             // A name that leads elsewhere would read files that the directory does not hold.
-            let name = file.as_str().filter(|f| !f.is_empty() && !f.contains(['/', '\\']) && *f != "..");
+            let name =
+                file.as_str().filter(|f| !f.is_empty() && !f.contains(['/', '\\']) && *f != "..");
             files.entry(name.ok_or_else(|| wrong(key, file))?).or_default().push(key);
         }
         let mut weights = Weights { listing: index.clone(), entries: BTreeMap::new() };
@@ -100,11 +109,16 @@ impl Weights {
             weights.add(shard)?;
             for key in keys {
                 if weights.entries.get(key).is_none_or(|e| e.shard.path != path) {
-                    return Err(HfError::MissingKey { file: path, key: key.into(), expected: Vec::new() });
+                    return Err(HfError::MissingKey {
+                        file: path,
+                        key: key.into(),
+                        expected: Vec::new(),
+                    });
                 }
             }
         }
-        if let Some((key, entry)) = weights.entries.iter().find(|(key, _)| !map.contains_key(*key)) {
+        if let Some((key, entry)) = weights.entries.iter().find(|(key, _)| !map.contains_key(*key))
+        {
             let (file, found) = (entry.shard.path.clone(), entry.shape.clone());
             return Err(HfError::ExtraKey { file, key: key.clone(), found });
         }
@@ -117,7 +131,8 @@ impl Weights {
         for (key, info) in metadata.tensors() {
             let start = 8 + header;
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            let entry = Entry { shard: shard.clone(), dtype: info.dtype, shape: info.shape.clone(), range };
+            let entry =
+                Entry { shard: shard.clone(), dtype: info.dtype, shape: info.shape.clone(), range };
             if let Some(other) = self.entries.insert(key.clone(), entry) {
                 let (file, other) = (shard.path.clone(), other.shard.path.clone());
                 return Err(HfError::DuplicateKey { file, key, other });
@@ -133,12 +148,14 @@ impl Weights {
 
     /// The files that hold the tensors, by name.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let files: std::collections::BTreeSet<&Path> = self.entries.values().map(|e| e.shard.path.as_path()).collect();
+        let files: std::collections::BTreeSet<&Path> =
+            self.entries.values().map(|e| e.shard.path.as_path()).collect();
         files.into_iter()
     }
 
-    /// Holds the directory against what a configuration describes: every tensor there, of its shape and of a type that
-    /// is read, and no other. Looks at headers alone; the numbers are checked when they are fetched.
+    /// Holds the directory against what a configuration describes: every tensor there, of its shape
+    /// and of a type that is read, and no other. Looks at headers alone; the numbers are
+    /// checked when they are fetched.
     pub fn check(&self, expected: &[TensorSpec]) -> Result<(), HfError> {
         for spec in expected {
             self.entry(&spec.name, &spec.shape)?;
@@ -166,24 +183,38 @@ impl Weights {
             Dtype::F32 => WeightType::F32,
             Dtype::BF16 => WeightType::Bf16,
             Dtype::F16 => WeightType::F16,
-            other => return Err(HfError::Type { file: file(), key: key.into(), found: format!("{other:?}") }),
+            other => {
+                return Err(HfError::Type {
+                    file: file(),
+                    key: key.into(),
+                    found: format!("{other:?}"),
+                });
+            }
         };
         Ok((entry, dtype))
     }
 
-    /// The tensor `key` as it lies in the file. `shape` as checkpoints write it (a norm's weight is `[dim]`).
+    /// The tensor `key` as it lies in the file. `shape` as checkpoints write it (a norm's weight is
+    /// `[dim]`).
     ///
     /// # Errors
     /// No such key, another shape, a type that is not read, a number that is not finite.
     pub fn view(&self, key: &str, shape: &[usize]) -> Result<MappedTensor, HfError> {
         let (entry, dtype) = self.entry(key, shape)?;
-        let tensor =
-            MappedTensor { shard: entry.shard.clone(), range: entry.range.clone(), dtype, shape: shape.to_vec() };
+        let tensor = MappedTensor {
+            shard: entry.shard.clone(),
+            range: entry.range.clone(),
+            dtype,
+            shape: shape.to_vec(),
+        };
         match tensor.first_not_finite() {
             None => Ok(tensor),
-            Some((element, found)) => {
-                Err(HfError::NotFinite { file: entry.shard.path.clone(), key: key.into(), element, found })
-            }
+            Some((element, found)) => Err(HfError::NotFinite {
+                file: entry.shard.path.clone(),
+                key: key.into(),
+                element,
+                found,
+            }),
         }
     }
 
@@ -200,8 +231,9 @@ impl Shard {
         if file.metadata().map_err(read)?.len() == 0 {
             return Err(HfError::Truncated { file: path.to_owned(), expected: 8, found: 0 });
         }
-        // SAFETY: a model's files are not written to while they are read: this project renames them into place, and so
-        // does the library. A program that truncates a file under a reader is beyond what the reader can defend against.
+        // SAFETY: a model's files are not written to while they are read: this project renames them
+        // into place, and so does the library. A program that truncates a file under a
+        // reader is beyond what the reader can defend against.
         let map = unsafe { Mmap::map(&file) }.map_err(read)?;
         Ok(Shard { path: path.to_owned(), map })
     }
@@ -222,7 +254,8 @@ impl Shard {
         })
     }
 
-    /// The file's length by its header: the end of the last tensor, or of the header where that is cut too.
+    /// The file's length by its header: the end of the last tensor, or of the header where that is
+    /// cut too.
     fn promised_length(&self) -> Option<u64> {
         let n = u64::from_le_bytes(self.map.get(..8)?.try_into().ok()?);
         let end = n.checked_add(8)?;
@@ -239,7 +272,8 @@ impl MappedTensor {
         &self.shard.map[self.range.clone()]
     }
 
-    /// The numbers without a copy, where they are f32 and lie aligned (as every file written by the usual writers does).
+    /// The numbers without a copy, where they are f32 and lie aligned (as every file written by the
+    /// usual writers does).
     pub fn as_f32(&self) -> Option<&[f32]> {
         if self.dtype != WeightType::F32 || cfg!(target_endian = "big") {
             return None;

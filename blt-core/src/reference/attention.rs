@@ -1,7 +1,8 @@
 //! Attention over exactly the pairs that may see each other, in tiles.
 //!
-//! Every attention of the model is ranges of query rows that see ranges of key rows. Ranges of one shape are stacked
-//! into a batch; a tile's scores exist while it is computed, forward and again in backward, and never all at once.
+//! Every attention of the model is ranges of query rows that see ranges of key rows. Ranges of one
+//! shape are stacked into a batch; a tile's scores exist while it is computed, forward and again in
+//! backward, and never all at once.
 
 use super::Element;
 use super::functions::{Flat, Index, Matrix, Taped, concat, gather, index, inverse, untaped};
@@ -29,11 +30,13 @@ pub struct Pair {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Visible {
     All,
-    /// Key j is visible to query i iff `i - window < j <= i` (None: `j <= i`), both counted on one axis.
+    /// Key j is visible to query i iff `i - window < j <= i` (None: `j <= i`), both counted on one
+    /// axis.
     Causal(Option<usize>),
 }
 
-/// The tiles of causal self-attention over spans: each query tile with the keys that any of its rows sees.
+/// The tiles of causal self-attention over spans: each query tile with the keys that any of its
+/// rows sees.
 pub fn causal_pairs(offsets: &[usize], window: Option<usize>) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for span in offsets.windows(2) {
@@ -52,7 +55,8 @@ struct Tile<E: Element, D: Device<E>> {
     k: Index<D>,
     /// `(batch, queries, keys)`
     shape: (usize, usize, usize),
-    /// `[queries, keys]`: 0 where the key is visible, very negative elsewhere; None: all are visible.
+    /// `[queries, keys]`: 0 where the key is visible, very negative elsewhere; None: all are
+    /// visible.
     mask: Option<Flat<E, D>>,
 }
 
@@ -65,8 +69,9 @@ pub struct Plan<E: Element, D: Device<E>> {
 }
 
 impl<E: Element, D: Device<E>> Plan<E, D> {
-    /// Every query row must be in exactly one pair. q has `heads` rows for each query row (query-major), k and v `kv_heads`
-    /// for each key row; query head h reads key/value head `h / (heads / kv_heads)`. About `tile_scores` scores exist at once.
+    /// Every query row must be in exactly one pair. q has `heads` rows for each query row
+    /// (query-major), k and v `kv_heads` for each key row; query head h reads key/value head `h
+    /// / (heads / kv_heads)`. About `tile_scores` scores exist at once.
     pub fn new(
         device: &D,
         pairs: &[Pair],
@@ -112,16 +117,27 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
     }
 
     /// `softmax(q k^T * scale) v` over the visible pairs.
-    /// `[n_queries * heads, head_dim], [n_keys * kv_heads, head_dim] x 2 -> [n_queries * heads, head_dim]`
-    pub fn attend(self: Rc<Self>, q: Matrix<E, D>, k: Matrix<E, D>, v: Matrix<E, D>) -> Matrix<E, D> {
+    /// `[n_queries * heads, head_dim], [n_keys * kv_heads, head_dim] x 2 -> [n_queries * heads,
+    /// head_dim]`
+    pub fn attend(
+        self: Rc<Self>,
+        q: Matrix<E, D>,
+        k: Matrix<E, D>,
+        v: Matrix<E, D>,
+    ) -> Matrix<E, D> {
         let ((q, mut tape), (k, _), (v, _)) = (q.split_tape(), k.split_tape(), v.split_tape());
-        let parts = self.tiles.iter().map(|tile| self.tile(tile, untaped(&q), untaped(&k), untaped(&v))).collect();
+        let parts = self
+            .tiles
+            .iter()
+            .map(|tile| self.tile(tile, untaped(&q), untaped(&k), untaped(&v)))
+            .collect();
         let (out, _) = gather(concat(parts), self.order.clone()).split_tape();
         let result = out.clone();
         tape.add_backward_op(move |grads| {
             grads.try_alloc_for(&out)?;
             let grad_out = grads.get(&out);
-            // Each tile runs again on a tape of its own, and only the gradients of q, k and v outlive it.
+            // Each tile runs again on a tape of its own, and only the gradients of q, k and v
+            // outlive it.
             let mut local = Gradients::leaky();
             let inputs = [&q, &k, &v];
             for x in inputs {
@@ -146,13 +162,20 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
     }
 
     /// The tile's rows of the output, `[batch * queries, head_dim]`.
-    fn tile(&self, tile: &Tile<E, D>, q: Matrix<E, D>, k: Matrix<E, D>, v: Matrix<E, D>) -> Matrix<E, D> {
+    fn tile(
+        &self,
+        tile: &Tile<E, D>,
+        q: Matrix<E, D>,
+        k: Matrix<E, D>,
+        v: Matrix<E, D>,
+    ) -> Matrix<E, D> {
         let shape @ (batch, queries, keys) = tile.shape;
         let head_dim = q.shape().1;
         let q = gather(q, tile.q.clone()).reshape_like(&(batch, queries, head_dim));
         let k = gather(k, tile.k.clone()).reshape_like(&(batch, keys, head_dim));
         let v = gather(v, tile.k.clone()).reshape_like(&(batch, keys, head_dim));
-        let mut scores = q.matmul(k.permute::<(usize, usize, usize), Axes3<0, 2, 1>>()) * E::of(self.scale);
+        let mut scores =
+            q.matmul(k.permute::<(usize, usize, usize), Axes3<0, 2, 1>>()) * E::of(self.scale);
         if let Some(mask) = &tile.mask {
             scores = scores + mask.clone().broadcast_like::<_, Axis<0>>(&shape);
         }
@@ -160,9 +183,12 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
     }
 }
 
-/// Softmax over the last axis. A row that sees one key has gradient exactly zero, so that queries and keys that decide
-/// nothing stay still under AdamW, which would blow rounding noise up to whole steps.
-fn softmax<E: Element, D: Device<E>>(scores: Taped<(usize, usize, usize), E, D>) -> Taped<(usize, usize, usize), E, D> {
+/// Softmax over the last axis. A row that sees one key has gradient exactly zero, so that queries
+/// and keys that decide nothing stay still under AdamW, which would blow rounding noise up to whole
+/// steps.
+fn softmax<E: Element, D: Device<E>>(
+    scores: Taped<(usize, usize, usize), E, D>,
+) -> Taped<(usize, usize, usize), E, D> {
     let shape = *scores.shape();
     let max: Flat<E, D> = super::functions::detached(&scores).max::<_, Axis<2>>();
     let exp = (scores - max.broadcast_like::<_, Axis<2>>(&shape)).exp();

@@ -37,7 +37,8 @@ pub fn gather<E: Element, D: Device<E>>(x: Matrix<E, D>, rows: Index<D>) -> Matr
     x.gather(rows)
 }
 
-/// Matrices of one width below one another, merged pairwise so that each row is copied log(parts) times.
+/// Matrices of one width below one another, merged pairwise so that each row is copied log(parts)
+/// times.
 pub fn concat<E: Element, D: Device<E>>(mut parts: Vec<Matrix<E, D>>) -> Matrix<E, D> {
     while parts.len() > 1 {
         let mut merged = Vec::with_capacity(parts.len().div_ceil(2));
@@ -53,7 +54,8 @@ pub fn concat<E: Element, D: Device<E>>(mut parts: Vec<Matrix<E, D>>) -> Matrix<
     parts.pop().expect("at least one part")
 }
 
-/// `order[i]` is where row i stands in the concatenation of parts that list their rows one after another.
+/// `order[i]` is where row i stands in the concatenation of parts that list their rows one after
+/// another.
 pub fn inverse(rows: impl IntoIterator<Item = usize>, n: usize) -> Vec<usize> {
     let mut order = vec![usize::MAX; n];
     for (at, row) in rows.into_iter().enumerate() {
@@ -69,7 +71,11 @@ pub fn linear<E: Element, D: Device<E>>(x: Matrix<E, D>, weight: Matrix<E, D>) -
 }
 
 /// `x / sqrt(mean(x^2) + eps) * w`. `[n, d], [1, d] -> [n, d]`
-pub fn rms_norm<E: Element, D: Device<E>>(x: Matrix<E, D>, weight: Matrix<E, D>, eps: f64) -> Matrix<E, D> {
+pub fn rms_norm<E: Element, D: Device<E>>(
+    x: Matrix<E, D>,
+    weight: Matrix<E, D>,
+    eps: f64,
+) -> Matrix<E, D> {
     let shape = *x.shape();
     let weight = weight.reshape_like(&(shape.1,));
     let mean: Taped<(usize,), E, D> = x.clone().square().mean::<_, Axis<1>>();
@@ -83,7 +89,8 @@ pub fn silu<E: Element, D: Device<E>>(x: Matrix<E, D>) -> Matrix<E, D> {
     x * gate
 }
 
-/// Cosines and sines of the angles by which each row is rotated, `[n, head_dim]`, each pair's angle twice.
+/// Cosines and sines of the angles by which each row is rotated, `[n, head_dim]`, each pair's angle
+/// twice.
 #[derive(Clone)]
 pub struct Rotation<E: Element, D: Device<E>> {
     pub cos: Flat<E, D>,
@@ -103,7 +110,9 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
             false => frequencies.into_iter().flat_map(|f| [f, f]).collect(),
         };
         let angles = |f: fn(f64) -> f64| {
-            let row = |p: usize| frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))));
+            let row = |p: usize| {
+                frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))))
+            };
             device.tensor_from_vec((0..positions).flat_map(row).collect(), (positions, head_dim))
         };
         let mut turn = vec![E::of(0.0); head_dim * head_dim];
@@ -141,8 +150,11 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
     }
 }
 
-/// Maximum over axis 1. dfdx gives each tied element the whole gradient; here ties share it, as PyTorch's amax does.
-pub fn max_of_equals<E: Element, D: Device<E>>(x: Taped<(usize, usize, usize), E, D>) -> Matrix<E, D> {
+/// Maximum over axis 1. dfdx gives each tied element the whole gradient; here ties share it, as
+/// PyTorch's amax does.
+pub fn max_of_equals<E: Element, D: Device<E>>(
+    x: Taped<(usize, usize, usize), E, D>,
+) -> Matrix<E, D> {
     let (device, shape) = (x.device().clone(), *x.shape());
     let value = detached(&x);
     let max: Flat<E, D> = value.clone().max::<_, Axis<1>>();

@@ -1,11 +1,13 @@
-//! The meaning of every operation: [`Backend`] composed of dfdx operations, over f32 or f64, on any dfdx device.
+//! The meaning of every operation: [`Backend`] composed of dfdx operations, over f32 or f64, on any
+//! dfdx device.
 //!
-//! It computes only what the packed layout allows (no dense mask, no padding) and leans on the host for indices alone.
-//! Speed is not its business. Gradients come from dfdx's own backward operations; where dfdx's gradient is not the
-//! model's (ties of a maximum), the composition says so.
+//! It computes only what the packed layout allows (no dense mask, no padding) and leans on the host
+//! for indices alone. Speed is not its business. Gradients come from dfdx's own backward
+//! operations; where dfdx's gradient is not the model's (ties of a maximum), the composition says
+//! so.
 //!
-//! Errors of the device (out of memory) and shapes that break the contract of [`Backend`] panic; [`crate::device::failure`] tells the
-//! former.
+//! Errors of the device (out of memory) and shapes that break the contract of [`Backend`] panic;
+//! [`crate::device::failure`] tells the former.
 
 mod attention;
 mod functions;
@@ -13,8 +15,8 @@ mod params;
 mod tape;
 
 use crate::backend::{
-    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss, ParamId, Pooling,
-    Tensor,
+    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss,
+    ParamId, Pooling, Tensor,
 };
 use crate::hash::hash_ids;
 use crate::patches::Patches;
@@ -22,8 +24,8 @@ use attention::{GPU_TILE_SCORES, Pair, Plan, TILE_SCORES, Visible, causal_pairs}
 use dfdx::prelude::{Axis, Cpu, Device, Gradients, Rank0, SplitTape, Storage, Synchronize};
 use dfdx::prelude::{BroadcastTo, HasShape, MaxTo, MeanTo, PutTape, ReshapeTo, SelectTo, SumTo};
 use functions::{
-    Flat, Matrix, Rotation, Taped, by_length, chunks, concat, detached, gather, index, inverse, linear, max_of_equals,
-    rms_norm, silu, untaped,
+    Flat, Matrix, Rotation, Taped, by_length, chunks, concat, detached, gather, index, inverse,
+    linear, max_of_equals, rms_norm, silu, untaped,
 };
 use params::{Keeping, Param};
 use std::any::Any;
@@ -75,7 +77,8 @@ pub struct Reference<E: Element, D: Device<E>> {
     tape_number: Cell<u64>,
     /// By theta's bits and head_dim.
     rotations: RefCell<BTreeMap<(u64, usize), Rotation<E, D>>>,
-    /// The last plans and what they were made of: layers of one stack attend alike, and a plan's indices are made on the host.
+    /// The last plans and what they were made of: layers of one stack attend alike, and a plan's
+    /// indices are made on the host.
     plans: RefCell<Vec<Planned<E, D>>>,
 }
 
@@ -85,7 +88,8 @@ type PlanOf = (Vec<Pair>, [usize; 2], Visible, f64);
 /// A plan, and what it was made of.
 type Planned<E, D> = (PlanOf, Rc<Plan<E, D>>);
 
-/// Plans that are kept: of the entropy model, the encoder, the latent transformer, the decoder and the two cross-attentions.
+/// Plans that are kept: of the entropy model, the encoder, the latent transformer, the decoder and
+/// the two cross-attentions.
 const PLANS: usize = 6;
 
 /// What a [`Tensor`] holds.
@@ -147,7 +151,8 @@ impl<E: Element, D: Device<E>> Op<'_, E, D> {
         self.leaf(Leaf { param: id, data, rows })
     }
 
-    /// Rows `rows` of a parameter; of one that is kept by rows, only these go to the device. `[rows, cols]`
+    /// Rows `rows` of a parameter; of one that is kept by rows, only these go to the device.
+    /// `[rows, cols]`
     fn param_rows(&mut self, id: ParamId, rows: Vec<usize>) -> Matrix<E, D> {
         let device = &self.backend.device;
         let by_rows = self.backend.params.borrow()[id.0].tensor().is_none();
@@ -158,7 +163,8 @@ impl<E: Element, D: Device<E>> Op<'_, E, D> {
         touched.sort_unstable();
         touched.dedup();
         let data = self.backend.params.borrow()[id.0].rows(device, &touched);
-        let at = rows.iter().map(|row| touched.binary_search(row).expect("a touched row")).collect();
+        let at =
+            rows.iter().map(|row| touched.binary_search(row).expect("a touched row")).collect();
         gather(self.leaf(Leaf { param: id, data, rows: Some(touched) }), index(device, at))
     }
 
@@ -174,7 +180,12 @@ impl<E: Element, D: Device<E>> Op<'_, E, D> {
         let (data, _) = out.contiguous().split_tape();
         let node = self.recorded.then(|| {
             let mut nodes = self.backend.nodes.borrow_mut();
-            nodes.push(Node { out: data.clone(), ops: self.tape, inputs: self.inputs, params: self.params });
+            nodes.push(Node {
+                out: data.clone(),
+                ops: self.tape,
+                inputs: self.inputs,
+                params: self.params,
+            });
             (self.backend.tape_number.get(), nodes.len() - 1)
         });
         tensor(Value { data, node })
@@ -213,8 +224,9 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         }
     }
 
-    /// As [`new`](Self::new), with every parameter, table, gradient and moment on the device, updated there by dfdx's Adam kernel: for a
-    /// device that the host's memory is far from. Its second moments are up to 5e-5 from the composed update's.
+    /// As [`new`](Self::new), with every parameter, table, gradient and moment on the device,
+    /// updated there by dfdx's Adam kernel: for a device that the host's memory is far from.
+    /// Its second moments are up to 5e-5 from the composed update's.
     pub fn resident(device: D, device_name: impl Into<String>) -> Self {
         Reference { resident: true, ..Reference::new(device, device_name) }
     }
@@ -275,7 +287,9 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
 
     /// Starts an operation that is recorded only where one of its inputs was.
     fn op_of(&self, inputs: &[&Tensor]) -> Op<'_, E, D> {
-        self.op_if(self.recording.get() && inputs.iter().any(|x| self.node_of(self.value_of(x)).is_some()))
+        self.op_if(
+            self.recording.get() && inputs.iter().any(|x| self.node_of(self.value_of(x)).is_some()),
+        )
     }
 
     fn op_if(&self, recorded: bool) -> Op<'_, E, D> {
@@ -283,7 +297,8 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         Op { backend: self, tape, recorded, inputs: Vec::new(), params: Vec::new() }
     }
 
-    /// A matrix without elements. Devices do not allocate nothing, so its data is one number that no operation reads.
+    /// A matrix without elements. Devices do not allocate nothing, so its data is one number that
+    /// no operation reads.
     fn empty(&self, rows: usize, cols: usize) -> Tensor {
         assert_eq!(rows * cols, 0, "[{rows}, {cols}] has elements");
         let data = self.device.zeros_like(&(1usize, 1usize));
@@ -294,9 +309,9 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
     fn rotation(&self, offsets: &[usize], head_dim: usize, theta: f64) -> Rotation<E, D> {
         let longest = offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
         let mut tables = self.rotations.borrow_mut();
-        let table = tables
-            .entry((theta.to_bits(), head_dim))
-            .or_insert_with(|| Rotation::table(&self.device, longest.next_power_of_two(), head_dim, theta));
+        let table = tables.entry((theta.to_bits(), head_dim)).or_insert_with(|| {
+            Rotation::table(&self.device, longest.next_power_of_two(), head_dim, theta)
+        });
         if table.cos.shape().0 < longest {
             *table = Rotation::table(&self.device, longest.next_power_of_two(), head_dim, theta);
         }
@@ -316,8 +331,16 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         plan
     }
 
-    /// `2 x + o_proj(attn(q_proj(q_norm x), k_proj(k_norm kv), v_proj(k_norm kv)))`, where x's rows see kv's by `pairs`.
-    fn cross(&self, x: &Tensor, kv: &Tensor, pairs: Vec<Pair>, params: &CrossParams, config: &CrossConfig) -> Tensor {
+    /// `2 x + o_proj(attn(q_proj(q_norm x), k_proj(k_norm kv), v_proj(k_norm kv)))`, where x's rows
+    /// see kv's by `pairs`.
+    fn cross(
+        &self,
+        x: &Tensor,
+        kv: &Tensor,
+        pairs: Vec<Pair>,
+        params: &CrossParams,
+        config: &CrossConfig,
+    ) -> Tensor {
         let CrossConfig { heads, kv_heads, head_dim, eps, .. } = *config;
         let mut op = self.op();
         let (x, kv) = (op.input(x), op.input(kv));
@@ -325,16 +348,24 @@ impl<E: Element, D: Device<E>> Reference<E, D> {
         let normed_x = rms_norm(x.clone(), op.param(params.q_norm), eps);
         let normed_kv = rms_norm(kv, op.param(params.k_norm), eps);
         let q = linear(normed_x, op.param(params.q)).reshape_like(&(n * heads, head_dim));
-        let k = linear(normed_kv.clone(), op.param(params.k)).reshape_like(&(m * kv_heads, head_dim));
+        let k =
+            linear(normed_kv.clone(), op.param(params.k)).reshape_like(&(m * kv_heads, head_dim));
         let v = linear(normed_kv, op.param(params.v)).reshape_like(&(m * kv_heads, head_dim));
-        let plan = self.plan((pairs, [heads, kv_heads], Visible::All, (head_dim as f64).powf(-0.5)));
+        let plan =
+            self.plan((pairs, [heads, kv_heads], Visible::All, (head_dim as f64).powf(-0.5)));
         let read = plan.attend(q, k, v).reshape_like(&(n, heads * head_dim));
         let out = x * E::of(2.0) + linear(read, op.param(params.o));
         op.finish(out)
     }
 
     /// Logits of the final norm and head less each row's maximum, `[n, vocab]`.
-    fn shifted_logits(op: &mut Op<'_, E, D>, x: Matrix<E, D>, norm: ParamId, head: ParamId, eps: f64) -> Matrix<E, D> {
+    fn shifted_logits(
+        op: &mut Op<'_, E, D>,
+        x: Matrix<E, D>,
+        norm: ParamId,
+        head: ParamId,
+        eps: f64,
+    ) -> Matrix<E, D> {
         let logits = linear(rms_norm(x, op.param(norm), eps), op.param(head));
         let shape = *logits.shape();
         let max: dfdx::tensor::Tensor<(usize,), E, D> = detached(&logits).max::<_, Axis<1>>();
@@ -428,8 +459,8 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
                 for (node, _) in &inputs {
                     reached[*node] = true;
                 }
-                // What the operation computed on its way is done with, and so is the gradient of its result, unless
-                // the result is a view of an input.
+                // What the operation computed on its way is done with, and so is the gradient of
+                // its result, unless the result is a view of an input.
                 let mut keep: Vec<_> = inputs.iter().map(|(_, data)| id_of(data)).collect();
                 let viewed = keep.contains(&id_of(&out));
                 keep.extend(params.iter().map(|leaf| id_of(&leaf.data)));
@@ -468,7 +499,8 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
 
     fn grad_norm_squared(&self, ids: &[ParamId]) -> f64 {
         let params = self.params.borrow();
-        let on_device = ids.iter().filter_map(|id| params[id.0].grad_squares()).reduce(|a, b| a + b);
+        let on_device =
+            ids.iter().filter_map(|id| params[id.0].grad_squares()).reduce(|a, b| a + b);
         let on_device = on_device.map_or(0.0, |sum| host(&sum)[0].as_f64());
         on_device + ids.iter().map(|id| params[id.0].grad_norm_squared()).sum::<f64>()
     }
@@ -496,7 +528,10 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
         if data.is_empty() {
             return self.empty(rows, cols);
         }
-        tensor(Value { data: self.device.tensor_from_vec(from_f32::<E>(&data), (rows, cols)), node: None })
+        tensor(Value {
+            data: self.device.tensor_from_vec(from_f32::<E>(&data), (rows, cols)),
+            node: None,
+        })
     }
 
     fn to_host(&self, x: &Tensor) -> Vec<f32> {
@@ -513,7 +548,13 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
         op.finish(out)
     }
 
-    fn embed(&self, ids: &[u16], offsets: &[usize], tokens: ParamId, hash: Option<(ParamId, &HashConfig)>) -> Tensor {
+    fn embed(
+        &self,
+        ids: &[u16],
+        offsets: &[usize],
+        tokens: ParamId,
+        hash: Option<(ParamId, &HashConfig)>,
+    ) -> Tensor {
         let n = ids.len();
         let dim = self.param_shape(tokens)[1];
         if n == 0 {
@@ -524,7 +565,10 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
         if let Some((table, config)) = hash
             && config.functions * config.sizes.len() > 0
         {
-            let rows = hash_ids(ids, offsets, config).into_iter().map(|row| row as usize).collect::<Vec<_>>();
+            let rows = hash_ids(ids, offsets, config)
+                .into_iter()
+                .map(|row| row as usize)
+                .collect::<Vec<_>>();
             let n_tables = rows.len() / n;
             let read = op.param_rows(table, rows).reshape_like(&(n, n_tables, dim));
             out = out + read.sum::<_, Axis<1>>();
@@ -532,7 +576,13 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
         op.finish(out)
     }
 
-    fn block(&self, x: &Tensor, offsets: &[usize], params: &BlockParams, config: &BlockConfig) -> Tensor {
+    fn block(
+        &self,
+        x: &Tensor,
+        offsets: &[usize],
+        params: &BlockParams,
+        config: &BlockConfig,
+    ) -> Tensor {
         let BlockConfig { heads, kv_heads, head_dim, window, rope_theta, eps, .. } = *config;
         let n = x.rows;
         assert_eq!(offsets.last().copied().unwrap_or(0), n, "offsets end at the rows of x");
@@ -547,7 +597,12 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
         let k = rotation.apply(linear(normed.clone(), op.param(params.k)));
         let v = linear(normed, op.param(params.v)).reshape_like(&(n * kv_heads, head_dim));
         let scale = (head_dim as f64).powf(-0.5);
-        let plan = self.plan((causal_pairs(offsets, window), [heads, kv_heads], Visible::Causal(window), scale));
+        let plan = self.plan((
+            causal_pairs(offsets, window),
+            [heads, kv_heads],
+            Visible::Causal(window),
+            scale,
+        ));
         let read = plan.attend(q, k, v).reshape_like(&(n, heads * head_dim));
         let x = x + linear(read, op.param(params.o));
         let normed = rms_norm(x.clone(), op.param(params.post_attention_layernorm), eps);
@@ -576,8 +631,13 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
         let h = op.input(h);
         let buckets = by_length(&patches.offsets());
         let pooled = buckets.iter().map(|(&length, patch)| {
-            let rows = patch.iter().flat_map(|&p| patches.starts[p]..patches.starts[p] + length).collect();
-            let x = gather(h.clone(), index(&self.device, rows)).reshape_like(&(patch.len(), length, dim));
+            let rows =
+                patch.iter().flat_map(|&p| patches.starts[p]..patches.starts[p] + length).collect();
+            let x = gather(h.clone(), index(&self.device, rows)).reshape_like(&(
+                patch.len(),
+                length,
+                dim,
+            ));
             match pooling {
                 Pooling::Max => max_of_equals(x),
                 Pooling::Min => -max_of_equals(-x),
@@ -607,7 +667,10 @@ impl<E: Element, D: Device<E> + Synchronize> Backend for Reference<E, D> {
             return self.empty(0, q.cols);
         }
         let offsets = patches.offsets();
-        let pairs = offsets.windows(2).enumerate().map(|(p, o)| Pair { queries: p * k..(p + 1) * k, keys: o[0]..o[1] });
+        let pairs = offsets
+            .windows(2)
+            .enumerate()
+            .map(|(p, o)| Pair { queries: p * k..(p + 1) * k, keys: o[0]..o[1] });
         self.cross(q, h, pairs.collect(), params, config)
     }
 

@@ -1,8 +1,10 @@
-//! Parameters, their gradients and moments: tensors on the device, or host rows for tables of which a step touches few.
+//! Parameters, their gradients and moments: tensors on the device, or host rows for tables of which
+//! a step touches few.
 //!
-//! On the processor a table is kept by rows, because a dense gradient of it is mostly zeros, and the update is composed of dfdx operations
-//! with coefficients rounded once. Where the device is a GPU everything is [`Store::Resident`]: a table that crossed the bus at each step
-//! would cost more than its zeros, and dfdx's own Adam kernel updates in place, in one pass.
+//! On the processor a table is kept by rows, because a dense gradient of it is mostly zeros, and
+//! the update is composed of dfdx operations with coefficients rounded once. Where the device is a
+//! GPU everything is [`Store::Resident`]: a table that crossed the bus at each step would cost more
+//! than its zeros, and dfdx's own Adam kernel updates in place, in one pass.
 
 use super::functions::Flat;
 use super::tape::SharedTape;
@@ -53,12 +55,16 @@ impl<E: Element, D: Device<E>> Param<E, D> {
         assert_eq!(data.len(), shape[0] * shape[1], "a parameter of shape {shape:?}");
         let store = match keeping {
             Keeping::Rows => Store::ByRows { value: data, grad: None, moments: None },
-            Keeping::Tensor => {
-                Store::OnDevice { value: device.tensor_from_vec(data, shape.into()), grad: None, moments: None }
-            }
-            Keeping::Resident => {
-                Store::Resident { value: device.tensor_from_vec(data, shape.into()), grad: None, moments: None }
-            }
+            Keeping::Tensor => Store::OnDevice {
+                value: device.tensor_from_vec(data, shape.into()),
+                grad: None,
+                moments: None,
+            },
+            Keeping::Resident => Store::Resident {
+                value: device.tensor_from_vec(data, shape.into()),
+                grad: None,
+                moments: None,
+            },
         };
         Param { shape, store }
     }
@@ -73,7 +79,9 @@ impl<E: Element, D: Device<E>> Param<E, D> {
 
     /// Rows of a parameter that is kept by rows, gathered into a tensor. `[rows, cols]`
     pub fn rows(&self, device: &D, rows: &[usize]) -> Flat<E, D> {
-        let Store::ByRows { value, .. } = &self.store else { unreachable!("a parameter on the device is read whole") };
+        let Store::ByRows { value, .. } = &self.store else {
+            unreachable!("a parameter on the device is read whole")
+        };
         let cols = self.shape[1];
         let data = rows.iter().flat_map(|&row| &value[row * cols..][..cols]).copied().collect();
         device.tensor_from_vec(data, (rows.len(), cols))
@@ -87,7 +95,12 @@ impl<E: Element, D: Device<E>> Param<E, D> {
     }
 
     pub fn write(&mut self, device: &D, data: &[E]) {
-        assert_eq!(data.len(), self.shape[0] * self.shape[1], "a parameter of shape {:?}", self.shape);
+        assert_eq!(
+            data.len(),
+            self.shape[0] * self.shape[1],
+            "a parameter of shape {:?}",
+            self.shape
+        );
         match &mut self.store {
             Store::OnDevice { value, .. } | Store::Resident { value, .. } => {
                 *value = device.tensor_from_vec(data.to_vec(), self.shape.into())
@@ -139,7 +152,8 @@ impl<E: Element, D: Device<E>> Param<E, D> {
         }
     }
 
-    /// Sum of squares on the device, `[1, 1]`, of what is kept there whole: the host reads the sum over all parameters once.
+    /// Sum of squares on the device, `[1, 1]`, of what is kept there whole: the host reads the sum
+    /// over all parameters once.
     pub fn grad_squares(&self) -> Option<Flat<E, D>> {
         let Store::Resident { grad: Some(grad), .. } = &self.store else { return None };
         let rows: Tensor<(usize,), E, D> = grad.clone().square().sum::<_, Axis<1>>();
@@ -160,9 +174,9 @@ impl<E: Element, D: Device<E>> Param<E, D> {
         let moments = match &mut self.store {
             Store::OnDevice { moments, .. } => moments.as_ref().map(|(m, v)| (host(m), host(v))),
             Store::ByRows { moments, .. } => moments.clone(),
-            Store::Resident { value, moments, .. } => {
-                moments.as_mut().map(|(m, v)| (host(&tensor_of(value, m)), host(&tensor_of(value, v))))
-            }
+            Store::Resident { value, moments, .. } => moments
+                .as_mut()
+                .map(|(m, v)| (host(&tensor_of(value, m)), host(&tensor_of(value, v)))),
         };
         let zeros = || vec![E::of(0.0); self.shape[0] * self.shape[1]];
         moments.unwrap_or_else(|| (zeros(), zeros()))
@@ -170,10 +184,17 @@ impl<E: Element, D: Device<E>> Param<E, D> {
 
     pub fn write_moments(&mut self, device: &D, m: Vec<E>, v: Vec<E>) {
         let shape = self.shape;
-        assert_eq!((m.len(), v.len()), (shape[0] * shape[1], shape[0] * shape[1]), "moments of shape {shape:?}");
+        assert_eq!(
+            (m.len(), v.len()),
+            (shape[0] * shape[1], shape[0] * shape[1]),
+            "moments of shape {shape:?}"
+        );
         match &mut self.store {
             Store::OnDevice { moments, .. } => {
-                *moments = Some((device.tensor_from_vec(m, shape.into()), device.tensor_from_vec(v, shape.into())))
+                *moments = Some((
+                    device.tensor_from_vec(m, shape.into()),
+                    device.tensor_from_vec(v, shape.into()),
+                ))
             }
             Store::ByRows { moments, .. } => *moments = Some((m, v)),
             Store::Resident { value, moments, .. } => {
@@ -183,9 +204,11 @@ impl<E: Element, D: Device<E>> Param<E, D> {
         }
     }
 
-    /// One step, if there is a gradient. dfdx's own Adam kernel rounds beta to the element before it takes `1 - beta` and
-    /// the bias corrections from it, which in f32 puts the second moment up to 5e-5 off (and the update, which divides the one by the
-    /// other, by rounding alone); so the update is composed, with coefficients rounded once, except for what is resident.
+    /// One step, if there is a gradient. dfdx's own Adam kernel rounds beta to the element before
+    /// it takes `1 - beta` and the bias corrections from it, which in f32 puts the second
+    /// moment up to 5e-5 off (and the update, which divides the one by the other, by rounding
+    /// alone); so the update is composed, with coefficients rounded once, except for what is
+    /// resident.
     pub fn adamw(&mut self, device: &D, step: &AdamWStep) {
         let AdamWStep { lr, beta1, beta2, eps, weight_decay, grad_scale, t } = *step;
         let keep = E::of(1.0 - lr * weight_decay);
@@ -227,7 +250,8 @@ impl<E: Element, D: Device<E>> Param<E, D> {
                     eps: step.eps,
                     weight_decay: Some(WeightDecay::Decoupled(weight_decay)),
                 };
-                let zeros = || on(Storage::<E>::try_alloc_len(device, value.shape().0 * value.shape().1));
+                let zeros =
+                    || on(Storage::<E>::try_alloc_len(device, value.shape().0 * value.shape().1));
                 let (m, v) = moments.get_or_insert_with(|| (zeros(), zeros()));
                 let grad = match step.grad_scale == 1.0 {
                     true => grad.clone(),
@@ -246,8 +270,12 @@ fn on<T, Err: std::fmt::Debug>(result: Result<T, Err>) -> T {
     result.unwrap_or_else(|error| panic!("updating a parameter: {error:?}"))
 }
 
-/// A copy of storage of `like`'s shape as a tensor. dfdx makes tensors of storage for gradients alone.
-fn tensor_of<E: Element, D: Device<E>>(like: &Flat<E, D>, storage: &mut Stored<E, D>) -> Flat<E, D> {
+/// A copy of storage of `like`'s shape as a tensor. dfdx makes tensors of storage for gradients
+/// alone.
+fn tensor_of<E: Element, D: Device<E>>(
+    like: &Flat<E, D>,
+    storage: &mut Stored<E, D>,
+) -> Flat<E, D> {
     let mut grads = Gradients::leaky();
     std::mem::swap(on(grads.get_or_alloc_mut(like)), storage);
     let tensor = grads.get(like);
@@ -255,7 +283,8 @@ fn tensor_of<E: Element, D: Device<E>>(like: &Flat<E, D>, storage: &mut Stored<E
     tensor
 }
 
-/// A copy of `data` as storage, by way of the gradient of `sum(like * data)` in `like`, which is `data`: dfdx lends no tensor's storage.
+/// A copy of `data` as storage, by way of the gradient of `sum(like * data)` in `like`, which is
+/// `data`: dfdx lends no tensor's storage.
 fn storage_of<E: Element, D: Device<E>>(like: &Flat<E, D>, data: Flat<E, D>) -> Stored<E, D> {
     let tape = SharedTape::recording();
     let (sum, _) = (like.clone().put_tape(tape.clone()) * data).sum::<Rank0, _>().split_tape();

@@ -8,8 +8,9 @@ use std::rc::Rc;
 type BackwardOp<E, D> = Box<dyn FnOnce(&mut Gradients<E, D>) -> Result<(), <D as HasErr>::Err>>;
 type BackwardOps<E, D> = Rc<RefCell<Vec<BackwardOp<E, D>>>>;
 
-/// Backward operations in the order of execution, shared by all values computed on it; or, by default, nothing: then
-/// operations are not recorded and intermediates are freed as they are consumed.
+/// Backward operations in the order of execution, shared by all values computed on it; or, by
+/// default, nothing: then operations are not recorded and intermediates are freed as they are
+/// consumed.
 pub struct SharedTape<E, D: Storage<E>>(Option<BackwardOps<E, D>>);
 
 impl<E, D: Storage<E>> SharedTape<E, D> {
@@ -17,9 +18,14 @@ impl<E, D: Storage<E>> SharedTape<E, D> {
         SharedTape(Some(Default::default()))
     }
 
-    /// Runs the recorded operations backward and empties the tape. The gradient of what the tape computed is in `grads`.
+    /// Runs the recorded operations backward and empties the tape. The gradient of what the tape
+    /// computed is in `grads`.
     pub fn run(&self, grads: &mut Gradients<E, D>) -> Result<(), D::Err> {
-        let ops = self.0.iter().flat_map(|ops| std::mem::take(&mut *ops.borrow_mut())).collect::<Vec<_>>();
+        let ops = self
+            .0
+            .iter()
+            .flat_map(|ops| std::mem::take(&mut *ops.borrow_mut()))
+            .collect::<Vec<_>>();
         ops.into_iter().rev().try_for_each(|op| op(grads))
     }
 }
@@ -65,8 +71,8 @@ impl<E, D: Storage<E>> Tape<E, D> for SharedTape<E, D> {
     }
 }
 
-/// The key of a tensor's gradient: views of one tensor (reshaped, permuted, broadcast) share it. dfdx keeps the field to
-/// itself, and tells it through its list of unused tensors.
+/// The key of a tensor's gradient: views of one tensor (reshaped, permuted, broadcast) share it.
+/// dfdx keeps the field to itself, and tells it through its list of unused tensors.
 pub fn id_of<S: Shape, E: Unit, D: Storage<E>>(x: &Tensor<S, E, D>) -> UniqueId {
     let mut ids = UnusedTensors::default();
     ids.add(x);

@@ -148,7 +148,8 @@ impl Case {
             }
             Kind::Head { targets, eps, scale } => {
                 let x = input(0);
-                let HeadLoss { loss, nats } = backend.head_loss(&x, ids[1], ids[2], *eps, targets, *scale);
+                let HeadLoss { loss, nats } =
+                    backend.head_loss(&x, ids[1], ids[2], *eps, targets, *scale);
                 host.extend(nats);
                 host.extend(backend.head_logits(&x, ids[1], ids[2], *eps));
                 host.extend(backend.head_entropies(&x, ids[1], ids[2], *eps));
@@ -170,7 +171,9 @@ impl Case {
             Kind::Linear => [shape(0)[0], shape(1)[0]],
             Kind::Pool { patches, .. } => [patches.n_patches(), shape(0)[1]],
             Kind::Head { .. } => [1, 1],
-            Kind::Block { .. } | Kind::Encoder { .. } | Kind::Decoder { .. } | Kind::Add => shape(0),
+            Kind::Block { .. } | Kind::Encoder { .. } | Kind::Decoder { .. } | Kind::Add => {
+                shape(0)
+            }
         }
     }
 
@@ -205,7 +208,7 @@ impl Case {
     }
 }
 
-// Cases -------------------------------------------------------------------------------------------------------------
+// Cases
 
 pub fn offsets(lengths: &[usize]) -> Vec<usize> {
     lengths.iter().fold(vec![0], |mut offsets, length| {
@@ -241,7 +244,13 @@ fn weight(rng: &mut Rng, name: &'static str, shape: [usize; 2]) -> Param {
     Param { name, shape, data, by_rows: false }
 }
 
-pub fn embed(rng: &mut Rng, lengths: &[usize], dim: usize, hash: Option<HashConfig>, by_rows: bool) -> Case {
+pub fn embed(
+    rng: &mut Rng,
+    lengths: &[usize],
+    dim: usize,
+    hash: Option<HashConfig>,
+    by_rows: bool,
+) -> Case {
     let offsets = offsets(lengths);
     let ids = (0..offsets[lengths.len()]).map(|_| rng.below(260) as u16).collect();
     let mut params = vec![Param { by_rows, ..param(rng, "tokens", [260, dim]) }];
@@ -252,7 +261,13 @@ pub fn embed(rng: &mut Rng, lengths: &[usize], dim: usize, hash: Option<HashConf
     Case { kind: Kind::Embed { ids, offsets, hash }, params }
 }
 
-pub fn block(rng: &mut Rng, lengths: &[usize], dim: usize, heads: [usize; 3], window: Option<usize>) -> Case {
+pub fn block(
+    rng: &mut Rng,
+    lengths: &[usize],
+    dim: usize,
+    heads: [usize; 3],
+    window: Option<usize>,
+) -> Case {
     let [heads, kv_heads, head_dim] = heads;
     let ffn = dim + 3;
     let rope_theta = rng.pick(&[10000.0, 500000.0]);
@@ -274,12 +289,18 @@ pub fn block(rng: &mut Rng, lengths: &[usize], dim: usize, heads: [usize; 3], wi
 }
 
 pub fn linear(rng: &mut Rng, n: usize, [rows, cols]: [usize; 2]) -> Case {
-    Case { kind: Kind::Linear, params: vec![param(rng, "x", [n, cols]), weight(rng, "w", [rows, cols])] }
+    Case {
+        kind: Kind::Linear,
+        params: vec![param(rng, "x", [n, cols]), weight(rng, "w", [rows, cols])],
+    }
 }
 
 pub fn pool(rng: &mut Rng, lengths: &[usize], dim: usize, pooling: Pooling) -> Case {
     let patches = patches(lengths);
-    Case { params: vec![param(rng, "h", [patches.n_ids, dim])], kind: Kind::Pool { patches, pooling } }
+    Case {
+        params: vec![param(rng, "h", [patches.n_ids, dim])],
+        kind: Kind::Pool { patches, pooling },
+    }
 }
 
 fn cross_params(rng: &mut Rng, rows: [usize; 2], config: &CrossConfig) -> Vec<Param> {
@@ -304,7 +325,14 @@ pub fn encoder(rng: &mut Rng, lengths: &[usize], k: usize, dim: usize, heads: [u
     Case { kind: Kind::Encoder { patches, k, config }, params }
 }
 
-pub fn decoder(rng: &mut Rng, n: usize, n_patches: usize, k: usize, dim: usize, heads: [usize; 3]) -> Case {
+pub fn decoder(
+    rng: &mut Rng,
+    n: usize,
+    n_patches: usize,
+    k: usize,
+    dim: usize,
+    heads: [usize; 3],
+) -> Case {
     let [heads, kv_heads, head_dim] = heads;
     let config = CrossConfig { dim, heads, kv_heads, head_dim, eps: 1e-5 };
     let mut reads: Vec<u32> = (0..n).map(|_| rng.below(n_patches) as u32).collect();
@@ -314,7 +342,8 @@ pub fn decoder(rng: &mut Rng, n: usize, n_patches: usize, k: usize, dim: usize, 
 }
 
 pub fn head(rng: &mut Rng, n: usize, dim: usize, vocab: usize) -> Case {
-    let targets = (0..n).map(|i| (i == 0 || rng.below(4) > 0).then_some(rng.below(vocab) as u16)).collect();
+    let targets =
+        (0..n).map(|i| (i == 0 || rng.below(4) > 0).then_some(rng.below(vocab) as u16)).collect();
     let kind = Kind::Head { targets, eps: 1e-5, scale: 0.37 };
     let head = Param { data: rng.numbers(vocab * dim, 2.0), ..param(rng, "head", [vocab, dim]) };
     Case { kind, params: vec![param(rng, "x", [n, dim]), norm(rng, "norm", dim), head] }
@@ -417,7 +446,7 @@ pub fn empty_cases() -> Vec<Case> {
     ]
 }
 
-// The same by plain loops ---------------------------------------------------------------------------------------------
+// The same by plain loops
 
 type Rows = Vec<Vec<f64>>;
 
@@ -443,7 +472,13 @@ fn add_rows(a: &Rows, b: &Rows, times: f64) -> Rows {
 }
 
 /// `sees[i][j]`: a dense mask.
-fn attention(q: &Rows, k: &Rows, v: &Rows, [heads, kv_heads, head_dim]: [usize; 3], sees: &[Vec<bool>]) -> Rows {
+fn attention(
+    q: &Rows,
+    k: &Rows,
+    v: &Rows,
+    [heads, kv_heads, head_dim]: [usize; 3],
+    sees: &[Vec<bool>],
+) -> Rows {
     let head = |x: &[f64], h: usize| x[h * head_dim..(h + 1) * head_dim].to_vec();
     let one = |i: usize, h: usize| {
         let kv = h / (heads / kv_heads);
@@ -456,7 +491,8 @@ fn attention(q: &Rows, k: &Rows, v: &Rows, [heads, kv_heads, head_dim]: [usize; 
         let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
         (0..head_dim)
             .map(move |d| {
-                let read: f64 = scores.iter().zip(v).map(|(s, v)| (s - max).exp() * v[kv * head_dim + d]).sum();
+                let read: f64 =
+                    scores.iter().zip(v).map(|(s, v)| (s - max).exp() * v[kv * head_dim + d]).sum();
                 read / sum
             })
             .collect::<Vec<f64>>()
@@ -483,7 +519,8 @@ fn cross(p: &[Vec<f64>], config: &CrossConfig, sees: &[Vec<bool>]) -> Vec<f64> {
     let (x, kv) = (rows(&p[0], dim), rows(&p[1], dim));
     let (normed_x, normed_kv) = (rms_norm(&x, &p[2], eps), rms_norm(&kv, &p[3], eps));
     let q = matmul_transposed(&normed_x, &p[4], dim);
-    let (k, v) = (matmul_transposed(&normed_kv, &p[5], dim), matmul_transposed(&normed_kv, &p[6], dim));
+    let (k, v) =
+        (matmul_transposed(&normed_kv, &p[5], dim), matmul_transposed(&normed_kv, &p[6], dim));
     let read = attention(&q, &k, &v, [heads, kv_heads, head_dim], sees);
     add_rows(&x, &matmul_transposed(&read, &p[7], heads * head_dim), 2.0).concat()
 }
@@ -512,7 +549,8 @@ pub fn oracle(case: &Case, p: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
                         }
                         let signed = if h >= 1 << 63 { h - (1 << 64) } else { h };
                         let table = function * config.sizes.len() + s;
-                        let at = table * config.vocab + signed.rem_euclid(config.vocab as i128) as usize;
+                        let at =
+                            table * config.vocab + signed.rem_euclid(config.vocab as i128) as usize;
                         row.iter_mut().zip(&p[1][at * cols..]).for_each(|(a, b)| *a += b);
                     }
                 }
@@ -521,15 +559,19 @@ pub fn oracle(case: &Case, p: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
             out
         }
         Kind::Block { offsets, config } => {
-            let BlockConfig { dim, heads, kv_heads, head_dim, ffn, window, rope_theta, eps } = *config;
+            let BlockConfig { dim, heads, kv_heads, head_dim, ffn, window, rope_theta, eps } =
+                *config;
             let x = rows(&p[0], dim);
             let n = x.len();
             let span = |i: usize| offsets.iter().copied().filter(|&o| o <= i).max().unwrap();
             let positions: Vec<usize> = (0..n).map(|i| i - span(i)).collect();
             let sees = |i: usize, j: usize| {
-                span(i) == span(j) && j <= i && window.is_none_or(|w| j as i64 > i as i64 - w as i64)
+                span(i) == span(j)
+                    && j <= i
+                    && window.is_none_or(|w| j as i64 > i as i64 - w as i64)
             };
-            let sees: Vec<Vec<bool>> = (0..n).map(|i| (0..n).map(|j| sees(i, j)).collect()).collect();
+            let sees: Vec<Vec<bool>> =
+                (0..n).map(|i| (0..n).map(|j| sees(i, j)).collect()).collect();
             let normed = rms_norm(&x, &p[1], eps);
             let q = rope(&matmul_transposed(&normed, &p[2], dim), &positions, head_dim, rope_theta);
             let k = rope(&matmul_transposed(&normed, &p[3], dim), &positions, head_dim, rope_theta);
@@ -537,10 +579,14 @@ pub fn oracle(case: &Case, p: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
             let read = attention(&q, &k, &v, [heads, kv_heads, head_dim], &sees);
             let x = add_rows(&x, &matmul_transposed(&read, &p[5], heads * head_dim), 1.0);
             let normed = rms_norm(&x, &p[6], eps);
-            let (gate, up) = (matmul_transposed(&normed, &p[7], dim), matmul_transposed(&normed, &p[8], dim));
+            let (gate, up) =
+                (matmul_transposed(&normed, &p[7], dim), matmul_transposed(&normed, &p[8], dim));
             let silu = |g: f64| g / (1.0 + (-g).exp());
-            let inner: Rows =
-                gate.iter().zip(&up).map(|(g, u)| g.iter().zip(u).map(|(&g, u)| silu(g) * u).collect()).collect();
+            let inner: Rows = gate
+                .iter()
+                .zip(&up)
+                .map(|(g, u)| g.iter().zip(u).map(|(&g, u)| silu(g) * u).collect())
+                .collect();
             add_rows(&x, &matmul_transposed(&inner, &p[9], ffn), 1.0).concat()
         }
         Kind::Linear => matmul_transposed(&rows(&p[0], cols), &p[1], cols).concat(),
@@ -579,23 +625,34 @@ pub fn oracle(case: &Case, p: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
                     row.iter().map(|l| l - lse).collect()
                 })
                 .collect();
-            let nats: Vec<f64> =
-                targets.iter().zip(&log_probs).map(|(t, lp)| t.map_or(0.0, |t| -lp[t as usize])).collect();
-            let entropies = log_probs.iter().map(|lp| -lp.iter().map(|lp| lp.exp() * lp).sum::<f64>());
+            let nats: Vec<f64> = targets
+                .iter()
+                .zip(&log_probs)
+                .map(|(t, lp)| t.map_or(0.0, |t| -lp[t as usize]))
+                .collect();
+            let entropies =
+                log_probs.iter().map(|lp| -lp.iter().map(|lp| lp.exp() * lp).sum::<f64>());
             let loss = scale * nats.iter().sum::<f64>();
-            return (vec![loss], nats.iter().copied().chain(logits.concat()).chain(entropies).collect());
+            return (
+                vec![loss],
+                nats.iter().copied().chain(logits.concat()).chain(entropies).collect(),
+            );
         }
         Kind::Add => p[0].iter().zip(&p[1]).map(|(a, b)| a + b).collect(),
     };
     (out, Vec::new())
 }
 
-/// Fails unless `got` is `expected` within `tolerance` of the largest magnitude expected (at least `floor`).
+/// Fails unless `got` is `expected` within `tolerance` of the largest magnitude expected (at least
+/// `floor`).
 pub fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64, floor: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: lengths");
     let scale = expected.iter().fold(floor, |m, x| m.max(x.abs()));
     for (i, (g, e)) in got.iter().zip(expected).enumerate() {
-        assert!((g - e).abs() <= tolerance * scale, "{what}[{i}]: {g} against {e} (scale {scale:.3e})");
+        assert!(
+            (g - e).abs() <= tolerance * scale,
+            "{what}[{i}]: {g} against {e} (scale {scale:.3e})"
+        );
     }
 }
 

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use blt_graph::{
-    BuildCx, CheckCx, JsonLines, Live, Node, NodeError, Plan, Port, RunCx, Step, StepCx, StepError, World, write_atomic,
+    BuildCx, CheckCx, JsonLines, Live, Node, NodeError, Plan, Port, RunCx, Step, StepCx, StepError,
+    World, write_atomic,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,8 @@ impl Node for Source {
         if let Some(path) = &self.path {
             let path = cx.base_dir.join(path);
             std::fs::metadata(&path).map_err(|error| {
-                NodeError::param("path", format!("no such file: {error}")).help("give a file that exists")
+                NodeError::param("path", format!("no such file: {error}"))
+                    .help("give a file that exists")
             })?;
         }
         Ok(cx.provide(Reads::default()))
@@ -156,7 +158,8 @@ impl Node for Scale {
     const NAME: &'static str = "Scale";
     const INPUTS: &'static [&'static str] = &["number", "offset"];
     const OUTPUTS: &'static [&'static str] = &["scaled"];
-    const EXAMPLE: &'static str = "{node: Scale, in: x, factor: 2.0, limits: {low: 0.0, high: 9.0}}";
+    const EXAMPLE: &'static str =
+        "{node: Scale, in: x, factor: 2.0, limits: {low: 0.0, high: 9.0}}";
     type In = (Number, Option<Number>);
     type Out = Number;
     type State = ();
@@ -165,15 +168,23 @@ impl Node for Scale {
             cx.warn(NodeError::param("factor", "0 makes every result the same"));
         }
         if self.limits.low > self.limits.high {
-            return Err(NodeError::param("limits.low", format!("{} is above the high limit", self.limits.low))
-                .help(format!("at most {}", self.limits.high)));
+            return Err(NodeError::param(
+                "limits.low",
+                format!("{} is above the high limit", self.limits.low),
+            )
+            .help(format!("at most {}", self.limits.high)));
         }
         Ok(())
     }
     fn build(&self, _: ((), Option<()>), _: &mut BuildCx) -> Result<(), NodeError> {
         Ok(())
     }
-    fn run(&self, _: &(), (number, offset): (f64, Option<f64>), _: &RunCx) -> Result<f64, NodeError> {
+    fn run(
+        &self,
+        _: &(),
+        (number, offset): (f64, Option<f64>),
+        _: &RunCx,
+    ) -> Result<f64, NodeError> {
         Ok((number * self.factor + offset.unwrap_or(0.0)).clamp(self.limits.low, self.limits.high))
     }
 }
@@ -228,7 +239,12 @@ impl Node for Show {
         cx.provide(cx.seed);
         Ok(Cell::new(0))
     }
-    fn run(&self, measured: &Cell<usize>, number: f64, cx: &RunCx) -> Result<(Rc<str>, Option<f64>), NodeError> {
+    fn run(
+        &self,
+        measured: &Cell<usize>,
+        number: f64,
+        cx: &RunCx,
+    ) -> Result<(Rc<str>, Option<f64>), NodeError> {
         let text: Rc<str> = format!("{number:.*}", self.digits).into();
         let length = cx.wanted("length").then(|| {
             measured.set(measured.get() + 1);
@@ -333,7 +349,8 @@ impl Step for Sum {
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         let file = self.file.as_ref().map(|file| {
             std::fs::read_to_string(cx.base_dir().join(file)).map_err(|error| {
-                StepError::other(format!("cannot read `{file}`: {error}")).help("give a file that exists")
+                StepError::other(format!("cannot read `{file}`: {error}"))
+                    .help("give a file that exists")
             })
         });
         Ok(file.transpose()?.into_iter().collect())
@@ -398,7 +415,8 @@ impl Step for Look {
         Ok(Vec::new())
     }
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let earlier: Vec<_> = cx.earlier().iter().map(|e| format!("{} {}", e.index, e.step)).collect();
+        let earlier: Vec<_> =
+            cx.earlier().iter().map(|e| format!("{} {}", e.index, e.step)).collect();
         let live = Live::build(cx.plan(), &[&self.goal], World::new())?;
         live.world().insert(Batch(7.0));
         live.run(&[&self.goal])?;

@@ -1,6 +1,8 @@
-//! Arrow IPC files and streams: a unit is a record batch, read whole and decoded in the needed columns.
+//! Arrow IPC files and streams: a unit is a record batch, read whole and decoded in the needed
+//! columns.
 //!
-//! Both forms are indexed by the headers of their messages, so that a stream, too, is read in any order.
+//! Both forms are indexed by the headers of their messages, so that a stream, too, is read in any
+//! order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +35,9 @@ impl Format for ArrowIpc {
             return Ok(Some(blake3::hash(&file.footer()?)));
         }
         let scan = file.scan_stream()?;
-        Ok(Some(blake3::hash(format!("{:?} {:?} {:?}", scan.schema, scan.units, scan.dictionaries).as_bytes())))
+        Ok(Some(blake3::hash(
+            format!("{:?} {:?} {:?}", scan.schema, scan.units, scan.dictionaries).as_bytes(),
+        )))
     }
 
     fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
@@ -59,15 +63,19 @@ impl IpcFile {
             DataError::WrongFormat { path, expected, cause: cause.into() }
         };
         if head.starts_with(b"FEA1") {
-            return Err(wrong("it is Feather version 1, an older format; write it again as version 2 (Arrow IPC)"));
+            return Err(wrong(
+                "it is Feather version 1, an older format; write it again as version 2 (Arrow IPC)",
+            ));
         }
         if head.starts_with(b"PAR1") {
             return Err(wrong("it is a Parquet file; read it with ParquetBytes"));
         }
         let is_file_form = head.starts_with(MAGIC);
-        // A stream begins with a continuation marker, or (before 0.15) with the length of its schema message.
+        // A stream begins with a continuation marker, or (before 0.15) with the length of its
+        // schema message.
         let is_stream = head.starts_with(&[0xff; 4])
-            || head.len() == 8 && (8..1 << 28).contains(&i32::from_le_bytes([head[0], head[1], head[2], head[3]]));
+            || head.len() == 8
+                && (8..1 << 28).contains(&i32::from_le_bytes([head[0], head[1], head[2], head[3]]));
         if !is_file_form && !is_stream {
             return Err(wrong("it begins with neither ARROW1 nor a schema message"));
         }
@@ -75,13 +83,21 @@ impl IpcFile {
     }
 
     fn corrupt(&self, place: &str, cause: impl ToString) -> DataError {
-        DataError::Corrupt { path: self.path.clone(), place: place.into(), cause: cause.to_string() }
+        DataError::Corrupt {
+            path: self.path.clone(),
+            place: place.into(),
+            cause: cause.to_string(),
+        }
     }
 
-    /// `length` bytes from `offset`, in aligned memory; nothing is allocated that the file cannot fill.
+    /// `length` bytes from `offset`, in aligned memory; nothing is allocated that the file cannot
+    /// fill.
     fn read(&mut self, offset: u64, length: u64, place: &str) -> Result<Buffer, DataError> {
         if offset.checked_add(length).is_none_or(|end| end > self.size) {
-            return Err(self.corrupt(place, format!("it ends at byte {}, before the {place} does", self.size)));
+            return Err(self.corrupt(
+                place,
+                format!("it ends at byte {}, before the {place} does", self.size),
+            ));
         }
         let mut buffer = MutableBuffer::from_len_zeroed(length as usize);
         self.input.read_exact_at(offset, &mut buffer)?;
@@ -119,8 +135,12 @@ impl IpcFile {
         let metadata = self.metadata(message)?;
         let rows = root_as_message(&metadata)
             .map_err(|e| e.to_string())
-            .and_then(|m| m.header_as_record_batch().ok_or_else(|| "it is no record batch".to_string()))
-            .and_then(|b| u64::try_from(b.length()).map_err(|_| format!("it has {} rows", b.length())));
+            .and_then(|m| {
+                m.header_as_record_batch().ok_or_else(|| "it is no record batch".to_string())
+            })
+            .and_then(|b| {
+                u64::try_from(b.length()).map_err(|_| format!("it has {} rows", b.length()))
+            });
         rows.map_err(|cause| self.corrupt(place, cause))
     }
 
@@ -128,13 +148,16 @@ impl IpcFile {
         let footer = self.footer()?;
         let footer = root_as_footer(&footer).map_err(|e| self.corrupt("footer", e))?;
         let block = |b: &Block| -> Option<Message> {
-            let (offset, metadata) = (u64::try_from(b.offset()).ok()?, u32::try_from(b.metaDataLength()).ok()?);
+            let (offset, metadata) =
+                (u64::try_from(b.offset()).ok()?, u32::try_from(b.metaDataLength()).ok()?);
             Some(Message { offset, metadata, body: u64::try_from(b.bodyLength()).ok()? })
         };
         let negative = || self.corrupt("footer", "a message has a negative size");
-        let batches = footer.recordBatches().iter().flatten().map(block).collect::<Option<Vec<_>>>();
+        let batches =
+            footer.recordBatches().iter().flatten().map(block).collect::<Option<Vec<_>>>();
         let batches = batches.ok_or_else(negative)?;
-        let dictionaries = footer.dictionaries().iter().flatten().map(block).collect::<Option<Vec<_>>>();
+        let dictionaries =
+            footer.dictionaries().iter().flatten().map(block).collect::<Option<Vec<_>>>();
         let dictionaries = dictionaries.ok_or_else(negative)?;
         let schema = footer.schema().ok_or_else(|| self.corrupt("footer", "it has no schema"))?;
         let schema = self.schema(schema)?;
@@ -142,16 +165,25 @@ impl IpcFile {
         for (i, message) in batches.into_iter().enumerate() {
             let rows = self.rows(&message, &format!("record batch {i}"))?;
             let bytes = message.body;
-            units.push(Unit { extent: Extent::Batch { message, n_dictionaries: dictionaries.len() }, rows, bytes });
+            units.push(Unit {
+                extent: Extent::Batch { message, n_dictionaries: dictionaries.len() },
+                rows,
+                bytes,
+            });
         }
         Ok(Scan { schema, units, dictionaries })
     }
 
     fn schema(&self, schema: arrow::ipc::Schema) -> Result<SchemaRef, DataError> {
         if !schema.endianness().equals_to_target_endianness() {
-            return Err(self.corrupt("schema", "its byte order is not this machine's, which is not supported"));
+            return Err(self.corrupt(
+                "schema",
+                "its byte order is not this machine's, which is not supported",
+            ));
         }
-        guard(&self.path, &|| "schema".into(), || try_fb_to_schema(schema).map(Arc::new).map_err(|e| e.to_string()))
+        guard(&self.path, &|| "schema".into(), || {
+            try_fb_to_schema(schema).map(Arc::new).map_err(|e| e.to_string())
+        })
     }
 
     fn scan_stream(&mut self) -> Result<Scan, DataError> {
@@ -176,28 +208,46 @@ impl IpcFile {
             message.body = u64::try_from(header.bodyLength())
                 .ok()
                 .filter(|&body| body <= self.size)
-                .ok_or_else(|| self.corrupt(&place, format!("it has {} bytes", header.bodyLength())))?;
+                .ok_or_else(|| {
+                    self.corrupt(&place, format!("it has {} bytes", header.bodyLength()))
+                })?;
             let end = offset + u64::from(metadata) + message.body;
             if end > self.size {
-                let cause = format!("the file ends at byte {}, before the message does (byte {end})", self.size);
+                let cause = format!(
+                    "the file ends at byte {}, before the message does (byte {end})",
+                    self.size
+                );
                 return Err(self.corrupt(&place, cause));
             }
             match (header.header_type(), &schema) {
                 (MessageHeader::Schema, None) => {
-                    let found = header.header_as_schema().ok_or_else(|| self.corrupt(&place, "it has no schema"))?;
+                    let found = header
+                        .header_as_schema()
+                        .ok_or_else(|| self.corrupt(&place, "it has no schema"))?;
                     schema = Some(self.schema(found)?);
                 }
                 (MessageHeader::DictionaryBatch, Some(_)) => dictionaries.push(message),
                 (MessageHeader::RecordBatch, Some(_)) => {
-                    let rows = header.header_as_record_batch().and_then(|b| u64::try_from(b.length()).ok());
-                    let rows = rows.ok_or_else(|| self.corrupt(&place, "it has no number of rows"))?;
+                    let rows = header
+                        .header_as_record_batch()
+                        .and_then(|b| u64::try_from(b.length()).ok());
+                    let rows =
+                        rows.ok_or_else(|| self.corrupt(&place, "it has no number of rows"))?;
                     let n_dictionaries = dictionaries.len();
                     let bytes = message.body;
-                    units.push(Unit { extent: Extent::Batch { message, n_dictionaries }, rows, bytes });
+                    units.push(Unit {
+                        extent: Extent::Batch { message, n_dictionaries },
+                        rows,
+                        bytes,
+                    });
                 }
-                (MessageHeader::Schema, Some(_)) => return Err(self.corrupt(&place, "a second schema")),
+                (MessageHeader::Schema, Some(_)) => {
+                    return Err(self.corrupt(&place, "a second schema"));
+                }
                 (_, None) => return Err(self.corrupt(&place, "it comes before the schema")),
-                (other, _) => return Err(self.corrupt(&place, format!("a message of kind {other:?}"))),
+                (other, _) => {
+                    return Err(self.corrupt(&place, format!("a message of kind {other:?}")));
+                }
             }
             offset = end;
         }
@@ -206,14 +256,23 @@ impl IpcFile {
     }
 
     /// A whole message, and the version its header names.
-    fn message(&mut self, message: &Message, place: &str) -> Result<(Block, Buffer, MetadataVersion), DataError> {
+    fn message(
+        &mut self,
+        message: &Message,
+        place: &str,
+    ) -> Result<(Block, Buffer, MetadataVersion), DataError> {
         let length = u64::from(message.metadata).checked_add(message.body);
         let length = length.ok_or_else(|| self.corrupt(place, "its size is beyond any file"))?;
         let buffer = self.read(message.offset, length, place)?;
         let prefix = if buffer.starts_with(&[0xff; 4]) { 8 } else { 4 };
-        let version =
-            root_as_message(buffer.get(prefix..).unwrap_or_default()).map_err(|e| self.corrupt(place, e))?.version();
-        Ok((Block::new(message.offset as i64, message.metadata as i32, message.body as i64), buffer, version))
+        let version = root_as_message(buffer.get(prefix..).unwrap_or_default())
+            .map_err(|e| self.corrupt(place, e))?
+            .version();
+        Ok((
+            Block::new(message.offset as i64, message.metadata as i32, message.body as i64),
+            buffer,
+            version,
+        ))
     }
 }
 
@@ -229,9 +288,16 @@ struct IpcReader {
 }
 
 impl UnitReader for IpcReader {
-    fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
+    fn open(
+        &mut self,
+        file: &DataFile,
+        unit: usize,
+        ranges: &[Range<u64>],
+    ) -> Result<Batches, DataError> {
         let path = &file.found.path;
-        let Unit { extent: Extent::Batch { message, n_dictionaries }, rows, .. } = file.scan.units[unit] else {
+        let Unit { extent: Extent::Batch { message, n_dictionaries }, rows, .. } =
+            file.scan.units[unit]
+        else {
             unreachable!("an IPC unit is a record batch");
         };
         if self.open.as_ref().is_none_or(|(open, _)| &open.path != path) {
@@ -251,7 +317,8 @@ impl UnitReader for IpcReader {
         });
         while current.n_dictionaries < n_dictionaries {
             let place = format!("dictionary {}", current.n_dictionaries);
-            let (block, buffer, _) = ipc.message(&file.scan.dictionaries[current.n_dictionaries], &place)?;
+            let (block, buffer, _) =
+                ipc.message(&file.scan.dictionaries[current.n_dictionaries], &place)?;
             guard(path, &|| place.clone(), || {
                 current.decoder.read_dictionary(&block, &buffer).map_err(|e| e.to_string())
             })?;
@@ -265,8 +332,10 @@ impl UnitReader for IpcReader {
         if batch.num_rows() as u64 != rows {
             return Err(DataError::Changed { path: path.clone() });
         }
-        let slices: Vec<RecordBatch> =
-            ranges.iter().map(|r| batch.slice(r.start as usize, (r.end - r.start) as usize)).collect();
+        let slices: Vec<RecordBatch> = ranges
+            .iter()
+            .map(|r| batch.slice(r.start as usize, (r.end - r.start) as usize))
+            .collect();
         Ok(Box::new(slices.into_iter().map(Ok)))
     }
 }

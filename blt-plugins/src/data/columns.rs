@@ -1,5 +1,5 @@
-//! From Arrow columns to documents: which columns a request needs, whether their types serve, and their values row by
-//! row.
+//! From Arrow columns to documents: which columns a request needs, whether their types serve, and
+//! their values row by row.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,10 +19,11 @@ use crate::storage::Location;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListKind {
-    /// A finite number for each byte id (BOS first): `n_bytes + 1` floats; one more, for EOS, is accepted and unused.
+    /// A finite number for each byte id (BOS first): `n_bytes + 1` floats; one more, for EOS, is
+    /// accepted and unused.
     PerId,
-    /// Patch lengths, BOS's own patch (of length 1) first: integers that sum to `n_bytes + 1`, or to one more with the
-    /// unseen next byte; zeros are skipped.
+    /// Patch lengths, BOS's own patch (of length 1) first: integers that sum to `n_bytes + 1`, or
+    /// to one more with the unseen next byte; zeros are skipped.
     PatchLengths,
 }
 
@@ -52,9 +53,11 @@ pub fn is_text(data_type: &DataType) -> bool {
 fn list_item(data_type: &DataType) -> Option<&DataType> {
     use DataType::*;
     match data_type {
-        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) => {
-            Some(item.data_type())
-        }
+        List(item)
+        | LargeList(item)
+        | ListView(item)
+        | LargeListView(item)
+        | FixedSizeList(item, _) => Some(item.data_type()),
         _ => None,
     }
 }
@@ -66,7 +69,9 @@ pub(super) fn position(schema: &Schema, column: &str, path: &Location) -> Result
         let nearest = columns
             .iter()
             .map(|c| (strsim::damerau_levenshtein(&c.to_lowercase(), &column.to_lowercase()), c))
-            .filter(|(distance, c)| *distance <= 1 + c.chars().count().min(column.chars().count()) / 3)
+            .filter(|(distance, c)| {
+                *distance <= 1 + c.chars().count().min(column.chars().count()) / 3
+            })
             .min()
             .map(|(_, c)| c.clone());
         DataError::NoSuchColumn { column: column.to_string(), path: path.clone(), nearest, columns }
@@ -93,26 +98,39 @@ impl Wanted {
         request: &Request,
     ) -> Result<Self, DataError> {
         let mut columns = Vec::new();
-        let mut need = |column: &str, serves: &dyn Fn(&DataType) -> bool, expected: &'static str| {
-            let at = position(schema, column, path)?;
-            let (column, found) = (column.to_string(), schema.field(at).data_type());
-            if !serves(found) {
-                let path = path.clone();
-                return Err(DataError::ColumnType { column, path, found: found.to_string(), expected });
-            }
-            columns.push(column);
-            Ok(())
-        };
+        let mut need =
+            |column: &str, serves: &dyn Fn(&DataType) -> bool, expected: &'static str| {
+                let at = position(schema, column, path)?;
+                let (column, found) = (column.to_string(), schema.field(at).data_type());
+                if !serves(found) {
+                    let path = path.clone();
+                    return Err(DataError::ColumnType {
+                        column,
+                        path,
+                        found: found.to_string(),
+                        expected,
+                    });
+                }
+                columns.push(column);
+                Ok(())
+            };
         need(column, &is_text, TEXT)?;
-        for column in filter.column().into_iter().chain(request.scalars.iter().map(String::as_str)) {
+        for column in filter.column().into_iter().chain(request.scalars.iter().map(String::as_str))
+        {
             need(column, &|t| !t.is_nested(), SCALAR)?;
         }
         for list in &request.lists {
             match list.kind {
-                ListKind::PerId => need(&list.column, &|t| list_item(t).is_some_and(DataType::is_floating), FLOATS)?,
-                ListKind::PatchLengths => {
-                    need(&list.column, &|t| list_item(t).is_some_and(DataType::is_integer), INTEGERS)?
-                }
+                ListKind::PerId => need(
+                    &list.column,
+                    &|t| list_item(t).is_some_and(DataType::is_floating),
+                    FLOATS,
+                )?,
+                ListKind::PatchLengths => need(
+                    &list.column,
+                    &|t| list_item(t).is_some_and(DataType::is_integer),
+                    INTEGERS,
+                )?,
             }
         }
         columns.sort();
@@ -179,7 +197,11 @@ enum Scalar {
 
 impl Scalar {
     fn new(array: &ArrayRef) -> Self {
-        if is_text(array.data_type()) { Scalar::Bytes(Bytes::new(array)) } else { Scalar::Other(array.clone()) }
+        if is_text(array.data_type()) {
+            Scalar::Bytes(Bytes::new(array))
+        } else {
+            Scalar::Other(array.clone())
+        }
     }
 
     /// The bytes themselves, or the text that displays the value.
@@ -222,7 +244,8 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// `batch` holds the wanted columns (and may hold others). None if one is missing: the file changed.
+    /// `batch` holds the wanted columns (and may hold others). None if one is missing: the file
+    /// changed.
     pub(super) fn new(batch: &RecordBatch, wanted: &Wanted) -> Option<Self> {
         let text = batch.column_by_name(&wanted.text).filter(|c| is_text(c.data_type()))?;
         Some(Chunk {
@@ -232,8 +255,16 @@ impl Chunk {
                 Some(column) => Some(Scalar::new(batch.column_by_name(column)?)),
                 None => None,
             },
-            scalars: wanted.scalars.iter().map(|c| batch.column_by_name(c).map(Scalar::new)).collect::<Option<_>>()?,
-            lists: wanted.lists.iter().map(|l| batch.column_by_name(&l.column).cloned()).collect::<Option<_>>()?,
+            scalars: wanted
+                .scalars
+                .iter()
+                .map(|c| batch.column_by_name(c).map(Scalar::new))
+                .collect::<Option<_>>()?,
+            lists: wanted
+                .lists
+                .iter()
+                .map(|l| batch.column_by_name(&l.column).cloned())
+                .collect::<Option<_>>()?,
         })
     }
 
@@ -242,7 +273,12 @@ impl Chunk {
     }
 
     /// Row `i` of the chunk, or None if it lies in another part.
-    pub(super) fn row(&self, i: usize, wanted: &Wanted, origin: &Origin) -> Result<Option<Row>, DataError> {
+    pub(super) fn row(
+        &self,
+        i: usize,
+        wanted: &Wanted,
+        origin: &Origin,
+    ) -> Result<Option<Row>, DataError> {
         if self.admits(i, wanted) { self.content(i, wanted, origin).map(Some) } else { Ok(None) }
     }
 
@@ -255,9 +291,19 @@ impl Chunk {
     }
 
     /// Row `i`, whatever part it lies in.
-    pub(super) fn content(&self, i: usize, wanted: &Wanted, origin: &Origin) -> Result<Row, DataError> {
+    pub(super) fn content(
+        &self,
+        i: usize,
+        wanted: &Wanted,
+        origin: &Origin,
+    ) -> Result<Row, DataError> {
         let Some(text) = self.text.get(i) else { return Ok(Row::Null(origin.row)) };
-        let scalars = wanted.scalars.iter().zip(&self.scalars).map(|(name, c)| (name.clone(), c.text(i))).collect();
+        let scalars = wanted
+            .scalars
+            .iter()
+            .zip(&self.scalars)
+            .map(|(name, c)| (name.clone(), c.text(i)))
+            .collect();
         let mut lists = BTreeMap::new();
         for (list, array) in wanted.lists.iter().zip(&self.lists) {
             lists.insert(list.column.clone(), read_list(array, i, list, text.len(), origin)?);
@@ -274,7 +320,8 @@ fn read_list(
     n_bytes: usize,
     origin: &Origin,
 ) -> Result<Vec<f32>, DataError> {
-    let (column, row, path, file_row) = (list.column.clone(), origin.row, origin.path.clone(), origin.file_row);
+    let (column, row, path, file_row) =
+        (list.column.clone(), origin.row, origin.path.clone(), origin.file_row);
     if array.is_null(i) {
         return Err(DataError::NullList { column, row, path, file_row });
     }
@@ -301,17 +348,33 @@ fn read_list(
     match list.kind {
         ListKind::PerId => {
             let values: Vec<f32> = match items.data_type() {
-                DataType::Float16 => items.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()).collect(),
+                DataType::Float16 => items
+                    .as_primitive::<Float16Type>()
+                    .values()
+                    .iter()
+                    .map(|v| v.to_f32())
+                    .collect(),
                 DataType::Float32 => items.as_primitive::<Float32Type>().values().to_vec(),
-                DataType::Float64 => items.as_primitive::<Float64Type>().values().iter().map(|&v| v as f32).collect(),
+                DataType::Float64 => {
+                    items.as_primitive::<Float64Type>().values().iter().map(|&v| v as f32).collect()
+                }
                 other => unreachable!("{other} passed for floats"),
             };
             if let Some(element) = values.iter().position(|v| !v.is_finite()) {
                 return Err(value(element, values[element].to_string(), "a finite number"));
             }
             if !(n_bytes + 1..=n_bytes + 2).contains(&values.len()) {
-                let (found, expected) = (format!("{} elements", values.len()), "one for BOS and one for each byte");
-                return Err(DataError::ListLength { column, row, path, file_row, n_bytes, found, expected });
+                let (found, expected) =
+                    (format!("{} elements", values.len()), "one for BOS and one for each byte");
+                return Err(DataError::ListLength {
+                    column,
+                    row,
+                    path,
+                    file_row,
+                    n_bytes,
+                    found,
+                    expected,
+                });
             }
             Ok(values)
         }
@@ -320,17 +383,33 @@ fn read_list(
             // Lengths travel as f32, which is exact to 2^24.
             const MOST: i128 = 1 << 24;
             if let Some(element) = lengths.iter().position(|v| !(0..=MOST).contains(v)) {
-                return Err(value(element, lengths[element].to_string(), "a patch length, 0 to 16777216"));
+                return Err(value(
+                    element,
+                    lengths[element].to_string(),
+                    "a patch length, 0 to 16777216",
+                ));
             }
             let sum: i128 = lengths.iter().sum();
             if sum != n_bytes as i128 + 1 && sum != n_bytes as i128 + 2 {
                 let found = format!("patch lengths that sum to {sum}");
                 let expected = "a sum of n_bytes + 1 (BOS's own patch first), or one more with the unseen next byte";
-                return Err(DataError::ListLength { column, row, path, file_row, n_bytes, found, expected });
+                return Err(DataError::ListLength {
+                    column,
+                    row,
+                    path,
+                    file_row,
+                    n_bytes,
+                    found,
+                    expected,
+                });
             }
             let first = lengths.iter().position(|&v| v > 0).expect("the sum is above 0");
             if lengths[first] != 1 {
-                return Err(value(first, lengths[first].to_string(), "1 as the first patch: BOS alone"));
+                return Err(value(
+                    first,
+                    lengths[first].to_string(),
+                    "1 as the first patch: BOS alone",
+                ));
             }
             Ok(lengths.into_iter().map(|v| v as f32).collect())
         }

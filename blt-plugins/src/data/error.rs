@@ -1,4 +1,5 @@
-//! What can go wrong with a corpus. Each message says what, where, what was expected and what to do.
+//! What can go wrong with a corpus. Each message says what, where, what was expected and what to
+//! do.
 
 use std::path::PathBuf;
 
@@ -22,7 +23,9 @@ pub enum DataError {
     #[error("the folder {path} holds no file that ends in {}; name the files by a glob if they end otherwise", .extensions.join(", "))]
     EmptyFolder { path: Location, extensions: Vec<String> },
 
-    #[error("{path} is neither a file nor a folder; a corpus is read from files that can be read again")]
+    #[error(
+        "{path} is neither a file nor a folder; a corpus is read from files that can be read again"
+    )]
     NotAFile { path: Location },
 
     #[error("cannot read {path}: {cause}")]
@@ -45,7 +48,13 @@ pub enum DataError {
         "{path} and {first} have different columns: `{column}` is {found} in the one and {expected} in the other; \
          a corpus of several files has one schema, so write them alike or read them apart"
     )]
-    SchemaDiffers { path: Location, first: Location, column: String, found: String, expected: String },
+    SchemaDiffers {
+        path: Location,
+        first: Location,
+        column: String,
+        found: String,
+        expected: String,
+    },
 
     #[error("{path} is not {expected}: {cause}")]
     WrongFormat { path: Location, expected: &'static str, cause: String },
@@ -70,13 +79,17 @@ pub enum DataError {
     #[error("`{condition}` does not fit the columns of {path}: {error}")]
     Predicate { condition: String, path: Location, error: Box<PredicateError> },
 
-    #[error("this source gives documents and no files of rows, so their rows can't be written back with other columns")]
+    #[error(
+        "this source gives documents and no files of rows, so their rows can't be written back with other columns"
+    )]
     NoTables,
 
     #[error("no row {row}: the corpus has {rows} rows")]
     NoSuchRow { row: u64, rows: u64 },
 
-    #[error("column `{column}` is null in row {row} ({path}, row {file_row}), whose text is not; a list was expected")]
+    #[error(
+        "column `{column}` is null in row {row} ({path}, row {file_row}), whose text is not; a list was expected"
+    )]
     NullList { column: String, row: u64, path: Location, file_row: u64 },
 
     #[error(
@@ -105,7 +118,9 @@ pub enum DataError {
         expected: &'static str,
     },
 
-    #[error("the {part} part was asked for, but the source has no {missing}; give it one, such as {example}")]
+    #[error(
+        "the {part} part was asked for, but the source has no {missing}; give it one, such as {example}"
+    )]
     NoSplit { part: Part, missing: &'static str, example: &'static str },
 
     #[error(

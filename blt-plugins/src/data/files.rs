@@ -9,7 +9,8 @@ use crate::storage::{Entry, Input, Location, StorageError, Url};
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub path: Location,
-    /// As shown to users: relative to the base where it lies below it, `/` between the parts; or its URL.
+    /// As shown to users: relative to the base where it lies below it, `/` between the parts; or
+    /// its URL.
     pub name: String,
     pub size: u64,
     /// Nanoseconds since 1970, 0 where that is not known.
@@ -32,7 +33,8 @@ impl Found {
     }
 
     /// # Errors
-    /// If it cannot be opened, or is not what was found any more (a store is asked for the very version by its tag).
+    /// If it cannot be opened, or is not what was found any more (a store is asked for the very
+    /// version by its tag).
     pub fn open(&self) -> Result<Input, DataError> {
         if let Location::Local(path) = &self.path
             && let Ok(now) = path.metadata()
@@ -61,10 +63,14 @@ const GLOB: [char; 3] = ['*', '?', '['];
 
 /// Finds the files of `patterns`, in order; inside a folder or glob they are sorted by path.
 ///
-/// Each pattern is a file, a folder (searched all the way down for the extensions; names that begin with `.` are left
-/// out) or a glob, relative to `base`, or a URL of such. A path that exists is taken as it is, even if it reads like a glob. A file named
-/// twice is read twice.
-pub(super) fn find(patterns: &[String], base: &Path, extensions: &[String]) -> Result<Vec<Found>, DataError> {
+/// Each pattern is a file, a folder (searched all the way down for the extensions; names that begin
+/// with `.` are left out) or a glob, relative to `base`, or a URL of such. A path that exists is
+/// taken as it is, even if it reads like a glob. A file named twice is read twice.
+pub(super) fn find(
+    patterns: &[String],
+    base: &Path,
+    extensions: &[String],
+) -> Result<Vec<Found>, DataError> {
     if patterns.is_empty() {
         return Err(DataError::Config { what: "no `path` is given".into() });
     }
@@ -93,7 +99,12 @@ fn of_folder(folder: Location, extensions: &[String]) -> Result<Vec<Entry>, Data
     }
 }
 
-fn find_local(pattern: &str, path: PathBuf, base: &Path, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
+fn find_local(
+    pattern: &str,
+    path: PathBuf,
+    base: &Path,
+    extensions: &[String],
+) -> Result<Vec<Entry>, DataError> {
     let mut paths = Vec::new();
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_dir() => {
@@ -112,23 +123,30 @@ fn find_local(pattern: &str, path: PathBuf, base: &Path, extensions: &[String]) 
             // The base is a name and not a pattern.
             let full = match Path::new(pattern).is_absolute() {
                 true => PathBuf::from(pattern),
-                false => PathBuf::from(glob::Pattern::escape(&base.to_string_lossy())).join(pattern),
+                false => {
+                    PathBuf::from(glob::Pattern::escape(&base.to_string_lossy())).join(pattern)
+                }
             };
             let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
             for entry in glob::glob(&full.to_string_lossy()).map_err(|e| bad(e.to_string()))? {
-                let path = entry.map_err(|e| DataError::read(&e.path().to_path_buf().into(), e.error()))?;
+                let path = entry
+                    .map_err(|e| DataError::read(&e.path().to_path_buf().into(), e.error()))?;
                 if !path.is_dir() {
                     paths.push(path);
                 }
             }
             if paths.is_empty() {
-                return Err(DataError::NoMatch { pattern: pattern.to_owned(), base: base.to_path_buf() });
+                return Err(DataError::NoMatch {
+                    pattern: pattern.to_owned(),
+                    base: base.to_path_buf(),
+                });
             }
         }
         Err(error) => return Err(DataError::read(&path.into(), error)),
     }
     let entry = |path: PathBuf| {
-        let meta = std::fs::metadata(&path).map_err(|e| DataError::read(&path.clone().into(), e))?;
+        let meta =
+            std::fs::metadata(&path).map_err(|e| DataError::read(&path.clone().into(), e))?;
         match meta.is_file() {
             true => Ok(Entry::local(path, &meta)),
             false => Err(DataError::NotAFile { path: path.into() }),
@@ -137,7 +155,12 @@ fn find_local(pattern: &str, path: PathBuf, base: &Path, extensions: &[String]) 
     paths.into_iter().map(entry).collect()
 }
 
-fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
+fn find_remote(
+    pattern: &str,
+    url: Url,
+    base: &Path,
+    extensions: &[String],
+) -> Result<Vec<Entry>, DataError> {
     let is_glob = url.key.contains(GLOB);
     // A web server tells nothing of folders, so that a glob is no file's name there.
     let whole = match is_glob && url.is_web() {
@@ -150,7 +173,9 @@ fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> R
     if !is_glob {
         return match of_folder(Location::from(url.clone()), extensions) {
             // A name that no `/` ends is a file's as much as a folder's, and there is neither.
-            Err(DataError::EmptyFolder { path, .. }) if !url.key.ends_with('/') && !url.key.is_empty() => {
+            Err(DataError::EmptyFolder { path, .. })
+                if !url.key.ends_with('/') && !url.key.is_empty() =>
+            {
                 Err(DataError::NoSuchFile { path, base: base.to_path_buf() })
             }
             Err(DataError::Storage(StorageError::NoListing { .. }))
@@ -164,7 +189,8 @@ fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> R
     let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
     let glob = glob::Pattern::new(&url.key).map_err(|e| bad(e.to_string()))?;
     // As on a disk, `*` ends at a `/`.
-    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    let options =
+        glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
     let before = &url.key[..url.key.find(GLOB).unwrap_or(0)];
     let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
     let mut entries = Location::from(Url { key: folder.to_owned(), ..url.clone() }).list()?;
@@ -181,11 +207,12 @@ fn find_remote(pattern: &str, url: Url, base: &Path, extensions: &[String]) -> R
 /// What Hive calls a null.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// The columns that the folders of a file's name stand for: `lang=en/year=2024/a.parquet` has `lang` and `year`. Values are text, `%XX`
-/// decoded; None for null.
+/// The columns that the folders of a file's name stand for: `lang=en/year=2024/a.parquet` has
+/// `lang` and `year`. Values are text, `%XX` decoded; None for null.
 pub(super) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
     let folders = name.rsplit_once('/').map_or("", |(folders, _)| folders).split('/');
-    let pairs = folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());
+    let pairs =
+        folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());
     pairs.map(|(key, value)| (decoded(key), (value != HIVE_NULL).then(|| decoded(value)))).collect()
 }
 
@@ -193,7 +220,9 @@ pub(super) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
 fn decoded(text: &str) -> String {
     let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        let hex = text
+            .get(at + 1..at + 3)
+            .filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -223,7 +252,9 @@ mod tests {
         // The base itself reads like a glob.
         let base = dir.path().join("ba[s]e");
         std::fs::create_dir_all(base.join("in/deep")).unwrap();
-        for name in ["in/b.txt", "in/a.txt", "in/deep/c.txt", "in/.hidden.txt", "in/x.md", "odd[1].txt"] {
+        for name in
+            ["in/b.txt", "in/a.txt", "in/deep/c.txt", "in/.hidden.txt", "in/x.md", "odd[1].txt"]
+        {
             std::fs::write(base.join(name), "x").unwrap();
         }
         assert_eq!(names(&["in"], &base).unwrap(), ["in/a.txt", "in/b.txt", "in/deep/c.txt"]);
@@ -232,7 +263,11 @@ mod tests {
         assert_eq!(names(&["odd[1].txt"], &base).unwrap(), ["odd[1].txt"]);
 
         let error = names(&["in/no.txt"], &base).unwrap_err();
-        assert!(matches!(&error, DataError::NoSuchFile { .. }) && error.to_string().contains("in/no.txt"), "{error}");
+        assert!(
+            matches!(&error, DataError::NoSuchFile { .. })
+                && error.to_string().contains("in/no.txt"),
+            "{error}"
+        );
         assert!(matches!(names(&["in/*.parquet"], &base), Err(DataError::NoMatch { .. })));
         assert!(matches!(names(&["in/***"], &base), Err(DataError::BadGlob { .. })));
         assert!(matches!(names(&[], &base), Err(DataError::Config { .. })));
@@ -243,11 +278,22 @@ mod tests {
 
     #[test]
     fn folders_of_partitions() {
-        let pairs =
-            |name| partitions(name).into_iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join(" ");
-        assert_eq!(pairs("in/lang=en/year=2024/a=b.parquet"), r#"lang=Some("en") year=Some("2024")"#);
+        let pairs = |name| {
+            partitions(name)
+                .into_iter()
+                .map(|(k, v)| format!("{k}={v:?}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            pairs("in/lang=en/year=2024/a=b.parquet"),
+            r#"lang=Some("en") year=Some("2024")"#
+        );
         assert_eq!(pairs("a=b.parquet"), "");
-        assert_eq!(pairs("x=__HIVE_DEFAULT_PARTITION__/y=a%2Fb%3D%zz%ff/=c/f"), r#"x=None y=Some("a%2Fb%3D%zz%ff")"#);
+        assert_eq!(
+            pairs("x=__HIVE_DEFAULT_PARTITION__/y=a%2Fb%3D%zz%ff/=c/f"),
+            r#"x=None y=Some("a%2Fb%3D%zz%ff")"#
+        );
         assert_eq!(pairs("y=a%2Fb%3D%zz=/f"), r#"y=Some("a/b=%zz=")"#);
     }
 

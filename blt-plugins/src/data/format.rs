@@ -1,4 +1,5 @@
-//! What a file format gives: its schema, its units (what is read and shuffled as one), and record batches from them.
+//! What a file format gives: its schema, its units (what is read and shuffled as one), and record
+//! batches from them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -41,7 +42,8 @@ pub(super) enum Extent {
 pub(super) struct Unit {
     pub extent: Extent,
     pub rows: u64,
-    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count once.
+    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count
+    /// once.
     pub bytes: u64,
 }
 
@@ -86,8 +88,13 @@ pub(super) trait Format: Send + Sync {
     /// A digest of the file's own table of contents (Parquet or IPC footer), where it has one.
     fn contents(&self, file: &Found) -> Result<Option<blake3::Hash>, DataError>;
 
-    /// What the file tells of these columns' values, an element for each of its units; columns of which it tells nothing are left out.
-    fn statistics(&self, file: &DataFile, columns: &[String]) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
+    /// What the file tells of these columns' values, an element for each of its units; columns of
+    /// which it tells nothing are left out.
+    fn statistics(
+        &self,
+        file: &DataFile,
+        columns: &[String],
+    ) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
         let _ = (file, columns);
         Ok(BTreeMap::new())
     }
@@ -101,14 +108,19 @@ impl DataFile {
         let schema = match partitions.is_empty() {
             true => scan.schema.clone(),
             false => {
-                let fields = scan.schema.fields().iter().chain(partitions.iter().map(|p| &p.field)).cloned();
-                Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), scan.schema.metadata().clone()))
+                let fields =
+                    scan.schema.fields().iter().chain(partitions.iter().map(|p| &p.field)).cloned();
+                Arc::new(Schema::new_with_metadata(
+                    fields.collect::<Vec<_>>(),
+                    scan.schema.metadata().clone(),
+                ))
             }
         };
         DataFile { found, scan, partitions, schema }
     }
 
-    /// Where the columns stand in this file (files of a corpus may order them differently), ascending.
+    /// Where the columns stand in this file (files of a corpus may order them differently),
+    /// ascending.
     pub fn projection(&self, columns: &[String]) -> Vec<usize> {
         let fields = self.scan.schema.fields().iter().enumerate();
         fields.filter(|(_, field)| columns.contains(field.name())).map(|(at, _)| at).collect()
@@ -118,9 +130,15 @@ impl DataFile {
 /// Reads units, keeping the last file open.
 pub(super) trait UnitReader: Send {
     /// The rows of `ranges` (ascending, within the unit), in batches of limited size.
-    fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError>;
+    fn open(
+        &mut self,
+        file: &DataFile,
+        unit: usize,
+        ranges: &[Range<u64>],
+    ) -> Result<Batches, DataError>;
 
-    /// Told which unit comes next, of the file that is open, so that what takes long to come may be on its way meanwhile.
+    /// Told which unit comes next, of the file that is open, so that what takes long to come may be
+    /// on its way meanwhile.
     fn will_open(&mut self, file: &DataFile, unit: usize) {
         let _ = (file, unit);
     }
@@ -137,7 +155,12 @@ struct WithPartitions {
 }
 
 impl UnitReader for WithPartitions {
-    fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
+    fn open(
+        &mut self,
+        file: &DataFile,
+        unit: usize,
+        ranges: &[Range<u64>],
+    ) -> Result<Batches, DataError> {
         let batches = self.inner.open(file, unit, ranges)?;
         let wanted = file.partitions.iter().filter(|p| self.columns.contains(p.field.name()));
         let partitions: Vec<Partition> = wanted.cloned().collect();
@@ -152,7 +175,9 @@ impl UnitReader for WithPartitions {
             let mut columns = batch.columns().to_vec();
             for partition in &partitions {
                 fields.push(partition.field.clone());
-                columns.push(take(&partition.value, &rows, None).map_err(|e| DataError::read(&path, e))?);
+                columns.push(
+                    take(&partition.value, &rows, None).map_err(|e| DataError::read(&path, e))?,
+                );
             }
             let schema = Schema::new_with_metadata(fields, batch.schema().metadata().clone());
             RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| DataError::read(&path, e))
@@ -169,7 +194,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder over bytes that may be damaged; some checks in the decoding crates panic instead of returning.
+/// Runs a decoder over bytes that may be damaged; some checks in the decoding crates panic instead
+/// of returning.
 ///
 /// What the panic would print is left out, for its text is in the error.
 pub(super) fn guard<T>(
@@ -211,7 +237,10 @@ mod tests {
         let fails = |decode: fn() -> Result<(), String>| {
             guard(&Location::Local("a.parquet".into()), &place, decode).unwrap_err().to_string()
         };
-        assert!(fails(|| panic!("offset {} out of range", 3)).contains("a.parquet is damaged in its footer: offset 3"));
+        assert!(
+            fails(|| panic!("offset {} out of range", 3))
+                .contains("a.parquet is damaged in its footer: offset 3")
+        );
         assert!(fails(|| Err("short".into())).contains("footer: short"));
         assert!(!GUARDED.get());
     }

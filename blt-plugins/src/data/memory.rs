@@ -18,7 +18,8 @@ pub fn in_memory() -> Location {
     Location::Local("the record batch".into())
 }
 
-/// A [`RowReader`] of record batches of one schema: the rows of each come under its number as the span, all of them in order.
+/// A [`RowReader`] of record batches of one schema: the rows of each come under its number as the
+/// span, all of them in order.
 pub struct MemoryRows {
     wanted: Wanted,
     on_error: OnError,
@@ -33,7 +34,8 @@ pub struct MemoryRows {
 }
 
 impl MemoryRows {
-    /// `column`: the one of text or binary that holds the documents. `lists`: columns of lists that the model reads.
+    /// `column`: the one of text or binary that holds the documents. `lists`: columns of lists that
+    /// the model reads.
     ///
     /// # Errors
     /// If a column is missing, or its type does not serve.
@@ -47,7 +49,15 @@ impl MemoryRows {
         let request = Request { lists: lists.to_vec(), ..Request::all() };
         let filter = Filter::new(None, Part::All, false)?;
         let wanted = Wanted::resolve(schema, &in_memory(), column, filter, &request)?;
-        Ok(MemoryRows { wanted, on_error, batches: batches.into(), span: 0, pieces: None, span_row: 0, row: 0 })
+        Ok(MemoryRows {
+            wanted,
+            on_error,
+            batches: batches.into(),
+            span: 0,
+            pieces: None,
+            span_row: 0,
+            row: 0,
+        })
     }
 }
 
@@ -64,10 +74,12 @@ impl RowReader for MemoryRows {
             return Ok(Some(RawRows::End { span, groups_skipped: 0 }));
         };
         let path = &in_memory();
-        let chunk = Chunk::new(&columns, &self.wanted)
-            .ok_or_else(|| DataError::Config { what: "record batches of one stream have different columns".into() })?;
+        let chunk = Chunk::new(&columns, &self.wanted).ok_or_else(|| DataError::Config {
+            what: "record batches of one stream have different columns".into(),
+        })?;
         let row = |i: usize| {
-            let origin = Origin { path, row: self.row + i as u64, file_row: self.span_row + i as u64 };
+            let origin =
+                Origin { path, row: self.row + i as u64, file_row: self.span_row + i as u64 };
             content(&chunk, i, &self.wanted, &origin, self.on_error)
         };
         let rows = (0..columns.num_rows()).map(row).collect::<Result<Vec<RawRow>, _>>()?;

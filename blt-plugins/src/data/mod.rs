@@ -1,11 +1,14 @@
-//! Byte corpora: Parquet, Arrow IPC and text files as a stream of documents, and documents as packed batches.
+//! Byte corpora: Parquet, Arrow IPC and text files as a stream of documents, and documents as
+//! packed batches.
 //!
-//! A [`Corpus`] is files in one of three formats. It is divided into *units* (row groups, record batches, text files),
-//! and one unit at a time is read, in its needed columns only, so that memory does not grow with the corpus: it is a few
-//! MiB of a Parquet row group (with its dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
-//! A [`DocumentReader`] gives the documents of a [`Part`] in an [`Order`]; its [`Cursor`] is where it stands, small, and
-//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches; [`RowBatches`] does, and brings the
-//! whole rows along, for who writes them back: a [`RowSpan`] at a time, as a [`RowRequest`] chooses them.
+//! A [`Corpus`] is files in one of three formats. It is divided into *units* (row groups, record
+//! batches, text files), and one unit at a time is read, in its needed columns only, so that memory
+//! does not grow with the corpus: it is a few MiB of a Parquet row group (with its dictionary
+//! pages), one IPC record batch or one text file, and the shuffle buffer. A [`DocumentReader`]
+//! gives the documents of a [`Part`] in an [`Order`]; its [`Cursor`] is where it stands, small, and
+//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches;
+//! [`RowBatches`] does, and brings the whole rows along, for who writes them back: a [`RowSpan`] at
+//! a time, as a [`RowRequest`] chooses them.
 //!
 //! ```
 //! use blt_plugins::data::{BatchReader, Corpus, Packer, Request, Source, SourceConfig, SourceKind};
@@ -76,7 +79,8 @@ pub struct Document {
     pub row: u64,
     /// Its bytes, as stored; maybe none.
     pub bytes: Vec<u8>,
-    /// The requested scalar columns as text; None for null. Binary that is no UTF-8 comes as hexadecimal.
+    /// The requested scalar columns as text; None for null. Binary that is no UTF-8 comes as
+    /// hexadecimal.
     pub scalars: BTreeMap<String, Option<String>>,
     /// The requested list columns, checked against the document's length.
     pub lists: BTreeMap<String, Vec<f32>>,
@@ -96,11 +100,11 @@ pub enum Row {
 pub enum SourceKind {
     /// A unit is a row group. In a folder: `.parquet`, `.pq`.
     Parquet,
-    /// Arrow IPC, file or stream form, compressed or not; a unit is a record batch. In a folder: `.arrow`, `.arrows`,
-    /// `.ipc`, `.feather`.
+    /// Arrow IPC, file or stream form, compressed or not; a unit is a record batch. In a folder:
+    /// `.arrow`, `.arrows`, `.ipc`, `.feather`.
     ArrowIpc,
-    /// Columns `text` and `path`; a document is a file, or with `lines` each line (its `\n` left out; what ends in a
-    /// newline has no empty line after it). In a folder: `.txt`.
+    /// Columns `text` and `path`; a document is a file, or with `lines` each line (its `\n` left
+    /// out; what ends in a newline has no empty line after it). In a folder: `.txt`.
     Text { lines: bool },
 }
 
@@ -148,12 +152,14 @@ impl SourceConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     pub part: Part,
-    /// Leave the calibration documents out of [`Part::Train`]: what trains the entropy model says so.
+    /// Leave the calibration documents out of [`Part::Train`]: what trains the entropy model says
+    /// so.
     pub exclude_calibration: bool,
     pub order: Order,
     /// At most this many documents, the empty ones included; None for all.
     pub limit: Option<u64>,
-    /// How often to go through the part; None for ever. A shuffled order is drawn anew for each epoch.
+    /// How often to go through the part; None for ever. A shuffled order is drawn anew for each
+    /// epoch.
     pub epochs: Option<u64>,
     /// Columns of single values to bring along as text.
     pub scalars: Vec<String>,
@@ -182,7 +188,12 @@ impl Request {
 
     /// The training part for ever, shuffled.
     pub fn training(seed: u64, buffer: usize) -> Self {
-        Request { part: Part::Train, order: Order::Shuffled { seed, buffer }, epochs: None, ..Request::all() }
+        Request {
+            part: Part::Train,
+            order: Order::Shuffled { seed, buffer },
+            epochs: None,
+            ..Request::all()
+        }
     }
 }
 
@@ -229,12 +240,18 @@ pub trait Source: Send + Sync {
     fn open(&self, request: &Request) -> Result<Box<dyn DocumentReader>, DataError>;
 
     /// Continues where `cursor` was taken, with the very same sequence.
-    fn resume(&self, request: &Request, cursor: &Cursor) -> Result<Box<dyn DocumentReader>, DataError>;
+    fn resume(
+        &self,
+        request: &Request,
+        cursor: &Cursor,
+    ) -> Result<Box<dyn DocumentReader>, DataError>;
 
-    /// Single rows by their numbers, in the order asked for. A row that is not in the request's part is an error.
+    /// Single rows by their numbers, in the order asked for. A row that is not in the request's
+    /// part is an error.
     fn fetch(&self, request: &Request, rows: &[u64]) -> Result<Vec<Row>, DataError>;
 
-    /// A digest of the data: names, sizes, modification times and tables of contents of all files. It reads no rows.
+    /// A digest of the data: names, sizes, modification times and tables of contents of all files.
+    /// It reads no rows.
     fn fingerprint(&self) -> Result<String, DataError>;
 
     /// What the source holds.
@@ -246,10 +263,12 @@ pub trait Source: Send + Sync {
     /// Checks a request against files and columns, as [`Source::open`] does. Reads no rows.
     fn check(&self, request: &Request) -> Result<(), DataError>;
 
-    /// The files in the order they are read, for who writes their rows back with columns of its own. Reads no rows.
+    /// The files in the order they are read, for who writes their rows back with columns of its
+    /// own. Reads no rows.
     ///
     /// # Errors
-    /// Also if the source has no files of rows, which is what a source says that does not implement this.
+    /// Also if the source has no files of rows, which is what a source says that does not implement
+    /// this.
     fn tables(&self) -> Result<Vec<Table>, DataError> {
         Err(DataError::NoTables)
     }
@@ -263,8 +282,9 @@ pub trait Source: Send + Sync {
         Err(DataError::NoTables)
     }
 
-    /// How many rows [`Source::open_rows`] gives of each span, as far as the first ones that have `at_most` in all: what lies behind them
-    /// is not looked at, and counts 0. Of the columns, those are read that the request depends on.
+    /// How many rows [`Source::open_rows`] gives of each span, as far as the first ones that have
+    /// `at_most` in all: what lies behind them is not looked at, and counts 0. Of the columns,
+    /// those are read that the request depends on.
     fn count_rows(&self, request: &RowRequest, at_most: u64) -> Result<Vec<u64>, DataError> {
         let _ = (request, at_most);
         Err(DataError::NoTables)
@@ -273,7 +293,8 @@ pub trait Source: Send + Sync {
 
 /// A stream of documents.
 pub trait DocumentReader: Send {
-    /// The next row of the part, or None at the end of the last epoch. After an error, the same error.
+    /// The next row of the part, or None at the end of the last epoch. After an error, the same
+    /// error.
     #[allow(clippy::should_implement_trait)]
     fn next(&mut self) -> Result<Option<Row>, DataError>;
 
@@ -336,7 +357,11 @@ impl Corpus {
 
     fn find(&self) -> Result<Vec<Found>, DataError> {
         let own = self.config.kind.extensions();
-        files::find(&self.config.paths, &self.config.base_dir, self.config.extensions.as_ref().unwrap_or(&own))
+        files::find(
+            &self.config.paths,
+            &self.config.base_dir,
+            self.config.extensions.as_ref().unwrap_or(&own),
+        )
     }
 
     /// A digest of a file's table of contents. Of an object, its version is known without reading.
@@ -386,7 +411,13 @@ impl Corpus {
             let scan = &file.scan;
             let mut first_file_row = 0;
             for (unit, u) in scan.units.iter().enumerate() {
-                units.push(UnitAt { file: files.len(), unit, rows: u.rows, first_row: rows, first_file_row });
+                units.push(UnitAt {
+                    file: files.len(),
+                    unit,
+                    rows: u.rows,
+                    first_row: rows,
+                    first_file_row,
+                });
                 rows += u.rows;
                 first_file_row += u.rows;
             }
@@ -410,7 +441,8 @@ impl Corpus {
         if matches!(request.order, Order::Shuffled { buffer: 0, .. }) {
             return config("the shuffle buffer holds 0 documents; expected 1 or more");
         }
-        let filter = Filter::new(self.config.split.as_ref(), request.part, request.exclude_calibration)?;
+        let filter =
+            Filter::new(self.config.split.as_ref(), request.part, request.exclude_calibration)?;
         let (schema, path) = self.schema()?;
         // A split column that is mistyped shows whichever part is read.
         if let Some(column) = self.config.split.as_ref().and_then(Split::column) {
@@ -452,7 +484,11 @@ impl Source for Corpus {
         Ok(Box::new(reader::Reader::new(self.plan(request)?)))
     }
 
-    fn resume(&self, request: &Request, cursor: &Cursor) -> Result<Box<dyn DocumentReader>, DataError> {
+    fn resume(
+        &self,
+        request: &Request,
+        cursor: &Cursor,
+    ) -> Result<Box<dyn DocumentReader>, DataError> {
         Ok(Box::new(reader::Reader::resume(self.plan(request)?, cursor)?))
     }
 
@@ -489,8 +525,10 @@ impl Source for Corpus {
 
     fn columns(&self) -> Result<Vec<Column>, DataError> {
         let (schema, _) = self.schema()?;
-        let column =
-            |f: &Arc<arrow::datatypes::Field>| Column { name: f.name().clone(), data_type: f.data_type().clone() };
+        let column = |f: &Arc<arrow::datatypes::Field>| Column {
+            name: f.name().clone(),
+            data_type: f.data_type().clone(),
+        };
         Ok(schema.fields().iter().map(column).collect())
     }
 
@@ -499,7 +537,11 @@ impl Source for Corpus {
     }
 
     fn tables(&self) -> Result<Vec<Table>, DataError> {
-        self.index()?.files.iter().map(|file| Table::of(file, self.contents(&file.found)?)).collect()
+        self.index()?
+            .files
+            .iter()
+            .map(|file| Table::of(file, self.contents(&file.found)?))
+            .collect()
     }
 
     fn open_rows(&self, request: &RowRequest) -> Result<Box<dyn RowReader>, DataError> {
@@ -511,9 +553,11 @@ impl Source for Corpus {
     }
 }
 
-/// The columns that the files' folders stand for, file by file: integers where all values are, else text; all that one file has, each has.
+/// The columns that the files' folders stand for, file by file: integers where all values are, else
+/// text; all that one file has, each has.
 fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
-    let of_files: Vec<Vec<(String, Option<String>)>> = found.iter().map(|f| files::partitions(&f.name)).collect();
+    let of_files: Vec<Vec<(String, Option<String>)>> =
+        found.iter().map(|f| files::partitions(&f.name)).collect();
     let mut columns: Vec<&String> = Vec::new();
     for (key, _) in of_files.iter().flatten() {
         if !columns.contains(&key) {
@@ -523,18 +567,30 @@ fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
     // `007` is a name, not a number.
     let integer = |text: &str| text.parse::<i64>().ok().filter(|n| n.to_string() == text);
     let numbers = |column: &String| {
-        let mut values = of_files.iter().flatten().filter(|(key, _)| key == column).filter_map(|(_, v)| v.as_deref());
+        let mut values = of_files
+            .iter()
+            .flatten()
+            .filter(|(key, _)| key == column)
+            .filter_map(|(_, v)| v.as_deref());
         values.all(|v| integer(v).is_some())
     };
-    let columns: Vec<(&String, bool)> = columns.into_iter().map(|column| (column, numbers(column))).collect();
+    let columns: Vec<(&String, bool)> =
+        columns.into_iter().map(|column| (column, numbers(column))).collect();
     let of_file = |pairs: &Vec<(String, Option<String>)>| {
         let partition = |(column, numbers): &(&String, bool)| {
-            let value = pairs.iter().rev().find(|(key, _)| key == *column).and_then(|(_, value)| value.as_deref());
+            let value = pairs
+                .iter()
+                .rev()
+                .find(|(key, _)| key == *column)
+                .and_then(|(_, value)| value.as_deref());
             let value: ArrayRef = match numbers {
                 true => Arc::new(Int64Array::from(vec![value.and_then(integer)])),
                 false => Arc::new(StringArray::from(vec![value])),
             };
-            Partition { field: Arc::new(Field::new(*column, value.data_type().clone(), true)), value }
+            Partition {
+                field: Arc::new(Field::new(*column, value.data_type().clone(), true)),
+                value,
+            }
         };
         columns.iter().map(partition).collect()
     };
@@ -546,7 +602,8 @@ fn same_schema(first: &DataFile, file: &DataFile) -> Result<(), DataError> {
     let (expected, schema) = (&first.schema, &file.schema);
     let names = expected.fields().iter().chain(schema.fields()).map(|f| f.name());
     for column in names {
-        let of = |schema: &SchemaRef| schema.field_with_name(column).ok().map(|f| f.data_type().clone());
+        let of =
+            |schema: &SchemaRef| schema.field_with_name(column).ok().map(|f| f.data_type().clone());
         let (a, b) = (of(expected), of(schema));
         if !matches!((&a, &b), (Some(a), Some(b)) if a.equals_datatype(b)) {
             let show = |t: Option<DataType>| t.map_or("missing".to_string(), |t| t.to_string());

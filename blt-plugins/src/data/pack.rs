@@ -17,7 +17,8 @@ use super::{Document, DocumentReader, Request, Row, Source};
 /// How documents become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Packer {
-    /// Bytes of a span, at most, its context included: a longer document is cut, the remainder last.
+    /// Bytes of a span, at most, its context included: a longer document is cut, the remainder
+    /// last.
     pub span_bytes: usize,
     /// Ids of a batch (BOS of each span included), at most, unless one span alone has more.
     pub batch_bytes: usize,
@@ -42,7 +43,10 @@ impl Packer {
         } else if self.batch_bytes == 0 {
             "batch_bytes is 0; expected at least 1".to_string()
         } else if self.context_bytes >= self.span_bytes {
-            format!("context_bytes is {}; expected less than span_bytes ({})", self.context_bytes, self.span_bytes)
+            format!(
+                "context_bytes is {}; expected less than span_bytes ({})",
+                self.context_bytes, self.span_bytes
+            )
         } else {
             return Ok(());
         };
@@ -118,10 +122,13 @@ impl List {
             // The element before the first byte's stands for BOS.
             List::PerId(values) => values[range.start..range.end + 1].to_vec(),
             List::Starts { starts, known } => {
-                // A document's id i is the span's id i - range.start; BOS and the first byte always start a patch.
+                // A document's id i is the span's id i - range.start; BOS and the first byte always
+                // start a patch.
                 let mut cut: Vec<usize> = vec![0, 1];
                 let after = starts.partition_point(|&s| s < range.start + 2);
-                cut.extend(starts[after..].iter().map(|s| s - range.start).take_while(|&s| s <= n_ids));
+                cut.extend(
+                    starts[after..].iter().map(|s| s - range.start).take_while(|&s| s <= n_ids),
+                );
                 // Is it known whether the byte after the span starts a patch?
                 let end = n_ids + (*known > range.end + 1) as usize;
                 cut.retain(|&s| s < end);
@@ -159,7 +166,10 @@ pub(super) fn empty_batch(lists: &[ListColumn]) -> Batch {
 impl Cutting {
     pub(super) fn new(mut document: Document, lists: &[ListColumn], from: usize) -> Self {
         let take = |list: &ListColumn| {
-            List::new(list.kind, document.lists.get_mut(&list.column).map(std::mem::take).unwrap_or_default())
+            List::new(
+                list.kind,
+                document.lists.get_mut(&list.column).map(std::mem::take).unwrap_or_default(),
+            )
         };
         Cutting { lists: lists.iter().map(take).collect(), document, from }
     }
@@ -212,7 +222,9 @@ impl Producer {
                 None => match self.reader.next()? {
                     None => break,
                     Some(Row::Null(_)) => continue,
-                    Some(Row::Document(d)) if d.bytes.is_empty() && !self.packer.keep_empty => continue,
+                    Some(Row::Document(d)) if d.bytes.is_empty() && !self.packer.keep_empty => {
+                        continue;
+                    }
                     Some(Row::Document(d)) => self.cutting.insert(Cutting::new(d, &self.lists, 0)),
                 },
             };
@@ -252,7 +264,11 @@ pub struct BatchReader {
 
 impl BatchReader {
     /// Starts at the beginning.
-    pub fn new(source: Arc<dyn Source>, request: Request, packer: Packer) -> Result<Self, DataError> {
+    pub fn new(
+        source: Arc<dyn Source>,
+        request: Request,
+        packer: Packer,
+    ) -> Result<Self, DataError> {
         packer.check()?;
         let reader = source.open(&request)?;
         Ok(Self::from(Producer { reader, packer, lists: request.lists, cutting: None, batches: 0 }))
@@ -273,17 +289,32 @@ impl BatchReader {
                 Some(Row::Document(document)) if from <= document.bytes.len() => {
                     cutting = Some(Cutting::new(document, &request.lists, from));
                 }
-                _ => return Err(DataError::Cursor { what: format!("row {row} has no byte {from}") }),
+                _ => {
+                    return Err(DataError::Cursor {
+                        what: format!("row {row} has no byte {from}"),
+                    });
+                }
             }
         }
-        Ok(Self::from(Producer { reader, packer, lists: request.lists, cutting, batches: state.batches }))
+        Ok(Self::from(Producer {
+            reader,
+            packer,
+            lists: request.lists,
+            cutting,
+            batches: state.batches,
+        }))
     }
 
     fn from(producer: Producer) -> Self {
-        BatchReader { state: producer.state(), feed: Feed::Here(Box::new(producer)), scalars: Vec::new() }
+        BatchReader {
+            state: producer.state(),
+            feed: Feed::Here(Box::new(producer)),
+            scalars: Vec::new(),
+        }
     }
 
-    /// Reads up to `batches` batches (1 or more) ahead, on a thread of its own. The same batches and states come out.
+    /// Reads up to `batches` batches (1 or more) ahead, on a thread of its own. The same batches
+    /// and states come out.
     pub fn read_ahead(mut self, batches: usize) -> Self {
         let mut producer = match std::mem::replace(&mut self.feed, Feed::Over(None)) {
             Feed::Here(producer) => producer,
@@ -343,12 +374,14 @@ impl BatchReader {
         self.feed = Feed::Over(error);
     }
 
-    /// Where the reader stands: after the batch last given (and at the end, after the last row), whatever was read ahead.
+    /// Where the reader stands: after the batch last given (and at the end, after the last row),
+    /// whatever was read ahead.
     pub fn state(&self) -> &BatchState {
         &self.state
     }
 
-    /// What went into the batches given, with the rows read on the way: a document of which spans are pending is counted whole.
+    /// What went into the batches given, with the rows read on the way: a document of which spans
+    /// are pending is counted whole.
     pub fn counts(&self) -> Counts {
         self.state.cursor.counts
     }

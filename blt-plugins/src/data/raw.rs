@@ -1,8 +1,9 @@
 //! Whole rows, span by span in order: for a step that writes rows back with columns of its own.
 //!
-//! A span is some units (row groups, record batches) of a file. Its rows come in pieces of limited size with all their columns; which
-//! of them come, a condition, a sample and a part say. A unit that does not decode is an error, or its rows come without their documents
-//! and with nulls in the columns that are lost.
+//! A span is some units (row groups, record batches) of a file. Its rows come in pieces of limited
+//! size with all their columns; which of them come, a condition, a sample and a part say. A unit
+//! that does not decode is an error, or its rows come without their documents and with nulls in the
+//! columns that are lost.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -38,11 +39,13 @@ pub enum RawRow {
 /// What comes next of whole rows.
 #[derive(Clone, Debug)]
 pub enum RawRows {
-    /// Rows of a span that were chosen, with all columns, and each one's document: one of `rows` for each of `columns`.
+    /// Rows of a span that were chosen, with all columns, and each one's document: one of `rows`
+    /// for each of `columns`.
     Rows { span: usize, columns: RecordBatch, rows: Vec<RawRow> },
     /// Of rows that came, or were not chosen, since the last of these.
     Unreadable { span: usize, group: Unreadable },
-    /// The span has no more rows. `groups_skipped`: those that by their statistics have none that the condition takes.
+    /// The span has no more rows. `groups_skipped`: those that by their statistics have none that
+    /// the condition takes.
     End { span: usize, groups_skipped: u64 },
 }
 
@@ -73,7 +76,9 @@ impl RowPlan {
         let documents = Request { lists: request.lists.clone(), ..Request::part(request.part) };
         if let Some(condition) = &request.condition {
             let schemas = index.files.iter().map(|f| f.schema.as_ref());
-            condition.check(schemas).map_err(|(at, error)| misfit(condition, &index.files[at].found.path, error))?;
+            condition
+                .check(schemas)
+                .map_err(|(at, error)| misfit(condition, &index.files[at].found.path, error))?;
         }
         let resolve = |file: &DataFile| {
             let path = &file.found.path;
@@ -87,8 +92,13 @@ impl RowPlan {
         let lenient = request.on_error == OnError::Null && request.part == Part::All;
         let mut wanted = BTreeMap::new();
         for span in &request.spans {
-            let Some(file) = index.files.get(span.table).filter(|f| span.groups.end <= f.scan.units.len()) else {
-                let what = format!("table {} has no groups {:?}: the files are others", span.table, span.groups);
+            let Some(file) =
+                index.files.get(span.table).filter(|f| span.groups.end <= f.scan.units.len())
+            else {
+                let what = format!(
+                    "table {} has no groups {:?}: the files are others",
+                    span.table, span.groups
+                );
                 return Err(DataError::Config { what });
             };
             if wanted.contains_key(&span.table) {
@@ -137,13 +147,23 @@ impl RowPlan {
             match partition {
                 Some(partition) => {
                     let nulls = partition.value.null_count() as u64;
-                    let value = arrow::compute::take(&partition.value, &UInt32Array::from(vec![0; n]), None).ok()?;
-                    let nulls = file.scan.units.iter().map(|u| (Some(nulls * u.rows), u.rows)).collect();
+                    let value = arrow::compute::take(
+                        &partition.value,
+                        &UInt32Array::from(vec![0; n]),
+                        None,
+                    )
+                    .ok()?;
+                    let nulls =
+                        file.scan.units.iter().map(|u| (Some(nulls * u.rows), u.rows)).collect();
                     Some(ColumnStatistics { min: value.clone(), max: value, nulls })
                 }
                 None => statistics.remove(column).inspect(|s| {
                     // A condition may name a column twice.
-                    let again = ColumnStatistics { min: s.min.clone(), max: s.max.clone(), nulls: s.nulls.clone() };
+                    let again = ColumnStatistics {
+                        min: s.min.clone(),
+                        max: s.max.clone(),
+                        nulls: s.nulls.clone(),
+                    };
                     statistics.insert(column.to_owned(), again);
                 }),
             }
@@ -227,9 +247,16 @@ impl Reader {
             _ => &self.may_match.insert((span.table, plan.may_match(span.table)?)).1,
         };
         let may = &may[span.groups.clone()];
-        let columns = if self.counts { plan.choosing(span.table) } else { plan.columns(span.table) };
+        let columns =
+            if self.counts { plan.choosing(span.table) } else { plan.columns(span.table) };
         let first = plan.index.units.partition_point(|u| u.file < span.table);
-        let units = span.groups.clone().zip(may).filter(|(_, may)| **may).map(|(group, _)| first + group).collect();
+        let units = span
+            .groups
+            .clone()
+            .zip(may)
+            .filter(|(_, may)| **may)
+            .map(|(group, _)| first + group)
+            .collect();
         let name = &plan.index.files[span.table].found.name;
         Ok(OpenSpan {
             span: at,
@@ -239,7 +266,10 @@ impl Reader {
             unit: None,
             left: span.limit.unwrap_or(u64::MAX),
             groups_skipped: may.iter().filter(|may| !**may).count() as u64,
-            sampled: plan.request.sample.map(|s| Box::new(s.of_file(name)) as Box<dyn Fn(u64) -> bool + Send>),
+            sampled: plan
+                .request
+                .sample
+                .map(|s| Box::new(s.of_file(name)) as Box<dyn Fn(u64) -> bool + Send>),
         })
     }
 
@@ -275,7 +305,8 @@ impl OpenSpan {
                 let at = &plan.index.units[unit];
                 if at.rows > 0 {
                     let file = &plan.index.files[at.file];
-                    let batches = self.reader.open(file, at.unit, std::slice::from_ref(&(0..at.rows)));
+                    let batches =
+                        self.reader.open(file, at.unit, std::slice::from_ref(&(0..at.rows)));
                     let reading = match batches {
                         Ok(batches) => Reading::Whole(batches),
                         Err(error) => salvage(plan, &self.columns, unit, 0, error)?,
@@ -283,7 +314,8 @@ impl OpenSpan {
                     if let Some(next) = self.units.front().map(|&unit| &plan.index.units[unit]) {
                         self.reader.will_open(file, next.unit);
                     }
-                    self.unit = Some(OpenUnit { unit, reading, pieces: Vec::new().into_iter(), read: 0 });
+                    self.unit =
+                        Some(OpenUnit { unit, reading, pieces: Vec::new().into_iter(), read: 0 });
                 }
                 continue;
             };
@@ -309,7 +341,8 @@ impl OpenSpan {
                             },
                             Some(Err(error)) => error,
                         };
-                        reading.reading = salvage(plan, &self.columns, reading.unit, reading.read, error)?;
+                        reading.reading =
+                            salvage(plan, &self.columns, reading.unit, reading.read, error)?;
                     }
                     Reading::Salvaged { rest, from, cause } => match rest.next()? {
                         Some(batch) => reading.pieces = pieces(&batch).into_iter(),
@@ -334,9 +367,15 @@ impl OpenSpan {
         }
     }
 
-    /// The rows of a piece that are asked for: those that the condition takes, of them those of the part, of them the sample, of them the
-    /// first ones.
-    fn choose(&mut self, plan: &RowPlan, piece: &RecordBatch, unit: usize, first: u64) -> Result<Vec<u32>, DataError> {
+    /// The rows of a piece that are asked for: those that the condition takes, of them those of the
+    /// part, of them the sample, of them the first ones.
+    fn choose(
+        &mut self,
+        plan: &RowPlan,
+        piece: &RecordBatch,
+        unit: usize,
+        first: u64,
+    ) -> Result<Vec<u32>, DataError> {
         let at = &plan.index.units[unit];
         let path = &plan.index.files[at.file].found.path;
         let taken = match &plan.request.condition {
@@ -349,7 +388,8 @@ impl OpenSpan {
         let wanted = plan.wanted[&at.file].as_ref().filter(|_| plan.request.part != Part::All);
         let chunk = match wanted {
             Some(wanted) => {
-                let chunk = Chunk::new(piece, wanted).ok_or_else(|| DataError::Changed { path: path.clone() })?;
+                let chunk = Chunk::new(piece, wanted)
+                    .ok_or_else(|| DataError::Changed { path: path.clone() })?;
                 Some((chunk, wanted))
             }
             None => None,
@@ -369,15 +409,26 @@ impl OpenSpan {
 }
 
 fn misfit(condition: &Predicate, path: &Location, error: PredicateError) -> DataError {
-    DataError::Predicate { condition: condition.to_string(), path: path.clone(), error: Box::new(error) }
+    DataError::Predicate {
+        condition: condition.to_string(),
+        path: path.clone(),
+        error: Box::new(error),
+    }
 }
 
 /// What to do about a unit that cannot be read from a row on.
-fn salvage(plan: &RowPlan, columns: &[String], unit: usize, from: u64, error: DataError) -> Result<Reading, DataError> {
+fn salvage(
+    plan: &RowPlan,
+    columns: &[String],
+    unit: usize,
+    from: u64,
+    error: DataError,
+) -> Result<Reading, DataError> {
     match error {
         DataError::Corrupt { cause, .. } if plan.request.on_error == OnError::Null => {
             let at = &plan.index.units[unit];
-            let rest = Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from)?;
+            let rest =
+                Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from)?;
             Ok(Reading::Salvaged { rest, from, cause })
         }
         error => Err(error),
@@ -395,7 +446,9 @@ pub(super) fn content(
     match chunk.content(i, wanted, origin) {
         Ok(Row::Document(document)) => Ok(RawRow::Document(document)),
         Ok(Row::Null(row)) => Ok(RawRow::Null(row)),
-        Err(_) if on_error == OnError::Null => Ok(RawRow::Failed(origin.row, RowError::InvalidList)),
+        Err(_) if on_error == OnError::Null => {
+            Ok(RawRow::Failed(origin.row, RowError::InvalidList))
+        }
         Err(error) => Err(error),
     }
 }
@@ -406,12 +459,14 @@ impl Chosen {
         let path = &plan.index.files[at.file].found.path;
         let (wanted, mut chunk) = (plan.wanted[&at.file].as_ref(), None);
         if let Some(wanted) = wanted.filter(|_| !self.salvaged) {
-            let of_piece = Chunk::new(&self.piece, wanted).ok_or_else(|| DataError::Changed { path: path.clone() })?;
+            let of_piece = Chunk::new(&self.piece, wanted)
+                .ok_or_else(|| DataError::Changed { path: path.clone() })?;
             chunk = Some((of_piece, wanted));
         }
         let row = |&i: &u32| {
             let of_unit = self.first + u64::from(i);
-            let origin = Origin { path, row: at.first_row + of_unit, file_row: at.first_file_row + of_unit };
+            let origin =
+                Origin { path, row: at.first_row + of_unit, file_row: at.first_file_row + of_unit };
             let Some((chunk, wanted)) = &chunk else {
                 let error = if self.salvaged { RowError::Unreadable } else { RowError::NoColumn };
                 return Ok(RawRow::Failed(origin.row, error));
@@ -484,28 +539,43 @@ pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
     Ok(counts)
 }
 
-/// Bytes of a record batch's own rows, about: dictionaries, which it may share with others, count whole.
+/// Bytes of a record batch's own rows, about: dictionaries, which it may share with others, count
+/// whole.
 pub(crate) fn size_of(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(size_of_array).sum()
 }
 
 fn size_of_array(array: &ArrayRef) -> usize {
-    let of_views = |views: &[u128]| views.iter().map(|view| std::mem::size_of::<u128>() + *view as u32 as usize).sum();
-    let of_range =
-        |values: &ArrayRef, from: usize, to: usize| size_of_array(&values.slice(from, to - from)) + array.len() * 8;
+    let of_views = |views: &[u128]| {
+        views.iter().map(|view| std::mem::size_of::<u128>() + *view as u32 as usize).sum()
+    };
+    let of_range = |values: &ArrayRef, from: usize, to: usize| {
+        size_of_array(&values.slice(from, to - from)) + array.len() * 8
+    };
     match array.data_type() {
         DataType::Utf8View => of_views(array.as_string_view().views()),
         DataType::BinaryView => of_views(array.as_binary_view().views()),
         DataType::List(_) => {
             let (list, n) = (array.as_list::<i32>(), array.len());
-            of_range(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[n] as usize)
+            of_range(
+                list.values(),
+                list.value_offsets()[0] as usize,
+                list.value_offsets()[n] as usize,
+            )
         }
         DataType::LargeList(_) => {
             let (list, n) = (array.as_list::<i64>(), array.len());
-            of_range(list.values(), list.value_offsets()[0] as usize, list.value_offsets()[n] as usize)
+            of_range(
+                list.values(),
+                list.value_offsets()[0] as usize,
+                list.value_offsets()[n] as usize,
+            )
         }
         DataType::Struct(_) => array.as_struct().columns().iter().map(size_of_array).sum(),
-        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
+        _ => array
+            .to_data()
+            .get_slice_memory_size()
+            .unwrap_or_else(|_| array.get_array_memory_size()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The stream of documents: units in order, the shuffle buffer, epochs, and the cursor that resumes them.
+//! The stream of documents: units in order, the shuffle buffer, epochs, and the cursor that resumes
+//! them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -40,10 +41,12 @@ impl Counts {
     }
 }
 
-/// Where a [`DocumentReader`] stands. It holds row numbers and no text: some bytes for each buffered document.
+/// Where a [`DocumentReader`] stands. It holds row numbers and no text: some bytes for each
+/// buffered document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// Digest of the corpus's division into units, the column, the split and the request: what the rest means.
+    /// Digest of the corpus's division into units, the column, the split and the request: what the
+    /// rest means.
     pub layout: String,
     pub epoch: u64,
     /// How many units of the epoch's order are done.
@@ -83,7 +86,12 @@ struct UnitRows {
 }
 
 impl UnitRows {
-    fn open(plan: &Plan, reader: &mut dyn UnitReader, unit: usize, ranges: Vec<Range<u64>>) -> Result<Self, DataError> {
+    fn open(
+        plan: &Plan,
+        reader: &mut dyn UnitReader,
+        unit: usize,
+        ranges: Vec<Range<u64>>,
+    ) -> Result<Self, DataError> {
         let at = &plan.index.units[unit];
         let batches = match ranges.iter().all(Range::is_empty) {
             true => Box::new(std::iter::empty()),
@@ -101,9 +109,14 @@ impl UnitRows {
             // A damaged page can lose rows without any error of the decoder.
             let batch = self.batches.next().unwrap_or_else(|| {
                 let place = format!("rows from {} on", at.first_file_row + row);
-                Err(DataError::Corrupt { path: path.clone(), place, cause: "fewer rows than announced".into() })
+                Err(DataError::Corrupt {
+                    path: path.clone(),
+                    place,
+                    cause: "fewer rows than announced".into(),
+                })
             })?;
-            let chunk = Chunk::new(&batch, &plan.wanted).ok_or_else(|| DataError::Changed { path: path.clone() })?;
+            let chunk = Chunk::new(&batch, &plan.wanted)
+                .ok_or_else(|| DataError::Changed { path: path.clone() })?;
             self.chunk = Some((chunk, 0));
         }
         let (chunk, used) = self.chunk.as_mut().expect("filled above");
@@ -130,7 +143,8 @@ pub(super) fn fetch(plan: &Plan, rows: &[u64]) -> Result<Vec<Row>, DataError> {
     for (unit, mut rows) in by_unit {
         rows.sort();
         rows.dedup();
-        let mut rows = UnitRows::open(plan, &mut *reader, unit, rows.into_iter().map(|r| r..r + 1).collect())?;
+        let mut rows =
+            UnitRows::open(plan, &mut *reader, unit, rows.into_iter().map(|r| r..r + 1).collect())?;
         while let Some((row, content)) = rows.next(plan)? {
             let row = plan.index.units[unit].first_row + row;
             let what = || format!("row {row} is not in the {} part", plan.request.part);
@@ -191,12 +205,18 @@ impl Reader {
         if cursor.epoch > 0 {
             reader.begin_epoch(cursor.epoch);
         }
-        let rows_there = reader.order.get(cursor.unit).map_or(0, |&u| reader.plan.index.units[u as usize].rows);
+        let rows_there =
+            reader.order.get(cursor.unit).map_or(0, |&u| reader.plan.index.units[u as usize].rows);
         if cursor.unit > reader.order.len() || cursor.rows > rows_there {
-            return Err(wrong(format!("unit {}, row {} is past the end", cursor.unit, cursor.rows)));
+            return Err(wrong(format!(
+                "unit {}, row {} is past the end",
+                cursor.unit, cursor.rows
+            )));
         }
         for row in fetch(&reader.plan, &cursor.buffered)? {
-            let Row::Document(document) = row else { return Err(wrong("a buffered row is null".into())) };
+            let Row::Document(document) = row else {
+                return Err(wrong("a buffered row is null".into()));
+            };
             reader.buffer_bytes += document.bytes.len();
             reader.buffer.push(document);
         }
@@ -221,7 +241,8 @@ impl Reader {
         while let Some(&unit) = self.order.get(self.unit) {
             if self.open.is_none() {
                 let rows = self.rows..self.plan.index.units[unit as usize].rows;
-                self.open = Some(UnitRows::open(&self.plan, &mut *self.units, unit as usize, vec![rows])?);
+                self.open =
+                    Some(UnitRows::open(&self.plan, &mut *self.units, unit as usize, vec![rows])?);
             }
             let open = self.open.as_mut().expect("opened above");
             match open.next(&self.plan)? {
@@ -243,7 +264,9 @@ impl Reader {
             Order::Sequential => return self.read(),
             Order::Shuffled { buffer, .. } => buffer,
         };
-        while self.buffer.len() < capacity && (self.buffer.is_empty() || self.buffer_bytes < BUFFER_BYTES) {
+        while self.buffer.len() < capacity
+            && (self.buffer.is_empty() || self.buffer_bytes < BUFFER_BYTES)
+        {
             match self.read()? {
                 Some(Row::Document(document)) => {
                     self.buffer_bytes += document.bytes.len();

@@ -1,4 +1,5 @@
-//! Whole rows and, beside them, their documents as packed batches, in which documents of many rows (and files) fill a batch together.
+//! Whole rows and, beside them, their documents as packed batches, in which documents of many rows
+//! (and files) fill a batch together.
 //!
 //! One thread decodes row groups and another packs, each some pieces ahead of who computes.
 
@@ -47,7 +48,8 @@ pub struct Rows {
 #[derive(Clone, Debug)]
 pub enum RawEvent {
     Rows(Rows),
-    /// Spans of the rows given so far, in their order: each document's are complete before the next one's begin.
+    /// Spans of the rows given so far, in their order: each document's are complete before the next
+    /// one's begin.
     Batch(Batch),
     /// Of the rows of this span that were given, or left out, since the last of these.
     Unreadable {
@@ -139,7 +141,9 @@ impl Packing {
             }
         }
         let (rows, bytes) = self.waiting;
-        let enough = self.batch.len() >= self.packer.batch_bytes || rows >= WAITING_ROWS || bytes >= WAITING_BYTES;
+        let enough = self.batch.len() >= self.packer.batch_bytes
+            || rows >= WAITING_ROWS
+            || bytes >= WAITING_BYTES;
         if enough && !self.batch.is_empty() {
             return Ok(Some(self.give()));
         }
@@ -154,17 +158,24 @@ impl Packing {
             }
             Ok(None) if self.batch.is_empty() => Ok(None),
             Ok(None) => Ok(Some(self.give())),
-            Ok(Some(RawRows::End { span, groups_skipped })) => Ok(Some(RawEvent::End { span, groups_skipped })),
-            Ok(Some(RawRows::Unreadable { span, group })) => Ok(Some(RawEvent::Unreadable { span, group })),
+            Ok(Some(RawRows::End { span, groups_skipped })) => {
+                Ok(Some(RawEvent::End { span, groups_skipped }))
+            }
+            Ok(Some(RawRows::Unreadable { span, group })) => {
+                Ok(Some(RawEvent::Unreadable { span, group }))
+            }
             Ok(Some(RawRows::Rows { span, columns, rows })) => {
                 self.waiting = (self.waiting.0 + rows.len(), self.waiting.1 + size_of(&columns));
                 let mut documents = Vec::with_capacity(rows.len());
                 for row in rows {
                     match row {
                         RawRow::Null(row) => documents.push((row, RowState::Null)),
-                        RawRow::Failed(row, error) => documents.push((row, RowState::Failed(error))),
+                        RawRow::Failed(row, error) => {
+                            documents.push((row, RowState::Failed(error)))
+                        }
                         RawRow::Document(document) => {
-                            documents.push((document.row, RowState::Document(document.bytes.len())));
+                            documents
+                                .push((document.row, RowState::Document(document.bytes.len())));
                             if !document.bytes.is_empty() || self.packer.keep_empty {
                                 self.documents.push_back(document);
                             }
@@ -181,7 +192,8 @@ impl Packing {
 pub struct RowBatches(Ahead<Result<RawEvent, DataError>>);
 
 impl RowBatches {
-    /// Reads up to `ahead` events (1 or more) ahead. `lists`: those that the reader was opened with.
+    /// Reads up to `ahead` events (1 or more) ahead. `lists`: those that the reader was opened
+    /// with.
     pub fn start(
         mut reader: Box<dyn RowReader>,
         packer: Packer,
@@ -197,8 +209,16 @@ impl RowBatches {
             next
         });
         let documents = VecDeque::new();
-        let mut packing =
-            Packing { rows, packer, lists, batch, cutting: None, documents, waiting: (0, 0), failed: None };
+        let mut packing = Packing {
+            rows,
+            packer,
+            lists,
+            batch,
+            cutting: None,
+            documents,
+            waiting: (0, 0),
+            failed: None,
+        };
         let mut failed = false;
         Ok(RowBatches(Ahead::start(ahead, move || {
             let next = if failed { None } else { packing.next().transpose() };

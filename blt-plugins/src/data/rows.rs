@@ -16,7 +16,8 @@ use crate::storage::Location;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
     pub rows: u64,
-    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count once.
+    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count
+    /// once.
     pub bytes: u64,
 }
 
@@ -24,13 +25,15 @@ pub struct Group {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     pub path: Location,
-    /// As shown to users: relative to where the pipeline's paths start if it lies below, `/` between the parts.
+    /// As shown to users: relative to where the pipeline's paths start if it lies below, `/`
+    /// between the parts.
     pub name: String,
     /// The file's own columns, then those of its folders (`lang=en/`).
     pub schema: SchemaRef,
     pub groups: Vec<Group>,
-    /// A digest of name, size, time of modification and table of contents; of an object, of its URL, size, and the store's mark of its
-    /// version, or the time of its modification where there is none.
+    /// A digest of name, size, time of modification and table of contents; of an object, of its
+    /// URL, size, and the store's mark of its version, or the time of its modification where
+    /// there is none.
     pub fingerprint: String,
 }
 
@@ -44,7 +47,12 @@ impl Table {
             path: found.path.clone(),
             name: found.name.clone(),
             schema: file.schema.clone(),
-            groups: file.scan.units.iter().map(|u| Group { rows: u.rows, bytes: u.bytes }).collect(),
+            groups: file
+                .scan
+                .units
+                .iter()
+                .map(|u| Group { rows: u.rows, bytes: u.bytes })
+                .collect(),
             fingerprint: blake3::hash(&identity).to_hex()[..32].to_string(),
         })
     }
@@ -54,7 +62,8 @@ impl Table {
         self.groups.iter().map(|g| g.rows).sum()
     }
 
-    /// No document has more bytes than this, as far as the file tells without being read (a compressed Arrow file does not).
+    /// No document has more bytes than this, as far as the file tells without being read (a
+    /// compressed Arrow file does not).
     pub fn document_bytes(&self) -> u64 {
         self.groups.iter().map(|g| g.bytes).max().unwrap_or(0)
     }
@@ -83,7 +92,8 @@ impl Sample {
     pub(super) fn of_file(self, name: &str) -> impl Fn(u64) -> bool + use<> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.seed.to_le_bytes()).update(name.as_bytes());
-        let key = u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"));
+        let key =
+            u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"));
         move |row| {
             // splitmix64
             let mut z = key.wrapping_add(row.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -136,7 +146,8 @@ pub struct RowRequest {
     /// Columns of lists to bring along.
     pub lists: Vec<ListColumn>,
     pub spans: Vec<RowSpan>,
-    /// Rows for which it is true; row groups are left out whose statistics say that they have none.
+    /// Rows for which it is true; row groups are left out whose statistics say that they have
+    /// none.
     pub condition: Option<Predicate>,
     pub sample: Option<Sample>,
     pub on_error: OnError,

@@ -1,4 +1,5 @@
-//! What is left of a unit that does not decode: its columns one by one, and nulls for those that are lost.
+//! What is left of a unit that does not decode: its columns one by one, and nulls for those that
+//! are lost.
 
 use std::sync::Arc;
 
@@ -34,7 +35,12 @@ impl Column {
     ) -> Result<Self, DataError> {
         let mut reader = reader(format, std::slice::from_ref(field.name()));
         let batches = decoded(reader.open(file, unit, std::slice::from_ref(&rows)))?;
-        Ok(Column { field: Arc::new(field.clone().with_nullable(true)), batches, rest: None, _reader: reader })
+        Ok(Column {
+            field: Arc::new(field.clone().with_nullable(true)),
+            batches,
+            rest: None,
+            _reader: reader,
+        })
     }
 
     /// The next `n` values, or None if they do not decode.
@@ -44,7 +50,9 @@ impl Column {
             let array = match self.rest.take() {
                 Some(rest) => rest,
                 None => {
-                    let Some(next) = self.batches.as_mut().and_then(Iterator::next) else { return Ok(None) };
+                    let Some(next) = self.batches.as_mut().and_then(Iterator::next) else {
+                        return Ok(None);
+                    };
                     let Some(batch) = decoded(next)? else { return Ok(None) };
                     let Some(array) = batch.columns().first() else { return Ok(None) };
                     array.clone()
@@ -70,8 +78,8 @@ impl Column {
     }
 }
 
-/// None for what does not decode. That a file cannot be read (a network that is cut, a disk that fails) is no damage of it, and stays an
-/// error.
+/// None for what does not decode. That a file cannot be read (a network that is cut, a disk that
+/// fails) is no damage of it, and stays an error.
 fn decoded<T>(read: Result<T, DataError>) -> Result<Option<T>, DataError> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -115,7 +123,8 @@ impl Salvage {
             return Ok(None);
         }
         self.left -= n;
-        let columns = self.columns.iter_mut().map(|c| c.next(n as usize)).collect::<Result<_, _>>()?;
+        let columns =
+            self.columns.iter_mut().map(|c| c.next(n as usize)).collect::<Result<_, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(n as usize));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
         batch.map(Some).map_err(|e| DataError::Config { what: e.to_string() })
@@ -123,6 +132,10 @@ impl Salvage {
 
     /// The columns that could not be read to the end.
     pub fn lost(&self) -> Vec<String> {
-        self.columns.iter().filter(|c| c.batches.is_none()).map(|c| c.field.name().clone()).collect()
+        self.columns
+            .iter()
+            .filter(|c| c.batches.is_none())
+            .map(|c| c.field.name().clone())
+            .collect()
     }
 }

@@ -30,10 +30,15 @@ impl<'a> Scans<'a> {
         if !found.is_remote() {
             return format.scan(found);
         }
-        let window = self.found[at..].iter().take_while(|found| found.is_remote()).take(SCANS_AT_A_TIME);
+        let window =
+            self.found[at..].iter().take_while(|found| found.is_remote()).take(SCANS_AT_A_TIME);
         self.ready = std::thread::scope(|scope| {
-            let threads: Vec<_> = window.map(|found| scope.spawn(move || format.scan(found))).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            let threads: Vec<_> =
+                window.map(|found| scope.spawn(move || format.scan(found))).collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
         });
         self.ready.pop_front().unwrap_or_else(|| format.scan(found))
     }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 pub enum Order {
     /// As they stand in the files.
     Sequential,
-    /// Row groups (record batches, text files) in an order drawn from (seed, epoch), then a buffer of `buffer` documents
-    /// from which one is drawn at a time. The buffer also counts as full at 256 MiB of text.
+    /// Row groups (record batches, text files) in an order drawn from (seed, epoch), then a buffer
+    /// of `buffer` documents from which one is drawn at a time. The buffer also counts as full
+    /// at 256 MiB of text.
     Shuffled { seed: u64, buffer: usize },
 }
 

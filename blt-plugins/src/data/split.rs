@@ -1,4 +1,5 @@
-//! Parts of a corpus, told apart by a hash: the same document is in the same part whatever file or row it stands in.
+//! Parts of a corpus, told apart by a hash: the same document is in the same part whatever file or
+//! row it stands in.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +14,12 @@ pub const BY_CONTENT: &str = "content";
 pub struct Split {
     /// The fraction of documents that is held out for validation, from 0 to 1.
     pub valid: f64,
-    /// What decides the part: a column (rows of one value stay together), or `content`, the document's bytes. A row with
-    /// a null in the column goes by its content.
+    /// What decides the part: a column (rows of one value stay together), or `content`, the
+    /// document's bytes. A row with a null in the column goes by its content.
     #[serde(default = "by_content")]
     pub by: String,
-    /// The fraction of *training* documents that is set aside from all training, to calibrate thresholds on.
+    /// The fraction of *training* documents that is set aside from all training, to calibrate
+    /// thresholds on.
     #[serde(default = "calibration")]
     pub calibration: f64,
 }
@@ -31,7 +33,8 @@ fn calibration() -> f64 {
     0.05
 }
 
-/// What a source without a `split` does: nothing is held out, and documents to calibrate on are set aside.
+/// What a source without a `split` does: nothing is held out, and documents to calibrate on are set
+/// aside.
 impl Default for Split {
     fn default() -> Self {
         Split { valid: 0.0, by: by_content(), calibration: calibration() }
@@ -39,7 +42,8 @@ impl Default for Split {
 }
 
 impl Split {
-    /// `valid` of the documents held out, by the hash of column `by` (or [`BY_CONTENT`]); all else at its default.
+    /// `valid` of the documents held out, by the hash of column `by` (or [`BY_CONTENT`]); all else
+    /// at its default.
     pub fn of(valid: f64, by: impl Into<String>) -> Self {
         Split { valid, by: by.into(), ..Split::default() }
     }
@@ -67,12 +71,13 @@ impl Split {
 
     /// The part that a document of this key lies in: `Train`, `Valid` or `Calibration`.
     ///
-    /// Two independent numbers are drawn from the key's blake3 hash, so that changing `valid` moves documents only
-    /// between training and validation, and `calibration` only within training.
+    /// Two independent numbers are drawn from the key's blake3 hash, so that changing `valid` moves
+    /// documents only between training and validation, and `calibration` only within training.
     pub fn part(&self, key: &[u8]) -> Part {
         let hash = blake3::hash(key);
         let fraction = |at: usize| {
-            let word = u64::from_le_bytes(hash.as_bytes()[at..at + 8].try_into().expect("eight bytes"));
+            let word =
+                u64::from_le_bytes(hash.as_bytes()[at..at + 8].try_into().expect("eight bytes"));
             (word >> 11) as f64 / (1u64 << 53) as f64
         };
         if fraction(0) < self.valid {
@@ -91,8 +96,8 @@ impl Split {
 pub enum Part {
     /// Every document.
     All,
-    /// What is not held out for validation; the calibration documents are in it unless the request leaves them out. With
-    /// no split, every document.
+    /// What is not held out for validation; the calibration documents are in it unless the request
+    /// leaves them out. With no split, every document.
     Train,
     /// What is held out.
     Valid,
@@ -120,10 +125,16 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn new(split: Option<&Split>, part: Part, exclude_calibration: bool) -> Result<Self, DataError> {
+    pub(super) fn new(
+        split: Option<&Split>,
+        part: Part,
+        exclude_calibration: bool,
+    ) -> Result<Self, DataError> {
         let missing = match (part, split) {
             (Part::Valid, None) => Some(("split", "split: {valid: 0.1}")),
-            (Part::Valid, Some(split)) if split.valid == 0.0 => Some(("split.valid", "split: {valid: 0.1}")),
+            (Part::Valid, Some(split)) if split.valid == 0.0 => {
+                Some(("split.valid", "split: {valid: 0.1}"))
+            }
             (Part::Calibration, None) => Some(("split", "split: {valid: 0.1, calibration: 0.05}")),
             (Part::Calibration, Some(split)) if split.calibration == 0.0 => {
                 Some(("split.calibration", "split: {valid: 0.1, calibration: 0.05}"))
@@ -143,7 +154,9 @@ impl Filter {
 
     /// Whether a document is in the part; `key` is asked for only where it matters.
     pub(super) fn admits<'a>(&self, key: impl FnOnce() -> std::borrow::Cow<'a, [u8]>) -> bool {
-        let Some(split) = self.split.as_ref().filter(|_| self.part != Part::All) else { return true };
+        let Some(split) = self.split.as_ref().filter(|_| self.part != Part::All) else {
+            return true;
+        };
         match split.part(&key()) {
             Part::Calibration if self.part == Part::Train => !self.exclude_calibration,
             part => part == self.part,
@@ -165,7 +178,8 @@ mod tests {
             let part = split.part(key.as_bytes());
             valid += (part == Part::Valid) as u32;
             calibration += (part == Part::Calibration) as u32;
-            // Holding out more moves documents into validation and none out of it or into calibration.
+            // Holding out more moves documents into validation and none out of it or into
+            // calibration.
             let then = wider.part(key.as_bytes());
             assert!(then == part || then == Part::Valid, "{part} became {then}");
         }

@@ -1,4 +1,5 @@
-//! Text files: a document is a file, or each line of it. Columns `text` (the bytes as they are) and `path`.
+//! Text files: a document is a file, or each line of it. Columns `text` (the bytes as they are) and
+//! `path`.
 
 use std::io::Read;
 use std::ops::Range;
@@ -20,14 +21,22 @@ pub(super) struct Text {
 
 impl Format for Text {
     fn fixed_schema(&self) -> Option<SchemaRef> {
-        let fields = [Field::new("text", DataType::LargeBinary, false), Field::new("path", DataType::Utf8, false)];
+        let fields = [
+            Field::new("text", DataType::LargeBinary, false),
+            Field::new("path", DataType::Utf8, false),
+        ];
         Some(Arc::new(Schema::new(fields.to_vec())))
     }
 
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
-        let whole = [Unit { extent: Extent::Text(0..found.size), rows: 1, bytes: found.size }].to_vec();
+        let whole =
+            [Unit { extent: Extent::Text(0..found.size), rows: 1, bytes: found.size }].to_vec();
         let units = if self.lines { line_units(found)? } else { whole };
-        Ok(Scan { schema: self.fixed_schema().expect("it has one"), units, dictionaries: Vec::new() })
+        Ok(Scan {
+            schema: self.fixed_schema().expect("it has one"),
+            units,
+            dictionaries: Vec::new(),
+        })
     }
 
     fn contents(&self, _: &Found) -> Result<Option<blake3::Hash>, DataError> {
@@ -76,7 +85,12 @@ struct TextReader {
 }
 
 impl UnitReader for TextReader {
-    fn open(&mut self, file: &DataFile, unit: usize, ranges: &[Range<u64>]) -> Result<Batches, DataError> {
+    fn open(
+        &mut self,
+        file: &DataFile,
+        unit: usize,
+        ranges: &[Range<u64>],
+    ) -> Result<Batches, DataError> {
         let found = &file.found;
         let Unit { extent: Extent::Text(extent), rows, .. } = &file.scan.units[unit] else {
             unreachable!("a text unit is a range of bytes");
@@ -93,8 +107,10 @@ impl UnitReader for TextReader {
         if lines.len() as u64 != *rows {
             return Err(DataError::Changed { path: found.path.clone() });
         }
-        let wanted: Vec<&[u8]> = ranges.iter().cloned().flatten().map(|row| lines[row as usize]).collect();
-        let mut text = LargeBinaryBuilder::with_capacity(wanted.len(), wanted.iter().map(|l| l.len()).sum());
+        let wanted: Vec<&[u8]> =
+            ranges.iter().cloned().flatten().map(|row| lines[row as usize]).collect();
+        let mut text =
+            LargeBinaryBuilder::with_capacity(wanted.len(), wanted.iter().map(|l| l.len()).sum());
         wanted.iter().for_each(|line| text.append_value(line));
         let path = StringArray::from_iter_values(wanted.iter().map(|_| &found.name));
         let columns: Vec<ArrayRef> = vec![Arc::new(text.finish()), Arc::new(path)];

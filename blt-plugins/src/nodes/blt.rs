@@ -1,6 +1,8 @@
 use crate::loaded::{CheckpointState, ParamFiles, STATE_FILE};
 use crate::model::{session, with_stored_params};
-use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo};
+use crate::ports::{
+    Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
+};
 use crate::profile::PatcherFlops;
 use crate::shape::{WholeModel, graph_of};
 use blt_core::blt;
@@ -14,15 +16,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// A whole model from a checkpoint: byte embeddings, encoder, latent transformer, decoder, loss, and its entropy patcher.
+/// A whole model from a checkpoint: byte embeddings, encoder, latent transformer, decoder, loss,
+/// and its entropy patcher.
 ///
-/// The checkpoint is a Hugging Face `BltForCausalLM` directory (config.json with model.safetensors, or with shards and their index), or a
-/// checkpoint directory of a run that trained a pipeline of BLT's shape. All of what it says is honoured, or refused by name;
-/// `blt-run graph` shows the nodes that it stands for. A bare wire means its loss.
+/// The checkpoint is a Hugging Face `BltForCausalLM` directory (config.json with model.safetensors,
+/// or with shards and their index), or a checkpoint directory of a run that trained a pipeline of
+/// BLT's shape. All of what it says is honoured, or refused by name; `blt-run graph` shows the
+/// nodes that it stands for. A bare wire means its loss.
 ///
-/// Patches are those of the checkpoint's entropy model, or come from outside (`in: {bytes: docs, patches: p}`), as they must where it has
-/// none; there are no `entropies` and no `entropy_loss` then, which is the entropy model's own. Parameters stay as they are, unless a train
-/// step's goal is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which fine-tunes that alone.
+/// Patches are those of the checkpoint's entropy model, or come from outside (`in: {bytes: docs,
+/// patches: p}`), as they must where it has none; there are no `entropies` and no `entropy_loss`
+/// then, which is the entropy model's own. Parameters stay as they are, unless a train step's goal
+/// is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which
+/// fine-tunes that alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blt {
@@ -60,7 +66,8 @@ impl Blt {
         Blt { checkpoint: checkpoint.into() }
     }
 
-    /// Opens the checkpoint and holds the tensors' names, shapes and types against what it says of the model; reads no numbers.
+    /// Opens the checkpoint and holds the tensors' names, shapes and types against what it says of
+    /// the model; reads no numbers.
     fn open(&self, base_dir: &Path) -> Result<Stored, NodeError> {
         let dir = base_dir.join(&self.checkpoint);
         let at = |e: HfError| NodeError::param("checkpoint", e);
@@ -86,7 +93,9 @@ impl Blt {
     fn open_run(&self, dir: &Path) -> Result<Stored, NodeError> {
         let description = dir.join(STATE_FILE);
         let state = CheckpointState::read(dir).map_err(|e| match e {
-            StepError::Failed { error, help: Some(help) } => NodeError::param("checkpoint", error).help(help),
+            StepError::Failed { error, help: Some(help) } => {
+                NodeError::param("checkpoint", error).help(help)
+            }
             StepError::Failed { error, help: None } => NodeError::param("checkpoint", error),
             other => NodeError::param("checkpoint", other.to_string()),
         })?;
@@ -105,7 +114,8 @@ impl Blt {
 impl Node for Blt {
     const NAME: &'static str = "Blt";
     const INPUTS: &'static [&'static str] = &["bytes", "patches"];
-    const OUTPUTS: &'static [&'static str] = &["loss", "logits", "patches", "entropies", "entropy_loss"];
+    const OUTPUTS: &'static [&'static str] =
+        &["loss", "logits", "patches", "entropies", "entropy_loss"];
     const EXAMPLE: &'static str = "{node: Blt, in: docs, checkpoint: path/to/dir}";
     type In = (Bytes, Option<Patches>);
     type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>, Option<Loss>);
@@ -115,9 +125,13 @@ impl Node for Blt {
         &self,
         (_, patches): (BytesInfo, Option<PatchesInfo>),
         _: &CheckCx,
-    ) -> Result<(Option<()>, Option<()>, Option<PatchesInfo>, Option<()>, Option<()>), NodeError> {
+    ) -> Result<(Option<()>, Option<()>, Option<PatchesInfo>, Option<()>, Option<()>), NodeError>
+    {
         if self.checkpoint.as_os_str().is_empty() {
-            return Err(NodeError::param("checkpoint", "the path of the checkpoint directory is empty"));
+            return Err(NodeError::param(
+                "checkpoint",
+                "the path of the checkpoint directory is empty",
+            ));
         }
         let entropies = patches.is_none().then_some(());
         let patches = patches.unwrap_or(PatchesInfo { boundary_lookahead: false });
@@ -128,15 +142,26 @@ impl Node for Blt {
         let stored = self.open(base_dir)?;
         let of_file = |path: &Path| -> std::io::Result<String> {
             let metadata = path.metadata()?;
-            let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let modified =
+                metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Ok(format!("{name} {} bytes of {}.{:09}", metadata.len(), modified.as_secs(), modified.subsec_nanos()))
+            Ok(format!(
+                "{name} {} bytes of {}.{:09}",
+                metadata.len(),
+                modified.as_secs(),
+                modified.subsec_nanos()
+            ))
         };
         let read = |e: std::io::Error| {
-            NodeError::param("checkpoint", format!("cannot read {}: {e}", stored.description.display()))
+            NodeError::param(
+                "checkpoint",
+                format!("cannot read {}: {e}", stored.description.display()),
+            )
         };
-        let description = blake3::hash(&std::fs::read(&stored.description).map_err(read)?).to_string();
-        let files = stored.weights.files().map(of_file).collect::<Result<Vec<_>, _>>().map_err(read)?;
+        let description =
+            blake3::hash(&std::fs::read(&stored.description).map_err(read)?).to_string();
+        let files =
+            stored.weights.files().map(of_file).collect::<Result<Vec<_>, _>>().map_err(read)?;
         Ok(std::iter::once(description).chain(files).collect())
     }
 
@@ -144,13 +169,21 @@ impl Node for Blt {
         Ok(Some(graph_of(&self.open(base_dir)?.shape)))
     }
 
-    fn build(&self, (_, patches): (BytesInfo, Option<PatchesInfo>), cx: &mut BuildCx) -> Result<State, NodeError> {
+    fn build(
+        &self,
+        (_, patches): (BytesInfo, Option<PatchesInfo>),
+        cx: &mut BuildCx,
+    ) -> Result<State, NodeError> {
         let Stored { mut shape, weights, names, description } = self.open(cx.base_dir)?;
         if patches.is_some() {
             shape.patching = PatchingShape::Outside;
         } else if shape.patching == PatchingShape::Outside {
-            let msg = format!("{} has no entropy model, so patches must come from outside", description.display());
-            return Err(NodeError::input("patches", msg).help("wire a patcher: `in: {bytes: docs, patches: p}`"));
+            let msg = format!(
+                "{} has no entropy model, so patches must come from outside",
+                description.display()
+            );
+            return Err(NodeError::input("patches", msg)
+                .help("wire a patcher: `in: {bytes: docs, patches: p}`"));
         }
         let files: Vec<PathBuf> = weights.files().map(Path::to_path_buf).collect();
         let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
@@ -179,13 +212,19 @@ impl Node for Blt {
                 let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
                 let flops = &state.patcher_flops.0;
                 flops.set(flops.get() + session.flops() - before);
-                (Rc::new(made.patches), Some(Rc::new(made.entropies)), wanted.then(|| loss_of(&made.head)))
+                (
+                    Rc::new(made.patches),
+                    Some(Rc::new(made.entropies)),
+                    wanted.then(|| loss_of(&made.head)),
+                )
             }
         };
         let wanted = cx.wanted("loss") || cx.wanted("logits");
         let head = wanted.then(|| state.model.forward(&session, &batch, &patches));
         let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(loss_of);
-        let logits = head.filter(|_| cx.wanted("logits")).map(|head| LogitsValue { head, batch: batch.clone() });
+        let logits = head
+            .filter(|_| cx.wanted("logits"))
+            .map(|head| LogitsValue { head, batch: batch.clone() });
         Ok((loss, logits, Some(patches), entropies, entropy_loss))
     }
 }

@@ -14,9 +14,10 @@ use std::rc::Rc;
 
 /// A patch for each token of a byte-pair encoding.
 ///
-/// The tokenizer is read from `tokenizer` (a tokenizer.json; one that normalises is refused), or trained with `vocab` entries on the
-/// training documents before training starts, and recorded. A byte that is not valid UTF-8 is a patch of its own. Where a token ends
-/// depends on later bytes, so such runs carry the mark `boundary_lookahead`.
+/// The tokenizer is read from `tokenizer` (a tokenizer.json; one that normalises is refused), or
+/// trained with `vocab` entries on the training documents before training starts, and recorded. A
+/// byte that is not valid UTF-8 is a patch of its own. Where a token ends depends on later bytes,
+/// so such runs carry the mark `boundary_lookahead`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BpePatch {
@@ -64,7 +65,9 @@ impl Prepare for Tokenizer {
         let vocab = self.params.vocab.unwrap_or_default();
         let trained = BpePatcher::train(documents.iter().map(Vec::as_slice), vocab)
             .map_err(|e| StepError::other(format!("node `{}`: {e}", self.node)))?;
-        let json = trained.to_json().map_err(|e| StepError::other(format!("node `{}`: {e}", self.node)))?;
+        let json = trained
+            .to_json()
+            .map_err(|e| StepError::other(format!("node `{}`: {e}", self.node)))?;
         *self.patcher.borrow_mut() = Some(trained);
         Ok(serde_json::from_str(&json)?)
     }
@@ -99,19 +102,24 @@ impl Node for BpePatch {
                 "vocab",
                 "`vocab` trains a tokenizer, and `tokenizer` reads one: give one of them",
             )),
-            (None, None) => {
-                Err(NodeError::param("vocab", "give `vocab` to train a tokenizer, or `tokenizer` to read one"))
-            }
+            (None, None) => Err(NodeError::param(
+                "vocab",
+                "give `vocab` to train a tokenizer, or `tokenizer` to read one",
+            )),
             (None, Some(vocab)) if vocab < 257 => Err(NodeError::param(
                 "vocab",
-                format!("256 entries are the bytes, and a merge is one more: at least 257, not {vocab}"),
+                format!(
+                    "256 entries are the bytes, and a merge is one more: at least 257, not {vocab}"
+                ),
             )),
             _ => Ok(PatchesInfo { boundary_lookahead: true }),
         }
     }
 
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
-        let Some(path) = self.tokenizer.as_ref().map(|path| base_dir.join(path)) else { return Ok(Vec::new()) };
+        let Some(path) = self.tokenizer.as_ref().map(|path| base_dir.join(path)) else {
+            return Ok(Vec::new());
+        };
         let patcher = BpePatcher::load(&path).map_err(|e| NodeError::param("tokenizer", e))?;
         let json = patcher.to_json().map_err(|e| NodeError::param("tokenizer", e))?;
         Ok(vec![blake3::hash(json.as_bytes()).to_string()])
@@ -119,9 +127,10 @@ impl Node for BpePatch {
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<Rc<Tokenizer>, NodeError> {
         let patcher = match &self.tokenizer {
-            Some(path) => {
-                Some(BpePatcher::load(&cx.base_dir.join(path)).map_err(|e| NodeError::param("tokenizer", e))?)
-            }
+            Some(path) => Some(
+                BpePatcher::load(&cx.base_dir.join(path))
+                    .map_err(|e| NodeError::param("tokenizer", e))?,
+            ),
             None => None,
         };
         let tokenizer = Rc::new(Tokenizer {
@@ -146,7 +155,9 @@ impl Node for BpePatch {
             return Ok(Rc::new(patching::byte_patches(&batch)));
         }
         let patcher = state.patcher.borrow();
-        let patcher = patcher.as_ref().ok_or_else(|| NodeError::other("the tokenizer has not been trained yet"))?;
+        let patcher = patcher
+            .as_ref()
+            .ok_or_else(|| NodeError::other("the tokenizer has not been trained yet"))?;
         Ok(Rc::new(patcher.patches(&batch)?.split_if(self.max_patch_length)?))
     }
 }

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 /// Byte embeddings plus hash n-gram embeddings.
 ///
-/// Each n-gram of the last n ids that ends at a byte is hashed into a table of its own for each (function, n), and the rows
-/// are summed onto the byte's embedding, without normalisation.
+/// Each n-gram of the last n ids that ends at a byte is hashed into a table of its own for each
+/// (function, n), and the rows are summed onto the byte's embedding, without normalisation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ByteEmbed {
@@ -43,7 +43,12 @@ fn default_functions() -> usize {
 impl ByteEmbed {
     /// All else at its default.
     pub fn new(dim: usize) -> Self {
-        ByteEmbed { dim, ngrams: default_ngrams(), table: default_table(), functions: default_functions() }
+        ByteEmbed {
+            dim,
+            ngrams: default_ngrams(),
+            table: default_table(),
+            functions: default_functions(),
+        }
     }
 
     pub(crate) fn hash(&self) -> Option<HashConfig> {
@@ -59,7 +64,8 @@ impl Node for ByteEmbed {
     const NAME: &'static str = "ByteEmbed";
     const INPUTS: &'static [&'static str] = &["bytes"];
     const OUTPUTS: &'static [&'static str] = &["bytes"];
-    const EXAMPLE: &'static str = "{node: ByteEmbed, in: docs, dim: 64, ngrams: [3, 4, 5], table: 4096}";
+    const EXAMPLE: &'static str =
+        "{node: ByteEmbed, in: docs, dim: 64, ngrams: [3, 4, 5], table: 4096}";
     type In = Bytes;
     type Out = ByteStates;
     type State = model::ByteEmbed;
@@ -69,20 +75,27 @@ impl Node for ByteEmbed {
             return Err(NodeError::param("dim", "dim must be at least 1"));
         }
         if let Some(n) = self.ngrams.iter().find(|&&n| n == 0) {
-            return Err(NodeError::param("ngrams", format!("an n-gram has at least one byte, not {n}")));
+            return Err(NodeError::param(
+                "ngrams",
+                format!("an n-gram has at least one byte, not {n}"),
+            ));
         }
         if !self.ngrams.is_empty() && self.table == 0 {
-            return Err(
-                NodeError::param("table", "a hash table has at least one row").help("for no tables: `ngrams: []`")
-            );
+            return Err(NodeError::param("table", "a hash table has at least one row")
+                .help("for no tables: `ngrams: []`"));
         }
         if self.functions == 0 || self.functions > HASH_PRIMES.len() {
-            let msg = format!("there are {} hash functions, not {}", HASH_PRIMES.len(), self.functions);
+            let msg =
+                format!("there are {} hash functions, not {}", HASH_PRIMES.len(), self.functions);
             return Err(NodeError::param("functions", msg));
         }
-        let rows = self.functions.checked_mul(self.ngrams.len()).and_then(|t| t.checked_mul(self.table));
+        let rows =
+            self.functions.checked_mul(self.ngrams.len()).and_then(|t| t.checked_mul(self.table));
         if rows.is_none_or(|rows| rows > u32::MAX as usize) {
-            return Err(NodeError::param("table", "the hash tables have more than 2^32 rows in all"));
+            return Err(NodeError::param(
+                "table",
+                "the hash tables have more than 2^32 rows in all",
+            ));
         }
         Ok(ByteStatesInfo { dim: self.dim })
     }
@@ -91,7 +104,12 @@ impl Node for ByteEmbed {
         Ok(with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash())))
     }
 
-    fn run(&self, part: &model::ByteEmbed, batch: Rc<Batch>, cx: &RunCx) -> Result<ByteStatesValue, NodeError> {
+    fn run(
+        &self,
+        part: &model::ByteEmbed,
+        batch: Rc<Batch>,
+        cx: &RunCx,
+    ) -> Result<ByteStatesValue, NodeError> {
         Ok(ByteStatesValue { states: part.forward(&session(cx), &batch), batch })
     }
 }

@@ -21,8 +21,9 @@ pub enum ContextReset {
 
 /// A small byte language model: the entropy model that patchers read.
 ///
-/// A bare wire means its entropies (nats of the next byte, at each id). Train it with `goal: NAME.loss`; a graph that only uses its
-/// entropies does not train it, since patch borders have no gradient.
+/// A bare wire means its entropies (nats of the next byte, at each id). Train it with `goal:
+/// NAME.loss`; a graph that only uses its entropies does not train it, since patch borders have no
+/// gradient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ByteLm {
@@ -35,13 +36,15 @@ pub struct ByteLm {
     /// Key/value heads; as many as `heads` where left out.
     #[serde(default)]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where left out.
+    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
+    /// left out.
     #[serde(default)]
     pub ffn: Option<usize>,
     /// How many bytes back a byte sees, itself included; null: the whole span.
     #[serde(default = "default_window")]
     pub window: Option<usize>,
-    /// Where the context begins anew: `none`, or `newline` (at the byte after each newline, as after BOS).
+    /// Where the context begins anew: `none`, or `newline` (at the byte after each newline, as
+    /// after BOS).
     #[serde(default = "no_reset")]
     #[schemars(with = "String")]
     pub context_reset: ContextReset,
@@ -98,12 +101,17 @@ impl Node for ByteLm {
     const NAME: &'static str = "ByteLm";
     const INPUTS: &'static [&'static str] = &["bytes"];
     const OUTPUTS: &'static [&'static str] = &["entropies", "loss", "logits"];
-    const EXAMPLE: &'static str = "{node: ByteLm, in: docs, dim: 64, layers: 2, heads: 4, window: 128}";
+    const EXAMPLE: &'static str =
+        "{node: ByteLm, in: docs, dim: 64, layers: 2, heads: 4, window: 128}";
     type In = Bytes;
     type Out = (Option<Entropies>, Option<Loss>, Option<Logits>);
     type State = model::ByteLm;
 
-    fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
+    fn check(
+        &self,
+        _: BytesInfo,
+        _: &CheckCx,
+    ) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
         self.block()?;
         Ok((Some(()), Some(()), Some(())))
     }
@@ -120,7 +128,8 @@ impl Node for ByteLm {
         cx: &RunCx,
     ) -> Result<(Option<Rc<Vec<f32>>>, Option<LossValue>, Option<LogitsValue>), NodeError> {
         let session = session(cx);
-        // A fresh context replaces the newline by BOS at the same place: positions stay, and targets are the document's own.
+        // A fresh context replaces the newline by BOS at the same place: positions stay, and
+        // targets are the document's own.
         let lines = (self.context_reset == ContextReset::Newline).then(|| newline_reset(&batch));
         let seen: &Batch = lines.as_ref().unwrap_or(&batch);
         // Borders have no gradient: a graph that wants entropies alone records nothing here.

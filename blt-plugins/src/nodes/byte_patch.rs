@@ -28,7 +28,12 @@ impl Node for BytePatch {
         Ok(())
     }
 
-    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    fn run(
+        &self,
+        _: &(),
+        batch: Rc<Batch>,
+        _: &RunCx,
+    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
         let patches = patching::byte_patches(&batch);
         Ok(Rc::new(patches))
     }

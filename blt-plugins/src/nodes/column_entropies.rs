@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 /// Entropies computed elsewhere, from a list column of the input file.
 ///
-/// A list of float16, float32 or float64, in nats. Element 0 belongs to BOS; a row has `n_bytes + 1` elements (one more, for EOS,
-/// is accepted and unused). float16 values are compared as float32.
+/// A list of float16, float32 or float64, in nats. Element 0 belongs to BOS; a row has `n_bytes +
+/// 1` elements (one more, for EOS, is accepted and unused). float16 values are compared as float32.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnEntropies {
@@ -40,10 +40,9 @@ impl Node for ColumnEntropies {
     }
 
     fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<Vec<f32>>, NodeError> {
-        let lists = batch
-            .lists
-            .get(&self.column)
-            .ok_or_else(|| NodeError::param("column", format!("the source did not read column `{}`", self.column)))?;
+        let lists = batch.lists.get(&self.column).ok_or_else(|| {
+            NodeError::param("column", format!("the source did not read column `{}`", self.column))
+        })?;
         let mut entropies = Vec::with_capacity(batch.len());
         for (s, list) in lists.iter().enumerate() {
             let n = batch.offsets[s + 1] - batch.offsets[s];
@@ -51,7 +50,10 @@ impl Node for ColumnEntropies {
                 let row = batch.spans[s].row;
                 return Err(NodeError::param(
                     "column",
-                    format!("row {row}: {} entropies for a span of {n} ids (BOS and its bytes)", list.len()),
+                    format!(
+                        "row {row}: {} entropies for a span of {n} ids (BOS and its bytes)",
+                        list.len()
+                    ),
                 ));
             }
             entropies.extend_from_slice(&list[..n]);

@@ -10,8 +10,9 @@ use std::rc::Rc;
 
 /// Patches computed elsewhere, from a list column of patch lengths.
 ///
-/// A list of integers, BOS's own patch first; they sum to `n_bytes + 1` (one more, for the unseen next byte, is accepted). Zeros are
-/// skipped. Where a patch starts may depend on later bytes, so such runs carry the mark `boundary_lookahead`.
+/// A list of integers, BOS's own patch first; they sum to `n_bytes + 1` (one more, for the unseen
+/// next byte, is accepted). Zeros are skipped. Where a patch starts may depend on later bytes, so
+/// such runs carry the mark `boundary_lookahead`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnPatch {
@@ -40,15 +41,22 @@ impl Node for ColumnPatch {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
-        cx.provide(WantsList(ListColumn { column: self.column.clone(), kind: ListKind::PatchLengths }));
+        cx.provide(WantsList(ListColumn {
+            column: self.column.clone(),
+            kind: ListKind::PatchLengths,
+        }));
         Ok(())
     }
 
-    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
-        let lists = batch
-            .lists
-            .get(&self.column)
-            .ok_or_else(|| NodeError::param("column", format!("the source did not read column `{}`", self.column)))?;
+    fn run(
+        &self,
+        _: &(),
+        batch: Rc<Batch>,
+        _: &RunCx,
+    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+        let lists = batch.lists.get(&self.column).ok_or_else(|| {
+            NodeError::param("column", format!("the source did not read column `{}`", self.column))
+        })?;
         let patches = blt_core::patches::Patches::from_lengths(&batch, lists)?;
         Ok(Rc::new(patches.split_if(self.max_patch_length)?))
     }

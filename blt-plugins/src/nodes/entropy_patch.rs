@@ -22,10 +22,11 @@ pub enum Rule {
 
 /// A patch starts where the next byte is hard to predict.
 ///
-/// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) - H(x_{t-1}) > relative_threshold
-/// (approximate monotonicity); `both` where both hold. Entropies are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean
-/// patch size: the threshold is then found on training documents set aside from all training, after `max_patch_length`, within
-/// 2 %, before training starts, and recorded. Paper section 2.3.
+/// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
+/// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold. Entropies
+/// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size: the
+/// threshold is then found on training documents set aside from all training, after
+/// `max_patch_length`, within 2 %, before training starts, and recorded. Paper section 2.3.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EntropyPatch {
@@ -61,7 +62,11 @@ fn calibration_bytes() -> u64 {
 impl EntropyPatch {
     /// The global rule, calibrated to a mean patch size.
     pub fn bytes_per_patch(bytes_per_patch: f64) -> Self {
-        EntropyPatch { bytes_per_patch: Some(bytes_per_patch), threshold: None, ..Self::threshold(0.0) }
+        EntropyPatch {
+            bytes_per_patch: Some(bytes_per_patch),
+            threshold: None,
+            ..Self::threshold(0.0)
+        }
     }
 
     /// The global rule at a threshold in nats.
@@ -92,8 +97,12 @@ impl EntropyPatch {
             Given::Rule(rule) => rule,
             Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
             Given::Find(Unknown::Relative) => EntropyRule::Relative { threshold: 0.0 },
-            Given::Find(Unknown::GlobalOfBoth { relative }) => EntropyRule::Both { global: 0.0, relative },
-            Given::Find(Unknown::RelativeOfBoth { global }) => EntropyRule::Both { global, relative: 0.0 },
+            Given::Find(Unknown::GlobalOfBoth { relative }) => {
+                EntropyRule::Both { global: 0.0, relative }
+            }
+            Given::Find(Unknown::RelativeOfBoth { global }) => {
+                EntropyRule::Both { global, relative: 0.0 }
+            }
         })
     }
 }
@@ -108,38 +117,62 @@ enum Given {
 impl EntropyPatch {
     fn given(&self) -> Result<Given, NodeError> {
         let neither = |name: &str| {
-            let msg =
-                format!("rule: {} wants a `{name}` in nats, or `bytes_per_patch` to have it found", self.rule_name());
+            let msg = format!(
+                "rule: {} wants a `{name}` in nats, or `bytes_per_patch` to have it found",
+                self.rule_name()
+            );
             Err(NodeError::other(msg).help("for example `bytes_per_patch: 6`"))
         };
         let both = |name: &str| {
-            let msg = format!("rule: {} wants either `{name}` or `bytes_per_patch`, not both", self.rule_name());
+            let msg = format!(
+                "rule: {} wants either `{name}` or `bytes_per_patch`, not both",
+                self.rule_name()
+            );
             Err(NodeError::param("bytes_per_patch", msg))
         };
-        for (name, value) in [("threshold", self.threshold), ("relative_threshold", self.relative_threshold)] {
+        for (name, value) in
+            [("threshold", self.threshold), ("relative_threshold", self.relative_threshold)]
+        {
             if value.is_some_and(|v| !v.is_finite()) {
-                return Err(NodeError::param(name, format!("{name} must be a finite number of nats")));
+                return Err(NodeError::param(
+                    name,
+                    format!("{name} must be a finite number of nats"),
+                ));
             }
         }
         if self.bytes_per_patch.is_some_and(|b| !(b >= 1.0 && b.is_finite())) {
-            return Err(NodeError::param("bytes_per_patch", "a patch has at least one byte, bytes_per_patch: 1"));
+            return Err(NodeError::param(
+                "bytes_per_patch",
+                "a patch has at least one byte, bytes_per_patch: 1",
+            ));
         }
-        let unused =
-            |name: &str| Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())));
+        let unused = |name: &str| {
+            Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())))
+        };
         match (self.rule, self.threshold, self.relative_threshold, self.bytes_per_patch) {
             (Rule::Global, _, Some(_), _) => unused("relative_threshold"),
             (Rule::Relative, Some(_), _, _) => unused("threshold"),
-            (Rule::Global, Some(threshold), None, None) => Ok(Given::Rule(EntropyRule::Global { threshold })),
+            (Rule::Global, Some(threshold), None, None) => {
+                Ok(Given::Rule(EntropyRule::Global { threshold }))
+            }
             (Rule::Global, None, None, Some(_)) => Ok(Given::Find(Unknown::Global)),
             (Rule::Global, None, None, None) => neither("threshold"),
             (Rule::Global, Some(_), None, Some(_)) => both("threshold"),
-            (Rule::Relative, None, Some(threshold), None) => Ok(Given::Rule(EntropyRule::Relative { threshold })),
+            (Rule::Relative, None, Some(threshold), None) => {
+                Ok(Given::Rule(EntropyRule::Relative { threshold }))
+            }
             (Rule::Relative, None, None, Some(_)) => Ok(Given::Find(Unknown::Relative)),
             (Rule::Relative, None, None, None) => neither("relative_threshold"),
             (Rule::Relative, None, Some(_), Some(_)) => both("relative_threshold"),
-            (Rule::Both, Some(global), Some(relative), None) => Ok(Given::Rule(EntropyRule::Both { global, relative })),
-            (Rule::Both, None, Some(relative), Some(_)) => Ok(Given::Find(Unknown::GlobalOfBoth { relative })),
-            (Rule::Both, Some(global), None, Some(_)) => Ok(Given::Find(Unknown::RelativeOfBoth { global })),
+            (Rule::Both, Some(global), Some(relative), None) => {
+                Ok(Given::Rule(EntropyRule::Both { global, relative }))
+            }
+            (Rule::Both, None, Some(relative), Some(_)) => {
+                Ok(Given::Find(Unknown::GlobalOfBoth { relative }))
+            }
+            (Rule::Both, Some(global), None, Some(_)) => {
+                Ok(Given::Find(Unknown::RelativeOfBoth { global }))
+            }
             (Rule::Both, ..) => Err(NodeError::param(
                 "rule",
                 "rule: both wants two of `threshold`, `relative_threshold` and `bytes_per_patch`, and not all three",
@@ -163,7 +196,8 @@ pub struct Threshold {
     unknown: Option<Unknown>,
     rule: RefCell<Option<EntropyRule>>,
     collecting: RefCell<Option<Calibration>>,
-    /// Bytes that the rule decided on so far, each of which started a patch; None once one did not.
+    /// Bytes that the rule decided on so far, each of which started a patch; None once one did
+    /// not.
     one_byte: Cell<Option<u64>>,
 }
 
@@ -171,7 +205,8 @@ pub struct Threshold {
 const ONE_BYTE_LIMIT: u64 = 8192;
 
 impl Threshold {
-    /// Watches for a given threshold under which every byte starts a patch: a far dearer model than was meant.
+    /// Watches for a given threshold under which every byte starts a patch: a far dearer model than
+    /// was meant.
     fn watch(&self, batch: &Batch, patches: &blt_core::patches::Patches) -> Result<(), NodeError> {
         let Some(seen) = self.one_byte.get() else { return Ok(()) };
         if patches.n_patches() < batch.len() {
@@ -179,9 +214,14 @@ impl Threshold {
             return Ok(());
         }
         // BOS and the first byte start patches whatever the rule says.
-        let decided: usize = (0..batch.n_spans()).map(|s| batch.span_ids(s).len().saturating_sub(2)).sum();
+        let decided: usize =
+            (0..batch.n_spans()).map(|s| batch.span_ids(s).len().saturating_sub(2)).sum();
         self.one_byte.set(Some(seen + decided as u64));
-        if seen + decided as u64 >= ONE_BYTE_LIMIT { self.refuse_one_byte_patches() } else { Ok(()) }
+        if seen + decided as u64 >= ONE_BYTE_LIMIT {
+            self.refuse_one_byte_patches()
+        } else {
+            Ok(())
+        }
     }
 
     fn refuse_one_byte_patches(&self) -> Result<(), NodeError> {
@@ -246,7 +286,13 @@ impl Prepare for Threshold {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
         let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);
-        if wanted != (self.params.bytes_per_patch, self.params.max_patch_length, unknown.rule(found.threshold)) {
+        if wanted
+            != (
+                self.params.bytes_per_patch,
+                self.params.max_patch_length,
+                unknown.rule(found.threshold),
+            )
+        {
             return Err(StepError::other(format!(
                 "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {} and {}, which is not what \
                  the pipeline says",
@@ -266,7 +312,8 @@ impl Node for EntropyPatch {
     const NAME: &'static str = "EntropyPatch";
     const INPUTS: &'static [&'static str] = &["bytes", "entropies"];
     const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 6}";
+    const EXAMPLE: &'static str =
+        "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 6}";
     type In = (Bytes, Entropies);
     type Out = Patches;
     type State = Rc<Threshold>;
@@ -294,7 +341,9 @@ impl Node for EntropyPatch {
             unknown,
             rule: RefCell::new(rule),
             collecting: RefCell::new(None),
-            one_byte: Cell::new((unknown.is_none() && self.max_patch_length != Some(1)).then_some(0)),
+            one_byte: Cell::new(
+                (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
+            ),
         });
         cx.provide(Prepared(threshold.clone()));
         let at_end = threshold.clone();

@@ -5,7 +5,8 @@ use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The latent transformer over patches: causal inside a span, positions count patches, no final norm.
+/// The latent transformer over patches: causal inside a span, positions count patches, no final
+/// norm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Latent {
@@ -18,7 +19,8 @@ pub struct Latent {
     /// Key/value heads; as many as `heads` where left out.
     #[serde(default)]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where left out.
+    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
+    /// left out.
     #[serde(default)]
     pub ffn: Option<usize>,
     /// RoPE's base.
@@ -32,7 +34,15 @@ pub struct Latent {
 impl Latent {
     /// All else at its default.
     pub fn new(dim: usize, layers: usize, heads: usize) -> Self {
-        Latent { dim, layers, heads, kv_heads: None, ffn: None, rope_theta: default_theta(), eps: default_eps() }
+        Latent {
+            dim,
+            layers,
+            heads,
+            kv_heads: None,
+            ffn: None,
+            rope_theta: default_theta(),
+            eps: default_eps(),
+        }
     }
 }
 
@@ -56,7 +66,8 @@ impl Node for Latent {
     const NAME: &'static str = "Latent";
     const INPUTS: &'static [&'static str] = &["patches"];
     const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: Latent, in: encoder.patches, dim: 128, layers: 4, heads: 4}";
+    const EXAMPLE: &'static str =
+        "{node: Latent, in: encoder.patches, dim: 128, layers: 4, heads: 4}";
     type In = PatchStates;
     type Out = PatchStates;
     type State = model::Latent;
@@ -71,8 +82,16 @@ impl Node for Latent {
         Ok(with_params(cx, |maker| model::Latent::new(maker, &config)))
     }
 
-    fn run(&self, part: &model::Latent, x: PatchStatesValue, cx: &RunCx) -> Result<PatchStatesValue, NodeError> {
-        Ok(PatchStatesValue { states: part.forward(&session(cx), x.states, &x.patches), patches: x.patches })
+    fn run(
+        &self,
+        part: &model::Latent,
+        x: PatchStatesValue,
+        cx: &RunCx,
+    ) -> Result<PatchStatesValue, NodeError> {
+        Ok(PatchStatesValue {
+            states: part.forward(&session(cx), x.states, &x.patches),
+            patches: x.patches,
+        })
     }
 }
 

@@ -1,6 +1,9 @@
-use crate::model::{Sizes, cross_of, default_eps, default_theta, default_window, session, with_params};
+use crate::model::{
+    Sizes, cross_of, default_eps, default_theta, default_window, session, with_params,
+};
 use crate::ports::{
-    ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo, PatchStatesValue,
+    ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo,
+    PatchStatesValue,
 };
 use blt_core::model;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
@@ -15,10 +18,11 @@ pub enum DecoderCross {
     First,
 }
 
-/// The local decoder: a byte transformer that cross-attends to the latents and predicts the next byte.
+/// The local decoder: a byte transformer that cross-attends to the latents and predicts the next
+/// byte.
 ///
-/// It starts from the encoder's byte states. A byte reads the k rows of the last patch that ended before the next byte's patch
-/// began. Paper section 3.3.
+/// It starts from the encoder's byte states. A byte reads the k rows of the last patch that ended
+/// before the next byte's patch began. Paper section 3.3.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalDecoder {
@@ -29,7 +33,8 @@ pub struct LocalDecoder {
     /// Key/value heads; as many as `heads` where left out.
     #[serde(default)]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where left out.
+    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
+    /// left out.
     #[serde(default)]
     pub ffn: Option<usize>,
     /// How many bytes back a byte sees, itself included; null: the whole span.
@@ -100,13 +105,16 @@ impl Node for LocalDecoder {
     const NAME: &'static str = "LocalDecoder";
     const INPUTS: &'static [&'static str] = &["bytes", "patches"];
     const OUTPUTS: &'static [&'static str] = &["logits"];
-    const EXAMPLE: &'static str =
-        "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 2, heads: 4, window: 128}";
+    const EXAMPLE: &'static str = "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 2, heads: 4, window: 128}";
     type In = (ByteStates, PatchStates);
     type Out = Logits;
     type State = model::LocalDecoder;
 
-    fn check(&self, (bytes, patches): (ByteStatesInfo, PatchStatesInfo), _: &CheckCx) -> Result<(), NodeError> {
+    fn check(
+        &self,
+        (bytes, patches): (ByteStatesInfo, PatchStatesInfo),
+        _: &CheckCx,
+    ) -> Result<(), NodeError> {
         self.config(&bytes, &patches).map(drop)
     }
 
@@ -125,7 +133,13 @@ impl Node for LocalDecoder {
         (bytes, patches): (ByteStatesValue, PatchStatesValue),
         cx: &RunCx,
     ) -> Result<LogitsValue, NodeError> {
-        let head = part.forward(&session(cx), bytes.states, patches.states, &bytes.batch, &patches.patches);
+        let head = part.forward(
+            &session(cx),
+            bytes.states,
+            patches.states,
+            &bytes.batch,
+            &patches.patches,
+        );
         Ok(LogitsValue { head, batch: bytes.batch })
     }
 }

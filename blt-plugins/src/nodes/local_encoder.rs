@@ -1,6 +1,9 @@
-use crate::model::{Sizes, cross_of, default_eps, default_theta, default_window, session, with_params};
+use crate::model::{
+    Sizes, cross_of, default_eps, default_theta, default_window, session, with_params,
+};
 use crate::ports::{
-    ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue, Patches, PatchesInfo,
+    ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue,
+    Patches, PatchesInfo,
 };
 use blt_core::backend::Pooling;
 use blt_core::model::{self, CrossLayers};
@@ -9,10 +12,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
-/// The local encoder: a light byte transformer, then cross-attention from pooled patch queries to the patch's bytes.
+/// The local encoder: a light byte transformer, then cross-attention from pooled patch queries to
+/// the patch's bytes.
 ///
-/// A patch's query is pooled from its byte states, mapped to k rows, and each row attends to the bytes of the patch alone.
-/// Self-attention sees the last `window` bytes of the span and crosses patch borders. Paper section 3.2.
+/// A patch's query is pooled from its byte states, mapped to k rows, and each row attends to the
+/// bytes of the patch alone. Self-attention sees the last `window` bytes of the span and crosses
+/// patch borders. Paper section 3.2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalEncoder {
@@ -24,7 +29,8 @@ pub struct LocalEncoder {
     /// Key/value heads; as many as `heads` where left out.
     #[serde(default)]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where left out.
+    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
+    /// left out.
     #[serde(default)]
     pub ffn: Option<usize>,
     /// How many bytes back a byte sees, itself included; null: the whole span.
@@ -33,8 +39,9 @@ pub struct LocalEncoder {
     /// Query rows a patch; the patch states are k times the byte width.
     #[serde(default = "two")]
     pub k: usize,
-    /// Layers in which patches attend to their bytes: `last`, `all` (pooled once and refined, the paper), or `all_repool` (pooled
-    /// anew in each layer, so that only the last has an effect: the Hugging Face layout's `cross_attn_all_layers`).
+    /// Layers in which patches attend to their bytes: `last`, `all` (pooled once and refined, the
+    /// paper), or `all_repool` (pooled anew in each layer, so that only the last has an
+    /// effect: the Hugging Face layout's `cross_attn_all_layers`).
     #[serde(default = "last")]
     #[schemars(with = "String")]
     pub cross: CrossLayers,
@@ -116,8 +123,7 @@ impl Node for LocalEncoder {
     const NAME: &'static str = "LocalEncoder";
     const INPUTS: &'static [&'static str] = &["bytes", "patches"];
     const OUTPUTS: &'static [&'static str] = &["bytes", "patches"];
-    const EXAMPLE: &'static str =
-        "{node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 4, k: 2, window: 128}";
+    const EXAMPLE: &'static str = "{node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 4, k: 2, window: 128}";
     type In = (ByteStates, Patches);
     type Out = (ByteStates, PatchStates);
     type State = model::LocalEncoder;
@@ -152,8 +158,12 @@ impl Node for LocalEncoder {
         (bytes, patches): (ByteStatesValue, Rc<blt_core::patches::Patches>),
         cx: &RunCx,
     ) -> Result<(ByteStatesValue, PatchStatesValue), NodeError> {
-        let (states, patch_states) = part.forward(&session(cx), bytes.states, &bytes.batch, &patches);
-        Ok((ByteStatesValue { states, batch: bytes.batch }, PatchStatesValue { states: patch_states, patches }))
+        let (states, patch_states) =
+            part.forward(&session(cx), bytes.states, &bytes.batch, &patches);
+        Ok((
+            ByteStatesValue { states, batch: bytes.batch },
+            PatchStatesValue { states: patch_states, patches },
+        ))
     }
 }
 

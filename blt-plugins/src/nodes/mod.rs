@@ -1,4 +1,5 @@
-//! The built-in nodes, a file each. A node registers itself; nothing lists them but the module tree.
+//! The built-in nodes, a file each. A node registers itself; nothing lists them but the module
+//! tree.
 
 mod blt;
 mod bpe_patch;
@@ -35,9 +36,10 @@ pub use stride_patch::StridePatch;
 /// `max_patch_length: 0` is refused wherever it can be given.
 fn check_max_patch_length(max: Option<usize>) -> Result<(), blt_graph::NodeError> {
     match max {
-        Some(0) => {
-            Err(blt_graph::NodeError::param("max_patch_length", "a patch has at least one byte, max_patch_length: 1"))
-        }
+        Some(0) => Err(blt_graph::NodeError::param(
+            "max_patch_length",
+            "a patch has at least one byte, max_patch_length: 1",
+        )),
         _ => Ok(()),
     }
 }

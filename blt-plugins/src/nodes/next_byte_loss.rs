@@ -33,7 +33,12 @@ impl Node for NextByteLoss {
         Ok(())
     }
 
-    fn run(&self, _: &(), (logits, batch): (LogitsValue, Rc<Batch>), cx: &RunCx) -> Result<LossValue, NodeError> {
+    fn run(
+        &self,
+        _: &(),
+        (logits, batch): (LogitsValue, Rc<Batch>),
+        cx: &RunCx,
+    ) -> Result<LossValue, NodeError> {
         let targets = next_byte_targets(&batch, self.eos);
         let loss = logits.head.loss(&session(cx), &targets);
         Ok(LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch })

@@ -53,7 +53,8 @@ impl Common<'_> {
     fn check(&self, cx: &CheckCx) -> Result<BytesInfo, NodeError> {
         let paths = self.paths.list();
         if paths.is_empty() || paths.iter().any(|p| p.trim().is_empty()) {
-            return Err(NodeError::param("path", "a source reads at least one path").help("a file, a folder or a glob"));
+            return Err(NodeError::param("path", "a source reads at least one path")
+                .help("a file, a folder or a glob"));
         }
         for path in &paths {
             Location::parse(path, cx.base_dir).map_err(|e| NodeError::param("path", e))?;
@@ -64,7 +65,9 @@ impl Common<'_> {
         if let Some(split) = self.split {
             for (name, value) in [("valid", split.valid), ("calibration", split.calibration)] {
                 if !(0.0..1.0).contains(&value) {
-                    let msg = format!("{name} is a share of the documents, at least 0 and below 1, not {value}");
+                    let msg = format!(
+                        "{name} is a share of the documents, at least 0 and below 1, not {value}"
+                    );
                     return Err(NodeError::param(format!("split.{name}"), msg));
                 }
             }
@@ -73,7 +76,10 @@ impl Common<'_> {
             return Err(NodeError::param("span_bytes", "a span has at least one byte"));
         }
         if self.shuffle_buffer == 0 {
-            return Err(NodeError::param("shuffle_buffer", "the buffer holds at least one document"));
+            return Err(NodeError::param(
+                "shuffle_buffer",
+                "the buffer holds at least one document",
+            ));
         }
         Ok(BytesInfo { source: cx.node.to_owned() })
     }
@@ -88,7 +94,11 @@ impl Common<'_> {
             extensions: None,
         };
         let source = Arc::new(Corpus::new(config)?);
-        cx.provide(SourceHandle { source, span_bytes: self.span_bytes, shuffle_buffer: self.shuffle_buffer });
+        cx.provide(SourceHandle {
+            source,
+            span_bytes: self.span_bytes,
+            shuffle_buffer: self.shuffle_buffer,
+        });
         Ok(())
     }
 }
@@ -150,18 +160,20 @@ macro_rules! source_node {
 
 /// Documents from a column of Parquet files.
 ///
-/// Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, and dictionaries of these. Row groups stream: memory does not grow with the
-/// data. Only the columns that the graph needs are read.
+/// Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, and dictionaries of these. Row
+/// groups stream: memory does not grow with the data. Only the columns that the graph needs are
+/// read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetBytes {
-    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the pipeline's file, or a URL (`s3://`,
-    /// `gs://`, `az://`, `https://`) of such.
+    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the
+    /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`, `https://`) of such.
     pub path: Paths,
     /// The column that holds the documents.
     #[serde(default = "text")]
     pub column: String,
-    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column `id` (or of the `content`).
+    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column
+    /// `id` (or of the `content`).
     #[serde(default)]
     pub split: Option<Split>,
     /// Longer documents are cut into spans of this many bytes; a span sees no other.
@@ -198,12 +210,14 @@ source_node!(
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArrowBytes {
-    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the pipeline's file.
+    /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the
+    /// pipeline's file.
     pub path: Paths,
     /// The column that holds the documents.
     #[serde(default = "text")]
     pub column: String,
-    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column `id` (or of the `content`).
+    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column
+    /// `id` (or of the `content`).
     #[serde(default)]
     pub split: Option<Split>,
     /// Longer documents are cut into spans of this many bytes; a span sees no other.
@@ -225,12 +239,14 @@ source_node!(
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextFiles {
-    /// A file, a folder (its `.txt` files) or a glob, or a list of them; relative to the pipeline's file.
+    /// A file, a folder (its `.txt` files) or a glob, or a list of them; relative to the
+    /// pipeline's file.
     pub path: Paths,
     /// Each line is a document, its newline left out.
     #[serde(default)]
     pub lines: bool,
-    /// How documents are divided: `{valid: 0.1, by: path}` holds a tenth out, by the hash of the `path` or of the `content`.
+    /// How documents are divided: `{valid: 0.1, by: path}` holds a tenth out, by the hash of the
+    /// `path` or of the `content`.
     #[serde(default)]
     pub split: Option<Split>,
     /// Longer documents are cut into spans of this many bytes; a span sees no other.

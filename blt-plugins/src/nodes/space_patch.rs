@@ -35,7 +35,12 @@ impl Node for SpacePatch {
         Ok(())
     }
 
-    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    fn run(
+        &self,
+        _: &(),
+        batch: Rc<Batch>,
+        _: &RunCx,
+    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
         let patches = patching::space_patches(&batch);
         Ok(Rc::new(patches.split_if(self.max_patch_length)?))
     }

@@ -34,7 +34,12 @@ impl Node for StridePatch {
         Ok(())
     }
 
-    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    fn run(
+        &self,
+        _: &(),
+        batch: Rc<Batch>,
+        _: &RunCx,
+    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
         let patches = patching::stride_patches(&batch, self.stride)?;
         Ok(Rc::new(patches))
     }

@@ -69,10 +69,15 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, PredicateError> {
                     }
                 }
                 at += 1;
-                if c == '`' { Token::Quoted(content) } else { Token::Literal(Literal::Text(content)) }
+                if c == '`' {
+                    Token::Quoted(content)
+                } else {
+                    Token::Literal(Literal::Text(content))
+                }
             }
             c if c.is_ascii_digit()
-                || (matches!(c, '-' | '+' | '.') && two.is_some_and(|d| d.is_ascii_digit() || d == '.')) =>
+                || (matches!(c, '-' | '+' | '.')
+                    && two.is_some_and(|d| d.is_ascii_digit() || d == '.')) =>
             {
                 let part = |at: usize| {
                     let sign = matches!(chars[at], '-' | '+') && matches!(chars[at - 1], 'e' | 'E');
@@ -83,8 +88,11 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, PredicateError> {
                 }
                 let number: String = chars[from..at].iter().collect();
                 let int = number.parse().ok().map(Literal::Int);
-                let float = || number.parse().ok().filter(|x: &f64| x.is_finite()).map(Literal::Float);
-                let literal = int.or_else(float).ok_or_else(|| wrong(from, "a number", format!("`{number}`")))?;
+                let float =
+                    || number.parse().ok().filter(|x: &f64| x.is_finite()).map(Literal::Float);
+                let literal = int
+                    .or_else(float)
+                    .ok_or_else(|| wrong(from, "a number", format!("`{number}`")))?;
                 Token::Literal(literal)
             }
             c if c.is_alphabetic() || c == '_' => {
@@ -98,7 +106,13 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, PredicateError> {
                     _ => Token::Word(word),
                 }
             }
-            other => return Err(wrong(from, "a column, a literal or an operator", format!("`{other}`"))),
+            other => {
+                return Err(wrong(
+                    from,
+                    "a column, a literal or an operator",
+                    format!("`{other}`"),
+                ));
+            }
         };
         tokens.push((from, token));
     }
@@ -143,7 +157,8 @@ impl<'a> Parser<'a> {
         let end = self.tokens.get(self.at + 1).map(|(from, _)| *from);
         let chars = self.text.chars();
         let found = from.map(|from| {
-            let token: String = chars.clone().skip(from).take(end.map_or(usize::MAX, |end| end - from)).collect();
+            let token: String =
+                chars.clone().skip(from).take(end.map_or(usize::MAX, |end| end - from)).collect();
             format!("`{}`", token.trim_end())
         });
         PredicateError::Syntax {
@@ -220,7 +235,9 @@ impl<'a> Parser<'a> {
 
     fn test(&mut self) -> Result<Expr, PredicateError> {
         let Some(column) = self.column() else {
-            let Ok(literal) = self.literal() else { return Err(self.wrong("a column, a literal, `not` or `(`")) };
+            let Ok(literal) = self.literal() else {
+                return Err(self.wrong("a column, a literal, `not` or `(`"));
+            };
             let op = self.op().ok_or_else(|| self.wrong("a comparison such as `<`"))?;
             let column = self.column().ok_or_else(|| self.wrong("a column"))?;
             return Ok(Expr::Test(column, Test::Compare(op.flipped(), literal)));

@@ -16,8 +16,9 @@
 //!     bpb: 2.3117
 //! ```
 //!
-//! It is sorted, with one number a line, so that a diff names what moved. Everything but `tolerances` is rewritten by an update; that block
-//! is kept as a maintainer wrote it, comments included.
+//! It is sorted, with one number a line, so that a diff names what moved. Everything but
+//! `tolerances` is rewritten by an update; that block is kept as a maintainer wrote it, comments
+//! included.
 
 use super::fingerprint::{Case, Fingerprint};
 use super::measure::{Measured, Number, Numbers};
@@ -31,7 +32,8 @@ use std::str::FromStr;
 /// Version of the file's format.
 const FORMAT: u64 = 1;
 
-/// What a new baseline begins with. Small enough to notice a thousandth of a bit; kernels that sum in another order pass.
+/// What a new baseline begins with. Small enough to notice a thousandth of a bit; kernels that sum
+/// in another order pass.
 const DEFAULT_TOLERANCES: &str = "\
 tolerances:
   # The first pattern that fits a metric's name is its rule. `same` holds between equal pipelines, data, seeds, versions and processors;
@@ -61,7 +63,9 @@ pub enum BaselineError {
     Format { path: PathBuf, found: String },
     #[error("the baseline {path} has no number to compare with; make it again with `--update`", path = .0.display())]
     Empty(PathBuf),
-    #[error("the run measured nothing, so there is no baseline to make of it; give the pipeline an `evaluate` step")]
+    #[error(
+        "the run measured nothing, so there is no baseline to make of it; give the pipeline an `evaluate` step"
+    )]
     NothingMeasured,
 }
 
@@ -93,8 +97,11 @@ impl FromStr for Tolerance {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no tolerance; write `exact`, `absolute X`, `relative X` or `standard_errors X`");
+        let wrong = || {
+            format!(
+                "`{text}` is no tolerance; write `exact`, `absolute X`, `relative X` or `standard_errors X`"
+            )
+        };
         let mut words = text.split_whitespace();
         let (kind, size, more) = (words.next(), words.next(), words.next());
         let size = match size.map(f64::from_str) {
@@ -152,9 +159,12 @@ struct WrittenRule {
 
 impl Rule {
     fn read(pattern: &Value, rule: &Value) -> Result<Self, String> {
-        let pattern = pattern.as_str().ok_or_else(|| format!("the pattern {pattern:?} is no text"))?.to_owned();
-        let written: WrittenRule =
-            serde_yaml::from_value(rule.clone()).map_err(|e| format!("tolerances of `{pattern}`: {e}"))?;
+        let pattern = pattern
+            .as_str()
+            .ok_or_else(|| format!("the pattern {pattern:?} is no text"))?
+            .to_owned();
+        let written: WrittenRule = serde_yaml::from_value(rule.clone())
+            .map_err(|e| format!("tolerances of `{pattern}`: {e}"))?;
         let WrittenRule { better, same, pipeline, data, seeds, version, cpu } = written;
         let cases = [
             (Case::Pipeline, pipeline),
@@ -163,7 +173,8 @@ impl Rule {
             (Case::Version, version),
             (Case::Cpu, cpu),
         ];
-        let cases = cases.into_iter().filter_map(|(case, tolerance)| Some((case, tolerance?))).collect();
+        let cases =
+            cases.into_iter().filter_map(|(case, tolerance)| Some((case, tolerance?))).collect();
         Ok(Rule { pattern, better, same, cases })
     }
 }
@@ -240,7 +251,8 @@ impl Baseline {
 
     fn parse(text: &str, path: &Path) -> Result<Self, BaselineError> {
         let damaged = |cause: String| BaselineError::Damaged { path: path.to_owned(), cause };
-        // By way of a tree, which refuses two equal keys: a merge gone wrong must not drop a number.
+        // By way of a tree, which refuses two equal keys: a merge gone wrong must not drop a
+        // number.
         let tree: Value = serde_yaml::from_str(text).map_err(|e| damaged(e.to_string()))?;
         match tree.get("format") {
             Some(found) if found.as_u64() == Some(FORMAT) => {}
@@ -257,8 +269,8 @@ impl Baseline {
         for (variant, metrics) in written.variants {
             let numbers = variants.entry(variant.clone()).or_default();
             for (metric, written) in metrics {
-                let number =
-                    number(&written).map_err(|what| damaged(format!("`{metric}` of `{variant}` is {what}")))?;
+                let number = number(&written)
+                    .map_err(|what| damaged(format!("`{metric}` of `{variant}` is {what}")))?;
                 numbers.insert(metric, number);
             }
         }
@@ -266,16 +278,28 @@ impl Baseline {
             return Err(BaselineError::Empty(path.to_owned()));
         }
         let rules = rules.map_err(damaged)?;
-        Ok(Baseline { made_with: written.made_with, rules, variants, tolerances: tolerance_block(text) })
+        Ok(Baseline {
+            made_with: written.made_with,
+            rules,
+            variants,
+            tolerances: tolerance_block(text),
+        })
     }
 
-    /// The rule of a metric: the first whose pattern fits. Where none does, numbers must be the same.
+    /// The rule of a metric: the first whose pattern fits. Where none does, numbers must be the
+    /// same.
     pub fn rule(&self, metric: &str) -> Rule {
-        let exact = || Rule { pattern: "*".into(), better: None, same: Tolerance::Exact, cases: BTreeMap::new() };
+        let exact = || Rule {
+            pattern: "*".into(),
+            better: None,
+            same: Tolerance::Exact,
+            cases: BTreeMap::new(),
+        };
         self.rules.iter().find(|rule| fits(&rule.pattern, metric)).cloned().unwrap_or_else(exact)
     }
 
-    /// The file that has `measured` for its numbers and keeps this one's tolerances as they are written.
+    /// The file that has `measured` for its numbers and keeps this one's tolerances as they are
+    /// written.
     ///
     /// # Errors
     /// That nothing was measured.
@@ -285,13 +309,16 @@ impl Baseline {
             return Err(BaselineError::NothingMeasured);
         }
         let map = |map: &BTreeMap<String, String>| {
-            let fields: Vec<String> = map.iter().map(|(k, v)| format!("{}: {}", scalar(k), scalar(v))).collect();
+            let fields: Vec<String> =
+                map.iter().map(|(k, v)| format!("{}: {}", scalar(k), scalar(v))).collect();
             format!("{{{}}}", fields.join(", "))
         };
         // A line for each file: there may be many.
         let lines = |map: &BTreeMap<String, String>| match map.is_empty() {
             true => " {}".to_owned(),
-            false => map.iter().map(|(k, v)| format!("\n    {}: {}", scalar(k), scalar(v))).collect(),
+            false => {
+                map.iter().map(|(k, v)| format!("\n    {}: {}", scalar(k), scalar(v))).collect()
+            }
         };
         let mut text = format!(
             "# What runs of the pipeline `{pipeline}` are compared with. `blt-run regress PIPELINE --baseline FILE --update` rewrites all but\n\
@@ -337,7 +364,8 @@ fn rules_of(block: &str) -> Result<Vec<Rule>, String> {
 fn tolerance_block(text: &str) -> String {
     let key = |line: &str| line.starts_with(|c: char| !c.is_whitespace() && c != '#' && c != '}');
     let from = text.lines().skip_while(|line| !line.starts_with("tolerances:"));
-    let lines: Vec<&str> = from.clone().take(1).chain(from.skip(1).take_while(|line| !key(line))).collect();
+    let lines: Vec<&str> =
+        from.clone().take(1).chain(from.skip(1).take_while(|line| !key(line))).collect();
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
@@ -351,7 +379,8 @@ pub(super) fn written(value: f64) -> String {
 
 /// Text as YAML: bare where that can only be text.
 fn scalar(text: &str) -> String {
-    const NOT_TEXT: [&str; 10] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan"];
+    const NOT_TEXT: [&str; 10] =
+        ["true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan"];
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/+".contains(c))
         && !NOT_TEXT.contains(&text.to_ascii_lowercase().as_str());
@@ -374,8 +403,11 @@ mod tests {
         Measured {
             pipeline: "p".into(),
             made_with: Fingerprint {
-                pipeline: [("graph".into(), "0123456789012345".into()), ("run".into(), "12e4567890123456".into())]
-                    .into(),
+                pipeline: [
+                    ("graph".into(), "0123456789012345".into()),
+                    ("run".into(), "12e4567890123456".into()),
+                ]
+                .into(),
                 data: [("a b/c.parquet".into(), "77".into())].into(),
                 seeds: vec![1, 2],
                 versions: [("blt-core".into(), "0.1.0".into())].into(),
@@ -415,9 +447,19 @@ mod tests {
 
     #[test]
     fn the_first_pattern_that_fits_is_the_rule() {
-        assert!(fits("*", "") && fits("*", "a.b") && fits("run.*.lr", "run.0.train.lr") && fits("bpb", "bpb"));
+        assert!(
+            fits("*", "")
+                && fits("*", "a.b")
+                && fits("run.*.lr", "run.0.train.lr")
+                && fits("bpb", "bpb")
+        );
         assert!(fits("*bpb*", "run.1.train.bpb") && fits("a*b*c", "aXbYbZc"));
-        assert!(!fits("bpb", "bpb_by.x") && !fits("*.lr", "lr") && !fits("a*b", "ab!") && !fits("", "a"));
+        assert!(
+            !fits("bpb", "bpb_by.x")
+                && !fits("*.lr", "lr")
+                && !fits("a*b", "ab!")
+                && !fits("", "a")
+        );
         let baseline = Baseline::new();
         assert_eq!(baseline.rule("bpb_by.é").same, Tolerance::Absolute(1e-4));
         assert_eq!(baseline.rule("bytes").same, Tolerance::Exact);
@@ -452,6 +494,8 @@ mod tests {
         assert!(matches!(parse(&empty), Err(BaselineError::Empty(_))));
         let nothing = Measured { variants: [("v".into(), BTreeMap::new())].into(), ..measured() };
         assert!(matches!(Baseline::new().updated(&nothing), Err(BaselineError::NothingMeasured)));
-        assert!(Baseline::read(Path::new("no/such.yaml")).unwrap_err().to_string().contains("--update"));
+        assert!(
+            Baseline::read(Path::new("no/such.yaml")).unwrap_err().to_string().contains("--update")
+        );
     }
 }

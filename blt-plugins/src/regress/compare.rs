@@ -76,7 +76,8 @@ impl Comparison {
         let cases: Vec<Case> = differences.iter().map(|difference| difference.case).collect();
         let mut rows = Vec::new();
         let none = BTreeMap::new();
-        let variants: BTreeSet<&String> = baseline.variants.keys().chain(measured.variants.keys()).collect();
+        let variants: BTreeSet<&String> =
+            baseline.variants.keys().chain(measured.variants.keys()).collect();
         for variant in variants {
             let (old, new) = (baseline.variants.get(variant), measured.variants.get(variant));
             let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
@@ -115,7 +116,14 @@ impl Comparison {
     }
 }
 
-fn row(variant: &str, metric: &str, old: Option<&Number>, new: Option<&Number>, rule: &Rule, cases: &[Case]) -> Row {
+fn row(
+    variant: &str,
+    metric: &str,
+    old: Option<&Number>,
+    new: Option<&Number>,
+    rule: &Rule,
+    cases: &[Case],
+) -> Row {
     let (verdict, allowed) = match (old, new) {
         (Some(old), Some(new)) => judge(old, new, rule, cases),
         (Some(_), None) => (Verdict::NotMeasured, String::new()),
@@ -137,7 +145,8 @@ fn judge(old: &Number, new: &Number, rule: &Rule, cases: &[Case]) -> (Verdict, S
     let delta = new.value - old.value;
     // `same` holds in any case; what differs may allow more.
     let written = cases.iter().filter_map(|case| Some((Some(*case), rule.cases.get(case)?)));
-    let tolerances: Vec<(Option<Case>, &Tolerance)> = std::iter::once((None, &rule.same)).chain(written).collect();
+    let tolerances: Vec<(Option<Case>, &Tolerance)> =
+        std::iter::once((None, &rule.same)).chain(written).collect();
     let words = |(case, tolerance): &(Option<Case>, &Tolerance)| {
         let case = case.map_or(String::new(), |case| format!(" ({case})"));
         format!("{}{case}", in_numbers(tolerance, old, new))
@@ -146,7 +155,9 @@ fn judge(old: &Number, new: &Number, rule: &Rule, cases: &[Case]) -> (Verdict, S
     if old.value.to_bits() == new.value.to_bits() {
         return (Verdict::Same, words(&tolerances[0]));
     }
-    if let Some(allowing) = tolerances.iter().find(|(_, tolerance)| delta.abs() <= width(tolerance, old, new)) {
+    if let Some(allowing) =
+        tolerances.iter().find(|(_, tolerance)| delta.abs() <= width(tolerance, old, new))
+    {
         return (Verdict::Within, words(allowing));
     }
     match rule.better {
@@ -194,9 +205,14 @@ mod tests {
     }
 
     fn measured(metrics: &[(&str, f64)]) -> Measured {
-        let metrics = metrics.iter().map(|(name, value)| ((*name).to_owned(), number(*value))).collect();
+        let metrics =
+            metrics.iter().map(|(name, value)| ((*name).to_owned(), number(*value))).collect();
         let variants: Numbers = [("v".to_owned(), metrics)].into();
-        Measured { pipeline: "p".into(), made_with: Fingerprint { cpu: "a".into(), ..Default::default() }, variants }
+        Measured {
+            pipeline: "p".into(),
+            made_with: Fingerprint { cpu: "a".into(), ..Default::default() },
+            variants,
+        }
     }
 
     fn baseline(tolerances: &str, metrics: &[(&str, f64)]) -> Baseline {
@@ -204,12 +220,17 @@ mod tests {
         let (head, tail) = (text.find("tolerances:").unwrap(), text.find("variants:").unwrap());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("b.yaml");
-        std::fs::write(&path, format!("{}tolerances: {tolerances}\n{}", &text[..head], &text[tail..])).unwrap();
+        std::fs::write(
+            &path,
+            format!("{}tolerances: {tolerances}\n{}", &text[..head], &text[tail..]),
+        )
+        .unwrap();
         Baseline::read(Path::new(&path)).unwrap()
     }
 
     fn verdict(tolerances: &str, old: f64, new: f64) -> Verdict {
-        let rows = Comparison::of(&baseline(tolerances, &[("m", old)]), &measured(&[("m", new)])).rows;
+        let rows =
+            Comparison::of(&baseline(tolerances, &[("m", old)]), &measured(&[("m", new)])).rows;
         assert_eq!(rows.len(), 1);
         rows[0].verdict
     }
@@ -240,21 +261,29 @@ mod tests {
     #[test]
     fn a_thousandth_of_a_bit_does_not_pass_by_default() {
         let of = |new: f64| {
-            let baseline = Baseline { variants: measured(&[("bpb", 2.0)]).variants, ..Baseline::new() };
+            let baseline =
+                Baseline { variants: measured(&[("bpb", 2.0)]).variants, ..Baseline::new() };
             // Everything differs that may.
             Comparison::of(&baseline, &measured(&[("bpb", new)])).rows[0].verdict
         };
-        assert_eq!((of(2.001), of(1.999), of(2.000_001)), (Verdict::Regressed, Verdict::Regressed, Verdict::Within));
+        assert_eq!(
+            (of(2.001), of(1.999), of(2.000_001)),
+            (Verdict::Regressed, Verdict::Regressed, Verdict::Within)
+        );
     }
 
     #[test]
     fn standard_errors_are_those_of_the_difference() {
         let rule = baseline("{m: {same: standard_errors 2}}", &[("m", 0.0)]).rule("m");
-        let (old, new) = (Number { value: 1.0, se: Some(0.3) }, |value| Number { value, se: Some(0.4) });
+        let (old, new) =
+            (Number { value: 1.0, se: Some(0.3) }, |value| Number { value, se: Some(0.4) });
         assert_eq!(judge(&old, &new(2.0), &rule, &[]).0, Verdict::Within);
         assert_eq!(judge(&old, &new(2.01), &rule, &[]).0, Verdict::Regressed);
         let (verdict, words) = judge(&number(1.0), &new(1.01), &rule, &[]);
-        assert_eq!((verdict, words.as_str()), (Verdict::Regressed, "2.0 s.e. of one seed, which has none: exact"));
+        assert_eq!(
+            (verdict, words.as_str()),
+            (Verdict::Regressed, "2.0 s.e. of one seed, which has none: exact")
+        );
     }
 
     #[test]
@@ -273,7 +302,10 @@ mod tests {
         };
         assert_eq!(run("a", "", 2.9), (Verdict::Regressed, "±0.1".into(), vec![]));
         assert_eq!(run("b", "", 2.9), (Verdict::Within, "±1.0 (cpu)".into(), vec![Case::Cpu]));
-        assert_eq!(run("a", "x", 2.9), (Verdict::Regressed, "±0.1 or ±0.5 (data)".into(), vec![Case::Data]));
+        assert_eq!(
+            run("a", "x", 2.9),
+            (Verdict::Regressed, "±0.1 or ±0.5 (data)".into(), vec![Case::Data])
+        );
         assert_eq!(run("b", "x", 2.9).0, Verdict::Within);
         // Within what always holds, another processor or not.
         assert_eq!(run("b", "", 2.05), (Verdict::Within, "±0.1".into(), vec![Case::Cpu]));
@@ -284,14 +316,19 @@ mod tests {
         let baseline = baseline("{'*': {same: absolute 9}}", &[("m", 2.0), ("gone", 1.0)]);
         let mut now = measured(&[("m", 2.0), ("new", 1.0)]);
         let comparison = Comparison::of(&baseline, &now);
-        let verdicts: Vec<(&str, Verdict)> = comparison.rows.iter().map(|r| (r.metric.as_str(), r.verdict)).collect();
-        let expected = [("gone", Verdict::NotMeasured), ("m", Verdict::Same), ("new", Verdict::NotInBaseline)];
+        let verdicts: Vec<(&str, Verdict)> =
+            comparison.rows.iter().map(|r| (r.metric.as_str(), r.verdict)).collect();
+        let expected =
+            [("gone", Verdict::NotMeasured), ("m", Verdict::Same), ("new", Verdict::NotInBaseline)];
         assert_eq!(verdicts, expected);
         assert!(!comparison.passed());
         // A whole variant, on either side.
         now.variants = [("other".to_owned(), now.variants["v"].clone())].into();
         let comparison = Comparison::of(&baseline, &now);
-        assert_eq!((comparison.count(Verdict::NotMeasured), comparison.count(Verdict::NotInBaseline)), (2, 2));
+        assert_eq!(
+            (comparison.count(Verdict::NotMeasured), comparison.count(Verdict::NotInBaseline)),
+            (2, 2)
+        );
         // Nothing at all is no pass.
         now.variants.clear();
         assert!(!Comparison::of(&Baseline::new(), &now).passed());

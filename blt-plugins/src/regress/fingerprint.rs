@@ -46,11 +46,11 @@ pub struct Difference {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    /// Digests of the pipeline's sections over all variants, as written, edits made: `graph`, `run`, `path`, ... Words (`name`, `doc`, `report`) are left
-    /// out, and seeds stand apart.
+    /// Digests of the pipeline's sections over all variants, as written, edits made: `graph`,
+    /// `run`, `path`, ... Words (`name`, `doc`, `report`) are left out, and seeds stand apart.
     pub pipeline: BTreeMap<String, String>,
-    /// Digests of the contents of all files that sources read, and of those that other nodes name in a parameter (a checkpoint's), by
-    /// their names.
+    /// Digests of the contents of all files that sources read, and of those that other nodes name
+    /// in a parameter (a checkpoint's), by their names.
     pub data: BTreeMap<String, String>,
     pub seeds: Vec<u64>,
     /// Versions of this program's crates and of those that the nodes and steps come from.
@@ -75,8 +75,11 @@ impl Fingerprint {
         }
         for plan in plans {
             let used = plan.nodes().iter().filter(|node| node.used);
-            let origins = used.map(|node| node.entry.origin).chain(plan.steps().iter().map(|step| step.entry.origin));
-            made.versions.extend(origins.map(|origin| (origin.krate.to_owned(), origin.version.to_owned())));
+            let origins = used
+                .map(|node| node.entry.origin)
+                .chain(plan.steps().iter().map(|step| step.entry.origin));
+            made.versions
+                .extend(origins.map(|origin| (origin.krate.to_owned(), origin.version.to_owned())));
             made.add_data(plan)?;
             if !made.seeds.contains(&plan.seed) {
                 made.seeds.push(plan.seed);
@@ -140,13 +143,22 @@ impl Fingerprint {
                 found.push(Difference { case, words: words.join("; ") });
             }
         };
-        say(Case::Pipeline, differing(&self.pipeline, &now.pipeline, |name| format!("its `{name}`")));
+        say(
+            Case::Pipeline,
+            differing(&self.pipeline, &now.pipeline, |name| format!("its `{name}`")),
+        );
         say(Case::Data, differing(&self.data, &now.data, |name| name.to_owned()));
         let (old, new) = (&self.seeds, &now.seeds);
-        say(Case::Seeds, if old == new { vec![] } else { vec![format!("{old:?} in the baseline, {new:?} now")] });
+        say(
+            Case::Seeds,
+            if old == new { vec![] } else { vec![format!("{old:?} in the baseline, {new:?} now")] },
+        );
         say(Case::Version, differing(&self.versions, &now.versions, |name| name.to_owned()));
         let (old, new) = (&self.cpu, &now.cpu);
-        say(Case::Cpu, if old == new { vec![] } else { vec![format!("{old} in the baseline, {new} now")] });
+        say(
+            Case::Cpu,
+            if old == new { vec![] } else { vec![format!("{old} in the baseline, {new} now")] },
+        );
         found
     }
 }
@@ -158,7 +170,9 @@ fn differing(
 ) -> Vec<String> {
     let only_new = new.keys().filter(|key| !old.contains_key(*key));
     let words = |key: &String| match (old.get(key), new.get(key)) {
-        (Some(a), Some(b)) => (a != b).then(|| format!("{} is {a} in the baseline, {b} now", name(key))),
+        (Some(a), Some(b)) => {
+            (a != b).then(|| format!("{} is {a} in the baseline, {b} now", name(key)))
+        }
         (Some(_), None) => Some(format!("{} is in the baseline alone", name(key))),
         (None, _) => Some(format!("{} is not in the baseline", name(key))),
     };
@@ -168,14 +182,19 @@ fn differing(
 fn pipeline_digests(plans: &[&Plan]) -> BTreeMap<String, String> {
     const WORDS: [&str; 5] = ["name", "doc", "report", "seed", "seeds"];
     let mut sections: BTreeMap<String, blake3::Hasher> = BTreeMap::new();
-    let mut variants: Vec<&&Plan> = plans.iter().filter(|plan| Some(&plan.seed) == plan.spec.seeds.first()).collect();
+    let mut variants: Vec<&&Plan> =
+        plans.iter().filter(|plan| Some(&plan.seed) == plan.spec.seeds.first()).collect();
     variants.sort_by(|a, b| a.variant.cmp(&b.variant));
     for plan in variants {
         let written = plan.spec.to_value();
         for (key, value) in written.as_object().into_iter().flatten() {
             if !WORDS.contains(&key.as_str()) {
                 let hasher = sections.entry(key.clone()).or_default();
-                hasher.update(plan.variant.as_bytes()).update(b": ").update(canonical(value).as_bytes()).update(b"\n");
+                hasher
+                    .update(plan.variant.as_bytes())
+                    .update(b": ")
+                    .update(canonical(value).as_bytes())
+                    .update(b"\n");
             }
         }
     }
@@ -186,12 +205,18 @@ fn pipeline_digests(plans: &[&Plan]) -> BTreeMap<String, String> {
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<&String, String> =
-                map.iter().filter(|(key, _)| *key != "doc").map(|(key, value)| (key, canonical(value))).collect();
-            let fields: Vec<String> = sorted.into_iter().map(|(key, value)| format!("{key:?}:{value}")).collect();
+            let sorted: BTreeMap<&String, String> = map
+                .iter()
+                .filter(|(key, _)| *key != "doc")
+                .map(|(key, value)| (key, canonical(value)))
+                .collect();
+            let fields: Vec<String> =
+                sorted.into_iter().map(|(key, value)| format!("{key:?}:{value}")).collect();
             format!("{{{}}}", fields.join(","))
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
         scalar => scalar.to_string(),
     }
 }
@@ -247,6 +272,9 @@ mod tests {
         let a = json!({"docs": {"node": "X", "doc": "read", "path": "p"}, "b": [1, "2"]});
         let b = json!({"b": [1, "2"], "docs": {"path": "p", "node": "X"}});
         assert_eq!(canonical(&a), canonical(&b));
-        assert_ne!(canonical(&a), canonical(&json!({"b": [1, 2], "docs": {"path": "p", "node": "X"}})));
+        assert_ne!(
+            canonical(&a),
+            canonical(&json!({"b": [1, 2], "docs": {"path": "p", "node": "X"}}))
+        );
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A metric of a variant: its mean over seeds, and the mean's standard error where there are several.
+/// A metric of a variant: its mean over seeds, and the mean's standard error where there are
+/// several.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Number {
     pub value: f64,
@@ -25,7 +26,8 @@ pub struct Measured {
     pub variants: Numbers,
 }
 
-/// Parts of a result that are not compared: breakdowns whose sums are, settings of the pipeline, and formulas of its sizes.
+/// Parts of a result that are not compared: breakdowns whose sums are, settings of the pipeline,
+/// and formulas of its sizes.
 const LEFT_OUT: &[&str] = &[
     "bytes_by",
     "closed_form_flops_per_byte",
@@ -57,26 +59,33 @@ impl Measured {
 
 /// The numbers of every variant, over its seeds.
 ///
-/// A metric of the last evaluation has its name in results.json; one of another step stands after `run.INDEX.STEP`, the place of the step in
-/// the pipeline. A training's metrics are those of its last line in metrics.jsonl; what was learned before it (`prepared`) is the
-/// evaluation's, where there is one. Another step that variants share ran once, and stands under the first of them. Truth values count
-/// 0 and 1.
+/// A metric of the last evaluation has its name in results.json; one of another step stands after
+/// `run.INDEX.STEP`, the place of the step in the pipeline. A training's metrics are those of its
+/// last line in metrics.jsonl; what was learned before it (`prepared`) is the evaluation's, where
+/// there is one. Another step that variants share ran once, and stands under the first of them.
+/// Truth values count 0 and 1.
 fn numbers(runs: &[VariantRun]) -> Result<Numbers, StepError> {
     let mut by_variant: BTreeMap<&str, Vec<BTreeMap<String, f64>>> = BTreeMap::new();
     let mut owners: BTreeMap<&Path, &str> = BTreeMap::new();
     for run in runs {
-        let mine = |entry: &Entry, owners: &BTreeMap<&Path, &str>| owners[entry.dir.as_path()] == run.variant;
+        let mine = |entry: &Entry, owners: &BTreeMap<&Path, &str>| {
+            owners[entry.dir.as_path()] == run.variant
+        };
         for entry in &run.entries {
             owners.entry(&entry.dir).or_insert(&run.variant);
         }
-        by_variant.entry(&run.variant).or_default().push(of_run(run, |entry| mine(entry, &owners))?);
+        by_variant
+            .entry(&run.variant)
+            .or_default()
+            .push(of_run(run, |entry| mine(entry, &owners))?);
     }
     let mut numbers = Numbers::new();
     for (variant, seeds) in by_variant {
         let names = seeds.iter().flat_map(BTreeMap::keys);
         let metrics = numbers.entry(variant.to_owned()).or_default();
         for name in names {
-            let values: Vec<f64> = seeds.iter().filter_map(|seed| seed.get(name).copied()).collect();
+            let values: Vec<f64> =
+                seeds.iter().filter_map(|seed| seed.get(name).copied()).collect();
             // One that some seeds lack is compared over none: it is missing, and that fails.
             if values.len() == seeds.len() {
                 metrics.insert(name.clone(), over_seeds(&values));
@@ -96,7 +105,10 @@ fn over_seeds(values: &[f64]) -> Number {
     Number { value, se: (values.len() > 1).then(|| (squares / (n - 1.0) / n).sqrt()) }
 }
 
-fn of_run(run: &VariantRun, mine: impl Fn(&Entry) -> bool) -> Result<BTreeMap<String, f64>, StepError> {
+fn of_run(
+    run: &VariantRun,
+    mine: impl Fn(&Entry) -> bool,
+) -> Result<BTreeMap<String, f64>, StepError> {
     let evaluation = run.entries.iter().rposition(|entry| entry.step == "evaluate");
     let mut found = BTreeMap::new();
     for (index, entry) in run.entries.iter().enumerate() {
@@ -124,7 +136,8 @@ fn read(path: &Path) -> Result<Option<String>, StepError> {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Value, StepError> {
-    serde_json::from_str(text).map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
+    serde_json::from_str(text)
+        .map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
 }
 
 fn result(entry: &Entry) -> Result<Value, StepError> {
@@ -191,7 +204,8 @@ mod tests {
             ),
         ];
         let of = numbers(&[VariantRun { variant: "v".into(), seed: 1, entries }]).unwrap();
-        let of: Vec<(&str, f64)> = of["v"].iter().map(|(name, number)| (name.as_str(), number.value)).collect();
+        let of: Vec<(&str, f64)> =
+            of["v"].iter().map(|(name, number)| (name.as_str(), number.value)).collect();
         let expected = [
             ("boundary_lookahead", 1.0),
             ("bpb", 7.25),
@@ -206,15 +220,25 @@ mod tests {
     #[test]
     fn a_step_that_variants_share_stands_under_the_first() {
         let root = tempfile::tempdir().unwrap();
-        let train = entry(root.path(), "t", "train", json!({"bytes": 9, "prepared": {"p": {"threshold": 1.5}}}), "");
+        let train = entry(
+            root.path(),
+            "t",
+            "train",
+            json!({"bytes": 9, "prepared": {"p": {"threshold": 1.5}}}),
+            "",
+        );
         let evaluate = entry(root.path(), "e", "evaluate", json!({"bpb": 2.0}), "");
         let run = |variant: &str, entries: &[&Entry]| VariantRun {
             variant: variant.into(),
             seed: 1,
             entries: entries.iter().map(|&entry| entry.clone()).collect(),
         };
-        let of =
-            numbers(&[run("b", &[&train]), run("a", &[&train, &evaluate]), run("c", &[&train, &evaluate])]).unwrap();
+        let of = numbers(&[
+            run("b", &[&train]),
+            run("a", &[&train, &evaluate]),
+            run("c", &[&train, &evaluate]),
+        ])
+        .unwrap();
         let names = |variant: &str| of[variant].keys().map(String::as_str).collect::<Vec<_>>();
         assert_eq!(names("b"), ["run.0.train.bytes", "run.0.train.prepared.p.threshold"]);
         // An evaluation is every variant's own, so that each has its bits per byte.
@@ -229,8 +253,10 @@ mod tests {
             seed,
             entries: vec![entry(root.path(), &seed.to_string(), "evaluate", result, "")],
         };
-        let runs =
-            [run(1, json!({"bpb": 2.0, "odd": 1, "parameters": 7})), run(2, json!({"bpb": 4.0, "parameters": 7}))];
+        let runs = [
+            run(1, json!({"bpb": 2.0, "odd": 1, "parameters": 7})),
+            run(2, json!({"bpb": 4.0, "parameters": 7})),
+        ];
         let of = numbers(&runs).unwrap();
         // The deviation is sqrt(2), the mean's error sqrt(2) / sqrt(2).
         assert_eq!(of["v"]["bpb"], Number { value: 3.0, se: Some(1.0) });

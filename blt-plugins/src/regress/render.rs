@@ -68,7 +68,8 @@ fn verdict(comparison: &Comparison) -> String {
         (Verdict::Same, "the same to the bit"),
     ];
     let counts = counts.into_iter().map(|(verdict, words)| (comparison.count(verdict), words));
-    let counts: Vec<String> = counts.filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
+    let counts: Vec<String> =
+        counts.filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
     let n = comparison.rows.len();
     match (comparison.passed(), n) {
         (_, 0) => "regression: there was nothing to compare".to_owned(),
@@ -81,17 +82,21 @@ fn verdict(comparison: &Comparison) -> String {
 pub fn advice(comparison: &Comparison) -> Option<&'static str> {
     let improved = comparison.count(Verdict::Improved) > 0;
     match comparison.passed() {
-        false => Some("if the change is meant, run it again with `--update` and commit the baseline"),
+        false => {
+            Some("if the change is meant, run it again with `--update` and commit the baseline")
+        }
         true if improved => Some("`--update` writes what improved into the baseline"),
         true => None,
     }
 }
 
-/// The table for a terminal: bits per byte of every variant and whatever moved, or all rows; then the verdict. Ends without a newline.
+/// The table for a terminal: bits per byte of every variant and whatever moved, or all rows; then
+/// the verdict. Ends without a newline.
 pub fn table(comparison: &Comparison, all: bool) -> String {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(worth_reading(comparison, all).into_iter().map(cells));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADER.len()).map(width).collect();
     let line = |row: &[String; 7]| {
         let padded = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
@@ -101,7 +106,8 @@ pub fn table(comparison: &Comparison, all: bool) -> String {
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let mut out = vec![line(&rows[0]), "─".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1))];
+    let mut out =
+        vec![line(&rows[0]), "─".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1))];
     out.extend(rows[1..].iter().map(line));
     out.push(String::new());
     out.extend(differences(comparison));
@@ -112,7 +118,11 @@ pub fn table(comparison: &Comparison, all: bool) -> String {
 /// A section of a GitHub step summary. Ends with a newline.
 pub fn markdown(comparison: &Comparison) -> String {
     let mark = if comparison.passed() { "✅" } else { "❌" };
-    let mut out = format!("### {mark} Regression run of `{}`\n\n{}\n\n", comparison.pipeline, verdict(comparison));
+    let mut out = format!(
+        "### {mark} Regression run of `{}`\n\n{}\n\n",
+        comparison.pipeline,
+        verdict(comparison)
+    );
     for words in differences(comparison) {
         out.push_str(&format!("- {}\n", cell(&words)));
     }
@@ -141,7 +151,11 @@ pub fn failed_markdown(pipeline: &str, error: &str) -> String {
 
 /// Text inside a table: `|` would end the cell, and `<` and `*` mean something.
 fn cell(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|").replace('*', "\\*").replace('_', "\\_").replace('<', "&lt;")
+    text.replace('\\', "\\\\")
+        .replace('|', "\\|")
+        .replace('*', "\\*")
+        .replace('_', "\\_")
+        .replace('<', "&lt;")
 }
 
 /// JUnit XML: a test suite of the pipeline, a test case for each number, by variant.
@@ -150,9 +164,13 @@ pub fn junit(comparison: &Comparison) -> String {
     let failures = comparison.failures().count();
     // A suite of no test would count as a success.
     let nothing = n == 0;
-    let mut out = suite(&comparison.pipeline, n + usize::from(nothing), failures + usize::from(nothing), 0);
+    let mut out =
+        suite(&comparison.pipeline, n + usize::from(nothing), failures + usize::from(nothing), 0);
     for Difference { case, words } in &comparison.differences {
-        out.push_str(&format!("      <property name=\"another {case}\" value=\"{}\"/>\n", escaped(words)));
+        out.push_str(&format!(
+            "      <property name=\"another {case}\" value=\"{}\"/>\n",
+            escaped(words)
+        ));
     }
     if !comparison.differences.is_empty() {
         let at = out.find("      <property ").unwrap_or(out.len());
@@ -161,18 +179,27 @@ pub fn junit(comparison: &Comparison) -> String {
     }
     for row in &comparison.rows {
         let class = escaped(&format!("{}.{}", comparison.pipeline, row.variant));
-        out.push_str(&format!("    <testcase classname=\"{class}\" name=\"{}\"", escaped(&row.metric)));
+        out.push_str(&format!(
+            "    <testcase classname=\"{class}\" name=\"{}\"",
+            escaped(&row.metric)
+        ));
         if row.verdict.passes() {
             out.push_str("/>\n");
             continue;
         }
         let [_, _, old, new, delta, allowed, verdict] = cells(row);
         let message = format!("{verdict}: old {old}, new {new}, delta {delta}, allowed {allowed}");
-        out.push_str(&format!(">\n      <failure type=\"regression\" message=\"{}\"/>\n", escaped(&message)));
+        out.push_str(&format!(
+            ">\n      <failure type=\"regression\" message=\"{}\"/>\n",
+            escaped(&message)
+        ));
         out.push_str("    </testcase>\n");
     }
     if nothing {
-        out.push_str(&format!("    <testcase classname=\"{}\" name=\"run\">\n", escaped(&comparison.pipeline)));
+        out.push_str(&format!(
+            "    <testcase classname=\"{}\" name=\"run\">\n",
+            escaped(&comparison.pipeline)
+        ));
         out.push_str(
             "      <failure type=\"regression\" message=\"there was nothing to compare\"/>\n    </testcase>\n",
         );
@@ -221,7 +248,13 @@ mod tests {
     use super::*;
     use crate::regress::Case;
 
-    fn row(variant: &str, metric: &str, old: Option<f64>, new: Option<f64>, verdict: Verdict) -> Row {
+    fn row(
+        variant: &str,
+        metric: &str,
+        old: Option<f64>,
+        new: Option<f64>,
+        verdict: Verdict,
+    ) -> Row {
         let delta = old.zip(new).map(|(old, new)| new - old);
         let allowed = if delta.is_some() { "±0.0001".to_owned() } else { String::new() };
         Row { variant: variant.into(), metric: metric.into(), old, new, delta, allowed, verdict }
@@ -251,10 +284,21 @@ k=1|x    gone        2           –           –  –        NOT MEASURED
 
 another cpu: \"x\" & y; tolerances written for `cpu` hold as well
 regression in 4 numbers: 1 regressed, 1 not measured, 2 the same to the bit";
-        let squeezed = |text: &str| text.split_whitespace().map(|w| w.trim_matches('─')).collect::<Vec<_>>().join(" ");
-        assert_eq!(squeezed(&table(&comparison(), false)), squeezed(expected), "{}", table(&comparison(), false));
-        assert!(table(&comparison(), true).contains("81234") && !table(&comparison(), false).contains("81234"));
-        let columns: Vec<usize> = table(&comparison(), true).lines().take(2).map(|line| line.chars().count()).collect();
+        let squeezed = |text: &str| {
+            text.split_whitespace().map(|w| w.trim_matches('─')).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            squeezed(&table(&comparison(), false)),
+            squeezed(expected),
+            "{}",
+            table(&comparison(), false)
+        );
+        assert!(
+            table(&comparison(), true).contains("81234")
+                && !table(&comparison(), false).contains("81234")
+        );
+        let columns: Vec<usize> =
+            table(&comparison(), true).lines().take(2).map(|line| line.chars().count()).collect();
         assert!(columns[0] <= columns[1]);
         assert!(advice(&comparison()).is_some_and(|advice| advice.contains("`--update`")));
     }
@@ -273,11 +317,19 @@ regression in 4 numbers: 1 regressed, 1 not measured, 2 the same to the bit";
     #[test]
     fn junit_has_a_case_for_each_number_and_escapes_names() {
         let xml = junit(&comparison());
-        assert!(xml.contains("<testsuite name=\"a&lt;b\" tests=\"4\" failures=\"2\" errors=\"0\">"), "{xml}");
-        assert_eq!((xml.matches("<testcase ").count(), xml.matches("<failure ").count()), (4, 2));
-        assert!(xml.contains("<property name=\"another cpu\" value=\"&quot;x&quot; &amp; y\"/>"), "{xml}");
         assert!(
-            xml.contains("message=\"REGRESSED: old 2, new 2.00012345, delta +1.234e-4, allowed ±0.0001\""),
+            xml.contains("<testsuite name=\"a&lt;b\" tests=\"4\" failures=\"2\" errors=\"0\">"),
+            "{xml}"
+        );
+        assert_eq!((xml.matches("<testcase ").count(), xml.matches("<failure ").count()), (4, 2));
+        assert!(
+            xml.contains("<property name=\"another cpu\" value=\"&quot;x&quot; &amp; y\"/>"),
+            "{xml}"
+        );
+        assert!(
+            xml.contains(
+                "message=\"REGRESSED: old 2, new 2.00012345, delta +1.234e-4, allowed ±0.0001\""
+            ),
             "{xml}"
         );
         assert_balanced(&xml);
@@ -285,7 +337,10 @@ regression in 4 numbers: 1 regressed, 1 not measured, 2 the same to the bit";
         assert!(junit(&nothing).contains("tests=\"1\" failures=\"1\""));
         assert_balanced(&junit(&nothing));
         let failed = failed_junit("p", "error: \u{1b}[31m<no>");
-        assert!(failed.contains("errors=\"1\"") && failed.contains("\u{fffd}[31m&lt;no&gt;"), "{failed}");
+        assert!(
+            failed.contains("errors=\"1\"") && failed.contains("\u{fffd}[31m&lt;no&gt;"),
+            "{failed}"
+        );
         assert_balanced(&failed);
     }
 
@@ -293,7 +348,12 @@ regression in 4 numbers: 1 regressed, 1 not measured, 2 the same to the bit";
     fn assert_balanced(xml: &str) {
         let mut open = Vec::new();
         for tag in xml.split('<').skip(2).map(|rest| &rest[..rest.find('>').unwrap()]) {
-            let name = tag.trim_start_matches('/').split_whitespace().next().unwrap().trim_end_matches('/');
+            let name = tag
+                .trim_start_matches('/')
+                .split_whitespace()
+                .next()
+                .unwrap()
+                .trim_end_matches('/');
             if tag.starts_with('/') {
                 assert_eq!(open.pop(), Some(name), "{xml}");
             } else if !tag.ends_with('/') {

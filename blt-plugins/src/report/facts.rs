@@ -1,4 +1,5 @@
-//! What results.json says, read leniently: what is missing, null or not a number is left out of the report.
+//! What results.json says, read leniently: what is missing, null or not a number is left out of the
+//! report.
 
 use serde_json::Value;
 use std::cmp::Ordering;
@@ -21,7 +22,8 @@ pub struct Found {
     pub values: Vec<(String, String)>,
 }
 
-/// One variant's numbers. `index` is its place in results.json, which decides its colour and mark in every chart.
+/// One variant's numbers. `index` is its place in results.json, which decides its colour and mark
+/// in every chart.
 #[derive(Clone, Debug)]
 pub struct Variant {
     pub index: usize,
@@ -70,14 +72,19 @@ fn text(value: &Value, key: &str) -> Option<String> {
 
 fn numbers(value: &Value, key: &str) -> Vec<(String, f64)> {
     let map = value.get(key).and_then(Value::as_object);
-    map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_f64().filter(|v| v.is_finite())?))).collect()
+    map.into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.clone(), v.as_f64().filter(|v| v.is_finite())?)))
+        .collect()
 }
 
 fn plain(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),
         Value::Null => "–".to_owned(),
-        Value::Number(n) if n.is_f64() => n.as_f64().map_or_else(String::new, |x| significant(x, 6)),
+        Value::Number(n) if n.is_f64() => {
+            n.as_f64().map_or_else(String::new, |x| significant(x, 6))
+        }
         other => other.to_string(),
     }
 }
@@ -106,12 +113,15 @@ impl Variant {
         patch_lengths.sort_by_key(|(length, _)| *length);
         let by_seed = value.get("seeds").and_then(Value::as_object);
         let prepared = match by_seed {
-            Some(seeds) => seeds.iter().flat_map(|(seed, of_seed)| prepared(of_seed, Some(seed))).collect(),
+            Some(seeds) => {
+                seeds.iter().flat_map(|(seed, of_seed)| prepared(of_seed, Some(seed))).collect()
+            }
             None => prepared(value, None),
         };
         let steps = value.get("steps").and_then(Value::as_array).into_iter();
-        let difference =
-            value.get("difference").and_then(|d| Some(Difference { bpb: number(d, "bpb")?, se: number(d, "se") }));
+        let difference = value
+            .get("difference")
+            .and_then(|d| Some(Difference { bpb: number(d, "bpb")?, se: number(d, "se") }));
         Variant {
             index,
             name: name.to_owned(),
@@ -152,8 +162,13 @@ impl Results {
     pub fn read(value: &Value) -> Self {
         let variants = value.get("variants").and_then(Value::as_object);
         let variants = variants.into_iter().flatten().enumerate();
-        let mut seeds: Vec<String> =
-            value.get("seeds").and_then(Value::as_array).into_iter().flatten().map(Value::to_string).collect();
+        let mut seeds: Vec<String> = value
+            .get("seeds")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(Value::to_string)
+            .collect();
         if seeds.is_empty() {
             seeds.extend(value.get("seed").filter(|s| !s.is_null()).map(Value::to_string));
         }
@@ -162,20 +177,25 @@ impl Results {
             id: text(value, "id").unwrap_or_default(),
             seeds,
             baseline: text(value, "baseline"),
-            variants: variants.map(|(index, (name, value))| Variant::read(index, name, value)).collect(),
+            variants: variants
+                .map(|(index, (name, value))| Variant::read(index, name, value))
+                .collect(),
         }
     }
 
-    /// The variants that are ranked, fewest bits per byte first: evaluated, and patched without looking ahead.
+    /// The variants that are ranked, fewest bits per byte first: evaluated, and patched without
+    /// looking ahead.
     pub fn ranked(&self) -> Vec<&Variant> {
-        let mut ranked: Vec<&Variant> = self.variants.iter().filter(|v| v.bpb.is_some() && !v.lookahead).collect();
+        let mut ranked: Vec<&Variant> =
+            self.variants.iter().filter(|v| v.bpb.is_some() && !v.lookahead).collect();
         ranked.sort_by(by_bpb);
         ranked
     }
 
     /// The evaluated variants whose borders look ahead, fewest bits per byte first.
     pub fn looking_ahead(&self) -> Vec<&Variant> {
-        let mut apart: Vec<&Variant> = self.variants.iter().filter(|v| v.bpb.is_some() && v.lookahead).collect();
+        let mut apart: Vec<&Variant> =
+            self.variants.iter().filter(|v| v.bpb.is_some() && v.lookahead).collect();
         apart.sort_by(by_bpb);
         apart
     }
@@ -196,8 +216,9 @@ impl Results {
 
     /// Standard error of the difference of two variants, if one is known.
     ///
-    /// Only differences to the baseline are paired. For two variants that both differ from it, the errors are added as if they
-    /// were independent; as both share the baseline's noise they are not, so this is rather too large than too small.
+    /// Only differences to the baseline are paired. For two variants that both differ from it, the
+    /// errors are added as if they were independent; as both share the baseline's noise they
+    /// are not, so this is rather too large than too small.
     pub fn standard_error(&self, a: &Variant, b: &Variant) -> Option<f64> {
         let of = |v: &Variant| match self.is_baseline(v) {
             true => Some(0.0),
@@ -207,13 +228,15 @@ impl Results {
         known.map(|(x, y)| x.hypot(y))
     }
 
-    /// None where no standard error is known; else whether the two lie further apart than two of them.
+    /// None where no standard error is known; else whether the two lie further apart than two of
+    /// them.
     pub fn order_is_certain(&self, a: &Variant, b: &Variant) -> Option<bool> {
         let (x, y) = a.bpb.zip(b.bpb)?;
         Some((x - y).abs() > 2.0 * self.standard_error(a, b)?)
     }
 
-    /// What a reader of the table has to know: which order is not certain, and why some variants stand apart.
+    /// What a reader of the table has to know: which order is not certain, and why some variants
+    /// stand apart.
     pub fn notes(&self) -> Vec<String> {
         let ranked = self.ranked();
         let mut notes = Vec::new();
@@ -221,7 +244,9 @@ impl Results {
         let mut first = 0;
         // Runs of neighbours, each within two standard errors of the next.
         for i in 1..=ranked.len() {
-            let certain = (i < ranked.len()).then(|| self.order_is_certain(ranked[i - 1], ranked[i])).flatten();
+            let certain = (i < ranked.len())
+                .then(|| self.order_is_certain(ranked[i - 1], ranked[i]))
+                .flatten();
             known |= certain.is_some();
             if certain == Some(false) {
                 continue;
@@ -259,21 +284,26 @@ impl Results {
         if let Some(name) = &self.baseline
             && self.baseline().is_none()
         {
-            notes.push(format!("The baseline {name} was not evaluated, so there are no differences to it."));
+            notes.push(format!(
+                "The baseline {name} was not evaluated, so there are no differences to it."
+            ));
         }
-        let apart: Vec<&str> = self.variants.iter().filter(|v| v.lookahead).map(|v| v.name.as_str()).collect();
+        let apart: Vec<&str> =
+            self.variants.iter().filter(|v| v.lookahead).map(|v| v.name.as_str()).collect();
         if !apart.is_empty() {
             notes.push(format!("Not ranked: {}. {LOOKAHEAD}", listed(&apart)));
         }
         notes
     }
 
-    /// Ranked variants that no other ranked variant beats in both bits and FLOPs per byte, cheapest first.
+    /// Ranked variants that no other ranked variant beats in both bits and FLOPs per byte, cheapest
+    /// first.
     pub fn frontier(&self) -> Vec<&Variant> {
         let priced: Vec<(&Variant, f64, f64)> =
             self.ranked().into_iter().filter_map(|v| Some((v, v.bpb?, v.flops?))).collect();
-        let beaten =
-            |bpb: f64, flops: f64| priced.iter().any(|&(_, b, f)| b <= bpb && f <= flops && (b < bpb || f < flops));
+        let beaten = |bpb: f64, flops: f64| {
+            priced.iter().any(|&(_, b, f)| b <= bpb && f <= flops && (b < bpb || f < flops))
+        };
         let mut frontier: Vec<_> = priced.iter().filter(|&&(_, b, f)| !beaten(b, f)).collect();
         frontier.sort_by(|x, y| x.2.total_cmp(&y.2));
         frontier.into_iter().map(|(v, _, _)| *v).collect()
@@ -289,7 +319,9 @@ impl Results {
                     best.name,
                     best.bpb.unwrap_or(f64::NAN)
                 ),
-                None => "No variant was evaluated, so there are no bits per byte to compare.".to_owned(),
+                None => {
+                    "No variant was evaluated, so there are no bits per byte to compare.".to_owned()
+                }
             };
         };
         let bpb = best.bpb.unwrap_or(f64::NAN);
@@ -300,12 +332,19 @@ impl Results {
         }
         let mut said = match ranked.len() {
             1 => format!("{} reaches {bpb:.4} bits per byte{read}.", best.name),
-            n => format!("Of {n} ranked variants, {} has the fewest bits per byte: {bpb:.4}{read}.", best.name),
+            n => format!(
+                "Of {n} ranked variants, {} has the fewest bits per byte: {bpb:.4}{read}.",
+                best.name
+            ),
         };
         let difference = |v: &Variant| {
             let d = v.difference?;
             let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4} (standard error)"));
-            Some(format!("{:.4}{se} bits per byte {}", d.bpb.abs(), if d.bpb > 0.0 { "more" } else { "fewer" }))
+            Some(format!(
+                "{:.4}{se} bits per byte {}",
+                d.bpb.abs(),
+                if d.bpb > 0.0 { "more" } else { "fewer" }
+            ))
         };
         if self.is_baseline(best) {
             said += " It is the baseline";
@@ -335,7 +374,10 @@ impl Results {
         if ranked.len() > 1 && !frontier.is_empty() {
             let names: Vec<&str> = frontier.iter().map(|v| v.name.as_str()).collect();
             said += &match names.len() {
-                1 => format!(" No other ranked variant has fewer bits, or fewer FLOPs, than {}.", names[0]),
+                1 => format!(
+                    " No other ranked variant has fewer bits, or fewer FLOPs, than {}.",
+                    names[0]
+                ),
                 _ => format!(
                     " For the compute, from the cheapest up, {} are not beaten: no ranked variant has fewer bits for as few FLOPs.",
                     listed(&names)
@@ -425,7 +467,10 @@ mod tests {
             ["0.7123", "100", "0", "1.500e-7", "12345678"]
         );
         assert_eq!((columns("abc"), columns("한국")), (3, 4));
-        assert_eq!((listed(&["a"]), listed(&["a", "b", "c"])), ("a".to_owned(), "a, b and c".to_owned()));
+        assert_eq!(
+            (listed(&["a"]), listed(&["a", "b", "c"])),
+            ("a".to_owned(), "a, b and c".to_owned())
+        );
     }
 
     #[test]
@@ -445,7 +490,13 @@ mod tests {
         let [b, x, y, z] = results.variants.as_slice() else { panic!("four variants") };
         assert_eq!(results.standard_error(b, x), Some(0.03));
         assert!((results.standard_error(x, y).unwrap() - 0.05).abs() < 1e-12);
-        assert_eq!((results.order_is_certain(b, x), results.order_is_certain(b, y)), (Some(true), Some(true)));
-        assert_eq!((results.order_is_certain(x, y), results.order_is_certain(y, z)), (Some(true), None));
+        assert_eq!(
+            (results.order_is_certain(b, x), results.order_is_certain(b, y)),
+            (Some(true), Some(true))
+        );
+        assert_eq!(
+            (results.order_is_certain(x, y), results.order_is_certain(y, z)),
+            (Some(true), None)
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! The report of a run: `report.html`, one file that needs no network and no script, and the closing table for the terminal.
+//! The report of a run: `report.html`, one file that needs no network and no script, and the
+//! closing table for the terminal.
 //!
-//! Everything shown comes from a run directory ([`ReportInput::read`]), so that a report can be rendered again at any time. What a run
-//! did not measure is left out: a pipeline without patches has no chart of patches.
+//! Everything shown comes from a run directory ([`ReportInput::read`]), so that a report can be
+//! rendered again at any time. What a run did not measure is left out: a pipeline without patches
+//! has no chart of patches.
 
 mod facts;
 mod page;
@@ -50,7 +52,8 @@ pub enum ReportError {
 pub struct ReportInput {
     /// results.json; see [`results`](crate::results).
     pub results: Value,
-    /// Lines of metrics.jsonl. Training's have `variant`, `goal`, `step`, `bpb` and `bytes`; others are passed over.
+    /// Lines of metrics.jsonl. Training's have `variant`, `goal`, `step`, `bpb` and `bytes`;
+    /// others are passed over.
     pub metrics: Vec<Value>,
     /// For each variant what its evaluation on the first seed kept.
     pub samples: BTreeMap<String, Vec<Sample>>,
@@ -78,21 +81,31 @@ impl ReportInput {
         }
         let metrics_path = dir.join("metrics.jsonl");
         let metrics = text(&metrics_path)?.unwrap_or_default();
-        let metrics = metrics.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(|(i, line)| {
-            let damaged = |source| ReportError::DamagedLine { path: metrics_path.clone(), line: i + 1, source };
-            serde_json::from_str(line).map_err(damaged)
-        });
+        let metrics = metrics.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(
+            |(i, line)| {
+                let damaged = |source| ReportError::DamagedLine {
+                    path: metrics_path.clone(),
+                    line: i + 1,
+                    source,
+                };
+                serde_json::from_str(line).map_err(damaged)
+            },
+        );
         let mut facts = Vec::new();
         if let Some(status) = json::<Value>(&dir.join("status.json"))? {
-            let said = ["started", "ended"].map(|key| Some((key.to_owned(), status.get(key)?.as_str()?.to_owned())));
+            let said = ["started", "ended"]
+                .map(|key| Some((key.to_owned(), status.get(key)?.as_str()?.to_owned())));
             facts.extend(said.into_iter().flatten());
         }
-        facts.extend(json::<serde_json::Map<String, Value>>(&dir.join(MACHINE_FILE))?.into_iter().flatten().map(
-            |(name, value)| {
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                (name, value)
-            },
-        ));
+        facts.extend(
+            json::<serde_json::Map<String, Value>>(&dir.join(MACHINE_FILE))?
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| {
+                    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    (name, value)
+                }),
+        );
         Ok(ReportInput {
             metrics: metrics.collect::<Result<_, _>>()?,
             samples: json(&dir.join(SAMPLES_FILE))?.unwrap_or_default(),
@@ -110,7 +123,10 @@ impl ReportInput {
 pub fn machine() -> Value {
     let mut facts = serde_json::Map::new();
     facts.insert("blt".to_owned(), env!("CARGO_PKG_VERSION").into());
-    facts.insert("system".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH).into());
+    facts.insert(
+        "system".to_owned(),
+        format!("{} {}", std::env::consts::OS, std::env::consts::ARCH).into(),
+    );
     // Only Linux tells without a library; elsewhere the fact is left out.
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));

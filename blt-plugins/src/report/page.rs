@@ -73,7 +73,8 @@ fn ranking(results: &Results) -> Value {
             cells => table::cells(results, v, &used).into_iter().map(|c| c.replace('-', "−")).collect::<Vec<_>>(),
         }
     };
-    let all = |variants: Vec<&Variant>| variants.into_iter().map(|v| row(None, v)).collect::<Vec<_>>();
+    let all =
+        |variants: Vec<&Variant>| variants.into_iter().map(|v| row(None, v)).collect::<Vec<_>>();
     context! {
         columns => used.iter().map(|c| context! { title => c.title, about => c.about }).collect::<Vec<_>>(),
         width => used.len() + 2,
@@ -97,9 +98,12 @@ fn scatters(results: &Results) -> Vec<Value> {
             context! { title => title, svg => safe(svg), errors => errors, hollow => points.iter().any(|p| p.look.hollow) },
         )
     };
-    let size = against("patch", "Bits per byte against patch size", "bytes per patch", |v| v.bytes_per_patch);
+    let size = against("patch", "Bits per byte against patch size", "bytes per patch", |v| {
+        v.bytes_per_patch
+    });
     let compute = "MFLOP per byte, the entropy model's included";
-    let compute = against("compute", "Bits per byte against compute", compute, |v| Some(v.flops? / 1e6));
+    let compute =
+        against("compute", "Bits per byte against compute", compute, |v| Some(v.flops? / 1e6));
     size.into_iter().chain(compute).collect()
 }
 
@@ -108,13 +112,17 @@ type Curve = Vec<(f64, f64)>;
 
 /// Loss curves, a chart for each goal, that of the last training first.
 fn curves(results: &Results, lines: &[serde_json::Value]) -> Vec<Value> {
-    let in_bytes = lines.iter().filter(|l| l.get("bpb").is_some()).all(|l| l.get("bytes").is_some());
+    let in_bytes =
+        lines.iter().filter(|l| l.get("bpb").is_some()).all(|l| l.get("bytes").is_some());
     // Goal by goal in the order in which they were trained first; of each, variant and seed.
     let mut goals: Vec<(String, u64)> = Vec::new();
     let mut curves: BTreeMap<(String, String, String), (Curve, f64)> = BTreeMap::new();
     for line in lines {
-        let of = |key: &str| line.get(key).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
-        let (Some(goal), Some(bpb)) = (line.get("goal").and_then(|g| g.as_str()), of("bpb")) else { continue };
+        let of =
+            |key: &str| line.get(key).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
+        let (Some(goal), Some(bpb)) = (line.get("goal").and_then(|g| g.as_str()), of("bpb")) else {
+            continue;
+        };
         let Some(at) = of(if in_bytes { "bytes" } else { "step" }) else { continue };
         let run_step = line.get("run_step").and_then(serde_json::Value::as_u64).unwrap_or(0);
         match goals.iter_mut().find(|(g, _)| g == goal) {
@@ -141,13 +149,16 @@ fn curves(results: &Results, lines: &[serde_json::Value]) -> Vec<Value> {
             if of_variant.is_empty() {
                 continue;
             }
-            // Variants share what they have in common: an entropy model that was trained once is one line.
+            // Variants share what they have in common: an entropy model that was trained once is
+            // one line.
             match groups.iter_mut().find(|(_, have)| *have == of_variant) {
                 Some((names, _)) => names.push(variant),
                 None => groups.push((vec![variant], of_variant)),
             }
         }
-        let all_in_one = groups.len() == 1 && results.variants.len() > 1 && groups[0].0.len() == results.variants.len();
+        let all_in_one = groups.len() == 1
+            && results.variants.len() > 1
+            && groups[0].0.len() == results.variants.len();
         let scale = if in_bytes { 1e-6 } else { 1.0 };
         let drawn: Vec<Line> = groups
             .iter()
@@ -182,7 +193,12 @@ fn over_seeds(curves: &[&Curve], scale: f64) -> Vec<LinePoint> {
     let at = |i: usize| {
         let values = || curves.iter().map(|c| c[i].1);
         let mean = values().sum::<f64>() / curves.len() as f64;
-        (curves[0][i].0 * scale, mean, values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max))
+        (
+            curves[0][i].0 * scale,
+            mean,
+            values().fold(f64::MAX, f64::min),
+            values().fold(f64::MIN, f64::max),
+        )
     };
     (0..length).map(at).collect()
 }
@@ -199,14 +215,22 @@ fn domains(results: &Results) -> Vec<Value> {
     let chart = |(n, domain): (usize, &&String)| {
         let bar = |v: &Variant| {
             let (_, bpb) = v.bpb_by.iter().find(|(name, _)| name == *domain)?;
-            let class = format!("f c{}{}", look(v).colour(), if v.lookahead { " hollow" } else { "" });
+            let class =
+                format!("f c{}{}", look(v).colour(), if v.lookahead { " hollow" } else { "" });
             let part = Part { class, title: format!("{bpb:.4} bits per byte"), length: *bpb };
-            Some(Bar { look: look(v), name: v.name.clone(), parts: vec![part], value: format!("{bpb:.3}") })
+            Some(Bar {
+                look: look(v),
+                name: v.name.clone(),
+                parts: vec![part],
+                value: format!("{bpb:.3}"),
+            })
         };
         let bars: Vec<Bar> = results.variants.iter().filter_map(bar).collect();
-        let described: Vec<String> = bars.iter().map(|b| format!("{}: {}", b.name, b.value)).collect();
+        let described: Vec<String> =
+            bars.iter().map(|b| format!("{}: {}", b.name, b.value)).collect();
         let title = format!("Bits per byte on {domain}");
-        let svg = svg::bars(&format!("domain-{n}"), &title, &described.join("; "), 340.0, full, &bars)?;
+        let svg =
+            svg::bars(&format!("domain-{n}"), &title, &described.join("; "), 340.0, full, &bars)?;
         Some(context! { name => domain.as_str(), svg => safe(svg) })
     };
     names.iter().enumerate().filter_map(chart).collect()
@@ -233,8 +257,14 @@ fn lengths(results: &Results) -> Vec<Value> {
         }
         let open_ended = v.patch_lengths.iter().any(|(length, _)| *length > longest);
         let title = format!("Patch lengths of {}", v.name);
-        let svg =
-            svg::histogram(&format!("lengths-{}", v.index), &title, look(v), &shares, open_ended, v.bytes_per_patch)?;
+        let svg = svg::histogram(
+            &format!("lengths-{}", v.index),
+            &title,
+            look(v),
+            &shares,
+            open_ended,
+            v.bytes_per_patch,
+        )?;
         Some(context! {
             variant => named(v),
             svg => safe(svg),
@@ -267,7 +297,8 @@ fn samples(results: &Results, samples: &BTreeMap<String, Vec<Sample>>) -> Value 
         let lender = same().find(|(_, s)| s.entropies.is_some());
         let mut shown: Vec<(Vec<&Variant>, &Sample, Option<&Variant>)> = Vec::new();
         for (variant, own) in same() {
-            let borrowed = if own.entropies.is_none() { lender.map(|(from, _)| from) } else { None };
+            let borrowed =
+                if own.entropies.is_none() { lender.map(|(from, _)| from) } else { None };
             let alike = |(_, other, _): &&mut (Vec<&Variant>, &Sample, Option<&Variant>)| {
                 other.starts == own.starts && other.entropies == own.entropies
             };
@@ -277,7 +308,8 @@ fn samples(results: &Results, samples: &BTreeMap<String, Vec<Sample>>) -> Value 
             }
         }
         let block = |(variants, own, borrowed): (Vec<&Variant>, &Sample, Option<&Variant>)| {
-            let entropies = own.entropies.as_ref().or(lender.and_then(|(_, s)| s.entropies.as_ref()));
+            let entropies =
+                own.entropies.as_ref().or(lender.and_then(|(_, s)| s.entropies.as_ref()));
             let starts = own.starts.as_deref().unwrap_or(&[]);
             let all = variants.len() > 1 && variants.len() == results.variants.len();
             context! {
@@ -327,11 +359,14 @@ fn flops(results: &Results) -> Value {
     let cheap = dearest.len() > NODE_COLOURS;
     dearest.truncate(if cheap { NODE_COLOURS - 1 } else { NODE_COLOURS });
     // In the bars nodes keep the order in which they are listed, the cheap rest last.
-    let own: Vec<&String> = totals.iter().map(|(n, _)| *n).filter(|n| dearest.iter().any(|(d, _)| d == n)).collect();
+    let own: Vec<&String> =
+        totals.iter().map(|(n, _)| *n).filter(|n| dearest.iter().any(|(d, _)| d == n)).collect();
     let total = |v: &Variant| v.flops_by_node.iter().map(|(_, f)| f).sum::<f64>();
     let full = results.variants.iter().map(total).fold(0.0, f64::max);
     let bar = |v: &Variant| {
-        let of = |node: &String| v.flops_by_node.iter().find(|(n, _)| n == node).map_or(0.0, |(_, f)| *f);
+        let of = |node: &String| {
+            v.flops_by_node.iter().find(|(n, _)| n == node).map_or(0.0, |(_, f)| *f)
+        };
         let part = |i: usize, name: &str, length: f64| {
             let class = format!("n n{i}");
             Part { class, title: format!("{name}: {} MFLOP per byte", mega(length)), length }
@@ -344,14 +379,23 @@ fn flops(results: &Results) -> Value {
         parts.retain(|p| p.length > 0.0);
         Bar { look: look(v), name: v.name.clone(), value: mega(total(v)), parts }
     };
-    let bars: Vec<Bar> = results.variants.iter().filter(|v| !v.flops_by_node.is_empty()).map(bar).collect();
+    let bars: Vec<Bar> =
+        results.variants.iter().filter(|v| !v.flops_by_node.is_empty()).map(bar).collect();
     let described: Vec<String> = bars
         .iter()
-        .map(|b| format!("{}: {}", b.name, b.parts.iter().map(|p| p.title.as_str()).collect::<Vec<_>>().join(", ")))
+        .map(|b| {
+            format!(
+                "{}: {}",
+                b.name,
+                b.parts.iter().map(|p| p.title.as_str()).collect::<Vec<_>>().join(", ")
+            )
+        })
         .collect();
     // As wide as the text below it on a large screen, and yet readable on a small one.
-    let width = 560.0 + 4.0 * bars.iter().map(|b| columns(&b.name)).max().unwrap_or(0).min(20) as f64;
-    let svg = svg::bars("flops", "MFLOP per byte by node", &described.join("; "), width, full, &bars);
+    let width =
+        560.0 + 4.0 * bars.iter().map(|b| columns(&b.name)).max().unwrap_or(0).min(20) as f64;
+    let svg =
+        svg::bars("flops", "MFLOP per byte by node", &described.join("; "), width, full, &bars);
     let mut legend: Vec<&str> = own.iter().map(|n| n.as_str()).collect();
     if cheap {
         legend.push("other nodes");

@@ -28,7 +28,8 @@ impl Sample {
         (self.row, &self.group, &self.bytes) == (other.row, &other.group, &other.bytes)
     }
 
-    /// Bytes that the patches cover that begin in the sample, and how many these are; the last one may go on and is left out.
+    /// Bytes that the patches cover that begin in the sample, and how many these are; the last one
+    /// may go on and is left out.
     pub fn mean_patch(&self) -> Option<f64> {
         let starts = self.starts.as_ref()?;
         let (first, last) = (starts.first()?, starts.last()?);
@@ -68,22 +69,28 @@ fn units(bytes: &[u8]) -> Vec<Unit> {
             let html = match c {
                 '\n' => "<span class=\"nl\" aria-hidden=\"true\">↵</span>\n".to_owned(),
                 '\t' => "\t".to_owned(),
-                c if c.is_control() || is_invisible(c) => format!("<span class=\"odd\">U+{:04X}</span>", c as u32),
+                c if c.is_control() || is_invisible(c) => {
+                    format!("<span class=\"odd\">U+{:04X}</span>", c as u32)
+                }
                 c => escape(c.encode_utf8(&mut [0; 4])),
             };
             units.push(Unit { from: at, to: at + c.len_utf8(), html });
             at += c.len_utf8();
         }
         for byte in chunk.invalid() {
-            units.push(Unit { from: at, to: at + 1, html: format!("<span class=\"odd\">\\x{byte:02X}</span>") });
+            units.push(Unit {
+                from: at,
+                to: at + 1,
+                html: format!("<span class=\"odd\">\\x{byte:02X}</span>"),
+            });
             at += 1;
         }
     }
     units
 }
 
-/// `bytes` with a border before each start and each byte shaded. A character of several bytes is shaded in as many slices, and a
-/// border inside it is drawn at its place, dashed.
+/// `bytes` with a border before each start and each byte shaded. A character of several bytes is
+/// shaded in as many slices, and a border inside it is drawn at its place, dashed.
 pub fn html(bytes: &[u8], starts: &[usize], entropies: Option<&[f32]>, top: f32) -> String {
     let shades: Vec<usize> = match entropies {
         Some(e) => (0..bytes.len()).map(|i| e.get(i).map_or(0, |&e| shade(e, top))).collect(),
@@ -157,14 +164,20 @@ mod tests {
     #[test]
     fn bytes_of_a_character_are_shaded_apart() {
         let shown = html("é".as_bytes(), &[0], Some(&[0.0, 1.0]), 1.0);
-        assert!(shown.contains("linear-gradient(90deg,var(--h0) 0% 50%,var(--h7) 50% 100%)"), "{shown}");
+        assert!(
+            shown.contains("linear-gradient(90deg,var(--h0) 0% 50%,var(--h7) 50% 100%)"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn any_bytes_are_shown_and_none_is_markup() {
         let shown = html(b"<b>\xE3\x00\n", &[0, 1, 99], Some(&[0.1, f32::NAN]), 1.0);
         assert!(shown.contains("&lt;") && !shown.contains("<b>"), "{shown}");
-        assert!(shown.contains("\\xE3") && shown.contains("U+0000") && shown.contains('↵'), "{shown}");
+        assert!(
+            shown.contains("\\xE3") && shown.contains("U+0000") && shown.contains('↵'),
+            "{shown}"
+        );
         assert_eq!(shown.matches("<span").count(), shown.matches("</span>").count());
         let reversed = html("\u{202E}".as_bytes(), &[], None, 1.0);
         assert!(reversed.contains("U+202E") && !reversed.contains('\u{202E}'));
@@ -172,12 +185,18 @@ mod tests {
 
     #[test]
     fn runs_that_look_alike_are_one_element() {
-        assert_eq!(html(b"abcd", &[0, 2], None, 1.0), "<span class=\"h0 s\">ab</span><span class=\"h0 s\">cd</span>");
+        assert_eq!(
+            html(b"abcd", &[0, 2], None, 1.0),
+            "<span class=\"h0 s\">ab</span><span class=\"h0 s\">cd</span>"
+        );
         assert_eq!(html(b"", &[0], None, 1.0), "");
     }
 
     #[test]
     fn shades_end_at_the_top() {
-        assert_eq!((shade(0.0, 4.0), shade(4.0, 4.0), shade(9.0, 4.0), shade(-1.0, 4.0)), (0, 7, 7, 0));
+        assert_eq!(
+            (shade(0.0, 4.0), shade(4.0, 4.0), shade(9.0, 4.0), shade(-1.0, 4.0)),
+            (0, 7, 7, 0)
+        );
     }
 }

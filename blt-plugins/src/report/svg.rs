@@ -1,5 +1,5 @@
-//! The report's charts as SVG text. Colours are classes that the page's style sheet resolves, so that one drawing serves light,
-//! dark and paper; text stays text.
+//! The report's charts as SVG text. Colours are classes that the page's style sheet resolves, so
+//! that one drawing serves light, dark and paper; text stays text.
 
 use super::facts::columns;
 use std::fmt::Write;
@@ -25,7 +25,8 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// At most `width` terminal columns of `text`. What is cut is the middle, because names of a grid differ at their ends.
+/// At most `width` terminal columns of `text`. What is cut is the middle, because names of a grid
+/// differ at their ends.
 pub fn shortened(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_owned();
@@ -69,20 +70,31 @@ impl Look {
 
     /// The mark, centred on a point.
     fn mark(self, x: f64, y: f64, r: f64) -> String {
-        let class = format!("class=\"m c{}{}\"", self.colour(), if self.hollow { " hollow" } else { "" });
+        let class =
+            format!("class=\"m c{}{}\"", self.colour(), if self.hollow { " hollow" } else { "" });
         let polygon = |points: &[(f64, f64)]| {
-            let points: Vec<String> =
-                points.iter().map(|(dx, dy)| format!("{:.1},{:.1}", x + dx * r, y + dy * r)).collect();
+            let points: Vec<String> = points
+                .iter()
+                .map(|(dx, dy)| format!("{:.1},{:.1}", x + dx * r, y + dy * r))
+                .collect();
             format!("<polygon {class} points=\"{}\"/>", points.join(" "))
         };
-        // After a full turn of colours the shapes shift by one, so that no pair of colour and shape comes twice.
+        // After a full turn of colours the shapes shift by one, so that no pair of colour and shape
+        // comes twice.
         match (self.index + self.index / COLOURS) % 6 {
             0 => format!("<circle {class} cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{r:.1}\"/>"),
             1 => polygon(&[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
             2 => polygon(&[(0.0, -1.15), (1.1, 0.85), (-1.1, 0.85)]),
             3 => polygon(&[(0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)]),
             4 => polygon(&[(0.0, 1.15), (1.1, -0.85), (-1.1, -0.85)]),
-            _ => polygon(&[(-0.6, -1.1), (0.6, -1.1), (1.2, 0.0), (0.6, 1.1), (-0.6, 1.1), (-1.2, 0.0)]),
+            _ => polygon(&[
+                (-0.6, -1.1),
+                (0.6, -1.1),
+                (1.2, 0.0),
+                (0.6, 1.1),
+                (-0.6, 1.1),
+                (-1.2, 0.0),
+            ]),
         }
     }
 
@@ -110,7 +122,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Covers `lo..=hi`, widened to round numbers, with about `ticks` ticks. None if there is nothing finite to cover.
+    /// Covers `lo..=hi`, widened to round numbers, with about `ticks` ticks. None if there is
+    /// nothing finite to cover.
     pub fn round(lo: f64, hi: f64, ticks: usize, from: f64, to: f64) -> Option<Self> {
         if !lo.is_finite() || !hi.is_finite() || lo > hi {
             return None;
@@ -122,7 +135,8 @@ impl Scale {
         };
         let raw = (hi - lo) / ticks as f64;
         let power = 10f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw * 0.999)?;
+        let step =
+            [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw * 0.999)?;
         let decimals = (-(step.log10() + 1e-9).floor()).clamp(0.0, 8.0) as usize;
         let (lo, hi) = ((lo / step + 1e-9).floor() * step, (hi / step - 1e-9).ceil() * step);
         Some(Scale { lo, hi, step, decimals, from, to })
@@ -153,7 +167,8 @@ fn open(out: &mut String, slug: &str, width: f64, height: f64, title: &str, desc
 }
 
 fn text(out: &mut String, class: &str, x: f64, y: f64, content: &str) {
-    let _ = write!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escape(content));
+    let _ =
+        write!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escape(content));
 }
 
 const WIDTH: f64 = 460.0;
@@ -163,7 +178,8 @@ const RIGHT: f64 = WIDTH - 14.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = HEIGHT - 44.0;
 
-/// Grid, tick labels and axis titles; the vertical axis is named above the plot, where it can be read without tilting the head.
+/// Grid, tick labels and axis titles; the vertical axis is named above the plot, where it can be
+/// read without tilting the head.
 fn axes(out: &mut String, x: &Scale, y: &Scale, x_title: &str, y_title: &str) {
     for (value, label) in y.ticks() {
         let at = y.at(value);
@@ -201,12 +217,21 @@ impl Area {
     }
 }
 
-/// Points with error bars and, where there is room, their names. None for fewer than two: one point compares nothing.
-pub fn scatter(slug: &str, title: &str, x_title: &str, y_title: &str, points: &[Point]) -> Option<String> {
-    let fold =
-        |values: &mut dyn Iterator<Item = f64>| values.fold((f64::MAX, f64::MIN), |(lo, hi), v| (lo.min(v), hi.max(v)));
+/// Points with error bars and, where there is room, their names. None for fewer than two: one point
+/// compares nothing.
+pub fn scatter(
+    slug: &str,
+    title: &str,
+    x_title: &str,
+    y_title: &str,
+    points: &[Point],
+) -> Option<String> {
+    let fold = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::MAX, f64::MIN), |(lo, hi), v| (lo.min(v), hi.max(v)))
+    };
     let (x_lo, x_hi) = fold(&mut points.iter().map(|p| p.x));
-    let reach = points.iter().flat_map(|p| [p.y - p.error.unwrap_or(0.0), p.y + p.error.unwrap_or(0.0)]);
+    let reach =
+        points.iter().flat_map(|p| [p.y - p.error.unwrap_or(0.0), p.y + p.error.unwrap_or(0.0)]);
     let (y_lo, y_hi) = fold(&mut { reach });
     // Air around the outermost points, so that none sits on the frame.
     let (dx, dy) = ((x_hi - x_lo) * 0.08, (y_hi - y_lo) * 0.08);
@@ -221,7 +246,14 @@ pub fn scatter(slug: &str, title: &str, x_title: &str, y_title: &str, points: &[
         })
         .collect();
     let mut out = String::new();
-    open(&mut out, slug, WIDTH, HEIGHT, title, &format!("{x_title} and {y_title}. {}.", described.join("; ")));
+    open(
+        &mut out,
+        slug,
+        WIDTH,
+        HEIGHT,
+        title,
+        &format!("{x_title} and {y_title}. {}.", described.join("; ")),
+    );
     axes(&mut out, &x, &y, x_title, y_title);
     let mut taken: Vec<Area> = points
         .iter()
@@ -236,7 +268,11 @@ pub fn scatter(slug: &str, title: &str, x_title: &str, y_title: &str, points: &[
     }));
     for p in points {
         let (px, py) = (x.at(p.x), y.at(p.y));
-        let _ = write!(out, "<g><title>{}</title>", escape(&described[points.iter().position(|q| q.name == p.name)?]));
+        let _ = write!(
+            out,
+            "<g><title>{}</title>",
+            escape(&described[points.iter().position(|q| q.name == p.name)?])
+        );
         if let Some(error) = p.error {
             let (top, bottom) = (y.at(p.y + error), y.at(p.y - error));
             let _ = write!(
@@ -292,16 +328,25 @@ fn thinned(points: &[LinePoint], n: usize) -> Vec<LinePoint> {
     let size = points.len().div_ceil(n).max(1);
     let mean = |chunk: &[LinePoint]| {
         let k = chunk.len() as f64;
-        let sum = chunk.iter().fold((0.0, 0.0, 0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1, s.2 + p.2, s.3 + p.3));
+        let sum = chunk
+            .iter()
+            .fold((0.0, 0.0, 0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1, s.2 + p.2, s.3 + p.3));
         (sum.0 / k, sum.1 / k, sum.2 / k, sum.3 / k)
     };
     points.chunks(size).map(mean).collect()
 }
 
-/// Lines over a common axis. The steep beginning is cut off at the top, or the differences at the end would not be seen.
-/// None without points.
-pub fn lines(slug: &str, title: &str, x_title: &str, y_title: &str, lines: &[Line]) -> Option<String> {
-    let thin: Vec<(&Line, Vec<LinePoint>)> = lines.iter().map(|l| (l, thinned(&l.points, 300))).collect();
+/// Lines over a common axis. The steep beginning is cut off at the top, or the differences at the
+/// end would not be seen. None without points.
+pub fn lines(
+    slug: &str,
+    title: &str,
+    x_title: &str,
+    y_title: &str,
+    lines: &[Line],
+) -> Option<String> {
+    let thin: Vec<(&Line, Vec<LinePoint>)> =
+        lines.iter().map(|l| (l, thinned(&l.points, 300))).collect();
     let all = || thin.iter().flat_map(|(_, points)| points);
     let x_hi = all().map(|p| p.0).fold(f64::MIN, f64::max);
     let y_lo = all().map(|p| p.2).fold(f64::MAX, f64::min);
@@ -310,10 +355,19 @@ pub fn lines(slug: &str, title: &str, x_title: &str, y_title: &str, lines: &[Lin
     let y_hi = if after_start > y_lo { after_start + 0.05 * (after_start - y_lo) } else { y_top };
     let x = Scale::round(0.0, x_hi, 6, LEFT, RIGHT)?;
     let y = Scale::round(y_lo, y_hi, 6, BOTTOM, TOP)?;
-    let described: Vec<String> =
-        lines.iter().filter_map(|l| Some(format!("{} ends at {:.4}", l.name, l.points.last()?.1))).collect();
+    let described: Vec<String> = lines
+        .iter()
+        .filter_map(|l| Some(format!("{} ends at {:.4}", l.name, l.points.last()?.1)))
+        .collect();
     let mut out = String::new();
-    open(&mut out, slug, WIDTH, HEIGHT, title, &format!("{y_title} over {x_title}. {}.", described.join("; ")));
+    open(
+        &mut out,
+        slug,
+        WIDTH,
+        HEIGHT,
+        title,
+        &format!("{y_title} over {x_title}. {}.", described.join("; ")),
+    );
     axes(&mut out, &x, &y, x_title, y_title);
     let _ = write!(
         out,
@@ -323,13 +377,18 @@ pub fn lines(slug: &str, title: &str, x_title: &str, y_title: &str, lines: &[Lin
     );
     for (line, points) in &thin {
         let path = |points: &mut dyn Iterator<Item = (f64, f64)>| {
-            let points: Vec<String> = points.map(|(px, py)| format!("{:.1} {:.1}", x.at(px), y.at(py))).collect();
+            let points: Vec<String> =
+                points.map(|(px, py)| format!("{:.1} {:.1}", x.at(px), y.at(py))).collect();
             points.join("L")
         };
         if points.iter().any(|p| p.2 < p.3) {
             let upper = path(&mut points.iter().map(|p| (p.0, p.3)));
             let lower = path(&mut points.iter().rev().map(|p| (p.0, p.2)));
-            let _ = write!(out, "<path class=\"band c{}\" d=\"M{upper}L{lower}Z\"/>", line.look.colour());
+            let _ = write!(
+                out,
+                "<path class=\"band c{}\" d=\"M{upper}L{lower}Z\"/>",
+                line.look.colour()
+            );
         }
         let _ = write!(
             out,
@@ -365,9 +424,16 @@ pub struct Bar {
     pub value: String,
 }
 
-/// Horizontal bars from zero to `full`, each named at its left and valued at its end, so that no colour has to be matched.
-/// `width`: of the drawing. None without bars.
-pub fn bars(slug: &str, title: &str, description: &str, width: f64, full: f64, bars: &[Bar]) -> Option<String> {
+/// Horizontal bars from zero to `full`, each named at its left and valued at its end, so that no
+/// colour has to be matched. `width`: of the drawing. None without bars.
+pub fn bars(
+    slug: &str,
+    title: &str,
+    description: &str,
+    width: f64,
+    full: f64,
+    bars: &[Bar],
+) -> Option<String> {
     if bars.is_empty() || !full.is_finite() || full <= 0.0 {
         return None;
     }
@@ -401,8 +467,9 @@ pub fn bars(slug: &str, title: &str, description: &str, width: f64, full: f64, b
     Some(out)
 }
 
-/// A small histogram of patch lengths: `shares[i]` is the share of patches of `i + 1` bytes; the last one also holds what is longer
-/// if `open_ended`. `mean`: marked by a line. None without shares.
+/// A small histogram of patch lengths: `shares[i]` is the share of patches of `i + 1` bytes; the
+/// last one also holds what is longer if `open_ended`. `mean`: marked by a line. None without
+/// shares.
 pub fn histogram(
     slug: &str,
     title: &str,
@@ -414,11 +481,20 @@ pub fn histogram(
     let more = |i: usize| if open_ended && i + 1 == shares.len() { "+" } else { "" };
     let labels: Vec<String> = (0..shares.len()).map(|i| format!("{}{}", i + 1, more(i))).collect();
     let mean = mean.map(|m| (m - 0.5, m));
-    bins(slug, title, "Share of patches by length in bytes.", look, shares, &labels, &|i| i + 1, mean)
+    bins(
+        slug,
+        title,
+        "Share of patches by length in bytes.",
+        look,
+        shares,
+        &labels,
+        &|i| i + 1,
+        mean,
+    )
 }
 
-/// A small histogram of numbers: `shares[i]` is the share of those from `from + i * width` on. `mean`: marked by a line. None without
-/// shares.
+/// A small histogram of numbers: `shares[i]` is the share of those from `from + i * width` on.
+/// `mean`: marked by a line. None without shares.
 pub fn distribution(
     slug: &str,
     title: &str,
@@ -427,15 +503,25 @@ pub fn distribution(
     (from, width): (f64, f64),
     mean: Option<f64>,
 ) -> Option<String> {
-    let labels: Vec<String> = (0..shares.len()).map(|i| format!("{:.1}", from + i as f64 * width)).collect();
+    let labels: Vec<String> =
+        (0..shares.len()).map(|i| format!("{:.1}", from + i as f64 * width)).collect();
     // Round numbers get a label.
     let first = (from / width).round() as usize;
     let mean = mean.map(|m| ((m - from) / width, m));
-    bins(slug, title, "Share of documents by where their bin begins.", look, shares, &labels, &|i| first + i, mean)
+    bins(
+        slug,
+        title,
+        "Share of documents by where their bin begins.",
+        look,
+        shares,
+        &labels,
+        &|i| first + i,
+        mean,
+    )
 }
 
-/// Bars of shares. `labels` tell each one's value; those are shown for which there is room, where `number` is round. `mean`: its place,
-/// in bars from the left end, and its value.
+/// Bars of shares. `labels` tell each one's value; those are shown for which there is room, where
+/// `number` is round. `mean`: its place, in bars from the left end, and its value.
 #[allow(clippy::too_many_arguments, reason = "two callers in this file")]
 fn bins(
     slug: &str,
@@ -456,8 +542,11 @@ fn bins(
     let (left, right, top, bottom) = (40.0, W - 6.0, 8.0, H - 20.0);
     let y = Scale::round(0.0, highest * 100.0, 3, bottom, top)?;
     let each = (right - left) / shares.len() as f64;
-    let described: Vec<String> =
-        labels.iter().zip(shares).map(|(label, s)| format!("{label}: {:.1} %", s * 100.0)).collect();
+    let described: Vec<String> = labels
+        .iter()
+        .zip(shares)
+        .map(|(label, s)| format!("{label}: {:.1} %", s * 100.0))
+        .collect();
     let mut out = String::new();
     open(&mut out, slug, W, H, title, &format!("{about} {}", described.join("; ")));
     for (value, label) in y.ticks() {
@@ -479,15 +568,23 @@ fn bins(
         );
     }
     // A label where there is room for one.
-    let every = [1, 2, 5, 10, 20, 50, 100, 200, 500].into_iter().find(|&e| e as f64 * each >= 20.0).unwrap_or(1000);
+    let every = [1, 2, 5, 10, 20, 50, 100, 200, 500]
+        .into_iter()
+        .find(|&e| e as f64 * each >= 20.0)
+        .unwrap_or(1000);
     for (i, label) in labels.iter().enumerate() {
         if number(i).is_multiple_of(every) || (every > 1 && number(i) == 1) {
             text(&mut out, "tick mid", left + (i as f64 + 0.5) * each, bottom + 14.0, label);
         }
     }
-    if let Some((place, mean)) = mean.filter(|(place, _)| (0.0..=shares.len() as f64).contains(place)) {
+    if let Some((place, mean)) =
+        mean.filter(|(place, _)| (0.0..=shares.len() as f64).contains(place))
+    {
         let at = left + place * each;
-        let _ = write!(out, "<path class=\"mean\" d=\"M{at:.1} {top}V{bottom}\"><title>mean {mean:.2}</title></path>");
+        let _ = write!(
+            out,
+            "<path class=\"mean\" d=\"M{at:.1} {top}V{bottom}\"><title>mean {mean:.2}</title></path>"
+        );
     }
     let _ = write!(out, "<path class=\"axis\" d=\"M{left} {bottom}H{right}\"/></svg>");
     Some(out)
@@ -499,8 +596,15 @@ mod tests {
 
     #[test]
     fn scales_are_round_and_cover_what_they_show() {
-        for (lo, hi) in [(0.0, 1.0), (2.17, 2.31), (-3.0, 0.4), (5.0, 5.0), (0.0, 0.0), (1e-7, 3e-7), (99.0, 123456.0)]
-        {
+        for (lo, hi) in [
+            (0.0, 1.0),
+            (2.17, 2.31),
+            (-3.0, 0.4),
+            (5.0, 5.0),
+            (0.0, 0.0),
+            (1e-7, 3e-7),
+            (99.0, 123456.0),
+        ] {
             let scale = Scale::round(lo, hi, 6, 0.0, 100.0).unwrap();
             assert!(scale.at(lo) >= -1e-9 && scale.at(hi) <= 100.0 + 1e-9, "{lo} {hi}: {scale:?}");
             let labels: Vec<String> = scale.ticks().map(|(_, label)| label).collect();

@@ -57,7 +57,11 @@ pub const COLUMNS: &[Column] = &[
     Column {
         title: "of it entropy model",
         about: "the part of MFLOP/byte that only serves to find patch borders",
-        cells: |r, v| v.entropy_flops.filter(|_| r.variants.iter().any(|v| v.entropy_flops > Some(0.0))).map(mega),
+        cells: |r, v| {
+            v.entropy_flops
+                .filter(|_| r.variants.iter().any(|v| v.entropy_flops > Some(0.0)))
+                .map(mega)
+        },
         page_only: false,
     },
     Column {
@@ -101,8 +105,8 @@ pub const COLUMNS: &[Column] = &[
 /// The columns that at least one variant has a value for.
 pub fn used(results: &Results, page: bool) -> Vec<&'static Column> {
     let has = |c: &&Column| {
-        let baseline_only =
-            c.title.starts_with("difference") && results.variants.iter().all(|v| v.difference.is_none());
+        let baseline_only = c.title.starts_with("difference")
+            && results.variants.iter().all(|v| v.difference.is_none());
         !baseline_only && results.variants.iter().any(|v| (c.cells)(results, v).is_some())
     };
     COLUMNS.iter().filter(|c| page || !c.page_only).filter(has).collect()
@@ -113,23 +117,29 @@ pub fn cells(results: &Results, variant: &Variant, of: &[&Column]) -> Vec<String
     of.iter().map(|c| (c.cells)(results, variant).unwrap_or_else(|| "–".to_owned())).collect()
 }
 
-/// The closing table for a terminal: ranked variants by bits per byte, then those whose patch borders look ahead, apart and without
-/// a rank, then those that were not evaluated; below, what a reader has to know. Ends without a newline.
+/// The closing table for a terminal: ranked variants by bits per byte, then those whose patch
+/// borders look ahead, apart and without a rank, then those that were not evaluated; below, what a
+/// reader has to know. Ends without a newline.
 pub fn table(results: &Value) -> String {
     let results = Results::read(results);
     if results.variants.is_empty() {
         return "no variant left results".to_owned();
     }
     let used = used(&results, false);
-    let header: Vec<String> =
-        ["", "variant"].into_iter().chain(used.iter().map(|c| c.title)).map(str::to_owned).collect();
+    let header: Vec<String> = ["", "variant"]
+        .into_iter()
+        .chain(used.iter().map(|c| c.title))
+        .map(str::to_owned)
+        .collect();
     let row = |rank: Option<usize>, v: &Variant| {
         let mark = if results.is_baseline(v) { " *" } else { "" };
-        let mut row = vec![rank.map_or_else(String::new, |r| r.to_string()), format!("{}{mark}", v.name)];
+        let mut row =
+            vec![rank.map_or_else(String::new, |r| r.to_string()), format!("{}{mark}", v.name)];
         row.extend(cells(&results, v, &used));
         row
     };
-    let ranked: Vec<_> = results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect();
+    let ranked: Vec<_> =
+        results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect();
     let apart: Vec<_> = results.looking_ahead().into_iter().map(|v| row(None, v)).collect();
     let left: Vec<_> = results.not_evaluated().into_iter().map(|v| row(None, v)).collect();
     let mut widths = vec![0; header.len()];
@@ -192,7 +202,8 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Metrics of plugin nodes: their names in order of first appearance, and a row for each variant that has any.
+/// Metrics of plugin nodes: their names in order of first appearance, and a row for each variant
+/// that has any.
 pub fn metrics(results: &Results) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
     let mut names: Vec<String> = Vec::new();
     for (name, _) in results.variants.iter().flat_map(|v| &v.metrics) {

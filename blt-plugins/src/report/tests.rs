@@ -9,7 +9,13 @@ const KOREAN: &str = "한국어는 대한민국의 공용어이다.";
 fn sample(group: &str, row: u64, text: &str, patch: usize, entropies: bool) -> Sample {
     let entropies = entropies.then(|| (0..text.len()).map(|i| (i % 7) as f32 * 0.5).collect());
     let starts = Some((0..text.len()).step_by(patch).collect());
-    Sample { group: Some(group.to_owned()), row, bytes: text.as_bytes().to_vec(), starts, entropies }
+    Sample {
+        group: Some(group.to_owned()),
+        row,
+        bytes: text.as_bytes().to_vec(),
+        starts,
+        entropies,
+    }
 }
 
 fn variant(bpb: f64, bytes_per_patch: f64, entropy_flops: f64) -> Value {
@@ -30,10 +36,12 @@ fn results() -> Value {
         "entropy": variant(2.214, 6.03, 205000.0),
     });
     for (name, bpb) in [("space", -0.09), ("bpe", -0.13), ("entropy", -0.096)] {
-        variants[name]["difference"] = json!({"bpb": bpb, "se_documents": 0.01, "se_seeds": null, "se": 0.01});
+        variants[name]["difference"] =
+            json!({"bpb": bpb, "se_documents": 0.01, "se_seeds": null, "se": 0.01});
     }
     variants["bpe"]["boundary_lookahead"] = json!(true);
-    variants["entropy"]["prepared"] = json!({"patches": {"threshold": 1.5532911, "bytes_per_patch": 6.04}});
+    variants["entropy"]["prepared"] =
+        json!({"patches": {"threshold": 1.5532911, "bytes_per_patch": 6.04}});
     json!({"schema": 1, "pipeline": "ablation", "id": "r1", "seed": 42, "seeds": [42], "baseline": "stride-6", "variants": variants})
 }
 
@@ -49,11 +57,15 @@ fn input() -> ReportInput {
             metrics.push(line(name, "loss", 1, step, 2.0 + i as f64 * 0.1 + 6.0 / step as f64));
         }
     }
-    let samples =
-        [("stride-6", 6, false), ("space", 4, false), ("entropy", 5, true)].map(|(name, patch, entropies)| {
-            let list = vec![sample("korean", 3, KOREAN, patch, entropies), sample("prose", 9, PROSE, patch, entropies)];
+    let samples = [("stride-6", 6, false), ("space", 4, false), ("entropy", 5, true)].map(
+        |(name, patch, entropies)| {
+            let list = vec![
+                sample("korean", 3, KOREAN, patch, entropies),
+                sample("prose", 9, PROSE, patch, entropies),
+            ];
             (name.to_owned(), list)
-        });
+        },
+    );
     ReportInput {
         results: results(),
         metrics,
@@ -84,7 +96,10 @@ fn assert_well_formed(html: &str) {
 fn page(input: &ReportInput) -> String {
     let html = html(input).unwrap();
     assert_well_formed(html.trim_end().trim_end_matches("</html>"));
-    assert!(!html.contains("NaN") && !html.contains("inf\""), "a number that is none got into the page");
+    assert!(
+        !html.contains("NaN") && !html.contains("inf\""),
+        "a number that is none got into the page"
+    );
     for outside in ["<script", "http://", "https://", "<link", "src=", "@import", "url(h"] {
         assert!(!html.contains(outside), "the page needs {outside}");
     }
@@ -116,7 +131,11 @@ fn a_whole_run_shows_every_section() {
             && html.contains("&lt;as written&gt;")
     );
     assert!(html.contains("entropies from variant entropy"), "borrowed entropies are not owned to");
-    assert_eq!(html.matches("all variants</span>").count(), 1, "the shared entropy model is one line");
+    assert_eq!(
+        html.matches("all variants</span>").count(),
+        1,
+        "the shared entropy model is one line"
+    );
 }
 
 #[test]
@@ -139,7 +158,9 @@ fn the_summary_says_who_is_ahead_and_how_surely() {
     assert!(html.contains(
         "Of 3 ranked variants, entropy has the fewest bits per byte: 2.2140 on 429,609 bytes of 212 documents."
     ));
-    assert!(html.contains("0.0960 ± 0.0100 (standard error) bits per byte fewer than the baseline, stride-6."));
+    assert!(html.contains(
+        "0.0960 ± 0.0100 (standard error) bits per byte fewer than the baseline, stride-6."
+    ));
     assert!(html.contains("Its lead over space is within two standard errors"));
     assert!(html.contains("from the cheapest up, space and entropy are not beaten"));
 }
@@ -154,7 +175,8 @@ fn the_table_ranks_and_sets_lookahead_apart() {
     assert!(table.contains("The order of entropy and space is not certain"), "{table}");
     assert!(!table.contains("order of space and stride-6"), "{table}");
     assert!(table.contains("with one seed"));
-    let widths: Vec<usize> = table.lines().take_while(|l| !l.is_empty()).map(|l| l.chars().count()).collect();
+    let widths: Vec<usize> =
+        table.lines().take_while(|l| !l.is_empty()).map(|l| l.chars().count()).collect();
     assert!(widths.iter().all(|w| *w <= widths[1]), "columns are not aligned:\n{table}");
 }
 
@@ -169,7 +191,9 @@ fn errors_over_seeds_are_drawn() {
     }
     let html = page(&input);
     assert!(
-        html.contains("class=\"e c0\"") && html.contains("seeds 42, 43") && html.contains("standard error over seeds")
+        html.contains("class=\"e c0\"")
+            && html.contains("seeds 42, 43")
+            && html.contains("standard error over seeds")
     );
     assert!(!table(&input.results).contains("with one seed"));
 }
@@ -194,9 +218,15 @@ fn what_is_not_there_is_left_out() {
     input.metrics = vec![json!({"rows": 3}), json!({"goal": "loss", "bpb": null, "step": 1})];
     input.samples.clear();
     let html = page(&input);
-    for heading in
-        ["Patch lengths", "Compute by node", "Metrics", "Training", "by domain", "same text", "against patch size"]
-    {
+    for heading in [
+        "Patch lengths",
+        "Compute by node",
+        "Metrics",
+        "Training",
+        "by domain",
+        "same text",
+        "against patch size",
+    ] {
         assert!(!html.contains(heading), "{heading} is shown");
     }
     assert!(html.contains("against compute") && !table(&input.results).contains("bytes/patch"));
@@ -237,13 +267,18 @@ fn names_are_text_wherever_they_stand() {
 #[test]
 fn twenty_variants_all_look_different() {
     let mut input = input();
-    let names: Vec<String> = (0..20).map(|i| format!("pooling={i},{}", "long ".repeat(9))).collect();
-    let variants = names.iter().enumerate().map(|(i, n)| (n.clone(), variant(2.0 + i as f64 * 1e-3, 6.0, 0.0)));
+    let names: Vec<String> =
+        (0..20).map(|i| format!("pooling={i},{}", "long ".repeat(9))).collect();
+    let variants = names
+        .iter()
+        .enumerate()
+        .map(|(i, n)| (n.clone(), variant(2.0 + i as f64 * 1e-3, 6.0, 0.0)));
     input.results["variants"] = Value::Object(variants.collect());
     let html = page(&input);
     let legend = &html[html.find("<ul class=\"legend\">").unwrap()..];
     let legend = &legend[..legend.find("</ul>").unwrap()];
-    let swatches: Vec<&str> = legend.split("<svg").skip(1).map(|s| &s[..s.find("</svg>").unwrap()]).collect();
+    let swatches: Vec<&str> =
+        legend.split("<svg").skip(1).map(|s| &s[..s.find("</svg>").unwrap()]).collect();
     assert_eq!(swatches.len(), 20);
     for (i, swatch) in swatches.iter().enumerate() {
         assert!(!swatches[..i].contains(swatch), "swatch {i} comes twice");
@@ -270,7 +305,9 @@ fn a_run_directory_is_read_and_its_faults_are_named() {
     let read = ReportInput::read(dir.path()).unwrap();
     assert_eq!((read.metrics.len(), &read.samples), (whole.metrics.len(), &whole.samples));
     assert_eq!(read.facts[0], ("started".to_owned(), "2026-01-31T12:00:00Z".to_owned()));
-    assert!(read.facts.iter().any(|(name, value)| name == "blt" && value == env!("CARGO_PKG_VERSION")));
+    assert!(
+        read.facts.iter().any(|(name, value)| name == "blt" && value == env!("CARGO_PKG_VERSION"))
+    );
     let shown = |html: String| html[..html.find("<h2 id=\"facts\"").unwrap()].to_owned();
     assert_eq!(shown(page(&read)), shown(page(&whole)), "what is read back shows the same");
 
@@ -298,11 +335,18 @@ fn scores_are_shown_by_their_column() {
     let mut input = input();
     input.results["variants"]["space"]["steps"] = json!([{"train": {}}, {"score": score}]);
     let html = page(&input);
-    for said in ["12 rows, 9 documents of 900 bytes: 2.5000 bits per byte", "failed: 2 unreadable", "kept: 5"] {
+    for said in [
+        "12 rows, 9 documents of 900 bytes: 2.5000 bits per byte",
+        "failed: 2 unreadable",
+        "kept: 5",
+    ] {
         assert!(html.contains(said), "{said}");
     }
     assert!(html.contains("&lt;a&gt;.parquet, row group 3, rows 30 to 31"));
-    assert!(html.contains("by <code>lang</code>") && html.contains("<b>&lt;en&gt;</b>, 4 documents, mean 2.050"));
+    assert!(
+        html.contains("by <code>lang</code>")
+            && html.contains("<b>&lt;en&gt;</b>, 4 documents, mean 2.050")
+    );
     // A chart of all and of the two values that have any, over the same twelve bins.
     assert_eq!(html.matches("id=\"scores-1-0-").count(), 3 * 2);
     assert!(html.contains("2.0: 44.4 %; 2.1: 0.0 %") && html.contains("3.1: 100.0 %"));

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// What scores record batches, and how. What is None is as the pipeline says, or at its default.
 #[derive(Clone, Debug, Default)]
 pub struct BatchOptions {
-    /// A Hugging Face BLT directory, a run's checkpoint directory, or a pipeline's YAML file with a `score` step.
+    /// A Hugging Face BLT directory, a run's checkpoint directory, or a pipeline's YAML file with
+    /// a `score` step.
     pub checkpoint: PathBuf,
     /// The column of text or binary that holds the documents.
     pub column: Option<String>,
@@ -43,7 +44,8 @@ fn of_checkpoint(dir: &Path) -> String {
     format!("name: score\ngraph: {graph}\nrun: [{{score: {{goal: blt}}}}]\n")
 }
 
-/// Where the score step stands, if it is the only one, reads nothing of an earlier one's, and leaves out no row.
+/// Where the score step stands, if it is the only one, reads nothing of an earlier one's, and
+/// leaves out no row.
 fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
     let file = file.display();
     let mut found = None;
@@ -60,8 +62,10 @@ fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
             .help("add `- score: {goal: ...}` under `run:`"));
     };
     if let Some(step) = plan.steps()[..index].iter().find(|step| step.feeds_later_steps()) {
-        let msg =
-            format!("{file} has a step `{}` before it scores, which only a run of the pipeline does", step.entry.name);
+        let msg = format!(
+            "{file} has a step `{}` before it scores, which only a run of the pipeline does",
+            step.entry.name
+        );
         return Err(StepError::other(msg).help(
             "run it, and give the checkpoint that it leaves, RUN/checkpoints/0-train/final, here or to a `Blt` node",
         ));
@@ -74,8 +78,11 @@ fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
         ("split", score.split != Score::new("").split),
     ];
     if let Some((name, _)) = chooses.into_iter().find(|(_, on)| *on) {
-        let msg = format!("the score step of {file} has `{name}`, and of record batches every row is scored and given");
-        return Err(StepError::other(msg).help("leave it out, and choose rows before or after scoring them"));
+        let msg = format!(
+            "the score step of {file} has `{name}`, and of record batches every row is scored and given"
+        );
+        return Err(StepError::other(msg)
+            .help("leave it out, and choose rows before or after scoring them"));
     }
     Ok((index, score))
 }
@@ -84,7 +91,8 @@ impl BatchScorer {
     /// Builds the model. `threads`: what nodes are told; who calls decides the pool.
     ///
     /// # Errors
-    /// If there is no such checkpoint or pipeline, or it is not one that scores without being run first.
+    /// If there is no such checkpoint or pipeline, or it is not one that scores without being run
+    /// first.
     pub fn open(options: &BatchOptions, threads: usize) -> Result<Self, StepError> {
         let file = &options.checkpoint;
         let kind = std::fs::metadata(file).map_err(|e| {
@@ -94,14 +102,22 @@ impl BatchScorer {
         })?;
         let (spec, base_dir) = if kind.is_dir() {
             let dir = std::path::absolute(file)?;
-            (PipelineSpec::parse(&of_checkpoint(&dir), "the scoring pipeline").map_err(StepError::Document)?, dir)
+            (
+                PipelineSpec::parse(&of_checkpoint(&dir), "the scoring pipeline")
+                    .map_err(StepError::Document)?,
+                dir,
+            )
         } else {
             let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             (PipelineSpec::read(file).map_err(StepError::Document)?, dir.to_owned())
         };
         let plans = check_all(&spec, &base_dir).map_err(StepError::Document)?;
         let [plan] = plans.as_slice() else {
-            let msg = format!("{} has {} variants and seeds, and one model scores", file.display(), plans.len());
+            let msg = format!(
+                "{} has {} variants and seeds, and one model scores",
+                file.display(),
+                plans.len()
+            );
             return Err(StepError::other(msg).help("leave out `ablate:` and all seeds but one"));
         };
         let (index, mut score) = score_step(plan, file)?;
@@ -125,11 +141,12 @@ impl BatchScorer {
         })
     }
 
-    /// The batches (of this schema) with the scores as more columns: the same rows, and the columns that they had as they were.
+    /// The batches (of this schema) with the scores as more columns: the same rows, and the columns
+    /// that they had as they were.
     ///
     /// # Errors
-    /// If a column is missing or of a type that does not serve, the batches have columns of the scores' names, or a row cannot be scored and
-    /// `on_error` is not null.
+    /// If a column is missing or of a type that does not serve, the batches have columns of the
+    /// scores' names, or a row cannot be scored and `on_error` is not null.
     pub fn score(
         &self,
         schema: &SchemaRef,
@@ -138,14 +155,18 @@ impl BatchScorer {
         let large = batches.iter().any(|batch| size_of(batch) >= i32::MAX as usize);
         let columns = Columns { large, ..self.columns };
         let scored = columns.schema(schema, &in_memory())?;
-        let rows = MemoryRows::new(schema, batches.to_vec(), &self.column, &self.lists, self.on_error)?;
+        let rows =
+            MemoryRows::new(schema, batches.to_vec(), &self.column, &self.lists, self.on_error)?;
         let (packer, lists) = (self.packer.clone(), self.lists.clone());
-        let scores = self.scorer.score_rows(Box::new(rows), columns, packer, lists, self.on_error)?;
+        let scores =
+            self.scorer.score_rows(Box::new(rows), columns, packer, lists, self.on_error)?;
         let batch = |(batch, mut scores): (&RecordBatch, Vec<_>)| {
-            let arrays = batch.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
+            let arrays =
+                batch.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
             Ok(RecordBatch::try_new(scored.clone(), arrays)?)
         };
-        let batches = batches.iter().zip(scores).map(batch).collect::<Result<Vec<_>, StepError>>()?;
+        let batches =
+            batches.iter().zip(scores).map(batch).collect::<Result<Vec<_>, StepError>>()?;
         Ok((scored, batches))
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::data::RowError;
 use crate::storage::Location;
-use arrow::array::{ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait};
+use arrow::array::{
+    ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use blt_graph::StepError;
@@ -90,7 +92,10 @@ impl Columns {
             (self.entropies, "entropies", float),
             (self.patch_lengths, "patch_lengths", int),
         ];
-        all.into_iter().filter(|(on, ..)| *on).map(|(_, name, data_type)| Field::new(name, data_type, true)).collect()
+        all.into_iter()
+            .filter(|(on, ..)| *on)
+            .map(|(_, name, data_type)| Field::new(name, data_type, true))
+            .collect()
     }
 
     /// The schema of rows with scores. `path`: what they are rows of.
@@ -99,8 +104,11 @@ impl Columns {
     /// If the rows have one of the columns themselves.
     pub fn schema(&self, rows: &Schema, path: &Location) -> Result<SchemaRef, StepError> {
         let scores = self.fields();
-        let taken: Vec<&str> =
-            scores.iter().map(|f| f.name().as_str()).filter(|name| rows.index_of(name).is_ok()).collect();
+        let taken: Vec<&str> = scores
+            .iter()
+            .map(|f| f.name().as_str())
+            .filter(|name| rows.index_of(name).is_ok())
+            .collect();
         if !taken.is_empty() {
             return Err(StepError::other(format!(
                 "{path} has columns `{}` itself, and scoring writes columns of these names",
@@ -119,33 +127,52 @@ impl Columns {
         Ok(Arc::new(Schema::new_with_metadata(fields, metadata)))
     }
 
-    /// One array for each of [`Columns::fields`]. Takes the lists out of the rows: those of a large document are not copied.
+    /// One array for each of [`Columns::fields`]. Takes the lists out of the rows: those of a large
+    /// document are not copied.
     pub(super) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
-        let log_probs = self.log_probs.then(|| self.floats(rows, |scores| &mut scores.log_probs)).transpose()?;
-        let entropies = self.entropies.then(|| self.floats(rows, |scores| &mut scores.entropies)).transpose()?;
+        let log_probs = self
+            .log_probs
+            .then(|| self.floats(rows, |scores| &mut scores.log_probs))
+            .transpose()?;
+        let entropies = self
+            .entropies
+            .then(|| self.floats(rows, |scores| &mut scores.entropies))
+            .transpose()?;
         let known = || rows.iter().map(RowScores::scores);
         let mut arrays: Vec<ArrayRef> =
             vec![Arc::new(Int64Array::from_iter(known().map(|s| s.map(|s| s.n_bytes as i64))))];
         if self.patches {
-            arrays.push(Arc::new(Int64Array::from_iter(known().map(|s| s.map(|s| s.n_patches as i64)))));
+            arrays.push(Arc::new(Int64Array::from_iter(
+                known().map(|s| s.map(|s| s.n_patches as i64)),
+            )));
         }
         if self.nats {
             arrays.push(Arc::new(Float64Array::from_iter(known().map(|s| s.map(|s| s.nats)))));
-            arrays.push(Arc::new(Float64Array::from_iter(known().map(|s| s.and_then(Scores::bits_per_byte)))));
+            arrays.push(Arc::new(Float64Array::from_iter(
+                known().map(|s| s.and_then(Scores::bits_per_byte)),
+            )));
         }
         arrays.extend(log_probs.into_iter().chain(entropies));
         if self.patch_lengths {
             let values: Result<Vec<i32>, _> =
                 known().flatten().flat_map(Scores::patch_lengths).map(i32::try_from).collect();
-            let values = values
-                .map_err(|_| StepError::other("a patch is too long for a list of int32; give `max_patch_length`"))?;
-            arrays.push(self.lists(Arc::new(Int32Array::from(values)), known().map(|s| s.map(|s| s.starts.len())))?);
+            let values = values.map_err(|_| {
+                StepError::other("a patch is too long for a list of int32; give `max_patch_length`")
+            })?;
+            arrays.push(self.lists(
+                Arc::new(Int32Array::from(values)),
+                known().map(|s| s.map(|s| s.starts.len())),
+            )?);
         }
         Ok(arrays)
     }
 
     /// The lists that `of` takes out of the rows.
-    fn floats(&self, rows: &mut [RowScores], of: fn(&mut Scores) -> &mut Vec<f32>) -> Result<ArrayRef, StepError> {
+    fn floats(
+        &self,
+        rows: &mut [RowScores],
+        of: fn(&mut Scores) -> &mut Vec<f32>,
+    ) -> Result<ArrayRef, StepError> {
         let mut values: Vec<f32> = Vec::new();
         let mut lengths = Vec::with_capacity(rows.len());
         for row in rows {
@@ -180,10 +207,11 @@ fn lists<O: OffsetSizeTrait>(
     lengths: impl Iterator<Item = Option<usize>> + Clone,
 ) -> Result<ArrayRef, StepError> {
     let nulls = NullBuffer::from_iter(lengths.clone().map(|l| l.is_some()));
-    let offsets = OffsetBuffer::<O>::try_from_lengths(lengths.map(Option::unwrap_or_default)).map_err(|_| {
-        StepError::other("documents are too long for lists with 32-bit offsets")
-            .help("emit less, or write the input uncompressed")
-    })?;
+    let offsets = OffsetBuffer::<O>::try_from_lengths(lengths.map(Option::unwrap_or_default))
+        .map_err(|_| {
+            StepError::other("documents are too long for lists with 32-bit offsets")
+                .help("emit less, or write the input uncompressed")
+        })?;
     let item = Field::new_list_field(values.data_type().clone(), true).into();
     Ok(Arc::new(GenericListArray::<O>::try_new(item, offsets, values, Some(nulls))?))
 }
@@ -215,7 +243,10 @@ mod tests {
             };
             let arrays = columns.arrays(&mut rows()).unwrap();
             for (array, field) in arrays.iter().zip(columns.fields()) {
-                assert_eq!((array.data_type(), array.len(), array.null_count()), (field.data_type(), 3, 1));
+                assert_eq!(
+                    (array.data_type(), array.len(), array.null_count()),
+                    (field.data_type(), 3, 1)
+                );
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use super::columns::Columns;
 use super::part;
-use crate::data::{DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table};
+use crate::data::{
+    DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table,
+};
 use crate::predicate::Predicate;
 use arrow::datatypes::SchemaRef;
 use blt_graph::StepError;
@@ -46,7 +48,8 @@ pub struct Job {
 /// A span of input and its output part: what is scored as one, and again if it was not finished.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unit {
-    /// The part's name below the outputs, `/` between the parts of it. It follows from the input's name and the span.
+    /// The part's name below the outputs, `/` between the parts of it. It follows from the input's
+    /// name and the span.
     pub part: String,
     /// The input file, as named in the pipeline.
     pub input: String,
@@ -83,8 +86,11 @@ impl Manifest {
     pub(super) fn difference(&self, other: &Manifest) -> Option<String> {
         let named = |value: &Value| value.as_object().cloned().unwrap_or_default();
         let (mine, theirs) = (named(&self.settings), named(&other.settings));
-        let settings: BTreeSet<&String> =
-            mine.keys().chain(theirs.keys()).filter(|key| mine.get(*key) != theirs.get(*key)).collect();
+        let settings: BTreeSet<&String> = mine
+            .keys()
+            .chain(theirs.keys())
+            .filter(|key| mine.get(*key) != theirs.get(*key))
+            .collect();
         let keys = |manifest: &Manifest| -> Vec<(String, String)> {
             manifest.units.iter().map(|unit| (unit.part.clone(), unit.key.clone())).collect()
         };
@@ -93,7 +99,8 @@ impl Manifest {
         } else if self.model != other.model {
             Some(format!("another model, {}", self.model))
         } else if !settings.is_empty() {
-            let settings: Vec<String> = settings.into_iter().map(|key| format!("`{key}`")).collect();
+            let settings: Vec<String> =
+                settings.into_iter().map(|key| format!("`{key}`")).collect();
             Some(format!("other settings: {}", settings.join(", ")))
         } else if keys(self) != keys(other) {
             Some(self.other_input(other))
@@ -104,15 +111,23 @@ impl Manifest {
 
     /// Where the units of another job's input differ.
     fn other_input(&self, other: &Manifest) -> String {
-        let keys: BTreeMap<&str, &Unit> = other.units.iter().map(|unit| (unit.part.as_str(), unit)).collect();
-        let changed = self.units.iter().find(|unit| keys.get(unit.part.as_str()).is_some_and(|of| of.key != unit.key));
-        let inputs =
-            |manifest: &Manifest| manifest.units.iter().map(|unit| unit.input.clone()).collect::<BTreeSet<_>>();
+        let keys: BTreeMap<&str, &Unit> =
+            other.units.iter().map(|unit| (unit.part.as_str(), unit)).collect();
+        let changed = self
+            .units
+            .iter()
+            .find(|unit| keys.get(unit.part.as_str()).is_some_and(|of| of.key != unit.key));
+        let inputs = |manifest: &Manifest| {
+            manifest.units.iter().map(|unit| unit.input.clone()).collect::<BTreeSet<_>>()
+        };
         let (mine, theirs) = (inputs(self), inputs(other));
         let added = theirs.difference(&mine).next().map(|name| format!("{name} was added"));
-        let gone = || mine.difference(&theirs).next().map(|name| format!("{name} is no longer there"));
+        let gone =
+            || mine.difference(&theirs).next().map(|name| format!("{name} is no longer there"));
         let what = added.or_else(gone).unwrap_or_else(|| match changed {
-            Some(unit) => format!("{} was written again since, or another `limit` ends in it", unit.input),
+            Some(unit) => {
+                format!("{} was written again since, or another `limit` ends in it", unit.input)
+            }
             None => "it is divided by another `part_bytes` or `limit`".to_owned(),
         });
         format!("other input: {what}")
@@ -126,7 +141,8 @@ impl Job {
     /// Checks the config against the input's columns. Reads no rows.
     ///
     /// # Errors
-    /// If a file or column is missing, a column's type does not serve, or a table has a score's column itself.
+    /// If a file or column is missing, a column's type does not serve, or a table has a score's
+    /// column itself.
     pub fn new(config: JobConfig) -> Result<Self, StepError> {
         config.packer.check()?;
         let tables = config.source.tables()?;
@@ -135,7 +151,10 @@ impl Job {
             nullable: config.on_error == OnError::Null,
             ..config.columns
         };
-        let schemas = tables.iter().map(|t| columns.schema(&t.schema, &t.path)).collect::<Result<Vec<_>, _>>()?;
+        let schemas = tables
+            .iter()
+            .map(|t| columns.schema(&t.schema, &t.path))
+            .collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
             keep.check(schemas.iter().map(AsRef::as_ref)).map_err(|(at, error)| {
                 let (condition, path) = (keep.to_string(), tables[at].path.clone());
@@ -147,7 +166,13 @@ impl Job {
         {
             let (path, schema) = (tables[0].path.clone(), &tables[0].schema);
             let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-            return Err(DataError::NoSuchColumn { column: by.clone(), path, nearest: None, columns }.into());
+            return Err(DataError::NoSuchColumn {
+                column: by.clone(),
+                path,
+                nearest: None,
+                columns,
+            }
+            .into());
         }
         let job = Job { config, columns, tables, schemas };
         // Opening checks.
@@ -171,14 +196,20 @@ impl Job {
         }
     }
 
-    /// Divides the input into units of about `part_bytes` decoded bytes, whole row groups of one file each.
+    /// Divides the input into units of about `part_bytes` decoded bytes, whole row groups of one
+    /// file each.
     ///
-    /// With a `limit`, units end with the one that has its last row; to find it, the columns are read on which it depends whether a row is
-    /// chosen. `model`: a digest of what scores.
+    /// With a `limit`, units end with the one that has its last row; to find it, the columns are
+    /// read on which it depends whether a row is chosen. `model`: a digest of what scores.
     ///
     /// # Errors
     /// If rows cannot be counted.
-    pub fn divide(&self, part_bytes: u64, limit: Option<u64>, model: &str) -> Result<Units, StepError> {
+    pub fn divide(
+        &self,
+        part_bytes: u64,
+        limit: Option<u64>,
+        model: &str,
+    ) -> Result<Units, StepError> {
         let mut spans: Vec<RowSpan> = Vec::new();
         for table in 0..self.tables.len() {
             let whole = self.whole(table);
@@ -192,7 +223,8 @@ impl Job {
             }
             spans.push(RowSpan { groups: from..whole.groups.end, ..whole });
         }
-        let inputs: Vec<(&str, Option<Range<usize>>)> = spans.iter().map(|span| self.named(span)).collect();
+        let inputs: Vec<(&str, Option<Range<usize>>)> =
+            spans.iter().map(|span| self.named(span)).collect();
         let names = part::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
         if let Some(limit) = limit {
             let counts = self.config.source.count_rows(&self.request(spans.clone()), limit)?;
@@ -216,7 +248,10 @@ impl Job {
                 span,
             }
         };
-        Ok(Units { model: model.to_owned(), units: spans.into_iter().zip(names).map(unit).collect() })
+        Ok(Units {
+            model: model.to_owned(),
+            units: spans.into_iter().zip(names).map(unit).collect(),
+        })
     }
 
     /// [`Unit::key`] of a span of this job's input.
@@ -233,10 +268,12 @@ impl Job {
         blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 
-    /// Whether a unit that another process divided off its job is one of this job: of the same input, settings and model.
+    /// Whether a unit that another process divided off its job is one of this job: of the same
+    /// input, settings and model.
     pub fn has(&self, unit: &Unit, model: &str) -> bool {
         let table = self.tables.get(unit.span.table).filter(|t| t.name == unit.input);
-        table.is_some_and(|t| unit.span.groups.end <= t.groups.len()) && self.key(&unit.span, model) == unit.key
+        table.is_some_and(|t| unit.span.groups.end <= t.groups.len())
+            && self.key(&unit.span, model) == unit.key
     }
 
     /// The span's input, and its groups unless they are all.
@@ -245,7 +282,8 @@ impl Job {
         (&table.name, (span.groups.len() < table.groups.len()).then(|| span.groups.clone()))
     }
 
-    /// All that a part depends on beside input, model and span. The size of batches changes no number.
+    /// All that a part depends on beside input, model and span. The size of batches changes no
+    /// number.
     fn settings(&self) -> Value {
         let config = &self.config;
         json!({

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-/// The manifest's name in a folder of a user's, beside the parts: readers of data sets leave out names that begin with `_`.
+/// The manifest's name in a folder of a user's, beside the parts: readers of data sets leave out
+/// names that begin with `_`.
 pub const MANIFEST: &str = "_manifest.json";
 
 /// Read of the end of a part to learn what is in it; that is most often enough.
@@ -23,19 +24,23 @@ const READ_AT_A_TIME: usize = 32;
 pub struct Outputs {
     /// The parts, under their names.
     pub dir: Location,
-    /// What is unfinished: parts that are being written, on the same file system as a local `dir` and not seen below it (a name that
-    /// begins with `.` is not), as what a killed process leaves is not to be taken for a part; of uploads, what is to be aborted then.
+    /// What is unfinished: parts that are being written, on the same file system as a local `dir`
+    /// and not seen below it (a name that begins with `.` is not), as what a killed process
+    /// leaves is not to be taken for a part; of uploads, what is to be aborted then.
     pub partial: PathBuf,
 }
 
 impl Outputs {
-    /// Takes a folder of a user's choice, which may hold parts of this very job and no others, and writes the manifest into it.
+    /// Takes a folder of a user's choice, which may hold parts of this very job and no others, and
+    /// writes the manifest into it.
     ///
     /// # Errors
-    /// If another job's manifest is there, or Parquet files that are no parts of this one; or it cannot be read or written to.
+    /// If another job's manifest is there, or Parquet files that are no parts of this one; or it
+    /// cannot be read or written to.
     pub fn claim(&self, manifest: &Manifest) -> Result<(), StepError> {
         let other = |what: String| {
-            Err(StepError::other(format!("{} holds other work: {what}", self.dir)).help("name another folder"))
+            Err(StepError::other(format!("{} holds other work: {what}", self.dir))
+                .help("name another folder"))
         };
         let place = self.dir.join(MANIFEST);
         let known = match place.read()? {
@@ -64,19 +69,22 @@ impl Outputs {
         Ok(there.find(|at| is_parquet(at) && !parts.contains(at)))
     }
 
-    /// Whether the folder holds this manifest and all of its parts, whole, and no other Parquet files.
+    /// Whether the folder holds this manifest and all of its parts, whole, and no other Parquet
+    /// files.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn are_whole(&self, manifest: &Manifest) -> Result<bool, StepError> {
         let Some(text) = self.dir.join(MANIFEST).read()? else { return Ok(false) };
-        let same = serde_json::from_slice::<Manifest>(&text).is_ok_and(|there| there.difference(manifest).is_none());
+        let same = serde_json::from_slice::<Manifest>(&text)
+            .is_ok_and(|there| there.difference(manifest).is_none());
         if !same {
             return Ok(false);
         }
         // What is wrong with a part, the run that follows tells.
         let found = self.find_all(&manifest.units);
-        Ok(self.stranger(manifest)?.is_none() && found.is_ok_and(|found| found.iter().all(Option::is_some)))
+        Ok(self.stranger(manifest)?.is_none()
+            && found.is_ok_and(|found| found.iter().all(Option::is_some)))
     }
 
     pub fn path(&self, unit: &Unit) -> Location {
@@ -97,16 +105,24 @@ impl Outputs {
     /// As [`Outputs::find`].
     pub fn find_all(&self, units: &[Unit]) -> Result<Vec<Option<Summary>>, StepError> {
         // One listing tells of all.
-        let there: HashMap<Location, Entry> = self.dir.list()?.into_iter().map(|e| (e.location.clone(), e)).collect();
+        let there: HashMap<Location, Entry> =
+            self.dir.list()?.into_iter().map(|e| (e.location.clone(), e)).collect();
         let mut found = Vec::new();
         for units in units.chunks(READ_AT_A_TIME) {
             let of_these: Vec<_> = std::thread::scope(|scope| {
                 let find = |unit: &Unit| match is_hidden(unit) {
                     true => self.find(unit),
-                    false => there.get(&self.path(unit)).map(|entry| self.summary(unit, entry)).transpose(),
+                    false => there
+                        .get(&self.path(unit))
+                        .map(|entry| self.summary(unit, entry))
+                        .transpose(),
                 };
-                let threads: Vec<_> = units.iter().map(|unit| scope.spawn(move || find(unit))).collect();
-                threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+                let threads: Vec<_> =
+                    units.iter().map(|unit| scope.spawn(move || find(unit))).collect();
+                threads
+                    .into_iter()
+                    .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                    .collect()
             });
             found.extend(of_these.into_iter().collect::<Result<Vec<_>, _>>()?);
         }
@@ -121,14 +137,17 @@ impl Outputs {
         })?;
         if footer.key != unit.key {
             let Footer { version, model, input, .. } = footer;
-            let msg = format!("{path} holds other scores: of {input}, by model {model}, version {version}");
+            let msg = format!(
+                "{path} holds other scores: of {input}, by model {model}, version {version}"
+            );
             return Err(StepError::other(msg)
                 .help("another model, other settings or other input made it; remove it, or write elsewhere"));
         }
         Ok(footer.summary)
     }
 
-    /// Removes what killed processes left unfinished, and aborts their uploads. No other may be at work.
+    /// Removes what killed processes left unfinished, and aborts their uploads. No other may be at
+    /// work.
     ///
     /// # Errors
     /// If the folder cannot be removed, or the store not be reached.
@@ -143,22 +162,31 @@ impl Outputs {
     }
 }
 
-/// Why parts cannot be written to `dir`, as far as that is known before the model is: input lies in it, or other work.
+/// Why parts cannot be written to `dir`, as far as that is known before the model is: input lies in
+/// it, or other work.
 pub fn refusal(dir: &Location, input: &[Location]) -> Result<Option<String>, StorageError> {
     let place = |at: &Location| match at {
-        Location::Local(path) => Location::Local(path.canonicalize().unwrap_or_else(|_| path.clone())),
+        Location::Local(path) => {
+            Location::Local(path.canonicalize().unwrap_or_else(|_| path.clone()))
+        }
         Location::Remote(_) => at.clone(),
     };
     let input: BTreeSet<Location> = input.iter().map(place).collect();
-    let there: Vec<Entry> = dir.list()?.into_iter().filter(|entry| is_parquet(&entry.location)).collect();
+    let there: Vec<Entry> =
+        dir.list()?.into_iter().filter(|entry| is_parquet(&entry.location)).collect();
     if let Some(found) = there.iter().find(|entry| input.contains(&place(&entry.location))) {
-        return Ok(Some(format!("{dir} holds the input {}, and scores go to a folder of their own", found.location)));
+        return Ok(Some(format!(
+            "{dir} holds the input {}, and scores go to a folder of their own",
+            found.location
+        )));
     }
     if dir.join(MANIFEST).entry()?.is_some() {
         return Ok(None);
     }
     let foreign = there.iter().find(|entry| !matches!(footer(entry), Ok(Ok(_))));
-    Ok(foreign.map(|entry| format!("{dir} holds other work: {} is no part that this program wrote", entry.location)))
+    Ok(foreign.map(|entry| {
+        format!("{dir} holds other work: {} is no part that this program wrote", entry.location)
+    }))
 }
 
 fn is_parquet(at: &Location) -> bool {
@@ -173,7 +201,9 @@ fn footer(entry: &Entry) -> Result<Result<Footer, String>, StorageError> {
         let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
         let pairs = metadata.metadata().file_metadata().key_value_metadata();
         let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
-        let text = ours.and_then(|pair| pair.value.as_deref()).ok_or("its footer says nothing of scores")?;
+        let text = ours
+            .and_then(|pair| pair.value.as_deref())
+            .ok_or("its footer says nothing of scores")?;
         Ok(serde_json::from_str(text)?)
     };
     match read() {

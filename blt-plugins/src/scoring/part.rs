@@ -1,4 +1,5 @@
-//! A part: the Parquet file that is written for a unit, its columns first and the scores after them.
+//! A part: the Parquet file that is written for a unit, its columns first and the scores after
+//! them.
 
 use super::columns::RowScores;
 use super::job::{FORMAT, Job, Unit};
@@ -24,7 +25,8 @@ use std::path::{Component, Path};
 /// Under this key a part's footer says what is in it, as JSON ([`Footer`]).
 pub const FOOTER_KEY: &str = "blt.score";
 
-/// Bytes in memory (pages, dictionaries, what is not encoded yet) after which a row group ends: it is held until then.
+/// Bytes in memory (pages, dictionaries, what is not encoded yet) after which a row group ends: it
+/// is held until then.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// What a part's footer says under [`FOOTER_KEY`].
@@ -44,13 +46,17 @@ pub struct Footer {
     pub summary: Summary,
 }
 
-/// The names of the parts of these spans of input: a name follows from the input's and its groups (None: all) alone, as long as no two
-/// come out the same.
+/// The names of the parts of these spans of input: a name follows from the input's and its groups
+/// (None: all) alone, as long as no two come out the same.
 ///
-/// `in/a.parquet` stays `in/a.parquet` (and `s3://bucket/in/a.parquet` is `bucket/in/a.parquet`), its row groups 0 to 11 are `in/a.00000-00011.parquet`; other endings get `.parquet` after them. What
-/// leads out of the folder (`..`, `/`) is left out. A folder `lang=en` becomes `lang-en`: its value is a column of the part, and readers
-/// that also make one of the folder's name complain of two.
-pub fn names<'a>(inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usize>>)>) -> Vec<String> {
+/// `in/a.parquet` stays `in/a.parquet` (and `s3://bucket/in/a.parquet` is `bucket/in/a.parquet`),
+/// its row groups 0 to 11 are `in/a.00000-00011.parquet`; other endings get `.parquet` after them.
+/// What leads out of the folder (`..`, `/`) is left out. A folder `lang=en` becomes `lang-en`: its
+/// value is a column of the part, and readers that also make one of the folder's name complain of
+/// two.
+pub fn names<'a>(
+    inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usize>>)>,
+) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let mut name = |(input, groups): (&str, Option<&Range<usize>>)| {
         let input = input.split_once("://").map_or(input, |(_, below)| below);
@@ -66,7 +72,8 @@ pub fn names<'a>(inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usi
         if let Some(groups) = groups {
             stem += &format!(".{:05}-{:05}", groups.start, groups.end.saturating_sub(1));
         }
-        let tries = std::iter::once(format!("{stem}.parquet")).chain((2..).map(|n| format!("{stem}~{n}.parquet")));
+        let tries = std::iter::once(format!("{stem}.parquet"))
+            .chain((2..).map(|n| format!("{stem}~{n}.parquet")));
         let free = tries.into_iter().find(|name| !taken.contains(name)).unwrap_or_default();
         taken.insert(free.clone());
         free
@@ -87,7 +94,12 @@ pub(super) struct PartWriter<'a> {
 }
 
 impl<'a> PartWriter<'a> {
-    pub fn create(job: &'a Job, model: &'a str, unit: &'a Unit, outputs: &Outputs) -> Result<Self, StepError> {
+    pub fn create(
+        job: &'a Job,
+        model: &'a str,
+        unit: &'a Unit,
+        outputs: &Outputs,
+    ) -> Result<Self, StepError> {
         let path = outputs.path(unit);
         // Of its own, should another process score the same unit, maybe on another machine.
         let random = RandomState::new().hash_one(std::process::id());
@@ -103,7 +115,12 @@ impl<'a> PartWriter<'a> {
             .set_key_value_metadata(Some(pairs));
         // Hardly any two are the same: a dictionary would hold all of them beside their pages.
         let list = |name: &str| vec![name.to_owned(), "list".into(), "item".into()];
-        for path in [list("log_probs"), list("entropies"), vec!["nats".into()], vec!["bits_per_byte".into()]] {
+        for path in [
+            list("log_probs"),
+            list("entropies"),
+            vec!["nats".into()],
+            vec!["bits_per_byte".into()],
+        ] {
             properties = properties.set_column_dictionary_enabled(ColumnPath::new(path), false);
         }
         let mut part = PartWriter {
@@ -126,7 +143,8 @@ impl<'a> PartWriter<'a> {
 
     pub fn write(&mut self, rows: &Rows, mut scores: Vec<RowScores>) -> Result<(), StepError> {
         let Job { config, columns, schemas, .. } = self.job;
-        let arrays = rows.columns.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
+        let arrays =
+            rows.columns.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
         let schema = &schemas[self.unit.span.table];
         let mut batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {
@@ -152,10 +170,11 @@ impl<'a> PartWriter<'a> {
         }
         self.summary.kept += batch.num_rows() as u64;
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        let written = writer.write(&batch).and_then(|()| match writer.memory_size() >= ROW_GROUP_BYTES {
-            true => writer.flush(),
-            false => Ok(()),
-        });
+        let written =
+            writer.write(&batch).and_then(|()| match writer.memory_size() >= ROW_GROUP_BYTES {
+                true => writer.flush(),
+                false => Ok(()),
+            });
         written.map_err(|e| self.failed(e))
     }
 
@@ -176,8 +195,15 @@ impl<'a> PartWriter<'a> {
             summary: self.summary.clone(),
         };
         let mut writer = self.writer.take().ok_or_else(|| self.failed("it was ended twice"))?;
-        writer.append_key_value_metadata(KeyValue::new(FOOTER_KEY.to_owned(), serde_json::to_string(&footer)?));
-        writer.into_inner().map_err(|e| self.failed(e))?.finish().map_err(|e| failed(&self.path, self.unit, e))?;
+        writer.append_key_value_metadata(KeyValue::new(
+            FOOTER_KEY.to_owned(),
+            serde_json::to_string(&footer)?,
+        ));
+        writer
+            .into_inner()
+            .map_err(|e| self.failed(e))?
+            .finish()
+            .map_err(|e| failed(&self.path, self.unit, e))?;
         Ok(footer.summary)
     }
 }

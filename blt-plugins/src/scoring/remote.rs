@@ -1,9 +1,10 @@
 //! Units scored by other processes, on this machine or others that share its storage.
 //!
-//! The `score` step runs where it always does, and divides the work as it always does; only the units that are left to do go to a
-//! [`Scheduler`] that the program lends to it ([`Runner::lend`](blt_graph::run::Runner::lend)). The scheduler brings each [`Unit`], with the
-//! [`RemoteStep`], to some process, whose [`Worker`] builds the same model and job again, holds the unit's key against its own, and writes
-//! the part as this process would. Both cross as JSON.
+//! The `score` step runs where it always does, and divides the work as it always does; only the
+//! units that are left to do go to a [`Scheduler`] that the program lends to it
+//! ([`Runner::lend`](blt_graph::run::Runner::lend)). The scheduler brings each [`Unit`], with the
+//! [`RemoteStep`], to some process, whose [`Worker`] builds the same model and job again, holds the
+//! unit's key against its own, and writes the part as this process would. Both cross as JSON.
 
 use super::job::{Job, Unit, Units};
 use super::outputs::Outputs;
@@ -48,8 +49,9 @@ pub struct UnitDone {
 
 /// Brings units to workers. Lent to the runner as `Rc<dyn Scheduler>`.
 pub trait Scheduler {
-    /// Has each of `units` scored by a [`Worker`] of `step`, in any order, again where a process or machine was lost, and calls `done`
-    /// with its place in `units` once its worker has answered.
+    /// Has each of `units` scored by a [`Worker`] of `step`, in any order, again where a process or
+    /// machine was lost, and calls `done` with its place in `units` once its worker has
+    /// answered.
     ///
     /// # Errors
     /// What `done` answers, or why a unit cannot be scored.
@@ -65,8 +67,10 @@ impl RemoteStep {
     pub(crate) fn new(cx: &StepCx, units: &Units, outputs: &Outputs) -> Result<Self, StepError> {
         let plan = cx.plan();
         let absolute = |path: &PathBuf| std::path::absolute(path);
-        let earlier =
-            cx.earlier().iter().map(|earlier| Ok(Earlier { dir: absolute(&earlier.dir)?, ..earlier.clone() }));
+        let earlier = cx
+            .earlier()
+            .iter()
+            .map(|earlier| Ok(Earlier { dir: absolute(&earlier.dir)?, ..earlier.clone() }));
         Ok(RemoteStep {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pipeline: plan.resolved().to_yaml(),
@@ -80,7 +84,8 @@ impl RemoteStep {
         })
     }
 
-    /// Has units scored elsewhere: the summary of each, in their order, and seconds by node over all workers.
+    /// Has units scored elsewhere: the summary of each, in their order, and seconds by node over
+    /// all workers.
     pub(crate) fn score(
         &self,
         scheduler: &dyn Scheduler,
@@ -95,7 +100,9 @@ impl RemoteStep {
         let mut seen = Seen::default();
         let mut processors = BTreeSet::from([cpu_features()]);
         let mut done = |at: usize, answer: &UnitDone| {
-            let Some(summary) = summaries.get_mut(at).filter(|summary| summary.is_none()) else { return Ok(()) };
+            let Some(summary) = summaries.get_mut(at).filter(|summary| summary.is_none()) else {
+                return Ok(());
+            };
             let unit = chosen[at];
             let found = self.outputs.find(unit)?.ok_or_else(|| {
                 let path = self.outputs.path(unit);
@@ -123,13 +130,14 @@ impl RemoteStep {
             scheduler.score(self, &chosen, &mut done)?;
         }
         let summaries: Option<Vec<Summary>> = summaries.into_iter().collect();
-        let summaries =
-            summaries.ok_or_else(|| StepError::other("the scheduler ended before all units were scored"))?;
+        let summaries = summaries
+            .ok_or_else(|| StepError::other("the scheduler ended before all units were scored"))?;
         Ok((summaries, seconds))
     }
 }
 
-/// A `score` step made ready in another process: it holds the model, and scores one unit after the other.
+/// A `score` step made ready in another process: it holds the model, and scores one unit after the
+/// other.
 pub struct Worker {
     step: RemoteStep,
     scorer: Scorer,
@@ -138,26 +146,36 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Builds the step's model, and looks at the input's files. `threads`: for messages to nodes; who calls decides the pool.
+    /// Builds the step's model, and looks at the input's files. `threads`: for messages to nodes;
+    /// who calls decides the pool.
     ///
     /// # Errors
-    /// If the version is another one, or what the pipeline names is not here as it was where the step was divided.
+    /// If the version is another one, or what the pipeline names is not here as it was where the
+    /// step was divided.
     pub fn open(step: RemoteStep, threads: usize) -> Result<Self, StepError> {
         let version = env!("CARGO_PKG_VERSION");
         if step.version != version {
-            let msg = format!("the step was begun by version {}, and this worker has version {version}", step.version);
+            let msg = format!(
+                "the step was begun by version {}, and this worker has version {version}",
+                step.version
+            );
             return Err(StepError::other(msg).help("install the same version on all machines"));
         }
-        let spec = PipelineSpec::parse(&step.pipeline, "the resolved pipeline").map_err(StepError::Document)?;
-        let plan = Plan::check(&spec, &step.variant, step.seed, &step.base_dir).map_err(StepError::Document)?;
+        let spec = PipelineSpec::parse(&step.pipeline, "the resolved pipeline")
+            .map_err(StepError::Document)?;
+        let plan = Plan::check(&spec, &step.variant, step.seed, &step.base_dir)
+            .map_err(StepError::Document)?;
         let score = Score::of(&plan, step.index)?;
-        let score = score.ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
+        let score = score
+            .ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
         let cx = StepCx::outside(&plan, step.index, step.earlier.clone(), threads);
         let scorer = score.scorer(&cx)?;
         let model = scorer.loaded().digest()?;
         if model != step.model {
-            let msg = format!("the model is {model} here, and {} where the step was divided", step.model);
-            return Err(StepError::other(msg).help("all machines read one checkpoint, which stays as it is meanwhile"));
+            let msg =
+                format!("the model is {model} here, and {} where the step was divided", step.model);
+            return Err(StepError::other(msg)
+                .help("all machines read one checkpoint, which stays as it is meanwhile"));
         }
         let job = score.whole_job(&cx, &scorer)?;
         let profile = scorer.profile();

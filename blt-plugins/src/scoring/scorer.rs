@@ -1,14 +1,18 @@
 //! Documents through the model and into parts.
 //!
-//! Three things go on at once: threads read and pack ahead, this one computes, and one writes. Documents of many rows, and of
-//! neighbouring units, share a batch; a document's numbers do not depend on what it shares it with.
+//! Three things go on at once: threads read and pack ahead, this one computes, and one writes.
+//! Documents of many rows, and of neighbouring units, share a batch; a document's numbers do not
+//! depend on what it shares it with.
 
 use super::columns::{Columns, RowScores, Scores};
 use super::job::{Job, Unit, Units};
 use super::outputs::Outputs;
 use super::part::PartWriter;
 use super::summary::Summary;
-use crate::data::{ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows, Unreadable};
+use crate::data::{
+    ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows,
+    Unreadable,
+};
 use crate::loaded::{Feed, Loaded};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
@@ -111,13 +115,14 @@ impl Scorer {
         Ok(spans)
     }
 
-    /// Scores units and writes their parts, those that are there already included. `watch` is told how far it is, and may end it.
+    /// Scores units and writes their parts, those that are there already included. `watch` is told
+    /// how far it is, and may end it.
     ///
     /// Gives the summary of each, in their order.
     ///
     /// # Errors
-    /// What `watch` answers; a row that cannot be read or scored, unless the job says otherwise; a part that cannot be written. Parts that
-    /// were finished stay.
+    /// What `watch` answers; a row that cannot be read or scored, unless the job says otherwise; a
+    /// part that cannot be written. Parts that were finished stay.
     pub fn score(
         &self,
         job: &Job,
@@ -127,15 +132,21 @@ impl Scorer {
         watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
     ) -> Result<Vec<Summary>, StepError> {
         let spans = which.iter().map(|&i| units.units[i].span.clone()).collect();
-        let reader = job.config.source.open_rows(&job.request(spans)).map_err(|e| self.loaded.data_error(e))?;
+        let reader = job
+            .config
+            .source
+            .open_rows(&job.request(spans))
+            .map_err(|e| self.loaded.data_error(e))?;
         let lists = job.config.lists.clone();
         let events = RowBatches::start(reader, job.config.packer.clone(), lists, EVENTS_AHEAD)?;
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(PIECES_BEHIND);
             let of_span: Vec<&Unit> = which.iter().map(|&i| &units.units[i]).collect();
-            let writing = scope.spawn(move || write(job, &units.model, &of_span, outputs, &receiver));
+            let writing =
+                scope.spawn(move || write(job, &units.model, &of_span, outputs, &receiver));
             // Why writing ended is told in place of this.
-            let give = |next| sender.send(next).map_err(|_| StepError::other("writing ended early"));
+            let give =
+                |next| sender.send(next).map_err(|_| StepError::other("writing ended early"));
             let computed = self.compute(events, job.columns, job.config.on_error, give, watch);
             drop(sender);
             match (computed, writing.join()) {
@@ -166,8 +177,9 @@ fn write(
     let mut part: Option<PartWriter> = None;
     let mut summaries = Vec::new();
     for next in receiver {
-        let (ToWrite::Rows(Rows { span, .. }, _) | ToWrite::Unreadable { span, .. } | ToWrite::End { span, .. }) =
-            &next;
+        let (ToWrite::Rows(Rows { span, .. }, _)
+        | ToWrite::Unreadable { span, .. }
+        | ToWrite::End { span, .. }) = &next;
         let writer = match &mut part {
             Some(writer) => writer,
             None => part.insert(PartWriter::create(job, model, units[*span], outputs)?),
@@ -195,7 +207,9 @@ struct OpenRows {
 impl OpenRows {
     fn new(rows: Rows) -> Self {
         let new = |(_, state): &(u64, RowState)| match *state {
-            RowState::Document(n) => RowScores::Document(Scores { n_bytes: n as u64, ..Scores::default() }),
+            RowState::Document(n) => {
+                RowScores::Document(Scores { n_bytes: n as u64, ..Scores::default() })
+            }
             RowState::Null => RowScores::Null,
             RowState::Failed(error) => RowScores::Failed(error),
         };
@@ -228,15 +242,24 @@ struct Values {
 }
 
 impl Values {
-    /// Adds what a span says to its document's scores; what it has in common with the span before is left out.
+    /// Adds what a span says to its document's scores; what it has in common with the span before
+    /// is left out.
     fn add(&self, batch: &Batch, s: usize, columns: &Columns, scores: &mut Scores) {
         let span = &batch.spans[s];
         let (start, end) = (batch.offsets[s], batch.offsets[s + 1]);
         let is_first = span.range.start + span.context == 0;
         if is_first {
             // A list that grows is copied.
-            scores.log_probs.reserve_exact(if columns.log_probs { scores.n_bytes as usize } else { 0 });
-            scores.entropies.reserve_exact(if columns.entropies { scores.n_bytes as usize + 1 } else { 0 });
+            scores.log_probs.reserve_exact(if columns.log_probs {
+                scores.n_bytes as usize
+            } else {
+                0
+            });
+            scores.entropies.reserve_exact(if columns.entropies {
+                scores.n_bytes as usize + 1
+            } else {
+                0
+            });
         }
         if let Some(loss) = &self.loss {
             // The nats at an id are those of the byte after it.
@@ -295,8 +318,12 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
             let Some(event) = event else { return Ok(()) };
             match event {
                 RawEvent::Rows(rows) => self.waiting.push_back(Waiting::Rows(OpenRows::new(rows))),
-                RawEvent::Unreadable { span, group } => self.waiting.push_back(Waiting::Unreadable { span, group }),
-                RawEvent::End { span, groups_skipped } => self.waiting.push_back(Waiting::End { span, groups_skipped }),
+                RawEvent::Unreadable { span, group } => {
+                    self.waiting.push_back(Waiting::Unreadable { span, group })
+                }
+                RawEvent::End { span, groups_skipped } => {
+                    self.waiting.push_back(Waiting::End { span, groups_skipped })
+                }
                 RawEvent::Batch(batch) => self.score(batch)?,
             }
             self.hand_over()?;
@@ -311,7 +338,9 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
                 Ok(values) => return self.add(&whole, &values),
                 Err(failed) => match failed.cause::<PatchError>() {
                     // Of the one document: the others of the batch are scored without it.
-                    Some(&PatchError::EntropyNotFinite { row, .. }) if self.on_error == OnError::Null => {
+                    Some(&PatchError::EntropyNotFinite { row, .. })
+                        if self.on_error == OnError::Null =>
+                    {
                         self.fail(&whole, row)?;
                         batch = whole.without_row(row);
                     }
@@ -338,10 +367,14 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
 
     /// Adds what the graph says of a batch to the rows' scores.
     fn add(&mut self, batch: &Batch, values: &Values) -> Result<(), StepError> {
-        let lengths = [values.loss.as_ref().map(|l| l.nats.len()), values.entropies.as_ref().map(|e| e.len())];
+        let lengths = [
+            values.loss.as_ref().map(|l| l.nats.len()),
+            values.entropies.as_ref().map(|e| e.len()),
+        ];
         if let Some(found) = lengths.into_iter().flatten().find(|&n| n != batch.len()) {
             let msg = format!("the goal gives {found} numbers for a batch of {} ids", batch.len());
-            return Err(StepError::other(msg).help("a loss that scores has its nats at every id, and entropies too"));
+            return Err(StepError::other(msg)
+                .help("a loss that scores has its nats at every id, and entropies too"));
         }
         // Spans come in the order of their rows, which wait in that order.
         let mut at = 0;
@@ -355,15 +388,19 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
                 // By a span before this one.
                 RowScores::Failed(_) => continue,
                 RowScores::Null => {
-                    return Err(StepError::other(format!("row {} has no document, and was scored", span.row)));
+                    return Err(StepError::other(format!(
+                        "row {} has no document, and was scored",
+                        span.row
+                    )));
                 }
             };
             values.add(batch, s, &self.columns, scores);
             if span.last && !scores.nats.is_finite() {
                 if self.on_error == OnError::Fail {
                     let msg = format!("the loss of the document in row {} is not finite", span.row);
-                    return Err(StepError::other(msg)
-                        .help("with `on_error: null` such documents get null scores, and are counted"));
+                    return Err(StepError::other(msg).help(
+                        "with `on_error: null` such documents get null scores, and are counted",
+                    ));
                 }
                 open.scores[i] = RowScores::Failed(RowError::NotFinite);
             }
@@ -384,7 +421,11 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
 
     /// Gives away what is scored and not behind something that is not.
     fn hand_over(&mut self) -> Result<(), StepError> {
-        while self.waiting.front().is_some_and(|w| !matches!(w, Waiting::Rows(open) if open.open > 0)) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|w| !matches!(w, Waiting::Rows(open) if open.open > 0))
+        {
             let next = match self.waiting.pop_front() {
                 Some(Waiting::Rows(OpenRows { rows, scores, .. })) => {
                     self.seen.rows += scores.len() as u64;
@@ -395,7 +436,9 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
                     ToWrite::Rows(rows, scores)
                 }
                 Some(Waiting::Unreadable { span, group }) => ToWrite::Unreadable { span, group },
-                Some(Waiting::End { span, groups_skipped }) => ToWrite::End { span, groups_skipped },
+                Some(Waiting::End { span, groups_skipped }) => {
+                    ToWrite::End { span, groups_skipped }
+                }
                 None => break,
             };
             (self.give)(next)?;

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
-/// Values of the column that histograms are made by which are kept apart; rows of all others count together.
+/// Values of the column that histograms are made by which are kept apart; rows of all others count
+/// together.
 const MOST_GROUPS: usize = 1000;
 /// Bytes of such a value, at most: more is cut off.
 const GROUP_NAME_BYTES: usize = 256;
@@ -115,8 +116,10 @@ impl GroupSummary {
     }
 
     fn json(&self, columns: &Columns, histogram: HistogramOf) -> Value {
-        let mut map =
-            Map::from_iter([("documents".to_owned(), json!(self.documents)), ("bytes".to_owned(), json!(self.bytes))]);
+        let mut map = Map::from_iter([
+            ("documents".to_owned(), json!(self.documents)),
+            ("bytes".to_owned(), json!(self.bytes)),
+        ]);
         self.insert(columns, &mut map);
         // By where the bins begin.
         let bins = self.bins.iter().map(|(bin, count)| {
@@ -173,7 +176,10 @@ impl Summary {
     }
 
     fn of_group(&mut self, name: &str) -> &mut GroupSummary {
-        let most = (0..=GROUP_NAME_BYTES.min(name.len())).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+        let most = (0..=GROUP_NAME_BYTES.min(name.len()))
+            .rev()
+            .find(|&at| name.is_char_boundary(at))
+            .unwrap_or(0);
         let name = &name[..most];
         let known = self.by.contains_key(name) || self.by.len() < MOST_GROUPS;
         self.by.entry(if known { name } else { OTHERS }.to_owned()).or_default()
@@ -223,7 +229,8 @@ impl Summary {
             ("all".to_owned(), self.all.json(columns, of)),
         ]);
         if let Some(by) = by {
-            let groups = self.by.iter().map(|(name, group)| (name.clone(), group.json(columns, of)));
+            let groups =
+                self.by.iter().map(|(name, group)| (name.clone(), group.json(columns, of)));
             map.insert("by".into(), json!(by));
             map.insert("groups".into(), Value::Object(groups.collect()));
         }
@@ -236,7 +243,12 @@ mod tests {
     use super::*;
 
     fn row(n_bytes: u64, nats: f64) -> RowScores {
-        RowScores::Document(Scores { n_bytes, nats, n_patches: n_bytes.div_ceil(4), ..Scores::default() })
+        RowScores::Document(Scores {
+            n_bytes,
+            nats,
+            n_patches: n_bytes.div_ceil(4),
+            ..Scores::default()
+        })
     }
 
     #[test]
@@ -251,7 +263,9 @@ mod tests {
         ];
         let of = |rows: &[(RowScores, &str)]| {
             let mut summary = Summary::default();
-            rows.iter().for_each(|(row, group)| summary.add(row, Some(group), Some(HistogramOf::BitsPerByte)));
+            rows.iter().for_each(|(row, group)| {
+                summary.add(row, Some(group), Some(HistogramOf::BitsPerByte))
+            });
             summary
         };
         let whole = of(&rows);
@@ -260,9 +274,13 @@ mod tests {
         assert_eq!(merged, whole);
         assert_eq!((whole.rows, whole.nulls, whole.empty, whole.all.documents), (6, 1, 1, 4));
         assert_eq!(whole.failed[&RowError::NotFinite], 1);
-        // 7 nats over 10 bytes are 1.01 bits a byte; 1000 nats over 3 bytes are beyond the last bin.
+        // 7 nats over 10 bytes are 1.01 bits a byte; 1000 nats over 3 bytes are beyond the last
+        // bin.
         assert_eq!(whole.all.bins, BTreeMap::from([(1, 1), (10, 1), (159, 1)]));
-        assert_eq!((whole.by["b"].documents, &whole.by["b"].bins), (2, &BTreeMap::from([(159, 1)])));
+        assert_eq!(
+            (whole.by["b"].documents, &whole.by["b"].bins),
+            (2, &BTreeMap::from([(159, 1)]))
+        );
     }
 
     #[test]
@@ -286,9 +304,15 @@ mod tests {
             let mut summary = Summary::default();
             summary.add(&row(7, nats), Some("x"), Some(HistogramOf::BytesPerPatch));
             summary.add(&RowScores::Failed(RowError::Unreadable), None, None);
-            let group = Unreadable { group: 1, rows: 3..9, columns: vec!["text".into()], cause: "x".into() };
+            let group = Unreadable {
+                group: 1,
+                rows: 3..9,
+                columns: vec!["text".into()],
+                cause: "x".into(),
+            };
             summary.unreadable.push(UnreadableRows { input: "a".into(), group });
-            let back: Summary = serde_json::from_str(&serde_json::to_string(&summary).unwrap()).unwrap();
+            let back: Summary =
+                serde_json::from_str(&serde_json::to_string(&summary).unwrap()).unwrap();
             assert_eq!(back, summary);
             assert_eq!(back.all.nats.to_bits(), nats.to_bits());
         }

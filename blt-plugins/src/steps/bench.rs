@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Measures how fast a goal is trained, evaluated and patched, where the time goes, and what memory it takes.
+/// Measures how fast a goal is trained, evaluated and patched, where the time goes, and what memory
+/// it takes.
 ///
-/// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept. Batches are read before the clock
-/// starts. Leaves `result.json`. `blt-run bench PIPELINE` puts this in place of a pipeline's own steps.
+/// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept.
+/// Batches are read before the clock starts. Leaves `result.json`. `blt-run bench PIPELINE` puts
+/// this in place of a pipeline's own steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bench {
@@ -88,7 +90,8 @@ pub struct Measured {
     pub evaluation: PhaseRate,
     /// Entropies, if there is a patcher that reads them, and patch starts.
     pub patching: Option<PhaseRate>,
-    /// The most bytes resident in the whole step; unknown where the device has a memory of its own.
+    /// The most bytes resident in the whole step; unknown where the device has a memory of its
+    /// own.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -107,7 +110,8 @@ pub struct PhaseRate {
     pub flops_per_second: f64,
     /// `flops_per_second` as a share of the machine's rate.
     pub share_of_machine: f64,
-    /// Of the first repetition, where the goal is a loss: shows that two programs did the same work.
+    /// Of the first repetition, where the goal is a loss: shows that two programs did the same
+    /// work.
     pub first_nats_per_byte: Option<f64>,
     /// Of the last repetition: training's falls.
     pub last_nats_per_byte: Option<f64>,
@@ -130,8 +134,9 @@ pub struct NodeSeconds {
 pub struct TrainingMemory {
     /// Parameters and both moments, in f32.
     pub parameters_and_moments_bytes: u64,
-    /// What optimiser steps took at their peak beyond what was resident before this process measured anything, and beyond parameters and
-    /// moments: activations, gradients, scratch, and whatever earlier measurements left behind.
+    /// What optimiser steps took at their peak beyond what was resident before this process
+    /// measured anything, and beyond parameters and moments: activations, gradients, scratch,
+    /// and whatever earlier measurements left behind.
     pub beyond_bytes: Option<u64>,
 }
 
@@ -156,8 +161,15 @@ impl Bench {
     }
 
     /// The first batches of training.
-    fn read(&self, cx: &StepCx, loaded: &Loaded, ids: usize, count: usize) -> Result<Vec<Rc<Batch>>, StepError> {
-        let request = Request { lists: loaded.lists(), ..self.request(cx, loaded.source.shuffle_buffer) };
+    fn read(
+        &self,
+        cx: &StepCx,
+        loaded: &Loaded,
+        ids: usize,
+        count: usize,
+    ) -> Result<Vec<Rc<Batch>>, StepError> {
+        let request =
+            Request { lists: loaded.lists(), ..self.request(cx, loaded.source.shuffle_buffer) };
         let packer = Packer::new(loaded.source.span_bytes, ids)?;
         let reader = BatchReader::new(loaded.source.source.clone(), request, packer);
         let mut reader = reader.map_err(|e| loaded.data_error(e))?;
@@ -185,7 +197,9 @@ impl Step for Bench {
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         if !plan.goal(&self.goal)?.is::<Loss>() && self.train {
             let msg = format!("`{}` is not a Loss, and training minimises one", self.goal);
-            return Err(NodeError::param("goal", msg).help("`train: false` measures evaluation alone"));
+            return Err(
+                NodeError::param("goal", msg).help("`train: false` measures evaluation alone")
+            );
         }
         let sizes = [
             ("batch_bytes", self.batch_bytes),
@@ -218,7 +232,9 @@ impl Step for Bench {
         let (training, training_memory) = training.unzip();
         let batches = self.read(cx, &loaded, self.evaluation_batch_bytes, self.batches)?;
         let units: Vec<&[Rc<Batch>]> = batches.chunks(1).collect();
-        let forward = |name, wire: &str| measuring.phase(name, &units, |_, _, unit| measuring.forward(wire, &unit[0]));
+        let forward = |name, wire: &str| {
+            measuring.phase(name, &units, |_, _, unit| measuring.forward(wire, &unit[0]))
+        };
         let evaluation = forward("evaluate", &self.goal)?;
         let patches = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
@@ -272,12 +288,18 @@ impl Measuring<'_> {
     fn forward(&self, goal: &str, batch: &Rc<Batch>) -> Result<Option<f64>, StepError> {
         self.loaded.live.world().insert(Feed(batch.clone()));
         let mut values = self.loaded.live.run(&[goal])?;
-        let loss = self.cx.plan().goal(goal)?.is::<Loss>().then(|| values.take::<Loss>(goal)).transpose()?;
+        let loss = self
+            .cx
+            .plan()
+            .goal(goal)?
+            .is::<Loss>()
+            .then(|| values.take::<Loss>(goal))
+            .transpose()?;
         Ok(loss.map(|loss| (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum()))
     }
 
-    /// Times `run` on the units in turn. It is given the profile, the repetition (from 0, warm-up included) and a unit, and returns
-    /// nats.
+    /// Times `run` on the units in turn. It is given the profile, the repetition (from 0, warm-up
+    /// included) and a unit, and returns nats.
     fn phase(
         &self,
         name: &str,
@@ -310,7 +332,9 @@ impl Measuring<'_> {
                 rates.push(ids as f64 / took);
                 (bytes, seconds) = (bytes + ids, seconds + took);
             }
-            self.cx.progress().update(repetition as u64 + 1, &[("bytes/s", format!("{:.0}", ids as f64 / took))]);
+            self.cx
+                .progress()
+                .update(repetition as u64 + 1, &[("bytes/s", format!("{:.0}", ids as f64 / took))]);
         }
         self.cx.progress().finish(name);
         rates.sort_by(f64::total_cmp);
@@ -321,11 +345,13 @@ impl Measuring<'_> {
         let median = rates[rates.len() / 2];
         let flops_per_second = median * flops / bytes as f64;
         let graph = self.loaded.live.nodes().chain([OPTIMISER]);
-        let nodes = graph.filter_map(|node| Some((node, costs.get(node)?))).map(|(node, cost)| NodeSeconds {
-            node: node.to_owned(),
-            forward_seconds: cost.seconds * per_repetition,
-            backward_seconds: cost.backward_seconds * per_repetition,
-            flops: flops_of(cost) * per_repetition,
+        let nodes = graph.filter_map(|node| Some((node, costs.get(node)?))).map(|(node, cost)| {
+            NodeSeconds {
+                node: node.to_owned(),
+                forward_seconds: cost.seconds * per_repetition,
+                backward_seconds: cost.backward_seconds * per_repetition,
+                flops: flops_of(cost) * per_repetition,
+            }
         });
         let nodes: Vec<NodeSeconds> = nodes.collect();
         Ok(PhaseRate {
@@ -346,7 +372,8 @@ impl Measuring<'_> {
     /// Optimiser steps, and the memory that they take.
     fn training(&self) -> Result<(PhaseRate, TrainingMemory), StepError> {
         let (step, loaded) = (self.step, self.loaded);
-        let batches = step.read(self.cx, loaded, step.batch_bytes, step.accumulate * step.batches)?;
+        let batches =
+            step.read(self.cx, loaded, step.batch_bytes, step.accumulate * step.batches)?;
         let units: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
         let ids: Vec<ParamId> = loaded.ids();
         let backend = &*loaded.session.backend;
@@ -389,8 +416,10 @@ impl Measuring<'_> {
         let moments: u64 = 3 * 4 * loaded.n_parameters() as u64;
         // What is resident is the host's.
         let on_host = backend.device() == "cpu";
-        let beyond =
-            memory::begin().zip(peak).filter(|_| on_host).map(|(begin, peak)| peak.saturating_sub(begin + moments));
+        let beyond = memory::begin()
+            .zip(peak)
+            .filter(|_| on_host)
+            .map(|(begin, peak)| peak.saturating_sub(begin + moments));
         Ok((rate, TrainingMemory { parameters_and_moments_bytes: moments, beyond_bytes: beyond }))
     }
 }

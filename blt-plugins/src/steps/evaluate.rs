@@ -1,7 +1,7 @@
 use crate::data::{BatchReader, Counts, DataError, Packer, Part, Request};
 use crate::loaded::{
-    Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints, first_wire,
-    nodes_behind_borders, read_by_patchers, sources, warn_untrained,
+    Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints,
+    first_wire, nodes_behind_borders, read_by_patchers, sources, warn_untrained,
 };
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::{NodeProfile, PatcherFlops};
@@ -37,9 +37,10 @@ impl Split {
 
 /// Measures bits per byte on whole documents: in all, by the values of a column, and by document.
 ///
-/// Also patch sizes, FLOPs per byte counted from the executed shapes (allowed pairs only, by node, the entropy model's included and
-/// shown apart), the paper's closed formula beside it, and every metric node named in `metrics`. Leaves `result.json`,
-/// `documents.jsonl` (a line a document: what comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
+/// Also patch sizes, FLOPs per byte counted from the executed shapes (allowed pairs only, by node,
+/// the entropy model's included and shown apart), the paper's closed formula beside it, and every
+/// metric node named in `metrics`. Leaves `result.json`, `documents.jsonl` (a line a document: what
+/// comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
@@ -175,7 +176,10 @@ impl Step for Evaluate {
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         if !plan.goal(&self.goal)?.is::<Loss>() {
-            return Err(NodeError::param("goal", format!("`{}` is not a Loss, and bits per byte are one", self.goal)));
+            return Err(NodeError::param(
+                "goal",
+                format!("`{}` is not a Loss, and bits per byte are one", self.goal),
+            ));
         }
         for metric in &self.metrics {
             if !plan.goal(metric)?.is::<Metric>() {
@@ -192,15 +196,22 @@ impl Step for Evaluate {
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         let goals = self.goals();
         let refs: Vec<&str> = goals.iter().map(String::as_str).collect();
-        let read: Vec<&str> = self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
+        let read: Vec<&str> =
+            self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
         backend(cx)?;
         let request = Request::part(self.split.part());
         if let Some(source) = &self.source {
             for (_, handle) in sources(cx, &read)? {
                 if let Err(DataError::NoSplit { .. }) = handle.source.check(&request) {
-                    let msg = format!("`{source}` has no `split`, so it has no {} documents", self.split.part());
-                    let error = NodeError::param("split", msg).help("`split: all` measures all of its documents");
-                    return Err(StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into()));
+                    let msg = format!(
+                        "`{source}` has no `split`, so it has no {} documents",
+                        self.split.part()
+                    );
+                    let error = NodeError::param("split", msg)
+                        .help("`split: all` measures all of its documents");
+                    return Err(StepError::Document(
+                        cx.plan().diagnose_step(cx.index(), &error).into(),
+                    ));
                 }
             }
         }
@@ -209,8 +220,11 @@ impl Step for Evaluate {
             // The rest of the request is fine, so what is wrong now is wrong with `by`.
             let request = Request { scalars: vec![by.clone()], ..request };
             for (_, handle) in sources(cx, &read)? {
-                let at_by =
-                    |e| StepError::Document(cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into());
+                let at_by = |e| {
+                    StepError::Document(
+                        cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into(),
+                    )
+                };
                 handle.source.check(&request).map_err(at_by)?;
             }
         }
@@ -233,8 +247,8 @@ impl Step for Evaluate {
             ..Request::part(self.split.part())
         };
         let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
-        let reader =
-            BatchReader::new(loaded.source.source.clone(), request, packer).map_err(|e| loaded.data_error(e))?;
+        let reader = BatchReader::new(loaded.source.source.clone(), request, packer)
+            .map_err(|e| loaded.data_error(e))?;
         let mut reader = reader.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
@@ -256,7 +270,10 @@ impl Step for Evaluate {
         cx.progress().start(&format!("evaluate {}", self.goal), None);
         let started = Instant::now();
         loop {
-            let Some(batch) = reader.next_batch().map_err(|e| measuring.loaded.data_error(e))? else { break };
+            let Some(batch) = reader.next_batch().map_err(|e| measuring.loaded.data_error(e))?
+            else {
+                break;
+            };
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
@@ -268,7 +285,10 @@ impl Step for Evaluate {
             measuring.measure(batch, &groups)?;
             let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
             let bpb = measuring.total.bpb().unwrap_or(f64::NAN);
-            cx.progress().update(measuring.ids, &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))]);
+            cx.progress().update(
+                measuring.ids,
+                &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))],
+            );
         }
         let counts = reader.counts();
         if measuring.total.bytes == 0 {
@@ -300,20 +320,27 @@ impl Measuring<'_> {
         for metric in &self.step.metrics {
             self.metrics.merge(&values.take::<Metric>(metric)?);
         }
-        let patches = self.patches_wire.as_ref().map(|wire| values.take::<Patches>(wire)).transpose()?;
-        let entropies = self.entropies_wire.as_ref().map(|wire| values.take::<Entropies>(wire)).transpose()?;
+        let patches =
+            self.patches_wire.as_ref().map(|wire| values.take::<Patches>(wire)).transpose()?;
+        let entropies =
+            self.entropies_wire.as_ref().map(|wire| values.take::<Entropies>(wire)).transpose()?;
         if let Some(patches) = &patches {
             self.patch_stats.add(&batch, patches);
         }
         for (s, span) in batch.spans.iter().enumerate() {
-            let open =
-                self.open.entry(span.row).or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
+            let open = self
+                .open
+                .entry(span.row)
+                .or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
             open.nats += loss.span_nats(s);
             open.bytes += (span.range.len() - span.context) as u64;
             if let Some(patches) = &patches {
                 open.patches += patches.n_counted(&batch, s) as u64;
             }
-            if span.range.start == 0 && !span.range.is_empty() && !self.samples.contains_key(&open.group) {
+            if span.range.start == 0
+                && !span.range.is_empty()
+                && !self.samples.contains_key(&open.group)
+            {
                 let sample = self.sample(&batch, s, patches.as_deref(), entropies.as_deref());
                 let group = self.open[&span.row].group.clone();
                 self.samples.insert(group.clone(), Sample { group, ..sample });
@@ -355,11 +382,21 @@ impl Measuring<'_> {
         let first = batch.offsets[s] + 1;
         let starts = patches.map(|p| {
             let of_span = &p.starts[p.span_offsets[s]..p.span_offsets[s + 1]];
-            of_span.iter().filter(|&&at| at >= first && at < first + len).map(|&at| at - first).collect()
+            of_span
+                .iter()
+                .filter(|&&at| at >= first && at < first + len)
+                .map(|&at| at - first)
+                .collect()
         });
         // The entropy of byte t is what was known at the id before it.
         let entropies = entropies.map(|e| e[first - 1..first - 1 + len].to_vec());
-        Sample { group: None, row: batch.spans[s].row, bytes: bytes[..len].to_vec(), starts, entropies }
+        Sample {
+            group: None,
+            row: batch.spans[s].row,
+            bytes: bytes[..len].to_vec(),
+            starts,
+            entropies,
+        }
     }
 
     fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
@@ -370,14 +407,21 @@ impl Measuring<'_> {
         let refs = self.step.computed();
         // What the goal costs; metrics measure it, and are no part of it.
         let goal = [self.step.goal.as_str()];
-        let of_goal: BTreeSet<&str> = plan.needs(&goal)?.into_iter().map(|node| node.name.as_str()).collect();
-        let per_node = self.profile.flops().into_iter().filter(|(node, _)| of_goal.contains(node.as_str()));
-        let flops_by_node: BTreeMap<String, f64> = per_node.map(|(node, flops)| (node, flops as f64 / bytes)).collect();
+        let of_goal: BTreeSet<&str> =
+            plan.needs(&goal)?.into_iter().map(|node| node.name.as_str()).collect();
+        let per_node =
+            self.profile.flops().into_iter().filter(|(node, _)| of_goal.contains(node.as_str()));
+        let flops_by_node: BTreeMap<String, f64> =
+            per_node.map(|(node, flops)| (node, flops as f64 / bytes)).collect();
         // What the patcher costs beside the model: the nodes that only borders depend on.
         let behind = nodes_behind_borders(plan, &goal)?;
-        let of_nodes = flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
+        let of_nodes =
+            flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
         let inside = self.loaded.live.facilities::<PatcherFlops>();
-        let of_parts = inside.iter().filter(|(node, _)| !behind.contains(node)).map(|(_, f)| f.0.get() as f64 / bytes);
+        let of_parts = inside
+            .iter()
+            .filter(|(node, _)| !behind.contains(node))
+            .map(|(_, f)| f.0.get() as f64 / bytes);
         let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
         for p in &self.loaded.params {

@@ -1,5 +1,7 @@
 use crate::data::{BatchReader, Packer, Part, Request};
-use crate::loaded::{CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders, warn_untrained};
+use crate::loaded::{
+    CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders, warn_untrained,
+};
 use crate::model::ParamSet;
 use crate::ports::{Logits, Loss, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
@@ -17,12 +19,15 @@ use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-/// Writes the model as a Hugging Face `BltForCausalLM` directory, config.json and model.safetensors, under `outputs/`.
+/// Writes the model as a Hugging Face `BltForCausalLM` directory, config.json and
+/// model.safetensors, under `outputs/`.
 ///
-/// It loads in `transformers` and, with a `Blt` node, here. A global `EntropyPatch` over a `ByteLm` goes with it, at the threshold that was
-/// given or found; with any other patcher the directory has no entropy model (`patch_in_forward: false`) and wants patches from outside.
-/// What the layout cannot say (pooling other than `max`, `cross: all`, windows that differ, a relative rule, resets at newlines) is
-/// refused before any step starts. With `verify` it is read back and scored against the pipeline's own model. Leaves `result.json`.
+/// It loads in `transformers` and, with a `Blt` node, here. A global `EntropyPatch` over a `ByteLm`
+/// goes with it, at the threshold that was given or found; with any other patcher the directory has
+/// no entropy model (`patch_in_forward: false`) and wants patches from outside. What the layout
+/// cannot say (pooling other than `max`, `cross: all`, windows that differ, a relative rule, resets
+/// at newlines) is refused before any step starts. With `verify` it is read back and scored against
+/// the pipeline's own model. Leaves `result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Export {
@@ -31,13 +36,14 @@ pub struct Export {
     /// The directory's name under `outputs/`.
     #[serde(default = "hf")]
     pub dir: PathBuf,
-    /// Read the directory back, as a `Blt` node does, and score this many documents of the source with both; a byte whose two scores
-    /// are more than 1e-4 nats apart is an error.
+    /// Read the directory back, as a `Blt` node does, and score this many documents of the source
+    /// with both; a byte whose two scores are more than 1e-4 nats apart is an error.
     #[serde(default)]
     pub verify: Option<u64>,
 }
 
-/// Largest difference of a byte's score by the model that was exported and by the one read back, in nats.
+/// Largest difference of a byte's score by the model that was exported and by the one read back, in
+/// nats.
 const LARGEST_DIFFERENCE: f64 = 1e-4;
 /// Ids in a batch while the directory is verified.
 const VERIFY_BATCH: usize = 32 * 1024;
@@ -66,16 +72,26 @@ impl Export {
     }
 
     /// Reads `dir` back and scores documents with it and with the pipeline's own model.
-    fn verify(&self, cx: &StepCx, loaded: &Loaded, dir: &Path, documents: u64) -> Result<Verified, StepError> {
+    fn verify(
+        &self,
+        cx: &StepCx,
+        loaded: &Loaded,
+        dir: &Path,
+        documents: u64,
+    ) -> Result<Verified, StepError> {
         let session = &loaded.session;
         let config = HfConfig::read(dir)?;
         let shape = config.to_model();
         let weights = Weights::open(dir)?;
         let (model, _) =
-            ParamMaker::read(&*session.backend, &weights, &BTreeMap::new(), |maker| Blt::new(maker, &shape))?;
+            ParamMaker::read(&*session.backend, &weights, &BTreeMap::new(), |maker| {
+                Blt::new(maker, &shape)
+            })?;
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
-        let goals: Vec<&str> = std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
-        let request = Request { lists: loaded.lists(), limit: Some(documents), ..Request::part(Part::All) };
+        let goals: Vec<&str> =
+            std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
+        let request =
+            Request { lists: loaded.lists(), limit: Some(documents), ..Request::part(Part::All) };
         let packer = Packer::new(loaded.source.span_bytes, VERIFY_BATCH)?;
         let reader = BatchReader::new(loaded.source.source.clone(), request, packer);
         let mut reader = reader.map_err(|e| loaded.data_error(e))?;
@@ -92,14 +108,17 @@ impl Export {
                 Some(made) => Rc::new(made?.patches),
                 None => {
                     let wire = patches_wire.as_deref();
-                    let wire = wire.ok_or_else(|| StepError::other(format!("`{}` has no patches", self.goal)))?;
+                    let wire = wire.ok_or_else(|| {
+                        StepError::other(format!("`{}` has no patches", self.goal))
+                    })?;
                     values.take::<Patches>(wire)?
                 }
             };
             // EOS, where the goal scores it, is not compared.
             let targets = next_byte_targets(&batch, false);
             let read_back = model.forward(session, &batch, &patches).loss(session, &targets);
-            verified.patches += (0..batch.n_spans()).map(|s| patches.n_counted(&batch, s) as u64).sum::<u64>();
+            verified.patches +=
+                (0..batch.n_spans()).map(|s| patches.n_counted(&batch, s) as u64).sum::<u64>();
             for ((target, &a), &b) in targets.iter().zip(&read_back.nats).zip(own.nats.iter()) {
                 if target.is_some() {
                     verified.bytes += 1;
@@ -113,7 +132,8 @@ impl Export {
             }
         }
         if verified.bytes == 0 {
-            let msg = format!("the first {documents} documents hold no bytes to verify the export on");
+            let msg =
+                format!("the first {documents} documents hold no bytes to verify the export on");
             return Err(StepError::other(msg).help("give `verify` more documents, or leave it out"));
         }
         if verified.largest_difference <= LARGEST_DIFFERENCE {
@@ -129,7 +149,11 @@ impl Export {
     /// All that the layout cannot say, in one error.
     fn refused(&self, refused: &[Unsupported]) -> NodeError {
         let list: Vec<String> = refused.iter().map(Unsupported::to_string).collect();
-        let msg = format!("the Hugging Face layout cannot say what `{}` is: {}", self.goal, list.join("; "));
+        let msg = format!(
+            "the Hugging Face layout cannot say what `{}` is: {}",
+            self.goal,
+            list.join("; ")
+        );
         NodeError::param("goal", msg)
     }
 }
@@ -149,23 +173,28 @@ impl Step for Export {
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         let goal = plan.goal(&self.goal)?;
         if !goal.is::<Loss>() && !goal.is::<Logits>() {
-            let msg = format!("`{}` is {}, and a model is exported by its Loss or Logits", self.goal, goal.port_type);
+            let msg = format!(
+                "`{}` is {}, and a model is exported by its Loss or Logits",
+                self.goal, goal.port_type
+            );
             return Err(NodeError::param("goal", msg));
         }
         if self.verify.is_some() && !goal.is::<Loss>() {
-            let msg =
-                format!("`{}` is {}, and only a Loss can be verified: it has the scores", self.goal, goal.port_type);
+            let msg = format!(
+                "`{}` is {}, and only a Loss can be verified: it has the scores",
+                self.goal, goal.port_type
+            );
             return Err(NodeError::param("verify", msg));
         }
         if self.verify == Some(0) {
-            return Err(NodeError::param("verify", "no document verifies nothing").help("leave `verify` out"));
+            return Err(NodeError::param("verify", "no document verifies nothing")
+                .help("leave `verify` out"));
         }
         let plain = |c: Component| matches!(c, Component::Normal(_));
         if self.dir.as_os_str().is_empty() || !self.dir.components().all(plain) {
             let msg = format!("`{}` is not a folder under `outputs/`", self.dir.display());
-            return Err(
-                NodeError::param("dir", msg).help("a name such as `hf`; absolute paths and `..` lead elsewhere")
-            );
+            return Err(NodeError::param("dir", msg)
+                .help("a name such as `hf`; absolute paths and `..` lead elsewhere"));
         }
         match shape::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
             // Its shape is known when its files are opened, in `depends`.
@@ -179,12 +208,16 @@ impl Step for Export {
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         let plan = cx.plan();
-        let at_goal = |error: NodeError| StepError::Document(plan.diagnose_step(cx.index(), &error).into());
-        if let Found::Whole(_) =
-            shape::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| at_goal(self.not_a_model(e)))?
+        let at_goal =
+            |error: NodeError| StepError::Document(plan.diagnose_step(cx.index(), &error).into());
+        if let Found::Whole(_) = shape::find(plan, &plan.needs(&[&self.goal])?)
+            .map_err(|e| at_goal(self.not_a_model(e)))?
         {
-            let model = Loaded::build(cx, &[&self.goal])?.model().map_err(|e| at_goal(self.not_a_model(e)))?;
-            HfConfig::from_model(&model.shape).map_err(|refused| at_goal(self.refused(&refused)))?;
+            let model = Loaded::build(cx, &[&self.goal])?
+                .model()
+                .map_err(|e| at_goal(self.not_a_model(e)))?;
+            HfConfig::from_model(&model.shape)
+                .map_err(|refused| at_goal(self.refused(&refused)))?;
         }
         warn_untrained(cx)?;
         // A threshold that no step before has found is found on the data.
@@ -192,11 +225,14 @@ impl Step for Export {
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let at_goal = |error: NodeError| StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into());
+        let at_goal = |error: NodeError| {
+            StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
+        };
         let mut loaded = Loaded::build(cx, &[&self.goal])?;
         loaded.prepare(cx)?;
         let model = loaded.model().map_err(|e| at_goal(self.not_a_model(e)))?;
-        let config = HfConfig::from_model(&model.shape).map_err(|refused| at_goal(self.refused(&refused)))?;
+        let config = HfConfig::from_model(&model.shape)
+            .map_err(|refused| at_goal(self.refused(&refused)))?;
         let behind = nodes_behind_borders(cx.plan(), &[&self.goal])?;
         for (node, set) in loaded.live.facilities::<ParamSet>() {
             // They would be left behind. What makes the patches may be.
@@ -206,22 +242,33 @@ impl Step for Export {
             }
         }
         let trained = cx.earlier().iter().any(|step| step.dir.join(CHECKPOINT_DIR).is_dir());
-        if !trained && !model.nodes.iter().any(|node| loaded.live.facility::<WholeModel>(node).is_some()) {
-            cx.progress().message(&format!("`{}` is exported untrained: no step before has trained it", self.goal));
+        if !trained
+            && !model.nodes.iter().any(|node| loaded.live.facility::<WholeModel>(node).is_some())
+        {
+            cx.progress().message(&format!(
+                "`{}` is exported untrained: no step before has trained it",
+                self.goal
+            ));
         }
         let of_model = loaded.params.iter().filter(|p| model.nodes.contains(&p.node));
-        let ids: BTreeMap<&str, ParamId> = of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
+        let ids: BTreeMap<&str, ParamId> =
+            of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
         let specs = config.parameters();
         // The layout lists the hash table of a model without hash functions; it has no rows.
-        let missing = specs.iter().find(|s| !ids.contains_key(s.name.as_str()) && !s.shape.contains(&0));
+        let missing =
+            specs.iter().find(|s| !ids.contains_key(s.name.as_str()) && !s.shape.contains(&0));
         if let Some(missing) = missing {
-            return Err(StepError::other(format!("no node of `{}` has the parameter `{}`", self.goal, missing.name)));
+            return Err(StepError::other(format!(
+                "no node of `{}` has the parameter `{}`",
+                self.goal, missing.name
+            )));
         }
         cx.progress().start(&format!("export {}", self.goal), None);
         let dir = cx.dir().join("outputs").join(&self.dir);
         write_directory(&dir, &config, |name| loaded.session.backend.read_param(ids[name]))?;
         let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
-        let verified = self.verify.map(|documents| self.verify(cx, &loaded, &dir, documents)).transpose()?;
+        let verified =
+            self.verify.map(|documents| self.verify(cx, &loaded, &dir, documents)).transpose()?;
         let mut result = json!({
             "kind": "export",
             "goal": self.goal,
@@ -240,9 +287,17 @@ impl Step for Export {
             });
         }
         write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
-        let patcher = if config.patching.is_some() { "with its entropy model" } else { "patches come from outside" };
-        let verified = verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
-        cx.progress().finish(&format!("{parameters} parameters in {} tensors, {patcher}{verified}", specs.len()));
+        let patcher = if config.patching.is_some() {
+            "with its entropy model"
+        } else {
+            "patches come from outside"
+        };
+        let verified =
+            verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
+        cx.progress().finish(&format!(
+            "{parameters} parameters in {} tensors, {patcher}{verified}",
+            specs.len()
+        ));
         Ok(())
     }
 }

@@ -1,10 +1,13 @@
 use super::evaluate::Split;
 use crate::data::{DataError, ListColumn, OnError, Packer, Sample, Source};
-use crate::loaded::{Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources};
+use crate::loaded::{
+    Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources,
+};
 use crate::ports::{Entropies, Loss, Patches};
 use crate::predicate::Predicate;
 use crate::scoring::{
-    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary, Units, Wires, refusal,
+    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
+    Units, Wires, refusal,
 };
 use crate::storage::{Location, StorageError};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
@@ -38,28 +41,33 @@ impl Emit {
     }
 }
 
-/// Scores every document of a source and writes its rows back with the scores, as Parquet files under `outputs/` or where `output` says.
+/// Scores every document of a source and writes its rows back with the scores, as Parquet files
+/// under `outputs/` or where `output` says.
 ///
-/// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it out; all input columns first (those of
-/// folders such as `lang=en/` included), then `n_bytes`, `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists
-/// named in `emit`. A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`. The goal is a loss (of a trained
-/// pipeline or a `Blt`), entropies (a `ByteLm`, which has no patches, or `blt.entropies`, the entropy model of a `Blt` alone), or a
-/// patcher (which has patches alone).
+/// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it
+/// out; all input columns first (those of folders such as `lang=en/` included), then `n_bytes`,
+/// `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists named in `emit`.
+/// A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`. The goal is
+/// a loss (of a trained pipeline or a `Blt`), entropies (a `ByteLm`, which has no patches, or
+/// `blt.entropies`, the entropy model of a `Blt` alone), or a patcher (which has patches alone).
 ///
-/// Each input file becomes a part of its own name, a large one several, after their row groups. A run that was stopped goes on with the
-/// first part that is not finished, and ends in the same files. A part's footer holds digests of model, input and settings
-/// under `blt.score`. Leaves `result.json` and `manifest.json`.
+/// Each input file becomes a part of its own name, a large one several, after their row groups. A
+/// run that was stopped goes on with the first part that is not finished, and ends in the same
+/// files. A part's footer holds digests of model, input and settings under `blt.score`. Leaves
+/// `result.json` and `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
-    /// What scores, a wire: a loss, entropies (a `ByteLm`, or a `Blt`'s: the entropy model alone then) or a patcher.
+    /// What scores, a wire: a loss, entropies (a `ByteLm`, or a `Blt`'s: the entropy model alone
+    /// then) or a patcher.
     pub goal: String,
     /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub emit: Vec<Emit>,
-    /// Where the parts go, and a `_manifest.json` that lists them: a folder, relative to the pipeline's file, or a URL (`s3://`, `gs://`,
-    /// `az://`) to which names are added. It may hold what an earlier run of the very same job left, and no other Parquet files. The
+    /// Where the parts go, and a `_manifest.json` that lists them: a folder, relative to the
+    /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are added. It may
+    /// hold what an earlier run of the very same job left, and no other Parquet files. The
     /// run's own `outputs/` where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
@@ -73,28 +81,31 @@ pub struct Score {
     /// Ids in a batch; changes no number.
     #[serde(default = "batch_bytes")]
     pub batch_bytes: usize,
-    /// Documents longer than the source's `span_bytes` are scored in spans; each after the first sees this many bytes before it, and
-    /// does not count them again.
+    /// Documents longer than the source's `span_bytes` are scored in spans; each after the first
+    /// sees this many bytes before it, and does not count them again.
     #[serde(default)]
     pub context_bytes: usize,
     /// Decoded bytes of input after which another part begins, at the end of a row group.
     #[serde(default = "part_bytes")]
     pub part_bytes: u64,
-    /// A condition on input columns, `lang = 'en' and (n >= 100 or id in (1, 2))`: only rows for which it is true are read. Row groups are
-    /// passed over whose statistics rule it out.
+    /// A condition on input columns, `lang = 'en' and (n >= 100 or id in (1, 2))`: only rows for
+    /// which it is true are read. Row groups are passed over whose statistics rule it out.
     #[serde(default, rename = "where")]
     pub condition: Option<String>,
-    /// A share of these rows, above 0 and up to 1, drawn by file name, row number and the pipeline's seed.
+    /// A share of these rows, above 0 and up to 1, drawn by file name, row number and the
+    /// pipeline's seed.
     #[serde(default)]
     pub sample: Option<f64>,
     /// The first so many of these rows alone.
     #[serde(default)]
     pub limit: Option<u64>,
-    /// A condition on input columns and scores, `bits_per_byte < 1.2`: only rows for which it is true are written. All are counted.
+    /// A condition on input columns and scores, `bits_per_byte < 1.2`: only rows for which it is
+    /// true are written. All are counted.
     #[serde(default)]
     pub keep: Option<String>,
-    /// What to do about rows that cannot be read or scored (row groups that do not decode, a file without the column, a loss that is not
-    /// finite): `fail`, or `null`, which writes them with null scores and counts them by cause in `result.json`.
+    /// What to do about rows that cannot be read or scored (row groups that do not decode, a file
+    /// without the column, a loss that is not finite): `fail`, or `null`, which writes them
+    /// with null scores and counts them by cause in `result.json`.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub on_error: OnError,
@@ -152,7 +163,9 @@ impl Score {
     fn elsewhere(&self, base: &Path) -> Result<Option<Location>, StorageError> {
         let location = self.output.as_ref().map(|text| Location::parse(text, base)).transpose()?;
         match &location {
-            Some(Location::Remote(url)) if url.is_web() => Err(StorageError::NoUpload { url: url.to_string() }),
+            Some(Location::Remote(url)) if url.is_web() => {
+                Err(StorageError::NoUpload { url: url.to_string() })
+            }
             _ => Ok(location),
         }
     }
@@ -161,7 +174,9 @@ impl Score {
         let own = cx.dir().join("partial");
         Ok(match self.elsewhere(cx.base_dir())? {
             None => Outputs { dir: cx.dir().join("outputs").into(), partial: own },
-            Some(Location::Local(dir)) => Outputs { partial: dir.join(".partial"), dir: dir.into() },
+            Some(Location::Local(dir)) => {
+                Outputs { partial: dir.join(".partial"), dir: dir.into() }
+            }
             Some(dir) => Outputs { dir, partial: own },
         })
     }
@@ -182,14 +197,18 @@ impl Score {
         } else if goal.is::<Patches>() {
             wires.patches = Some(self.goal.clone());
         } else {
-            // A bare `ByteLm` means its entropies. The loss that a node lists after its entropies is that of the model which has them.
+            // A bare `ByteLm` means its entropies. The loss that a node lists after its entropies
+            // is that of the model which has them.
             let slots = goal.node.entry.out_slots();
             let mut outputs = slots.iter().zip(goal.node.entry.outputs);
-            let sibling = outputs.find(|(slot, _)| slot.name == Entropies::NAME && goal.is::<Entropies>());
+            let sibling =
+                outputs.find(|(slot, _)| slot.name == Entropies::NAME && goal.is::<Entropies>());
             let sibling = sibling.and_then(|_| outputs.find(|(slot, _)| slot.name == Loss::NAME));
             let Some((_, port)) = sibling else {
-                let msg =
-                    format!("`{}` is {}, and scores come from a Loss, a ByteLm or Patches", self.goal, goal.port_type);
+                let msg = format!(
+                    "`{}` is {}, and scores come from a Loss, a ByteLm or Patches",
+                    self.goal, goal.port_type
+                );
                 return Err(NodeError::param("goal", msg));
             };
             wires.loss = Some(format!("{}.{port}", goal.node.name));
@@ -197,11 +216,20 @@ impl Score {
         }
         for (list, wire, whence) in [
             (Emit::LogProbs, &wires.loss, "a patcher has none; name a loss as the goal"),
-            (Emit::Entropies, &wires.entropies, "they come from a ByteLm or ColumnEntropies that the goal depends on"),
-            (Emit::PatchLengths, &wires.patches, "they come from a patcher that the goal depends on"),
+            (
+                Emit::Entropies,
+                &wires.entropies,
+                "they come from a ByteLm or ColumnEntropies that the goal depends on",
+            ),
+            (
+                Emit::PatchLengths,
+                &wires.patches,
+                "they come from a patcher that the goal depends on",
+            ),
         ] {
             if self.emits(list) && wire.is_none() {
-                let msg = format!("there are no {} in what `{}` depends on", list.name(), self.goal);
+                let msg =
+                    format!("there are no {} in what `{}` depends on", list.name(), self.goal);
                 return Err(NodeError::param("emit", msg).help(whence));
             }
         }
@@ -256,11 +284,19 @@ impl Score {
         self.job(cx, &loaded.source, loaded.lists())
     }
 
-    /// The job on a source, as far as it is known before the model is built (`lists`: columns that the model reads).
-    fn job(&self, cx: &StepCx, source: &SourceHandle, lists: Vec<ListColumn>) -> Result<Job, StepError> {
+    /// The job on a source, as far as it is known before the model is built (`lists`: columns that
+    /// the model reads).
+    fn job(
+        &self,
+        cx: &StepCx,
+        source: &SourceHandle,
+        lists: Vec<ListColumn>,
+    ) -> Result<Job, StepError> {
         let columns = self.columns(cx.plan())?;
-        let (keep, condition) = (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
-        // How documents are found and split says the source's node; where they lie is the input, and known of each file.
+        let (keep, condition) =
+            (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
+        // How documents are found and split says the source's node; where they lie is the input,
+        // and known of each file.
         let settings: Vec<_> = self.source_params(cx.plan())?;
         let config = JobConfig {
             source: Arc::clone(&source.source) as Arc<dyn Source>,
@@ -293,8 +329,8 @@ impl Score {
 
     /// An error about where parts go, pointing at the parameter.
     fn at_output(&self, cx: &StepCx, error: impl std::fmt::Display) -> StepError {
-        let error =
-            NodeError::param("output", error.to_string()).help("name another folder, or one that is not there yet");
+        let error = NodeError::param("output", error.to_string())
+            .help("name another folder, or one that is not there yet");
         StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
     }
 
@@ -302,9 +338,15 @@ impl Score {
     fn at_parameter(&self, cx: &StepCx, error: StepError) -> StepError {
         let StepError::Failed { error, help } = error else { return error };
         let param = match error.downcast_ref::<DataError>() {
-            Some(DataError::Predicate { condition, .. }) if self.condition.as_ref() == Some(condition) => "where",
+            Some(DataError::Predicate { condition, .. })
+                if self.condition.as_ref() == Some(condition) =>
+            {
+                "where"
+            }
             Some(DataError::Predicate { .. }) => "keep",
-            Some(DataError::NoSuchColumn { column, .. }) if self.by.as_ref() == Some(column) => "by",
+            Some(DataError::NoSuchColumn { column, .. }) if self.by.as_ref() == Some(column) => {
+                "by"
+            }
             _ => return StepError::Failed { error, help },
         };
         let error = NodeError::param(param, error.to_string());
@@ -314,12 +356,15 @@ impl Score {
 
 /// A condition that parameter `name` holds.
 fn predicate(name: &str, text: &Option<String>) -> Result<Option<Predicate>, NodeError> {
-    text.as_ref().map(|text| Predicate::parse(text).map_err(|e| NodeError::param(name, e))).transpose()
+    text.as_ref()
+        .map(|text| Predicate::parse(text).map_err(|e| NodeError::param(name, e)))
+        .transpose()
 }
 
 impl Step for Score {
     const NAME: &'static str = "score";
-    const EXAMPLE: &'static str = "score: {goal: loss, emit: [log_probs, entropies, patch_lengths]}";
+    const EXAMPLE: &'static str =
+        "score: {goal: loss, emit: [log_probs, entropies, patch_lengths]}";
 
     fn goals(&self) -> Vec<String> {
         std::iter::once(&self.goal).chain(&self.source).cloned().collect()
@@ -339,11 +384,16 @@ impl Step for Score {
         if self.part_bytes == 0 {
             return param("part_bytes", "part_bytes must be at least 1".into());
         }
-        if let Some(twice) = self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list)) {
+        if let Some(twice) =
+            self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list))
+        {
             return param("emit", format!("{} is named twice", twice.1.name()));
         }
         if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
-            return param("sample", format!("a sample is a share of the rows, above 0 and up to 1, not {share}"));
+            return param(
+                "sample",
+                format!("a sample is a share of the rows, above 0 and up to 1, not {share}"),
+            );
         }
         if self.output.as_ref().is_some_and(|output| output.trim().is_empty()) {
             return param("output", "an output is a folder or a URL, and not empty".into());
@@ -372,7 +422,8 @@ impl Step for Score {
                 other => other,
             })?;
             if let Some(output) = &output {
-                let input: Vec<Location> = job.tables.iter().map(|table| table.path.clone()).collect();
+                let input: Vec<Location> =
+                    job.tables.iter().map(|table| table.path.clone()).collect();
                 let refusal = refusal(output, &input).map_err(|e| self.at_output(cx, e))?;
                 refusal.map_or(Ok(()), |why| Err(self.at_output(cx, why)))?;
             }
@@ -386,7 +437,10 @@ impl Step for Score {
             return Ok(true);
         }
         let path = cx.dir().join("manifest.json");
-        match std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Manifest>(&text).ok()) {
+        match std::fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Manifest>(&text).ok())
+        {
             Some(manifest) => self.outputs(cx)?.are_whole(&manifest),
             None => Ok(false),
         }
@@ -416,8 +470,12 @@ impl Step for Score {
             }
             seen = *now;
             let rate = seen.bytes as f64 / started.elapsed().as_secs_f64();
-            let bpb = seen.bits_per_byte().filter(|_| job.columns.nats).map(|b| ("bpb", format!("{b:.3}")));
-            let fields: Vec<_> = bpb.into_iter().chain([("bytes/s", format!("{rate:.0}"))]).collect();
+            let bpb = seen
+                .bits_per_byte()
+                .filter(|_| job.columns.nats)
+                .map(|b| ("bpb", format!("{b:.3}")));
+            let fields: Vec<_> =
+                bpb.into_iter().chain([("bytes/s", format!("{rate:.0}"))]).collect();
             cx.progress().update(seen.rows, &fields);
             Ok(())
         };
@@ -434,7 +492,11 @@ impl Step for Score {
         };
         let seconds = started.elapsed().as_secs_f64();
         if scored.len() != to_do.len() {
-            return Err(StepError::other(format!("{} parts of {} were written", scored.len(), to_do.len())));
+            return Err(StepError::other(format!(
+                "{} parts of {} were written",
+                scored.len(),
+                to_do.len()
+            )));
         }
         for (i, summary) in to_do.into_iter().zip(scored) {
             summaries[i] = Some(summary);
@@ -448,7 +510,13 @@ impl Step for Score {
 }
 
 impl Score {
-    fn finish(&self, cx: &StepCx, job: &Job, units: &Units, summaries: &[Summary]) -> Result<(), StepError> {
+    fn finish(
+        &self,
+        cx: &StepCx,
+        job: &Job,
+        units: &Units,
+        summaries: &[Summary],
+    ) -> Result<(), StepError> {
         let mut total = Summary::default();
         let mut parts = Vec::new();
         for (unit, summary) in units.units.iter().zip(summaries) {

@@ -1,6 +1,7 @@
 use crate::data::{BatchReader, BatchState, Packer, Request};
 use crate::loaded::{
-    CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources, fingerprints, warn_untrained,
+    CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources,
+    fingerprints, warn_untrained,
 };
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
@@ -15,10 +16,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Trains the parameters that have a gradient path to `goal`, with AdamW (decoupled decay), linear warm-up and cosine decay.
+/// Trains the parameters that have a gradient path to `goal`, with AdamW (decoupled decay), linear
+/// warm-up and cosine decay.
 ///
-/// Before the first step, nodes learn what they must know before training (a threshold for `bytes_per_patch`, a tokenizer); it
-/// is frozen then. Documents are shuffled by the pipeline's seed while they stream. Leaves `checkpoints/final`.
+/// Before the first step, nodes learn what they must know before training (a threshold for
+/// `bytes_per_patch`, a tokenizer); it is frozen then. Documents are shuffled by the pipeline's
+/// seed while they stream. Leaves `checkpoints/final`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
@@ -26,8 +29,8 @@ pub struct Train {
     pub goal: String,
     /// Optimiser steps.
     pub steps: u64,
-    /// Ids in a micro-batch (bytes, and one BOS a span), at most; a span that is longer is a micro-batch of its own, so the source's
-    /// `span_bytes` should be below it.
+    /// Ids in a micro-batch (bytes, and one BOS a span), at most; a span that is longer is a
+    /// micro-batch of its own, so the source's `span_bytes` should be below it.
     pub batch_bytes: usize,
     /// Micro-batches in an optimiser step.
     #[serde(default = "one")]
@@ -62,8 +65,9 @@ pub struct Train {
     /// Steps between lines of metrics.jsonl.
     #[serde(default = "ten")]
     pub log_every: u64,
-    /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass: less memory, about a third more time,
-    /// the same bits. (`--path reference` keeps everything.)
+    /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass:
+    /// less memory, about a third more time, the same bits. (`--path reference` keeps
+    /// everything.)
     #[serde(default)]
     pub recompute: bool,
     /// A checkpoint directory to continue from: parameters, moments, thresholds and tokenizers.
@@ -173,11 +177,16 @@ impl Step for Train {
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         if !plan.goal(&self.goal)?.is::<Loss>() {
-            return Err(NodeError::param("goal", format!("`{}` is not a Loss, and training minimises one", self.goal)));
+            return Err(NodeError::param(
+                "goal",
+                format!("`{}` is not a Loss, and training minimises one", self.goal),
+            ));
         }
-        for (name, value) in
-            [("steps", self.steps), ("batch_bytes", self.batch_bytes as u64), ("accumulate", self.accumulate as u64)]
-        {
+        for (name, value) in [
+            ("steps", self.steps),
+            ("batch_bytes", self.batch_bytes as u64),
+            ("accumulate", self.accumulate as u64),
+        ] {
             if value == 0 {
                 return Err(NodeError::param(name, format!("{name} must be at least 1")));
             }
@@ -196,12 +205,19 @@ impl Step for Train {
             ("clip", self.clip.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX),
         ] {
             if !(low..=high).contains(&value) {
-                let range = if high == f64::MAX { format!("at least {low}") } else { format!("from {low} to {high}") };
+                let range = if high == f64::MAX {
+                    format!("at least {low}")
+                } else {
+                    format!("from {low} to {high}")
+                };
                 return Err(NodeError::param(name, format!("{name} is {value}; expected {range}")));
             }
         }
         if self.warmup.is_some_and(|w| w > self.steps) {
-            return Err(NodeError::param("warmup", format!("warm-up is longer than the {} steps", self.steps)));
+            return Err(NodeError::param(
+                "warmup",
+                format!("warm-up is longer than the {} steps", self.steps),
+            ));
         }
         Ok(())
     }
@@ -209,7 +225,11 @@ impl Step for Train {
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         backend(cx)?;
         // The shuffle's settings do not bear on what is checked.
-        check_sources(cx, &[&self.goal], &Request { exclude_calibration: true, ..Request::training(cx.seed(), 1) })?;
+        check_sources(
+            cx,
+            &[&self.goal],
+            &Request { exclude_calibration: true, ..Request::training(cx.seed(), 1) },
+        )?;
         warn_untrained(cx)?;
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
@@ -218,7 +238,10 @@ impl Step for Train {
             for file in [STATE_FILE, checkpoint::MODEL_FILE, checkpoint::OPTIMIZER_FILE] {
                 let path = dir.join(file);
                 let bytes = std::fs::read(&path).map_err(|e| {
-                    at_from(cx, StepError::other(format!("cannot read checkpoint {}: {e}", path.display())))
+                    at_from(
+                        cx,
+                        StepError::other(format!("cannot read checkpoint {}: {e}", path.display())),
+                    )
                 })?;
                 on.push(format!("from {file} {}", blake3::hash(&bytes)));
             }
@@ -282,7 +305,9 @@ impl Step for Train {
             let micro: Vec<Rc<Batch>> = (0..self.accumulate)
                 .map(|_| {
                     let batch = reader.next_batch().map_err(|e| loaded.data_error(e))?;
-                    batch.map(Rc::new).ok_or_else(|| StepError::other("the training documents ran out"))
+                    batch
+                        .map(Rc::new)
+                        .ok_or_else(|| StepError::other("the training documents ran out"))
                 })
                 .collect::<Result<_, _>>()?;
             let total: usize = micro.iter().map(|b| b.n_counted_bytes()).sum();
@@ -309,8 +334,11 @@ impl Step for Train {
             step += 1;
             let norm = optimiser.step(&*backend, &ids, step, t0 + step);
             if !norm.is_finite() {
-                return Err(StepError::other(format!("the gradient of `{}` is not finite at step {step}", self.goal))
-                    .help("lower `lr`, or lengthen `warmup`"));
+                return Err(StepError::other(format!(
+                    "the gradient of `{}` is not finite at step {step}",
+                    self.goal
+                ))
+                .help("lower `lr`, or lengthen `warmup`"));
             }
             window.norm = norm;
             if step % self.log_every == 0 || step == self.steps {
@@ -326,14 +354,23 @@ impl Step for Train {
                 metrics_lines += 1;
                 timings_lines += 1;
                 (clock, clock_bytes, window) = (Instant::now(), bytes, Window::default());
-                cx.progress().update(step, &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))]);
+                cx.progress().update(
+                    step,
+                    &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))],
+                );
             }
             let stop = cx.interrupted();
             if step < self.steps && (step % self.checkpoint_every == 0 || stop) {
                 metrics.sync()?;
                 timings.sync()?;
-                let progress =
-                    Progress { step, data: reader.state().clone(), bytes, window, metrics_lines, timings_lines };
+                let progress = Progress {
+                    step,
+                    data: reader.state().clone(),
+                    bytes,
+                    window,
+                    metrics_lines,
+                    timings_lines,
+                };
                 let path = dir.join(RESUME_DIR).join(format!("{step:08}"));
                 loaded.save(&path, t0 + step, Some(serde_json::to_value(progress)?))?;
                 drop_older(&dir, step)?;
@@ -355,7 +392,8 @@ impl Step for Train {
         write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
         let timing = json!({ "train_bytes_per_second": (bytes - first_bytes) as f64 / seconds });
         write_atomic(dir.join("timing.json"), timing.to_string())?;
-        // Renamed first: a kill in the middle of removing must not leave half a checkpoint to resume from.
+        // Renamed first: a kill in the middle of removing must not leave half a checkpoint to
+        // resume from.
         let (resume, done) = (dir.join(RESUME_DIR), dir.join("resume.done"));
         if resume.exists() {
             std::fs::rename(&resume, &done)?;
@@ -388,7 +426,8 @@ fn latest(dir: &Path) -> Result<Option<PathBuf>, StepError> {
     if !resume.exists() {
         return Ok(None);
     }
-    let mut found: Vec<PathBuf> = std::fs::read_dir(resume)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(resume)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
     found.retain(|p| p.extension().is_none());
     found.sort();
     Ok(found.pop())
@@ -410,7 +449,8 @@ blt_graph::step!(Train);
 mod tests {
     use super::Window;
 
-    /// Numbers of seventeen digits are where a hasty reader of JSON is off by a bit, and a resumed run with it.
+    /// Numbers of seventeen digits are where a hasty reader of JSON is off by a bit, and a resumed
+    /// run with it.
     #[test]
     fn what_a_checkpoint_records_comes_back_to_the_bit() {
         let mut nats = 0.1f64;
@@ -423,7 +463,11 @@ mod tests {
             let text = serde_json::to_string(&serde_json::to_value(window).unwrap()).unwrap();
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             let read: Window = serde_json::from_value(value).unwrap();
-            assert_eq!((read.nats.to_bits(), read.norm.to_bits()), (nats.to_bits(), (1.0 / nats).to_bits()), "{text}");
+            assert_eq!(
+                (read.nats.to_bits(), read.norm.to_bits()),
+                (nats.to_bits(), (1.0 / nats).to_bits()),
+                "{text}"
+            );
         }
     }
 }

@@ -16,7 +16,8 @@ const BLOCK: u64 = 4 << 20;
 
 /// An open file. Its clones share what is known of it, and where a local one's are read.
 ///
-/// As a [`ChunkReader`] it remembers why it could not be read: what a decoder makes of that is not to be taken for damage of the file.
+/// As a [`ChunkReader`] it remembers why it could not be read: what a decoder makes of that is not
+/// to be taken for damage of the file.
 #[derive(Clone)]
 pub(crate) struct Input {
     location: Location,
@@ -42,9 +43,10 @@ impl Input {
                 let file = File::open(path).map_err(failed)?;
                 (file.metadata().map_err(failed)?.len(), Source::File(Arc::new(file)))
             }
-            Location::Remote(url) => {
-                (entry.size, Source::Object(remote::Object::new(url, entry.tag.clone())?, Vec::new()))
-            }
+            Location::Remote(url) => (
+                entry.size,
+                Source::Object(remote::Object::new(url, entry.tag.clone())?, Vec::new()),
+            ),
         };
         Ok(Input { location, size, bytes, failed: Arc::default() })
     }
@@ -90,7 +92,10 @@ impl Input {
                     return Ok(bytes);
                 }
                 let fetched = object.start(vec![range]).wait()?;
-                fetched.into_iter().next().ok_or_else(|| StorageError::failed("read", &self.location, "no answer"))
+                fetched
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| StorageError::failed("read", &self.location, "no answer"))
             }
         }
     }
@@ -113,7 +118,9 @@ impl Input {
                 file.seek(SeekFrom::Start(at)).map_err(failed)?;
                 InputReader::File(io::BufReader::new(file), self.clone())
             }
-            Source::Object(..) => InputReader::Object { input: self.clone(), at, block: Bytes::new() },
+            Source::Object(..) => {
+                InputReader::Object { input: self.clone(), at, block: Bytes::new() }
+            }
         })
     }
 
@@ -179,7 +186,9 @@ impl ChunkReader for Input {
         let end = start.checked_add(length as u64).filter(|end| *end <= self.size);
         let Some(end) = end else {
             let size = self.size;
-            return Err(ParquetError::EOF(format!("{length} bytes from {start} on are not in a file of {size}")));
+            return Err(ParquetError::EOF(format!(
+                "{length} bytes from {start} on are not in a file of {size}"
+            )));
         };
         self.read_at(start..end).map_err(|e| ParquetError::External(Box::new(self.fail(e))))
     }
@@ -216,7 +225,9 @@ impl Input {
     /// What is there from `at` on: all that was fetched there, else the next block.
     fn next_block(&self, at: u64) -> Result<Bytes, StorageError> {
         if let Source::Object(_, held) = &self.bytes {
-            let here = held.iter().find(|(start, bytes)| (*start..*start + bytes.len() as u64).contains(&at));
+            let here = held
+                .iter()
+                .find(|(start, bytes)| (*start..*start + bytes.len() as u64).contains(&at));
             if let Some((start, bytes)) = here {
                 return Ok(bytes.slice((at - start) as usize..));
             }
@@ -241,11 +252,15 @@ mod tests {
         input.get_read(7).unwrap().read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "789");
         // Beyond the end is damage: nothing failed.
-        assert!(matches!(input.get_bytes(8, 3), Err(ParquetError::EOF(_))) && input.failure().is_none());
+        assert!(
+            matches!(input.get_bytes(8, 3), Err(ParquetError::EOF(_))) && input.failure().is_none()
+        );
 
         // A file that is open for writing alone can't be read, nor can a folder.
-        let unreadable =
-            [std::fs::OpenOptions::new().append(true).open(&path).unwrap(), File::open(dir.path()).unwrap()];
+        let unreadable = [
+            std::fs::OpenOptions::new().append(true).open(&path).unwrap(),
+            File::open(dir.path()).unwrap(),
+        ];
         for file in unreadable {
             let bytes = Source::File(Arc::new(file));
             let input = Input { bytes, failed: Arc::default(), ..input.clone() };

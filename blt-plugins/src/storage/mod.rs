@@ -1,7 +1,8 @@
 //! Where files lie: on this machine's disks, or on an object store or a web server, named by a URL.
 //!
-//! A [`Location`] is either, and what is read (`Input`), listed and written (`Sink`) goes through it, so that readers and writers of
-//! formats know no difference. What is behind a URL needs the cargo feature `cloud`; without it, a URL is an error that says so.
+//! A [`Location`] is either, and what is read (`Input`), listed and written (`Sink`) goes through
+//! it, so that readers and writers of formats know no difference. What is behind a URL needs the
+//! cargo feature `cloud`; without it, a URL is an error that says so.
 
 mod input;
 mod output;
@@ -30,13 +31,19 @@ pub enum Scheme {
     /// Azure Blob Storage.
     Az,
     Https,
-    /// Of this machine itself alone: elsewhere anyone on the way could read and change what is sent.
+    /// Of this machine itself alone: elsewhere anyone on the way could read and change what is
+    /// sent.
     Http,
 }
 
 impl Scheme {
-    const ALL: [(&str, Scheme); 5] =
-        [("s3", Scheme::S3), ("gs", Scheme::Gs), ("az", Scheme::Az), ("https", Scheme::Https), ("http", Scheme::Http)];
+    const ALL: [(&str, Scheme); 5] = [
+        ("s3", Scheme::S3),
+        ("gs", Scheme::Gs),
+        ("az", Scheme::Az),
+        ("https", Scheme::Https),
+        ("http", Scheme::Http),
+    ];
 
     fn name(self) -> &'static str {
         Scheme::ALL.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
@@ -53,7 +60,8 @@ pub struct Url {
     pub scheme: Scheme,
     /// Or container, or host with its port.
     pub bucket: String,
-    /// As it is, or of a web server percent-encoded. No `/` before it; after it, it means a folder.
+    /// As it is, or of a web server percent-encoded. No `/` before it; after it, it means a
+    /// folder.
     pub key: String,
 }
 
@@ -81,14 +89,19 @@ impl Url {
     /// Whether text is meant as a URL.
     fn is_meant(text: &str) -> bool {
         text.split_once("://").is_some_and(|(scheme, _)| {
-            !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+            !scheme.is_empty()
+                && scheme
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
         })
     }
 
     fn parse(text: &str) -> Result<Url, StorageError> {
         let bad = |cause: String| StorageError::BadUrl { url: without_user(text), cause };
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        let Some((_, scheme)) = Scheme::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(scheme)) else {
+        let Some((_, scheme)) =
+            Scheme::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(scheme))
+        else {
             return Err(bad(format!("`{scheme}` is none of s3, gs, az, https, http")));
         };
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
@@ -96,10 +109,14 @@ impl Url {
             return Err(bad("it names no bucket or host".into()));
         }
         if bucket.contains('@') {
-            return Err(bad("it holds a user or password, which belong in environment variables".into()));
+            return Err(bad(
+                "it holds a user or password, which belong in environment variables".into()
+            ));
         }
         if scheme.is_web() && key.contains(['?', '#']) {
-            return Err(bad("a query or fragment is not supported, as it would be written into results".into()));
+            return Err(bad(
+                "a query or fragment is not supported, as it would be written into results".into(),
+            ));
         }
         if key.starts_with('/') || key.contains("//") {
             return Err(bad("a name between two `/` is empty".into()));
@@ -129,7 +146,8 @@ impl Url {
 
 /// A wrong URL may hold a password, which no message repeats.
 fn without_user(text: &str) -> String {
-    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)))
+    {
         Some((scheme, rest)) => format!("{scheme}://…@{rest}"),
         None => text.to_owned(),
     }
@@ -209,7 +227,9 @@ impl Location {
         match self {
             Location::Local(path) => Location::Local(path.join(name)),
             Location::Remote(url) if url.key.is_empty() => url.with_key(name).into(),
-            Location::Remote(url) => url.with_key(&format!("{}/{name}", url.key.trim_end_matches('/'))).into(),
+            Location::Remote(url) => {
+                url.with_key(&format!("{}/{name}", url.key.trim_end_matches('/'))).into()
+            }
         }
     }
 
@@ -226,24 +246,32 @@ impl Location {
         }
     }
 
-    /// All files below, sorted; names that begin with `.` are left out. None where no such folder is.
+    /// All files below, sorted; names that begin with `.` are left out. None where no such folder
+    /// is.
     pub(crate) fn list(&self) -> Result<Vec<Entry>, StorageError> {
         let mut found = Vec::new();
         match self {
             Location::Local(path) if path.is_file() => {
-                return Err(StorageError::failed("list", self, "it is a file, and a folder is expected"));
+                return Err(StorageError::failed(
+                    "list",
+                    self,
+                    "it is a file, and a folder is expected",
+                ));
             }
             Location::Local(path) => walk(path, &mut Vec::new(), &mut found)?,
             Location::Remote(url) => {
                 let folder = url.key.trim_end_matches('/');
-                let prefix = url.with_key(&if folder.is_empty() { String::new() } else { format!("{folder}/") });
+                let prefix = url.with_key(&if folder.is_empty() {
+                    String::new()
+                } else {
+                    format!("{folder}/")
+                });
                 found = remote::list(&prefix)?;
                 // An object that stands for the folder itself is none of its files.
                 found.retain(|entry| match &entry.location {
-                    Location::Remote(of) => of
-                        .key
-                        .strip_prefix(&prefix.key)
-                        .is_some_and(|name| !name.is_empty() && !name.split('/').any(|part| part.starts_with('.'))),
+                    Location::Remote(of) => of.key.strip_prefix(&prefix.key).is_some_and(|name| {
+                        !name.is_empty() && !name.split('/').any(|part| part.starts_with('.'))
+                    }),
                     Location::Local(_) => false,
                 });
             }
@@ -272,13 +300,15 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub fn local(path: PathBuf, meta: &std::fs::Metadata) -> Self {
-        let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let modified =
+            meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         let modified = modified.map_or(0, |d| d.as_nanos());
         Entry { location: Location::Local(path), size: meta.len(), modified, tag: None }
     }
 }
 
-/// Collects files below `folder`; `above` holds the folders that lead here, so that a link back up ends.
+/// Collects files below `folder`; `above` holds the folders that lead here, so that a link back up
+/// ends.
 fn walk(folder: &Path, above: &mut Vec<PathBuf>, out: &mut Vec<Entry>) -> Result<(), StorageError> {
     let failed = |e: std::io::Error| StorageError::failed("read", folder.display(), e);
     let here = match folder.canonicalize() {
@@ -294,7 +324,8 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, out: &mut Vec<Entry>) -> Result
         if path.file_name().unwrap_or_default().to_string_lossy().starts_with('.') {
             continue;
         }
-        let meta = std::fs::metadata(&path).map_err(|e| StorageError::failed("read", path.display(), e))?;
+        let meta = std::fs::metadata(&path)
+            .map_err(|e| StorageError::failed("read", path.display(), e))?;
         match meta.is_dir() {
             true => walk(&path, above, out)?,
             false => out.push(Entry::local(path, &meta)),
@@ -337,11 +368,21 @@ pub enum StorageError {
     #[error("cannot {action} {at}: no credentials were found ({cause}); set {variables}")]
     NoCredentials { action: &'static str, at: String, cause: String, variables: &'static str },
 
-    #[error("cannot {action} {at}: access is denied ({cause}); check {variables}, and what they are allowed to do")]
+    #[error(
+        "cannot {action} {at}: access is denied ({cause}); check {variables}, and what they are allowed to do"
+    )]
     Denied { action: &'static str, at: String, cause: String, variables: &'static str },
 
-    #[error("cannot {action} {at}: there is no bucket `{bucket}` ({cause}); check its name, and {variables}")]
-    NoBucket { action: &'static str, at: String, bucket: String, cause: String, variables: &'static str },
+    #[error(
+        "cannot {action} {at}: there is no bucket `{bucket}` ({cause}); check its name, and {variables}"
+    )]
+    NoBucket {
+        action: &'static str,
+        at: String,
+        bucket: String,
+        cause: String,
+        variables: &'static str,
+    },
 
     #[error("{at} is not there any more, or was never; check its name")]
     Missing { at: String },
@@ -354,7 +395,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    pub(crate) fn failed(action: &'static str, at: impl fmt::Display, cause: impl fmt::Display) -> Self {
+    pub(crate) fn failed(
+        action: &'static str,
+        at: impl fmt::Display,
+        cause: impl fmt::Display,
+    ) -> Self {
         StorageError::Failed { action, at: at.to_string(), cause: cause.to_string() }
     }
 }
@@ -405,7 +450,10 @@ mod tests {
         let mut keys = ["s3://b/a-b/x", "s3://b/a/x", "s3://b/a.parquet", "s3://a/z"].map(at);
         keys.sort();
         let text = serde_json::to_string(&keys[3]).unwrap();
-        assert_eq!((text.as_str(), serde_json::from_str(&text).ok()), (r#""s3://b/a.parquet""#, Some(keys[3].clone())));
+        assert_eq!(
+            (text.as_str(), serde_json::from_str(&text).ok()),
+            (r#""s3://b/a.parquet""#, Some(keys[3].clone()))
+        );
         assert_eq!(keys, ["s3://a/z", "s3://b/a/x", "s3://b/a-b/x", "s3://b/a.parquet"].map(at));
     }
 }

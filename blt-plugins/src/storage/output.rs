@@ -12,8 +12,8 @@ use super::{Location, StorageError, Url, remote};
 /// How the records of uploads end.
 const UPLOAD: &str = ".upload.json";
 
-/// A file being written. On a disk it has a temporary name until it is finished; on a store it is an upload, whose object appears when it
-/// is complete. Dropped before its end, it leaves nothing.
+/// A file being written. On a disk it has a temporary name until it is finished; on a store it is
+/// an upload, whose object appears when it is complete. Dropped before its end, it leaves nothing.
 pub(crate) struct Sink(Option<Open>);
 
 enum Open {
@@ -22,8 +22,8 @@ enum Open {
 }
 
 impl Sink {
-    /// `partial`: a path for what is unfinished. It is the temporary name, on the same file system as the file; of an upload, it tells
-    /// who comes after a kill what to abort.
+    /// `partial`: a path for what is unfinished. It is the temporary name, on the same file system
+    /// as the file; of an upload, it tells who comes after a kill what to abort.
     pub fn create(location: &Location, partial: &Path) -> Result<Self, StorageError> {
         let failed = |e: io::Error| StorageError::failed("write", location, e);
         partial.parent().map(std::fs::create_dir_all).transpose().map_err(failed)?;
@@ -33,7 +33,9 @@ impl Sink {
                 let file = File::create(partial).map_err(failed)?;
                 Open::File { file, partial: partial.to_owned(), path: path.clone() }
             }
-            Location::Remote(url) => Open::Upload(remote::Upload::create(url, &with_ending(partial))?),
+            Location::Remote(url) => {
+                Open::Upload(remote::Upload::create(url, &with_ending(partial))?)
+            }
         })))
     }
 
@@ -60,7 +62,8 @@ fn with_ending(partial: &Path) -> PathBuf {
 }
 
 fn remove(partial: &Path) {
-    // Its part of a full disk is wanted for saying so; if it cannot be removed, the first error is the one to tell.
+    // Its part of a full disk is wanted for saying so; if it cannot be removed, the first error is
+    // the one to tell.
     let _ = std::fs::remove_file(partial);
 }
 
@@ -93,7 +96,9 @@ impl Write for Sink {
 pub(crate) fn write_whole(location: &Location, bytes: Vec<u8>) -> Result<(), StepError> {
     match location {
         Location::Local(path) => {
-            let failed = |e: io::Error| StorageError::failed("create", path.parent().unwrap_or(path).display(), e);
+            let failed = |e: io::Error| {
+                StorageError::failed("create", path.parent().unwrap_or(path).display(), e)
+            };
             path.parent().map(std::fs::create_dir_all).transpose().map_err(failed)?;
             Ok(write_atomic(path, bytes)?)
         }

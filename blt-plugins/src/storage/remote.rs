@@ -19,21 +19,23 @@ use object_store::http::HttpBuilder;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, GetOptions, GetRange, MultipartId, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutPayload, RetryConfig, coalesce_ranges,
+    ClientOptions, GetOptions, GetRange, MultipartId, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, coalesce_ranges,
 };
 use tokio::runtime::Runtime;
 
 use super::output::UploadRecord;
 use super::{Entry, Scheme, StorageError, Url};
 
-/// Bytes of an upload that are sent as one. Stores take 10,000 such parts and more, and no smaller ones than 5 MiB but for the last.
+/// Bytes of an upload that are sent as one. Stores take 10,000 such parts and more, and no smaller
+/// ones than 5 MiB but for the last.
 const PART_BYTES: usize = 8 << 20;
 /// Parts of an upload that are on their way at a time.
 const PARTS_ON_THE_WAY: usize = 4;
 /// How long to try to abort an upload that failed; if that fails, the next run does it.
 const ABORT_SECONDS: u64 = 10;
-/// For how many seconds a request is tried again that a store did not answer, or answered by an error of its own.
+/// For how many seconds a request is tried again that a store did not answer, or answered by an
+/// error of its own.
 const RETRY_VARIABLE: &str = "BLT_CLOUD_RETRY_SECONDS";
 
 /// What makes all requests. Two threads: they wait, for the most part.
@@ -43,9 +45,16 @@ fn runtime() -> Result<&'static Runtime, StorageError> {
         // The first to say so wins, and any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(2).thread_name("blt-cloud").enable_all().build().map_err(|e| e.to_string())
+        builder
+            .worker_threads(2)
+            .thread_name("blt-cloud")
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())
     });
-    runtime.as_ref().map_err(|e| StorageError::failed("start", "threads for requests to object stores", e))
+    runtime
+        .as_ref()
+        .map_err(|e| StorageError::failed("start", "threads for requests to object stores", e))
 }
 
 /// What a request will give.
@@ -69,7 +78,8 @@ impl<T: Send + 'static> Answer<T> {
     }
 
     pub fn wait(self) -> Result<T, StorageError> {
-        let gone = |_| Err(StorageError::failed("end", "a request to an object store", "it broke off"));
+        let gone =
+            |_| Err(StorageError::failed("end", "a request to an object store", "it broke off"));
         self.0.recv().unwrap_or_else(gone)
     }
 }
@@ -86,8 +96,15 @@ fn retry() -> Result<RetryConfig, StorageError> {
     let Ok(seconds) = std::env::var(RETRY_VARIABLE) else { return Ok(RetryConfig::default()) };
     match seconds.trim().parse::<u64>() {
         Ok(0) => Ok(RetryConfig { max_retries: 0, ..RetryConfig::default() }),
-        Ok(seconds) => Ok(RetryConfig { retry_timeout: Duration::from_secs(seconds), ..RetryConfig::default() }),
-        Err(_) => Err(StorageError::failed("read", RETRY_VARIABLE, format!("`{seconds}` is no number of seconds"))),
+        Ok(seconds) => Ok(RetryConfig {
+            retry_timeout: Duration::from_secs(seconds),
+            ..RetryConfig::default()
+        }),
+        Err(_) => Err(StorageError::failed(
+            "read",
+            RETRY_VARIABLE,
+            format!("`{seconds}` is no number of seconds"),
+        )),
     }
 }
 
@@ -95,7 +112,8 @@ impl Store {
     /// Made once for each bucket, by what the environment says.
     fn of(url: &Url) -> Result<Store, StorageError> {
         static STORES: OnceLock<Mutex<HashMap<(Scheme, String), Store>>> = OnceLock::new();
-        let mut stores = STORES.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
+        let mut stores =
+            STORES.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
         let key = (url.scheme, url.bucket.clone());
         if let Some(store) = stores.get(&key) {
             return Ok(store.clone());
@@ -112,21 +130,29 @@ impl Store {
         let _inside = runtime()?.enter();
         Ok(match url.scheme {
             Scheme::S3 => {
-                let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let builder =
+                    AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
                 Store::both(Arc::new(builder.build().map_err(failed)?))
             }
             Scheme::Gs => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let builder = GoogleCloudStorageBuilder::from_env()
+                    .with_bucket_name(bucket)
+                    .with_retry(retry);
                 Store::both(Arc::new(builder.build().map_err(failed)?))
             }
             Scheme::Az => {
-                let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+                let builder =
+                    MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
                 Store::both(Arc::new(builder.build().map_err(failed)?))
             }
             Scheme::Https | Scheme::Http => {
                 let options = ClientOptions::new().with_allow_http(url.scheme == Scheme::Http);
                 let builder = HttpBuilder::new().with_url(url.with_key("").to_string());
-                let store = builder.with_client_options(options).with_retry(retry).build().map_err(failed)?;
+                let store = builder
+                    .with_client_options(options)
+                    .with_retry(retry)
+                    .build()
+                    .map_err(failed)?;
                 Store { objects: Arc::new(store), uploads: None }
             }
         })
@@ -149,7 +175,12 @@ fn path(url: &Url) -> Result<Path, StorageError> {
 fn entry(url: &Url, meta: ObjectMeta) -> Entry {
     let key = if url.scheme.is_web() { url.key.clone() } else { meta.location.to_string() };
     let nanos = meta.last_modified.timestamp_nanos_opt().and_then(|n| u128::try_from(n).ok());
-    Entry { location: url.with_key(&key).into(), size: meta.size, modified: nanos.unwrap_or(0), tag: meta.e_tag }
+    Entry {
+        location: url.with_key(&key).into(),
+        size: meta.size,
+        modified: nanos.unwrap_or(0),
+        tag: meta.e_tag,
+    }
 }
 
 /// What is known of an object, None where there is none.
@@ -203,7 +234,11 @@ pub fn abort(url: &Url, id: &str) -> Result<(), StorageError> {
     let (store, path, url, id) = (Store::of(url)?, path(url)?, url.clone(), id.to_owned());
     let request = async move {
         let Some(uploads) = store.uploads else { return Ok(()) };
-        match uploads.abort_multipart(&path, &id).await.map_err(|e| failed("abort the upload of", &url, e)) {
+        match uploads
+            .abort_multipart(&path, &id)
+            .await
+            .map_err(|e| failed("abort the upload of", &url, e))
+        {
             Err(StorageError::Missing { .. }) => Ok(()),
             other => other,
         }
@@ -245,8 +280,11 @@ impl Object {
             return Ok(Bytes::new());
         }
         let expected = range.end - range.start;
-        let options =
-            GetOptions { range: Some(GetRange::Bounded(range)), if_match: self.tag.clone(), ..GetOptions::default() };
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: self.tag.clone(),
+            ..GetOptions::default()
+        };
         let failed = |e| failed("read", &self.url, e);
         let bytes = self.store.objects.get_opts(&self.path, options).await.map_err(failed)?;
         let bytes = bytes.bytes().await.map_err(failed)?;
@@ -257,7 +295,8 @@ impl Object {
     }
 }
 
-/// An object that is written, in parts if it has more than one. It appears when it is complete. Dropped before, it is aborted.
+/// An object that is written, in parts if it has more than one. It appears when it is complete.
+/// Dropped before, it is aborted.
 pub struct Upload {
     uploads: Arc<dyn MultipartStore>,
     path: Path,
@@ -273,7 +312,9 @@ pub struct Upload {
 impl Upload {
     /// Sends nothing yet. `record`: a file for what is to be aborted if this process is killed.
     pub fn create(url: &Url, record: &FilePath) -> Result<Self, StorageError> {
-        let uploads = Store::of(url)?.uploads.ok_or_else(|| StorageError::NoUpload { url: url.to_string() })?;
+        let uploads = Store::of(url)?
+            .uploads
+            .ok_or_else(|| StorageError::NoUpload { url: url.to_string() })?;
         let (path, url, record) = (path(url)?, url.clone(), record.to_owned());
         let (buffer, sent, parts) = (Vec::new(), VecDeque::new(), Vec::new());
         Ok(Upload { uploads, path, url, record, id: None, buffer, sent, parts })
@@ -284,7 +325,9 @@ impl Upload {
             return Ok(id.clone());
         }
         let (uploads, path, url) = (self.uploads.clone(), self.path.clone(), self.url.clone());
-        let create = async move { uploads.create_multipart(&path).await.map_err(|e| failed("write", &url, e)) };
+        let create = async move {
+            uploads.create_multipart(&path).await.map_err(|e| failed("write", &url, e))
+        };
         let id = self.id.insert(Answer::of(create).wait()?).clone();
         let record = serde_json::json!(UploadRecord { url: self.url.to_string(), id: id.clone() });
         let written = std::fs::write(&self.record, record.to_string());
@@ -299,7 +342,10 @@ impl Upload {
             self.take_one()?;
         }
         let (uploads, path, url) = (self.uploads.clone(), self.path.clone(), self.url.clone());
-        let (at, payload) = (self.parts.len() + self.sent.len(), PutPayload::from(std::mem::take(&mut self.buffer)));
+        let (at, payload) = (
+            self.parts.len() + self.sent.len(),
+            PutPayload::from(std::mem::take(&mut self.buffer)),
+        );
         self.sent.push_back(Answer::of(async move {
             uploads.put_part(&path, &id, at, payload).await.map_err(|e| failed("write", &url, e))
         }));
@@ -352,7 +398,10 @@ impl Drop for Upload {
         }
         let (uploads, path, url) = (self.uploads.clone(), self.path.clone(), self.url.clone());
         let aborted = Answer::of(async move {
-            let abort = tokio::time::timeout(Duration::from_secs(ABORT_SECONDS), uploads.abort_multipart(&path, &id));
+            let abort = tokio::time::timeout(
+                Duration::from_secs(ABORT_SECONDS),
+                uploads.abort_multipart(&path, &id),
+            );
             match abort.await {
                 Ok(aborted) => aborted.map_err(|e| failed("abort the upload of", &url, e)),
                 Err(e) => Err(StorageError::failed("abort the upload of", &url, e)),
@@ -397,7 +446,8 @@ fn variables(scheme: Scheme) -> &'static str {
 }
 
 /// Where machines in a cloud are told their credentials, asked where the environment has none.
-const METADATA_SERVERS: [&str; 3] = ["169.254.169.254", "metadata.google.internal", "169.254.170.2"];
+const METADATA_SERVERS: [&str; 3] =
+    ["169.254.169.254", "metadata.google.internal", "169.254.170.2"];
 
 /// An error of the crate as one that says what to do.
 fn failed(action: &'static str, url: &Url, error: object_store::Error) -> StorageError {
@@ -405,19 +455,28 @@ fn failed(action: &'static str, url: &Url, error: object_store::Error) -> Storag
     let (at, bucket, variables) = (url.to_string(), url.bucket.clone(), variables(url.scheme));
     let text = error.to_string();
     let cause = short(&text);
-    let no_bucket =
-        ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"].iter().any(|sign| text.contains(sign));
+    let no_bucket = ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]
+        .iter()
+        .any(|sign| text.contains(sign));
     let has_no_credentials = METADATA_SERVERS.iter().any(|server| text.contains(server))
         || text.contains("MissingAccessKeyId")
         || text.contains("MissingSecretAccessKey");
-    let denied = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "AuthFailure", "ExpiredToken"];
+    let denied = [
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "AccessDenied",
+        "AuthFailure",
+        "ExpiredToken",
+    ];
     match error {
         _ if no_bucket => StorageError::NoBucket { action, at, bucket, cause, variables },
         _ if has_no_credentials => StorageError::NoCredentials { action, at, cause, variables },
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             StorageError::Denied { action, at, cause, variables }
         }
-        _ if denied.iter().any(|sign| text.contains(sign)) => StorageError::Denied { action, at, cause, variables },
+        _ if denied.iter().any(|sign| text.contains(sign)) => {
+            StorageError::Denied { action, at, cause, variables }
+        }
         Error::NotFound { .. } => StorageError::Missing { at },
         Error::Precondition { .. } => StorageError::Changed { at },
         Error::NotSupported { .. } if url.scheme.is_web() => StorageError::NoRanges { at },
@@ -437,7 +496,9 @@ fn short(text: &str) -> String {
         _ => {
             let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
             // Which store it was, the URL tells.
-            let plain = words.strip_prefix("Generic ").and_then(|rest| Some(rest.split_once(" error: ")?.1));
+            let plain = words
+                .strip_prefix("Generic ")
+                .and_then(|rest| Some(rest.split_once(" error: ")?.1));
             plain.unwrap_or(&words).to_owned()
         }
     }

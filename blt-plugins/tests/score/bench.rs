@@ -57,14 +57,20 @@ impl Bench {
     }
 
     pub fn run_told(&self, yaml: &str, runs: &str, told: &Told) -> Result<RunReport, RunError> {
-        let spec = PipelineSpec::parse(yaml, "score.yaml").unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let spec = PipelineSpec::parse(yaml, "score.yaml")
+            .unwrap_or_else(|e| panic!("{}", e.render(false)));
         let options = RunOptions { runs_dir: self.path(runs), ..RunOptions::new("test build") };
-        Runner::new(&spec, self.dir.path(), options).progress(told).interrupt(told.flag.clone()).run()
+        Runner::new(&spec, self.dir.path(), options)
+            .progress(told)
+            .interrupt(told.flag.clone())
+            .run()
     }
 
     /// Runs, and gives the directory of the last step.
     pub fn run(&self, yaml: &str) -> PathBuf {
-        let report = self.run_told(yaml, "runs", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let report = self
+            .run_told(yaml, "runs", &Told::default())
+            .unwrap_or_else(|e| panic!("{}", e.render(false)));
         report.plans[0].steps.last().unwrap().dir.clone()
     }
 
@@ -81,7 +87,9 @@ pub fn write_parquet(path: &Path, batch: &RecordBatch, group_rows: usize) {
         .set_max_row_group_row_count(Some(group_rows))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .build();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties))
+            .unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }
@@ -91,8 +99,10 @@ pub fn read_parquet(path: &Path) -> RecordBatch {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let schema = builder.schema().clone();
     let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
-    let batches: Vec<RecordBatch> =
-        batches.iter().map(|b| RecordBatch::try_new(schema.clone(), b.columns().to_vec()).unwrap()).collect();
+    let batches: Vec<RecordBatch> = batches
+        .iter()
+        .map(|b| RecordBatch::try_new(schema.clone(), b.columns().to_vec()).unwrap())
+        .collect();
     concat_batches(&schema, &batches).unwrap()
 }
 
@@ -132,8 +142,7 @@ run:
 }
 
 pub const SOURCE: &str = "{node: ParquetBytes, path: in}";
-pub const ENTROPY: &str =
-    "{node: EntropyPatch, in: {bytes: docs, entropies: lm}, rule: relative, relative_threshold: 0.0}";
+pub const ENTROPY: &str = "{node: EntropyPatch, in: {bytes: docs, entropies: lm}, rule: relative, relative_threshold: 0.0}";
 pub const EMIT: &str = "emit: [log_probs, entropies, patch_lengths]";
 
 pub fn names(batch: &RecordBatch) -> Vec<String> {
@@ -168,7 +177,8 @@ pub fn result(dir: &Path) -> Value {
 
 /// The directory of the step that was stopped.
 pub fn stopped_dir(bench: &Bench, runs: &str) -> PathBuf {
-    let store = std::fs::read_dir(bench.path(runs).join(".store")).unwrap().map(|e| e.unwrap().path());
+    let store =
+        std::fs::read_dir(bench.path(runs).join(".store")).unwrap().map(|e| e.unwrap().path());
     store.into_iter().find(|p| p.to_string_lossy().ends_with(".partial")).unwrap()
 }
 

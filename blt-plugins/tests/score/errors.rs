@@ -15,9 +15,12 @@ fn required(path: &Path, n: i64) {
         Field::new("more", DataType::Utf8, false),
     ];
     let of = |name: &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter((0..n).map(|i| (i % 10 != 7 || name == "more").then(|| format!("{name} {i}")))))
+        Arc::new(StringArray::from_iter(
+            (0..n).map(|i| (i % 10 != 7 || name == "more").then(|| format!("{name} {i}"))),
+        ))
     };
-    let columns = vec![Arc::new(Int64Array::from_iter_values(0..n)) as ArrayRef, of("text"), of("more")];
+    let columns =
+        vec![Arc::new(Int64Array::from_iter_values(0..n)) as ArrayRef, of("text"), of("more")];
     write_parquet(path, &RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap(), 10);
 }
 
@@ -52,13 +55,19 @@ fn a_row_group_that_does_not_decode_becomes_nulls() {
     for (at, group, rows, column) in [(0, 1, [10, 20], "text"), (1, 3, [30, 40], "more")] {
         let one = &unreadable[at];
         assert_eq!((&one["input"], &one["group"]), (&"in/a.parquet".into(), &group.into()));
-        assert_eq!((&one["rows"]["start"], &one["rows"]["end"]), (&rows[0].into(), &rows[1].into()));
+        assert_eq!(
+            (&one["rows"]["start"], &one["rows"]["end"]),
+            (&rows[0].into(), &rows[1].into())
+        );
         assert_eq!(one["columns"], serde_json::json!([column]));
         assert!(!one["cause"].as_str().unwrap().is_empty());
     }
-    // Each row is there; what can be read of it is kept, and the readable ones have the scores they have without the damage.
-    let (part, before) =
-        (read_parquet(&dir.join("outputs/in/a.parquet")), read_parquet(&whole.join("outputs/in/a.parquet")));
+    // Each row is there; what can be read of it is kept, and the readable ones have the scores they
+    // have without the damage.
+    let (part, before) = (
+        read_parquet(&dir.join("outputs/in/a.parquet")),
+        read_parquet(&whole.join("outputs/in/a.parquet")),
+    );
     assert_eq!(i64s(&part, "id"), (0..50).map(Some).collect::<Vec<_>>());
     let (texts, more, nats) = (strings(&part, "text"), strings(&part, "more"), f64s(&part, "nats"));
     for i in 0..50 {
@@ -69,18 +78,26 @@ fn a_row_group_that_does_not_decode_becomes_nulls() {
         assert_eq!(nats[i], expected, "row {i}");
     }
     let error = bench.fails(&text(IN, ", on_error: skip"));
-    assert!(error.contains("skip") && error.contains("`fail`") && error.contains("`null`"), "{error}");
+    assert!(
+        error.contains("skip") && error.contains("`fail`") && error.contains("`null`"),
+        "{error}"
+    );
     let sound = |dir: &Path| read_parquet(&dir.join("outputs/in/b.parquet"));
     assert_eq!(sound(&dir).columns(), sound(&whole).columns());
     // A condition reads what is left; a row of which it cannot be known is not taken.
-    let dir = bench.run(&text(IN, ", on_error: \"null\", where: \"id >= 15 and id < 35 and more != 'x'\""));
+    let dir = bench
+        .run(&text(IN, ", on_error: \"null\", where: \"id >= 15 and id < 35 and more != 'x'\""));
     let part = read_parquet(&dir.join("outputs/in/a.parquet"));
     assert_eq!(i64s(&part, "id"), (15..30).map(Some).collect::<Vec<_>>());
     assert_eq!(result(&dir)["failed"], serde_json::json!({"unreadable": 5}));
     // `limit` counts those rows like others.
-    let dir = bench.run(&text(IN, ", on_error: \"null\", where: text is null, limit: 14, part_bytes: 1"));
+    let dir =
+        bench.run(&text(IN, ", on_error: \"null\", where: text is null, limit: 14, part_bytes: 1"));
     let found = result(&dir);
-    assert_eq!((&found["rows"], &found["nulls"], &found["failed"]["unreadable"]), (&14.into(), &3.into(), &11.into()));
+    assert_eq!(
+        (&found["rows"], &found["nulls"], &found["failed"]["unreadable"]),
+        (&14.into(), &3.into(), &11.into())
+    );
 }
 
 #[test]
@@ -90,13 +107,23 @@ fn files_with_other_columns() {
         (name, Arc::new(StringArray::from_iter_values((0..n).map(|i| format!("{name} {i}")))), true)
     };
     let numbers: (&str, ArrayRef, bool) = ("text", Arc::new(Int32Array::from(vec![1, 2])), true);
-    let batch =
-        |columns: Vec<(&'static str, ArrayRef, bool)>| RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-    write_parquet(&bench.path("in/a.parquet"), &batch(vec![strings("text", 3), strings("url", 3)]), 10);
-    write_parquet(&bench.path("in/b.parquet"), &batch(vec![strings("lang", 2), strings("text", 2)]), 10);
+    let batch = |columns: Vec<(&'static str, ArrayRef, bool)>| {
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    };
+    write_parquet(
+        &bench.path("in/a.parquet"),
+        &batch(vec![strings("text", 3), strings("url", 3)]),
+        10,
+    );
+    write_parquet(
+        &bench.path("in/b.parquet"),
+        &batch(vec![strings("lang", 2), strings("text", 2)]),
+        10,
+    );
     // The columns that are needed are in both.
     let dir = bench.run(&text(IN, ", where: url is null or text != 'text 1', by: lang"));
-    let [a, b] = ["a", "b"].map(|name| read_parquet(&dir.join(format!("outputs/in/{name}.parquet"))));
+    let [a, b] =
+        ["a", "b"].map(|name| read_parquet(&dir.join(format!("outputs/in/{name}.parquet"))));
     assert_eq!(
         (names(&a), a.num_rows()),
         (["text", "url", "n_bytes", "nats", "bits_per_byte"].map(String::from).to_vec(), 2)
@@ -106,7 +133,10 @@ fn files_with_other_columns() {
         (["lang", "text", "n_bytes", "nats", "bits_per_byte"].map(String::from).to_vec(), 2)
     );
     let groups = result(&dir)["histogram"]["groups"].clone();
-    assert_eq!(groups.as_object().unwrap().keys().collect::<Vec<_>>(), ["lang 0", "lang 1", "null"]);
+    assert_eq!(
+        groups.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["lang 0", "lang 1", "null"]
+    );
 
     write_parquet(&bench.path("in/c.parquet"), &batch(vec![strings("body", 4)]), 10);
     write_parquet(&bench.path("in/d.parquet"), &batch(vec![numbers]), 10);
@@ -119,20 +149,27 @@ fn files_with_other_columns() {
     let c = read_parquet(&dir.join("outputs/in/c.parquet"));
     assert_eq!((names(&c)[0].as_str(), f64s(&c, "nats")), ("body", vec![None; 4]));
     // A name that no file has is a mistake, whatever is to be done about rows.
-    let error = bench.fails(&text("{node: ParquetBytes, path: in, column: texts}", ", on_error: \"null\""));
+    let error =
+        bench.fails(&text("{node: ParquetBytes, path: in, column: texts}", ", on_error: \"null\""));
     assert!(error.contains("no column `texts`"), "{error}");
 }
 
 #[test]
 fn lists_that_do_not_fit_their_document() {
     let bench = Bench::new();
-    let documents: ArrayRef = Arc::new(StringArray::from(vec![Some("abc"), Some("de"), None, Some("f")]));
+    let documents: ArrayRef =
+        Arc::new(StringArray::from(vec![Some("abc"), Some("de"), None, Some("f")]));
     let lengths: [&[i32]; 4] = [&[1, 3], &[1, 7], &[], &[1, 1]];
     let values: ArrayRef = Arc::new(Int32Array::from(lengths.concat()));
     let item = Arc::new(Field::new_list_field(DataType::Int32, true));
-    let lists = ListArray::new(item, OffsetBuffer::from_lengths(lengths.map(<[i32]>::len)), values, None);
+    let lists =
+        ListArray::new(item, OffsetBuffer::from_lengths(lengths.map(<[i32]>::len)), values, None);
     let columns = [("text", documents, true), ("lengths", Arc::new(lists) as ArrayRef, true)];
-    write_parquet(&bench.path("in/a.parquet"), &RecordBatch::try_from_iter_with_nullable(columns).unwrap(), 10);
+    write_parquet(
+        &bench.path("in/a.parquet"),
+        &RecordBatch::try_from_iter_with_nullable(columns).unwrap(),
+        10,
+    );
     let text = |more: &str| {
         format!(
             "name: score\ngraph:\n  docs: {IN}\n  patches: {{node: ColumnPatch, in: docs, column: lengths}}\nrun:\n  - score: {{goal: patches{more}}}\n"
@@ -153,7 +190,8 @@ fn damage(checkpoint: &Path, tensor: &str, row: usize, value: f32) {
     let mut bytes = std::fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let (_, tensor) = tensors.tensors().into_iter().find(|(name, _)| name == tensor).unwrap();
-    let at = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize + row * tensor.shape()[1] * 4;
+    let at =
+        tensor.data().as_ptr() as usize - bytes.as_ptr() as usize + row * tensor.shape()[1] * 4;
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
 }
@@ -167,20 +205,32 @@ fn a_loss_that_is_not_finite() {
     not_finite(&embedding, "document in row 1 is not finite");
 }
 
-/// The poison's state lies along its first element, 4 after the norm, and the head makes that infinite; of no other byte's.
+/// The poison's state lies along its first element, 4 after the norm, and the head makes that
+/// infinite; of no other byte's.
 #[test]
 fn an_entropy_that_is_not_finite() {
-    let damaged = [("model.patcher.embed_tokens.weight", POISON, 1e18), ("model.patcher.lm_head.weight", 0, 1.2e38)];
+    let damaged = [
+        ("model.patcher.embed_tokens.weight", POISON, 1e18),
+        ("model.patcher.lm_head.weight", 0, 1.2e38),
+    ];
     not_finite(&damaged, "row 1: the entropy at position 5");
 }
 
 fn not_finite(damaged: &[(&str, usize, f32)], what: &str) {
     let bench = Bench::new();
-    let rows: [Option<&[u8]>; 6] =
-        [Some(b"one"), Some(b"two ? of"), None, Some(b"?"), Some(b"three"), Some(b"a ? in a text of several spans")];
+    let rows: [Option<&[u8]>; 6] = [
+        Some(b"one"),
+        Some(b"two ? of"),
+        None,
+        Some(b"?"),
+        Some(b"three"),
+        Some(b"a ? in a text of several spans"),
+    ];
     let cured: Vec<Option<Vec<u8>>> = rows
         .iter()
-        .map(|row| row.map(|text| text.iter().map(|b| if *b == b'?' { b'x' } else { *b }).collect()))
+        .map(|row| {
+            row.map(|text| text.iter().map(|b| if *b == b'?' { b'x' } else { *b }).collect())
+        })
         .collect();
     let cured: Vec<Option<&[u8]>> = cured.iter().map(Option::as_deref).collect();
     write_parquet(&bench.path("in/a.parquet"), &texts(&cured), 10);
@@ -209,8 +259,15 @@ fn not_finite(damaged: &[(&str, usize, f32)], what: &str) {
     for column in ["n_bytes", "nats", "bits_per_byte", "log_probs"] {
         // The others of the same batch are not touched.
         for row in [0, 2, 4] {
-            assert_eq!(part[column].slice(row, 1).as_ref(), sound[column].slice(row, 1).as_ref(), "{column} {row}");
+            assert_eq!(
+                part[column].slice(row, 1).as_ref(),
+                sound[column].slice(row, 1).as_ref(),
+                "{column} {row}"
+            );
         }
-        assert!(part[column].is_null(1) && part[column].is_null(3) && part[column].is_null(5), "{column}");
+        assert!(
+            part[column].is_null(1) && part[column].is_null(3) && part[column].is_null(5),
+            "{column}"
+        );
     }
 }

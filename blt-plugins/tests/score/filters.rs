@@ -8,7 +8,9 @@ use std::sync::Arc;
 /// Rows of `id` in order, `lang` by turns, `text`; ten to a row group.
 fn numbered(path: &Path, ids: std::ops::Range<i64>) {
     let langs = ["en", "ko", "de"];
-    let of = |f: &dyn Fn(i64) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(ids.clone().map(f))) };
+    let of = |f: &dyn Fn(i64) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(ids.clone().map(f)))
+    };
     let columns: [(&str, ArrayRef); 3] = [
         ("id", Arc::new(Int64Array::from_iter_values(ids.clone()))),
         ("lang", of(&|i| langs[i as usize % 3].to_owned())),
@@ -54,12 +56,18 @@ fn a_condition_reads_only_row_groups_that_may_fulfil_it() {
     let bench = bench();
     let all = score(&bench, "where: id >= 0");
     assert_eq!((all.ids(), all.count("row_groups_skipped")), ((0..75).collect(), 0));
-    // Row groups 0 to 9, 10 to 19, ... of which the first three are passed over: damaged, they are not noticed.
+    // Row groups 0 to 9, 10 to 19, ... of which the first three are passed over: damaged, they are
+    // not noticed.
     (0..3).for_each(|group| break_chunk(&bench.path("in/a.parquet"), group, 2));
-    let some = score(&bench, "where: \"id >= 33 and (lang = 'ko' or id in (35, 74)) and not id = 34\"");
-    let expected: Vec<i64> = (33..75).filter(|i| (i % 3 == 1 || [35, 74].contains(i)) && *i != 34).collect();
+    let some =
+        score(&bench, "where: \"id >= 33 and (lang = 'ko' or id in (35, 74)) and not id = 34\"");
+    let expected: Vec<i64> =
+        (33..75).filter(|i| (i % 3 == 1 || [35, 74].contains(i)) && *i != 34).collect();
     assert_eq!((some.ids(), some.count("row_groups_skipped")), (expected.clone(), 3));
-    assert_eq!((some.count("rows"), some.count("kept")), (expected.len() as u64, expected.len() as u64));
+    assert_eq!(
+        (some.count("rows"), some.count("kept")),
+        (expected.len() as u64, expected.len() as u64)
+    );
     // A part for each unit, though nothing is in it.
     let none = score(&bench, "where: id < 0, part_bytes: 1");
     assert_eq!((none.ids(), none.count("row_groups_skipped"), none.count("rows")), (vec![], 8, 0));
@@ -82,9 +90,14 @@ fn a_limit_is_of_rows_over_all_parts() {
             (", where: id > 40 and id < 50", (41..50).collect()),
         ] {
             for limit in [1, 4, 7, 10, 11, 50, 1000] {
-                let scored = score(&bench, &format!("limit: {limit}, part_bytes: {part_bytes}{filter}"));
+                let scored =
+                    score(&bench, &format!("limit: {limit}, part_bytes: {part_bytes}{filter}"));
                 let expected: Vec<i64> = rows.iter().copied().take(limit).collect();
-                assert_eq!(scored.ids(), expected, "limit {limit}, part_bytes {part_bytes}{filter}");
+                assert_eq!(
+                    scored.ids(),
+                    expected,
+                    "limit {limit}, part_bytes {part_bytes}{filter}"
+                );
             }
         }
     }
@@ -115,18 +128,26 @@ fn a_sample_is_the_same_rows_however_they_are_divided() {
 fn keep_writes_what_passes_and_counts_all() {
     let bench = bench();
     let all = score(&bench, "emit: [log_probs]");
-    let parts = ["a", "b"].map(|name| read_parquet(&all.dir.join(format!("outputs/in/{name}.parquet"))));
-    let mut bits: Vec<f64> = parts.iter().flat_map(|p| f64s(p, "bits_per_byte")).flatten().collect();
+    let parts =
+        ["a", "b"].map(|name| read_parquet(&all.dir.join(format!("outputs/in/{name}.parquet"))));
+    let mut bits: Vec<f64> =
+        parts.iter().flat_map(|p| f64s(p, "bits_per_byte")).flatten().collect();
     bits.sort_by(f64::total_cmp);
     let median = bits[37];
-    let kept = score(&bench, &format!("emit: [log_probs], keep: \"bits_per_byte < {median} and lang != 'de'\""));
+    let kept = score(
+        &bench,
+        &format!("emit: [log_probs], keep: \"bits_per_byte < {median} and lang != 'de'\""),
+    );
     let pass = |part: &RecordBatch| -> Vec<i64> {
         let rows = i64s(part, "id").into_iter().flatten().zip(f64s(part, "bits_per_byte"));
         rows.filter(|(id, bits)| bits.unwrap() < median && id % 3 != 2).map(|(id, _)| id).collect()
     };
     let expected: Vec<i64> = parts.iter().flat_map(pass).collect();
     assert!(expected.len() > 10);
-    assert_eq!((kept.ids(), kept.count("kept"), kept.count("rows")), (expected.clone(), expected.len() as u64, 75));
+    assert_eq!(
+        (kept.ids(), kept.count("kept"), kept.count("rows")),
+        (expected.clone(), expected.len() as u64, 75)
+    );
     assert_eq!(result(&kept.dir)["histogram"], result(&all.dir)["histogram"]);
 }
 

@@ -1,4 +1,5 @@
-//! The `score` step, run as a pipeline runs it: what it writes, that batches and spans do not show, and how it goes on.
+//! The `score` step, run as a pipeline runs it: what it writes, that batches and spans do not show,
+//! and how it goes on.
 
 mod bench;
 mod errors;
@@ -7,8 +8,8 @@ mod remote;
 mod units;
 
 use arrow::array::{
-    Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray, ListArray, RecordBatch, StringArray,
-    StringViewArray, StructArray,
+    Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, LargeBinaryArray, ListArray,
+    RecordBatch, StringArray, StringViewArray, StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Schema};
@@ -35,7 +36,8 @@ fn check_scores(batch: &RecordBatch, documents: &[Option<&[u8]>]) {
             continue;
         };
         let n = document.len();
-        let (log_probs, entropies) = (log_probs[i].as_ref().unwrap(), entropies[i].as_ref().unwrap());
+        let (log_probs, entropies) =
+            (log_probs[i].as_ref().unwrap(), entropies[i].as_ref().unwrap());
         let lengths = lengths[i].as_ref().unwrap();
         assert_eq!((n_bytes[i], log_probs.len(), entropies.len()), (Some(n as i64), n, n + 1));
         assert_eq!((lengths[0], lengths.iter().sum::<i32>()), (1, n as i32 + 1), "{lengths:?}");
@@ -55,15 +57,26 @@ fn check_scores(batch: &RecordBatch, documents: &[Option<&[u8]>]) {
 fn rows_come_back_whole_and_scored() {
     let bench = Bench::new();
     let n = ROWS.len();
-    let domain: DictionaryArray<Int8Type> =
-        [Some("code"), None, Some("empty"), Some("code"), None, Some("x"), Some("prose"), Some("x")]
-            .into_iter()
-            .collect();
-    let values: ArrayRef = Arc::new(Int32Array::from_iter((0..n as i32 * 2).map(|v| (v % 3 > 0).then_some(v))));
+    let domain: DictionaryArray<Int8Type> = [
+        Some("code"),
+        None,
+        Some("empty"),
+        Some("code"),
+        None,
+        Some("x"),
+        Some("prose"),
+        Some("x"),
+    ]
+    .into_iter()
+    .collect();
+    let values: ArrayRef =
+        Arc::new(Int32Array::from_iter((0..n as i32 * 2).map(|v| (v % 3 > 0).then_some(v))));
     let item = Arc::new(Field::new_list_field(DataType::Int32, true));
     let nulls = NullBuffer::from_iter((0..n).map(|i| i % 4 != 3));
-    let list = ListArray::new(item.clone(), OffsetBuffer::from_lengths(vec![2; n]), values, Some(nulls));
-    let name: ArrayRef = Arc::new(StringArray::from_iter((0..n).map(|i| (i != 2).then(|| format!("row {i}")))));
+    let list =
+        ListArray::new(item.clone(), OffsetBuffer::from_lengths(vec![2; n]), values, Some(nulls));
+    let name: ArrayRef =
+        Arc::new(StringArray::from_iter((0..n).map(|i| (i != 2).then(|| format!("row {i}")))));
     let nested = StructArray::from(vec![
         (Arc::new(Field::new("list", list.data_type().clone(), true)), Arc::new(list) as ArrayRef),
         (Arc::new(Field::new("name", DataType::Utf8, true)), name),
@@ -77,14 +90,20 @@ fn rows_come_back_whole_and_scored() {
         Field::new("domain", domain.data_type().clone(), true),
         Field::new("nested", nested.data_type().clone(), true),
     ];
-    let schema = Schema::new_with_metadata(fields, HashMap::from([("made by".to_string(), "a test".to_string())]));
-    let input = RecordBatch::try_new(Arc::new(schema), vec![ids, text, Arc::new(domain), Arc::new(nested)]).unwrap();
+    let schema = Schema::new_with_metadata(
+        fields,
+        HashMap::from([("made by".to_string(), "a test".to_string())]),
+    );
+    let input =
+        RecordBatch::try_new(Arc::new(schema), vec![ids, text, Arc::new(domain), Arc::new(nested)])
+            .unwrap();
     std::fs::create_dir(bench.path("in/deep")).unwrap();
     write_parquet(&bench.path("in/a.parquet"), &input, 3);
     write_parquet(&bench.path("in/b.parquet"), &input.slice(0, 0), 3);
     write_parquet(&bench.path("in/deep/c.parquet"), &input.slice(4, 3), 3);
 
-    let run = format!("  - evaluate: {{goal: loss, split: all}}\n  - score: {{goal: loss, {EMIT}}}\n");
+    let run =
+        format!("  - evaluate: {{goal: loss, split: all}}\n  - score: {{goal: loss, {EMIT}}}\n");
     let report = bench
         .run_told(&(graph(SOURCE, ENTROPY) + &run), "runs", &Told::default())
         .unwrap_or_else(|e| panic!("{}", e.render(false)));
@@ -108,7 +127,8 @@ fn rows_come_back_whole_and_scored() {
             "patch_lengths"
         ]
     );
-    let (before, after) = (read_parquet(&bench.path("in/a.parquet")), written.project(&[0, 1, 2, 3]).unwrap());
+    let (before, after) =
+        (read_parquet(&bench.path("in/a.parquet")), written.project(&[0, 1, 2, 3]).unwrap());
     assert_eq!(after.columns(), before.columns());
     assert_eq!(after.schema().fields(), before.schema().fields());
     assert_eq!(written.schema().metadata()["made by"], "a test");
@@ -152,7 +172,8 @@ fn rows_come_back_whole_and_scored() {
         compared += 1;
     }
     assert_eq!(compared, 8);
-    let evaluation: Value = serde_json::from_slice(&std::fs::read(evaluated.join("result.json")).unwrap()).unwrap();
+    let evaluation: Value =
+        serde_json::from_slice(&std::fs::read(evaluated.join("result.json")).unwrap()).unwrap();
     assert!((result["bpb"].as_f64().unwrap() - evaluation["bpb"].as_f64().unwrap()).abs() < 1e-12);
 }
 
@@ -168,7 +189,10 @@ fn batches_change_no_bit() {
             );
             let source = "{node: ParquetBytes, path: in, span_bytes: 12}";
             let outputs = bench.run(&(graph(source, ENTROPY) + &run)).join("outputs/in");
-            ["a.parquet", "b.parquet"].iter().map(|part| std::fs::read(outputs.join(part)).unwrap()).collect()
+            ["a.parquet", "b.parquet"]
+                .iter()
+                .map(|part| std::fs::read(outputs.join(part)).unwrap())
+                .collect()
         };
         // A batch of 1 is each span alone.
         let alone = parts(1);
@@ -191,7 +215,8 @@ fn spans_count_each_byte_once_and_see_their_context() {
     for (span_bytes, context) in [(8, 0), (8, 4), (9, 8), (1, 0), (2, 1)] {
         check_scores(&score(span_bytes, context, "loss", EMIT), &ROWS);
     }
-    // The model sees 4 ids back, so with that much context, spans differ from the whole by rounding alone.
+    // The model sees 4 ids back, so with that much context, spans differ from the whole by rounding
+    // alone.
     let emit = "emit: [log_probs, entropies]";
     let whole = score(1000, 0, "lm", emit);
     let distance = |other: &RecordBatch| -> f32 {
@@ -209,7 +234,8 @@ fn spans_count_each_byte_once_and_see_their_context() {
     assert!(distance(&score(13, 7, "lm", emit)) < 1e-4);
     assert!(distance(&score(8, 0, "lm", emit)) > 1e-2);
     let error = bench.fails(
-        &(lm_graph("{node: ParquetBytes, path: in, span_bytes: 8}") + "  - score: {goal: lm, context_bytes: 8}\n"),
+        &(lm_graph("{node: ParquetBytes, path: in, span_bytes: 8}")
+            + "  - score: {goal: lm, context_bytes: 8}\n"),
     );
     assert!(error.contains("context_bytes is 8") && error.contains("span_bytes"), "{error}");
 }
@@ -221,7 +247,8 @@ fn a_byte_lm_and_a_patcher_are_goals_too() {
     let score = |text: String| read_parquet(&bench.run(&text).join("outputs/in/a.parquet"));
     let lm = score(lm_graph(SOURCE) + "  - score: {goal: lm, emit: [log_probs]}\n");
     assert_eq!(names(&lm), ["id", "text", "n_bytes", "nats", "bits_per_byte", "log_probs"]);
-    let loss = score(lm_graph(SOURCE) + "  - score: {goal: lm.loss, emit: [log_probs, entropies]}\n");
+    let loss =
+        score(lm_graph(SOURCE) + "  - score: {goal: lm.loss, emit: [log_probs, entropies]}\n");
     assert_eq!(f64s(&lm, "nats"), f64s(&loss, "nats"));
     assert_eq!(f32_lists(&loss, "entropies")[2].as_ref().unwrap().len(), 1);
 
@@ -230,17 +257,22 @@ fn a_byte_lm_and_a_patcher_are_goals_too() {
             "name: score\ngraph:\n  docs: {SOURCE}\n  patches: {patcher}\nrun:\n  - score: {{goal: patches{score}}}\n"
         )
     };
-    let stride = score(patcher("{node: StridePatch, in: docs, stride: 4}", ", emit: [patch_lengths]"));
+    let stride =
+        score(patcher("{node: StridePatch, in: docs, stride: 4}", ", emit: [patch_lengths]"));
     assert_eq!(names(&stride), ["id", "text", "n_bytes", "n_patches", "patch_lengths"]);
-    let expected =
-        |n: usize| -> Vec<i32> { std::iter::once(1).chain((0..n).step_by(4).map(|i| 4.min(n - i) as i32)).collect() };
+    let expected = |n: usize| -> Vec<i32> {
+        std::iter::once(1).chain((0..n).step_by(4).map(|i| 4.min(n - i) as i32)).collect()
+    };
     let lengths = ROWS.iter().map(|row| row.map(|row| expected(row.len())));
     assert_eq!(i32_lists(&stride, "patch_lengths"), lengths.collect::<Vec<_>>());
     let patches = ROWS.iter().map(|row| row.map(|row| row.len().div_ceil(4) as i64));
     assert_eq!(i64s(&stride, "n_patches"), patches.collect::<Vec<_>>());
 
     for (emit, said) in [("log_probs", "no log_probs"), ("entropies", "no entropies")] {
-        let error = bench.fails(&patcher("{node: StridePatch, in: docs, stride: 4}", &format!(", emit: [{emit}]")));
+        let error = bench.fails(&patcher(
+            "{node: StridePatch, in: docs, stride: 4}",
+            &format!(", emit: [{emit}]"),
+        ));
         assert!(error.contains(said), "{error}");
     }
     let error = bench.fails(&(lm_graph(SOURCE) + "  - score: {goal: lm, emit: [patch_lengths]}\n"));
@@ -254,11 +286,16 @@ fn lists_fed_back_in_give_the_same_patches() {
     let bench = Bench::new();
     write_parquet(&bench.path("in/a.parquet"), &texts(&ROWS), 3);
     let emit = "  - score: {goal: loss, emit: [entropies, patch_lengths]}\n";
-    let first = read_parquet(&bench.run(&(graph(SOURCE, ENTROPY) + emit)).join("outputs/in/a.parquet"));
-    let again =
-        ["id", "text", "entropies", "patch_lengths"].map(|name| (format!("given {name}"), first[name].clone(), true));
+    let first =
+        read_parquet(&bench.run(&(graph(SOURCE, ENTROPY) + emit)).join("outputs/in/a.parquet"));
+    let again = ["id", "text", "entropies", "patch_lengths"]
+        .map(|name| (format!("given {name}"), first[name].clone(), true));
     std::fs::create_dir(bench.path("again")).unwrap();
-    write_parquet(&bench.path("again/a.parquet"), &RecordBatch::try_from_iter_with_nullable(again).unwrap(), 3);
+    write_parquet(
+        &bench.path("again/a.parquet"),
+        &RecordBatch::try_from_iter_with_nullable(again).unwrap(),
+        3,
+    );
     let patches = |nodes: &str| {
         let source = "{node: ParquetBytes, path: again, column: given text}";
         let text = format!(
@@ -267,8 +304,14 @@ fn lists_fed_back_in_give_the_same_patches() {
         i32_lists(&read_parquet(&bench.run(&text).join("outputs/again/a.parquet")), "patch_lengths")
     };
     let lengths = i32_lists(&first, "patch_lengths");
-    assert!(lengths.iter().flatten().any(|l| l.iter().any(|&l| l > 1)), "no patch is longer than a byte: {lengths:?}");
-    assert_eq!(patches("  patches: {node: ColumnPatch, in: docs, column: given patch_lengths}\n"), lengths);
+    assert!(
+        lengths.iter().flatten().any(|l| l.iter().any(|&l| l > 1)),
+        "no patch is longer than a byte: {lengths:?}"
+    );
+    assert_eq!(
+        patches("  patches: {node: ColumnPatch, in: docs, column: given patch_lengths}\n"),
+        lengths
+    );
     let entropies = "  given: {node: ColumnEntropies, in: docs, column: given entropies}\n";
     let rule = ENTROPY.replace("lm", "given");
     assert_eq!(patches(&format!("{entropies}  patches: {rule}\n")), lengths);
@@ -280,13 +323,16 @@ fn a_stopped_run_goes_on_with_what_is_not_finished() {
     for file in ["a", "b", "c"] {
         write_parquet(&bench.path(&format!("in/{file}.parquet")), &texts(&ROWS), 3);
     }
-    let text = graph(SOURCE, ENTROPY) + &format!("  - score: {{goal: loss, {EMIT}, batch_bytes: 30}}\n");
+    let text =
+        graph(SOURCE, ENTROPY) + &format!("  - score: {{goal: loss, {EMIT}, batch_bytes: 30}}\n");
     let stop = Told { stop_after: Some(12), ..Told::default() };
     let Err(stopped) = bench.run_told(&text, "runs", &stop) else { panic!("it was not stopped") };
     assert!(stopped.interrupted(), "{stopped}");
     let partial = stopped_dir(&bench, "runs");
-    let finished: Vec<_> =
-        ["a", "b", "c"].into_iter().filter(|f| partial.join(format!("outputs/in/{f}.parquet")).exists()).collect();
+    let finished: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .filter(|f| partial.join(format!("outputs/in/{f}.parquet")).exists())
+        .collect();
     assert_eq!(finished, ["a"]);
     // What a kill left of the part in work.
     std::fs::create_dir_all(partial.join("partial")).unwrap();
@@ -298,11 +344,17 @@ fn a_stopped_run_goes_on_with_what_is_not_finished() {
     // A part that is lost is made again, and no other.
     std::fs::remove_file(partial.join("outputs/in/a.parquet")).unwrap();
     let rest = Told::default();
-    let resumed = bench.run_told(&text, "runs", &rest).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let resumed =
+        bench.run_told(&text, "runs", &rest).unwrap_or_else(|e| panic!("{}", e.render(false)));
     assert_eq!(*rest.totals.borrow(), [Some(16)]);
-    let whole = bench.run_told(&text, "others", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
-    for file in ["outputs/in/a.parquet", "outputs/in/b.parquet", "outputs/in/c.parquet", "result.json"] {
-        let read = |report: &RunReport| std::fs::read(report.plans[0].steps[0].dir.join(file)).unwrap();
+    let whole = bench
+        .run_told(&text, "others", &Told::default())
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
+    for file in
+        ["outputs/in/a.parquet", "outputs/in/b.parquet", "outputs/in/c.parquet", "result.json"]
+    {
+        let read =
+            |report: &RunReport| std::fs::read(report.plans[0].steps[0].dir.join(file)).unwrap();
         assert!(read(&resumed) == read(&whole), "{file}");
     }
     assert!(!resumed.plans[0].steps[0].dir.join("partial").exists());
@@ -314,29 +366,40 @@ fn arrow_and_text_files_become_parquet() {
     // One batch of more rows than a piece has, and a dictionary as the text.
     let n = 2500;
     let words = ["one", "", "three and more", "4"];
-    let text: DictionaryArray<Int32Type> = (0..n).map(|i| (i % 7 != 0).then(|| words[i % 4])).collect();
+    let text: DictionaryArray<Int32Type> =
+        (0..n).map(|i| (i % 7 != 0).then(|| words[i % 4])).collect();
     let views: ArrayRef = Arc::new(StringViewArray::from_iter(
         (0..n).map(|i| (i % 5 != 0).then(|| format!("a string of some length {i}"))),
     ));
-    let batch =
-        RecordBatch::try_from_iter_with_nullable([("text", Arc::new(text) as ArrayRef, true), ("view", views, true)])
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        ("text", Arc::new(text) as ArrayRef, true),
+        ("view", views, true),
+    ])
+    .unwrap();
+    let mut writer =
+        FileWriter::try_new(File::create(bench.path("in/a.arrow")).unwrap(), &batch.schema())
             .unwrap();
-    let mut writer = FileWriter::try_new(File::create(bench.path("in/a.arrow")).unwrap(), &batch.schema()).unwrap();
     writer.write(&batch).unwrap();
     writer.finish().unwrap();
-    let dir = bench.run(&(lm_graph("{node: ArrowBytes, path: in}") + "  - score: {goal: lm, batch_bytes: 300}\n"));
+    let dir = bench.run(
+        &(lm_graph("{node: ArrowBytes, path: in}") + "  - score: {goal: lm, batch_bytes: 300}\n"),
+    );
     let written = read_parquet(&dir.join("outputs/in/a.arrow.parquet"));
     assert_eq!((written.num_rows(), &written["view"]), (n, &batch["view"]));
     assert_eq!(written.schema().field(0), batch.schema().field(0));
-    let n_bytes: Vec<Option<i64>> = (0..n).map(|i| (i % 7 != 0).then(|| words[i % 4].len() as i64)).collect();
+    let n_bytes: Vec<Option<i64>> =
+        (0..n).map(|i| (i % 7 != 0).then(|| words[i % 4].len() as i64)).collect();
     assert_eq!(i64s(&written, "n_bytes"), n_bytes);
     let nats = f64s(&written, "nats");
     assert!((28..n).all(|i| nats[i] == nats[i % 28]));
 
     std::fs::write(bench.path("in/a.txt"), "one line\n\nthree").unwrap();
     std::fs::write(bench.path("in/b.txt"), "").unwrap();
-    let score = |source: &str| bench.run(&(lm_graph(source) + "  - score: {goal: lm}\n")).join("outputs/in");
-    let lines = read_parquet(&score("{node: TextFiles, path: in, lines: true}").join("a.txt.parquet"));
+    let score = |source: &str| {
+        bench.run(&(lm_graph(source) + "  - score: {goal: lm}\n")).join("outputs/in")
+    };
+    let lines =
+        read_parquet(&score("{node: TextFiles, path: in, lines: true}").join("a.txt.parquet"));
     assert_eq!(i64s(&lines, "n_bytes"), [Some(8), Some(0), Some(5)]);
     let files = score("{node: TextFiles, path: in}");
     for (file, n) in [("a", 15), ("b", 0)] {
@@ -356,7 +419,8 @@ fn a_split_leaves_its_rows_alone() {
     write_parquet(&bench.path("in/a.parquet"), &texts(&rows), 7);
     let score = |split: &str| {
         let source = "{node: ParquetBytes, path: in, split: {valid: 0.4, by: id}}";
-        let dir = bench.run(&(lm_graph(source) + &format!("  - score: {{goal: lm, split: {split}}}\n")));
+        let dir =
+            bench.run(&(lm_graph(source) + &format!("  - score: {{goal: lm, split: {split}}}\n")));
         let batch = read_parquet(&dir.join("outputs/in/a.parquet"));
         i64s(&batch, "id").into_iter().zip(f64s(&batch, "nats")).collect::<Vec<_>>()
     };
@@ -372,10 +436,18 @@ fn columns_that_clash_are_told_before_anything_is_trained() {
     let bench = Bench::new();
     let batch = texts(&ROWS);
     let columns = [("text", batch["text"].clone(), true), ("nats", batch["id"].clone(), true)];
-    write_parquet(&bench.path("in/a.parquet"), &RecordBatch::try_from_iter_with_nullable(columns).unwrap(), 3);
-    let train = "  - train: {goal: lm.loss, steps: 1, batch_bytes: 100, lr: 1e-3}\n  - score: {goal: lm}\n";
+    write_parquet(
+        &bench.path("in/a.parquet"),
+        &RecordBatch::try_from_iter_with_nullable(columns).unwrap(),
+        3,
+    );
+    let train =
+        "  - train: {goal: lm.loss, steps: 1, batch_bytes: 100, lr: 1e-3}\n  - score: {goal: lm}\n";
     let error = bench.fails(&(lm_graph(SOURCE) + train));
-    assert!(error.contains("in/a.parquet") && error.contains("`nats`") && error.contains("rename"), "{error}");
+    assert!(
+        error.contains("in/a.parquet") && error.contains("`nats`") && error.contains("rename"),
+        "{error}"
+    );
     assert!(!bench.path("runs/score").exists(), "a run was begun");
     // A patcher writes no nats.
     let text = format!(
@@ -393,5 +465,8 @@ fn damage_is_told_with_its_place_and_finished_parts_stay() {
     let error = bench.fails(&(lm_graph(SOURCE) + "  - score: {goal: lm}\n"));
     assert!(error.contains("b.parquet") && error.contains("row group 1, rows 4 to 7"), "{error}");
     let partial = stopped_dir(&bench, "runs");
-    assert!(partial.join("outputs/in/a.parquet").exists() && !partial.join("outputs/in/b.parquet").exists());
+    assert!(
+        partial.join("outputs/in/a.parquet").exists()
+            && !partial.join("outputs/in/b.parquet").exists()
+    );
 }

@@ -3,11 +3,14 @@
 use crate::bench::*;
 use blt_graph::run::{RunOptions, Runner};
 use blt_graph::{PipelineSpec, StepError};
-use blt_plugins::scoring::{BatchOptions, BatchScorer, RemoteStep, Scheduler, Unit, UnitDone, Worker};
+use blt_plugins::scoring::{
+    BatchOptions, BatchScorer, RemoteStep, Scheduler, Unit, UnitDone, Worker,
+};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-const UNITS: &str = "emit: [log_probs, entropies, patch_lengths], context_bytes: 3, part_bytes: 1, by: id";
+const UNITS: &str =
+    "emit: [log_probs, entropies, patch_lengths], context_bytes: 3, part_bytes: 1, by: id";
 
 type Done<'a> = &'a mut dyn FnMut(usize, &UnitDone) -> Result<(), StepError>;
 
@@ -25,7 +28,8 @@ fn input(bench: &Bench) {
 }
 
 fn pipeline(score: &str) -> String {
-    graph("{node: ParquetBytes, path: in, span_bytes: 20}", ENTROPY) + &format!("  - score: {{goal: loss, {score}}}\n")
+    graph("{node: ParquetBytes, path: in, span_bytes: 20}", ENTROPY)
+        + &format!("  - score: {{goal: loss, {score}}}\n")
 }
 
 /// Runs with the units given away; the step's directory, or the error.
@@ -37,7 +41,10 @@ fn run(
     let spec = PipelineSpec::parse(&pipeline(UNITS), "score.yaml").unwrap();
     let options = RunOptions { runs_dir: bench.path(runs), ..RunOptions::new("test build") };
     let scheduler: Rc<dyn Scheduler> = Rc::new(Told(scheduler));
-    let report = Runner::new(&spec, bench.dir.path(), options).lend(scheduler).run().map_err(|e| e.render(false))?;
+    let report = Runner::new(&spec, bench.dir.path(), options)
+        .lend(scheduler)
+        .run()
+        .map_err(|e| e.render(false))?;
     Ok(report.plans[0].steps.last().unwrap().dir.clone())
 }
 
@@ -102,7 +109,10 @@ fn a_worker_that_sees_something_else_says_so() {
         worker(step)?.score(units[0]).map(|_| ())
     });
     let error = changed.unwrap_err();
-    assert!(error.contains("in/a.parquet is not here as it was when the work was divided"), "{error}");
+    assert!(
+        error.contains("in/a.parquet is not here as it was when the work was divided"),
+        "{error}"
+    );
 
     let fails = |change: fn(&mut RemoteStep)| {
         let told = run(&bench, "told", move |step, _, _| {
@@ -113,13 +123,19 @@ fn a_worker_that_sees_something_else_says_so() {
         told.unwrap_err()
     };
     let error = fails(|step| step.version = "0.0.1".into());
-    assert!(error.contains("begun by version 0.0.1") && error.contains("install the same version"), "{error}");
+    assert!(
+        error.contains("begun by version 0.0.1") && error.contains("install the same version"),
+        "{error}"
+    );
     let error = fails(|step| step.seed += 1);
     assert!(error.contains("the model is") && error.contains("one checkpoint"), "{error}");
 
     let answer = || UnitDone { cpu_features: String::new(), seconds_by_node: Default::default() };
     let error = run(&bench, "lies", move |_, _, done| done(0, &answer())).unwrap_err();
-    assert!(error.contains("a worker wrote") && error.contains("storage that all machines see"), "{error}");
+    assert!(
+        error.contains("a worker wrote") && error.contains("storage that all machines see"),
+        "{error}"
+    );
     let error = run(&bench, "lies", |_, _, _| Ok(())).unwrap_err();
     assert!(error.contains("before all units were scored"), "{error}");
 }

@@ -1,4 +1,5 @@
-//! Units: how input is divided, that a part depends on its unit alone, and that what was stopped at any place ends in the same files.
+//! Units: how input is divided, that a part depends on its unit alone, and that what was stopped at
+//! any place ends in the same files.
 
 use crate::bench::*;
 use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
@@ -12,7 +13,10 @@ const UNITS: &str = "emit: [log_probs, entropies, patch_lengths], context_bytes:
 /// Two files: seven row groups, and one.
 fn two_files(bench: &Bench) -> Vec<Option<Vec<u8>>> {
     let rows: Vec<Option<Vec<u8>>> = (0..20)
-        .map(|i| (i % 6 != 5).then(|| format!("document {i} {}\n", "of words ".repeat(i % 5)).into_bytes()))
+        .map(|i| {
+            (i % 6 != 5)
+                .then(|| format!("document {i} {}\n", "of words ".repeat(i % 5)).into_bytes())
+        })
         .collect();
     let slices: Vec<Option<&[u8]>> = rows.iter().map(|r| r.as_deref()).collect();
     write_parquet(&bench.path("in/a.parquet"), &texts(&slices), 3);
@@ -58,13 +62,17 @@ fn a_large_file_is_many_parts_that_hold_what_one_would() {
     assert_eq!(a, b);
     assert!((a_nats - b_nats).abs() < 1e-9 * a_nats);
     // The manifest, the results and the footers tell the same of each.
-    let manifest: Manifest = serde_json::from_slice(&std::fs::read(groups.join("manifest.json")).unwrap()).unwrap();
+    let manifest: Manifest =
+        serde_json::from_slice(&std::fs::read(groups.join("manifest.json")).unwrap()).unwrap();
     let parts = result(&groups)["parts"].clone();
     let parts = parts.as_array().unwrap();
     assert_eq!(parts.len(), 8);
     for (unit, part) in manifest.units.iter().zip(parts) {
         let footer = footer(&outputs.join(&unit.part));
-        assert_eq!((part["part"].as_str(), part["input"].as_str()), (Some(&unit.part[..]), Some(&unit.input[..])));
+        assert_eq!(
+            (part["part"].as_str(), part["input"].as_str()),
+            (Some(&unit.part[..]), Some(&unit.input[..]))
+        );
         assert_eq!(
             (footer["key"].as_str(), footer["model"].as_str()),
             (Some(&unit.key[..]), Some(&manifest.model[..]))
@@ -81,11 +89,15 @@ fn the_model_s_digest_is_of_what_it_is_and_not_of_where_it_lies() {
     two_files(&bench);
     let train = "  - train: {goal: loss, steps: 2, batch_bytes: 200, lr: 1e-3}\n";
     let trained = |seed: u64| {
-        let text = graph("{node: ParquetBytes, path: in}", ENTROPY) + train + "  - score: {goal: loss}\n";
+        let text =
+            graph("{node: ParquetBytes, path: in}", ENTROPY) + train + "  - score: {goal: loss}\n";
         let report = bench
             .run_told(&format!("seed: {seed}\n{text}"), "runs", &Told::default())
             .unwrap_or_else(|e| panic!("{}", e.render(false)));
-        (result(&report.plans[0].steps[1].dir)["model"].clone(), report.plans[0].steps[0].dir.join("checkpoints/final"))
+        (
+            result(&report.plans[0].steps[1].dir)["model"].clone(),
+            report.plans[0].steps[0].dir.join("checkpoints/final"),
+        )
     };
     let ((first, checkpoint), (other, _)) = (trained(1), trained(2));
     assert_ne!(first, other);
@@ -111,8 +123,11 @@ fn the_entropy_model_of_a_checkpoint_scores_alone() {
     two_files(&bench);
     let train = "  - train: {goal: loss, steps: 2, batch_bytes: 200, lr: 1e-3}\n";
     let score = |goal: &str| format!("  - score: {{goal: {goal}, emit: [log_probs, entropies]}}\n");
-    let trained = graph("{node: ParquetBytes, path: in}", ENTROPY) + train + &score("lm") + &score("loss");
-    let report = bench.run_told(&trained, "runs", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let trained =
+        graph("{node: ParquetBytes, path: in}", ENTROPY) + train + &score("lm") + &score("loss");
+    let report = bench
+        .run_told(&trained, "runs", &Told::default())
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
     let dirs: Vec<&PathBuf> = report.plans[0].steps.iter().map(|step| &step.dir).collect();
     let [trained, alone, whole] = dirs[..] else { panic!("{} steps", dirs.len()) };
     let text = format!(
@@ -139,7 +154,9 @@ fn stopped_at_any_row_it_ends_in_the_same_files_and_scores_no_part_twice() {
     let bench = Bench::new();
     two_files(&bench);
     let text = pipeline(&format!("{UNITS}, part_bytes: 500, batch_bytes: 40"));
-    let whole = bench.run_told(&text, "whole", &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let whole = bench
+        .run_told(&text, "whole", &Told::default())
+        .unwrap_or_else(|e| panic!("{}", e.render(false)));
     let whole = &whole.plans[0].steps[0].dir;
     assert!(file_names(&whole.join("outputs")).len() >= 4);
     let (mut stops, mut most_done) = (0, 0);
@@ -160,13 +177,21 @@ fn stopped_at_any_row_it_ends_in_the_same_files_and_scores_no_part_twice() {
             assert!(stopped.interrupted(), "{stopped}");
             stops += 1;
             let outputs = stopped_dir(&bench, &runs).join("outputs");
-            let modified = |name: &str| std::fs::metadata(outputs.join(name)).unwrap().modified().unwrap();
-            finished.iter().for_each(|(name, at)| assert_eq!(modified(name), *at, "{name} was written again"));
-            finished = file_names(&outputs).into_iter().map(|name| (name.clone(), modified(&name))).collect();
+            let modified =
+                |name: &str| std::fs::metadata(outputs.join(name)).unwrap().modified().unwrap();
+            finished
+                .iter()
+                .for_each(|(name, at)| assert_eq!(modified(name), *at, "{name} was written again"));
+            finished = file_names(&outputs)
+                .into_iter()
+                .map(|name| (name.clone(), modified(&name)))
+                .collect();
             most_done = most_done.max(finished.len());
             if to_do == left {
                 // Too few rows to finish a part with: now without an end.
-                break bench.run_told(&text, &runs, &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+                break bench
+                    .run_told(&text, &runs, &Told::default())
+                    .unwrap_or_else(|e| panic!("{}", e.render(false)));
             }
             left = to_do;
         };
@@ -176,10 +201,16 @@ fn stopped_at_any_row_it_ends_in_the_same_files_and_scores_no_part_twice() {
                 let not = |name: &str| ["timing.json", "step.json"].contains(&name);
                 files(&dir.join(what)).into_iter().filter(|(name, _)| !not(name)).collect()
             };
-            assert!(without_times(dir) == without_times(whole), "stopped after {stop_after} rows: {what}");
+            assert!(
+                without_times(dir) == without_times(whole),
+                "stopped after {stop_after} rows: {what}"
+            );
         }
     }
-    assert!(stops > 24 && most_done >= 3, "{stops} stops, at most {most_done} parts finished before one");
+    assert!(
+        stops > 24 && most_done >= 3,
+        "{stops} stops, at most {most_done} parts finished before one"
+    );
 }
 
 #[test]
@@ -193,7 +224,10 @@ fn a_part_of_another_job_is_not_taken_for_one() {
     let finished = file_names(&outputs);
     std::fs::copy(outputs.join(&finished[0]), outputs.join("in/b.parquet")).unwrap();
     let error = bench.fails(&text);
-    assert!(error.contains("in/b.parquet holds other scores: of in/a.parquet, by model"), "{error}");
+    assert!(
+        error.contains("in/b.parquet holds other scores: of in/a.parquet, by model"),
+        "{error}"
+    );
     std::fs::write(outputs.join("in/b.parquet"), "no Parquet").unwrap();
     let error = bench.fails(&text);
     assert!(error.contains("in/b.parquet is not the part that an earlier run left"), "{error}");
@@ -208,8 +242,9 @@ fn threads_change_no_bit() {
         let text = pipeline(UNITS);
         pool.install(|| {
             let runs = format!("runs-{threads}");
-            let report =
-                bench.run_told(&text, &runs, &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+            let report = bench
+                .run_told(&text, &runs, &Told::default())
+                .unwrap_or_else(|e| panic!("{}", e.render(false)));
             files(&report.plans[0].steps[0].dir.join("outputs"))
         })
     };
@@ -226,7 +261,9 @@ fn folders_of_partitions_become_columns() {
     let plain = texts(&[Some(b"one"), None]);
     let own: ArrayRef = Arc::new(StringArray::from(vec!["own"]));
     let text: ArrayRef = Arc::new(LargeBinaryArray::from_iter([Some(b"three")]));
-    let differs = RecordBatch::try_from_iter_with_nullable([("lang", own, true), ("text", text, true)]).unwrap();
+    let differs =
+        RecordBatch::try_from_iter_with_nullable([("lang", own, true), ("text", text, true)])
+            .unwrap();
     for (name, batch) in [
         ("in/lang=en/year=2024/a.parquet", &plain),
         ("in/lang=__HIVE_DEFAULT_PARTITION__/year=2025/a.parquet", &plain),
@@ -237,7 +274,10 @@ fn folders_of_partitions_become_columns() {
         write_parquet(&path, batch, 10);
     }
     let score = |more: &str| {
-        bench.run(&(lm_graph("{node: ParquetBytes, path: in}") + &format!("  - score: {{goal: lm{more}}}\n")))
+        bench.run(
+            &(lm_graph("{node: ParquetBytes, path: in}")
+                + &format!("  - score: {{goal: lm{more}}}\n")),
+        )
     };
     let outputs = score("").join("outputs");
     let expected = [
@@ -248,7 +288,10 @@ fn folders_of_partitions_become_columns() {
     assert_eq!(file_names(&outputs), expected);
     let [none, de, en] = expected.map(|name| read_parquet(&outputs.join(name)));
     assert_eq!(names(&en), ["id", "text", "lang", "year", "n_bytes", "nats", "bits_per_byte"]);
-    assert_eq!((strings(&en, "lang"), i64s(&en, "year")), (vec![Some("en".into()); 2], vec![Some(2024); 2]));
+    assert_eq!(
+        (strings(&en, "lang"), i64s(&en, "year")),
+        (vec![Some("en".into()); 2], vec![Some(2024); 2])
+    );
     assert_eq!((strings(&none, "lang"), i64s(&none, "year")), (vec![None; 2], vec![Some(2025); 2]));
     // A column of the file's own is not doubled; a folder that others have is null.
     assert_eq!(names(&de), ["lang", "text", "year", "n_bytes", "nats", "bits_per_byte"]);
@@ -257,8 +300,14 @@ fn folders_of_partitions_become_columns() {
     break_chunk(&bench.path("in/lang=__HIVE_DEFAULT_PARTITION__/year=2025/a.parquet"), 0, 0);
     let dir = score(", where: \"year <= 2024 and lang = 'en'\", by: lang");
     let found = result(&dir);
-    assert_eq!((&found["rows"], &found["documents"], &found["row_groups_skipped"]), (&2.into(), &1.into(), &2.into()));
-    assert_eq!(found["histogram"]["groups"].as_object().unwrap().keys().collect::<Vec<_>>(), ["en"]);
+    assert_eq!(
+        (&found["rows"], &found["documents"], &found["row_groups_skipped"]),
+        (&2.into(), &1.into(), &2.into())
+    );
+    assert_eq!(
+        found["histogram"]["groups"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["en"]
+    );
     assert_eq!(file_names(&dir.join("outputs")), expected);
 }
 
@@ -278,7 +327,8 @@ fn a_hundred_megabytes_in_one_document() {
     );
     let scored = read_parquet(&bench.run(&text).join("outputs/in/a.parquet"));
     assert_eq!(i64s(&scored, "n_bytes"), [Some(6), Some(100_000_000), Some(5)]);
-    // A patch of each word, spans or not, but for those cut by a span's start: at most one more in each of 12,356 spans.
+    // A patch of each word, spans or not, but for those cut by a span's start: at most one more in
+    // each of 12,356 spans.
     let words = 6 * (100_000_000 / 29);
     let n_patches = i64s(&scored, "n_patches")[1].unwrap();
     assert!((words..words + 15_000).contains(&n_patches), "{n_patches} patches of {words} words");
@@ -292,11 +342,16 @@ fn results_show_distributions() {
     let found = result(&bench.run(&pipeline("by: id")));
     let histogram = &found["histogram"];
     assert_eq!((&histogram["of"], &histogram["by"]), (&"bits_per_byte".into(), &"id".into()));
-    let sum = |counts: &Value| counts.as_object().unwrap().values().map(|c| c.as_u64().unwrap()).sum::<u64>();
+    let sum = |counts: &Value| {
+        counts.as_object().unwrap().values().map(|c| c.as_u64().unwrap()).sum::<u64>()
+    };
     assert_eq!(sum(&histogram["all"]["counts"]), found["documents"].as_u64().unwrap());
     // Ids 0 to 3 are in both files, of which 5, 11, 17 are null.
     let groups = histogram["groups"].as_object().unwrap();
-    assert_eq!((groups.len(), &groups["0"]["documents"], &groups["19"]["documents"]), (17, &2.into(), &1.into()));
+    assert_eq!(
+        (groups.len(), &groups["0"]["documents"], &groups["19"]["documents"]),
+        (17, &2.into(), &1.into())
+    );
     let bytes: u64 = groups.values().map(|g| g["bytes"].as_u64().unwrap()).sum();
     assert_eq!(bytes, found["bytes"].as_u64().unwrap());
 }
@@ -307,11 +362,19 @@ fn a_condition_that_one_file_does_not_fit_names_it() {
     two_files(&bench);
     let text: ArrayRef = Arc::new(StringArray::from(vec!["a text", "another"]));
     let ids: ArrayRef = Arc::new(StringArray::from(vec!["x", "y"]));
-    write_parquet(&bench.path("in/b.parquet"), &RecordBatch::try_from_iter([("id", ids), ("text", text)]).unwrap(), 10);
+    write_parquet(
+        &bench.path("in/b.parquet"),
+        &RecordBatch::try_from_iter([("id", ids), ("text", text)]).unwrap(),
+        10,
+    );
     for (condition, file) in [("id > 0", "in/b.parquet"), ("id = 'x'", "in/a.parquet")] {
         for parameter in ["where", "keep"] {
             let error = bench.fails(&pipeline(&format!("{parameter}: \"{condition}\"")));
-            assert!(error.contains("does not fit the columns of") && error.contains(&format!("{file}: ")), "{error}");
+            assert!(
+                error.contains("does not fit the columns of")
+                    && error.contains(&format!("{file}: ")),
+                "{error}"
+            );
         }
     }
 }
@@ -324,19 +387,25 @@ fn parts_go_where_output_says() {
     let expected = files(&bench.run(&pipeline(&units)).join("outputs"));
     let text = pipeline(&format!("{units}, output: to/scored"));
     let run = |text: &str, runs: &str| {
-        let report = bench.run_told(text, runs, &Told::default()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let report = bench
+            .run_told(text, runs, &Told::default())
+            .unwrap_or_else(|e| panic!("{}", e.render(false)));
         let steps = &report.plans[0].steps;
         (steps[0].dir.clone(), steps[0].reused)
     };
     let to = bench.path("to/scored");
-    let parts = || files(&to).into_iter().filter(|(name, _)| name.ends_with(".parquet")).collect::<Vec<_>>();
+    let parts = || {
+        files(&to).into_iter().filter(|(name, _)| name.ends_with(".parquet")).collect::<Vec<_>>()
+    };
     let (dir, _) = run(&text, "runs");
     assert!(parts() == expected && !dir.join("outputs").exists());
     assert_eq!(result(&dir)["output"], "to/scored");
     // Beside the parts nothing but the manifest, which is the step's own.
-    let others: Vec<String> = file_names(&to).into_iter().filter(|name| !name.ends_with(".parquet")).collect();
+    let others: Vec<String> =
+        file_names(&to).into_iter().filter(|name| !name.ends_with(".parquet")).collect();
     assert_eq!(others, ["_manifest.json"]);
-    let manifest = |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
+    let manifest =
+        |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(manifest(&to.join("_manifest.json")), manifest(&dir.join("manifest.json")));
 
     // Done, as long as all is there; and what is there is not written again, whichever run asks.
@@ -353,24 +422,39 @@ fn parts_go_where_output_says() {
     // A part that was cut off since is noticed, and told.
     let whole = std::fs::read(to.join(last)).unwrap();
     std::fs::write(to.join(last), &whole[..whole.len() / 2]).unwrap();
-    let error = bench.run_told(&text, "runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
-    assert!(error.contains("is not the part that an earlier run left") && error.contains(last), "{error}");
+    let error =
+        bench.run_told(&text, "runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+    assert!(
+        error.contains("is not the part that an earlier run left") && error.contains(last),
+        "{error}"
+    );
     std::fs::write(to.join(last), &whole).unwrap();
     run(&text, "runs");
     assert!(run(&text, "runs").1);
 
     // What others do there is left alone.
     let refused = |text: &str, said: &str| {
-        let error = bench.run_told(text, "third-runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+        let error = bench
+            .run_told(text, "third-runs", &Told::default())
+            .map(|_| ())
+            .unwrap_err()
+            .render(false);
         assert!(error.contains("to/scored holds other work") && error.contains(said), "{error}");
         assert!(parts().len() >= expected.len());
     };
-    refused(&text.replace("part_bytes: 500", "part_bytes: 500, keep: \"n_bytes > 3\""), "other settings: `keep`");
-    refused(&text.replace("part_bytes: 500", "part_bytes: 1"), "other input: it is divided by another `part_bytes`");
+    refused(
+        &text.replace("part_bytes: 500", "part_bytes: 500, keep: \"n_bytes > 3\""),
+        "other settings: `keep`",
+    );
+    refused(
+        &text.replace("part_bytes: 500", "part_bytes: 1"),
+        "other input: it is divided by another `part_bytes`",
+    );
     refused(&format!("seed: 5\n{text}"), "another model");
     std::fs::write(to.join("theirs.parquet"), "PAR1").unwrap();
     refused(&text, "theirs.parquet is no part of this job");
-    let error = bench.run_told(&text, "runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
+    let error =
+        bench.run_told(&text, "runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
     assert!(error.contains("theirs.parquet is no part of this job"), "{error}");
     std::fs::remove_file(to.join("theirs.parquet")).unwrap();
     std::fs::write(to.join("_manifest.json"), "{}").unwrap();
@@ -378,12 +462,20 @@ fn parts_go_where_output_says() {
     // Without a manifest, parts are known by what they hold.
     std::fs::remove_file(to.join("_manifest.json")).unwrap();
     std::fs::write(to.join(first), "no part").unwrap();
-    let error = bench.run_told(&text, "third-runs", &Told::default()).map(|_| ()).unwrap_err().render(false);
-    assert!(error.contains("is no part that this program wrote") && error.contains(first), "{error}");
+    let error = bench
+        .run_told(&text, "third-runs", &Told::default())
+        .map(|_| ())
+        .unwrap_err()
+        .render(false);
+    assert!(
+        error.contains("is no part that this program wrote") && error.contains(first),
+        "{error}"
+    );
     // The input's own folder is such a place.
     let error = bench.fails(&pipeline(&format!("{units}, output: in")));
     assert!(
-        error.contains("in holds the input") && error.contains("a.parquet, and scores go to a folder of their own"),
+        error.contains("in holds the input")
+            && error.contains("a.parquet, and scores go to a folder of their own"),
         "{error}"
     );
     let error = bench.fails(&pipeline(&format!("{units}, output: ' '")));

@@ -29,10 +29,15 @@ impl Node for NewlinePatch {
     fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<PackedPatches>, NodeError> {
         let newline = |id: u16| id == b'\n' as u16 + OFFSET;
         // An id starts a patch where the one before it, in the same span, is a newline.
-        let starts: Vec<bool> = (0..batch.len()).map(|i| i > 0 && newline(batch.ids[i - 1])).collect();
-        let next_starts =
-            (0..batch.n_spans()).map(|s| batch.span_ids(s).last().is_some_and(|&id| newline(id))).collect();
-        Ok(Rc::new(PackedPatches::from_flags(&batch, &starts, next_starts).split_if(self.max_patch_length)?))
+        let starts: Vec<bool> =
+            (0..batch.len()).map(|i| i > 0 && newline(batch.ids[i - 1])).collect();
+        let next_starts = (0..batch.n_spans())
+            .map(|s| batch.span_ids(s).last().is_some_and(|&id| newline(id)))
+            .collect();
+        Ok(Rc::new(
+            PackedPatches::from_flags(&batch, &starts, next_starts)
+                .split_if(self.max_patch_length)?,
+        ))
     }
 }
 

@@ -1,4 +1,5 @@
-//! A node of the user's own, in a crate of the user's own, works as a built-in one, and nothing outside this crate knows of it.
+//! A node of the user's own, in a crate of the user's own, works as a built-in one, and nothing
+//! outside this crate knows of it.
 
 use serde_json::Value;
 use std::fs;
@@ -6,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn plugin(args: &[&str], runs: &Path) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_newline-plugin")).args(args).current_dir(runs).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_newline-plugin"))
+        .args(args)
+        .current_dir(runs)
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "exit {:?}\n{stderr}", output.status.code());
     output
@@ -20,10 +25,14 @@ fn stdout(output: &Output) -> String {
 fn its_nodes_are_listed_with_their_docs() {
     let here = Path::new(".");
     let list = stdout(&plugin(&["nodes"], here));
-    for (name, doc) in
-        [("NewlinePatch", "A patch starts after each newline"), ("TopKAccuracy", "How often the next byte is")]
-    {
-        let line = list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{list}"));
+    for (name, doc) in [
+        ("NewlinePatch", "A patch starts after each newline"),
+        ("TopKAccuracy", "How often the next byte is"),
+    ] {
+        let line = list
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("no {name} in\n{list}"));
         assert!(line.contains(doc), "{line}");
         let help = stdout(&plugin(&["nodes", name], here));
         assert!(help.contains(doc) && help.contains("{node: "), "{help}");
@@ -57,13 +66,19 @@ fn its_pipeline_runs_and_its_report_shows_the_node() {
     );
     let run = dir.path().join(stdout(&output).trim_end().lines().last().unwrap());
 
-    let results: Value = serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
+    let results: Value =
+        serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
     let variants = results["variants"].as_object().unwrap();
     assert_eq!(variants.keys().collect::<Vec<_>>(), ["newline", "stride-6"]);
     for (name, variant) in variants {
-        let share = variant["metrics"]["top_5_accuracy"].as_f64().unwrap_or_else(|| panic!("{name}: {variant}"));
+        let share = variant["metrics"]["top_5_accuracy"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{name}: {variant}"));
         assert!((0.0..=1.0).contains(&share), "{name}: {share}");
-        assert!(variant["bpb"].as_f64().is_some_and(|bpb| bpb > 0.0 && bpb < 12.0), "{name}: {variant}");
+        assert!(
+            variant["bpb"].as_f64().is_some_and(|bpb| bpb > 0.0 && bpb < 12.0),
+            "{name}: {variant}"
+        );
     }
     // The patcher did patch: at most 16 bytes each, as its parameter says, and some are that long.
     let lengths = variants["newline"]["patch_lengths"].as_object().unwrap();
@@ -79,8 +94,10 @@ fn its_pipeline_runs_and_its_report_shows_the_node() {
 fn a_misspelt_parameter_is_refused_as_that_of_a_built_in_node() {
     let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml");
     let set = "graph.patches.max_patch_lenght=4";
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_newline-plugin")).args(["check", yaml, "--set", set]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_newline-plugin"))
+        .args(["check", yaml, "--set", set])
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("`max_patch_lenght`") && stderr.contains("did you mean"), "{stderr}");
@@ -89,7 +106,8 @@ fn a_misspelt_parameter_is_refused_as_that_of_a_built_in_node() {
 #[test]
 fn no_source_outside_this_crate_names_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut open: Vec<PathBuf> = ["src", "blt-core", "blt-graph", "blt-plugins"].map(|dir| root.join(dir)).into();
+    let mut open: Vec<PathBuf> =
+        ["src", "blt-core", "blt-graph", "blt-plugins"].map(|dir| root.join(dir)).into();
     let mut read = 0;
     while let Some(dir) = open.pop() {
         for item in fs::read_dir(dir).unwrap() {

@@ -1,4 +1,5 @@
-//! Damaged files: errors that name file and place, for what is read and only for that; never a panic.
+//! Damaged files: errors that name file and place, for what is read and only for that; never a
+//! panic.
 
 use arrow::array::{BinaryArray, DictionaryArray};
 use arrow::datatypes::Int32Type;
@@ -8,7 +9,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use super::format::{Extent, Format};
 use super::*;
 
-/// Three row groups of ten rows, uncompressed and without dictionary, so that bytes in the file are bytes of the text.
+/// Three row groups of ten rows, uncompressed and without dictionary, so that bytes in the file are
+/// bytes of the text.
 fn plain_parquet(path: &Path) {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("other", Arc::new(StringArray::from_iter_values((0..30).map(|i| format!("other {i}"))))),
@@ -20,8 +22,12 @@ fn plain_parquet(path: &Path) {
         .set_compression(Compression::UNCOMPRESSED)
         .set_dictionary_enabled(false)
         .build();
-    let mut writer =
-        ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let mut writer = ArrowWriter::try_new(
+        std::fs::File::create(path).unwrap(),
+        batch.schema(),
+        Some(properties),
+    )
+    .unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 }
@@ -59,7 +65,10 @@ fn only_needed_columns_and_one_row_group_at_a_time_are_read() {
         assert_eq!(document.bytes, format!("document {i}").as_bytes());
     }
     let error = reader.next().unwrap_err();
-    assert!(matches!(&error, DataError::Corrupt { place, .. } if place == "row group 2, rows 20 to 29"), "{error}");
+    assert!(
+        matches!(&error, DataError::Corrupt { place, .. } if place == "row group 2, rows 20 to 29"),
+        "{error}"
+    );
     assert_eq!(reader.counts().documents, 20);
     assert!(source.fetch(&Request::all(), &[19]).is_ok());
 }
@@ -74,15 +83,20 @@ fn row_groups_stream() {
         // Plain pages: what a dictionary page holds has to be in memory whole.
         let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
         let batch = texts(&vec![Some(text); n]);
-        let mut writer =
-            ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), Some(properties)).unwrap();
+        let mut writer = ArrowWriter::try_new(
+            std::fs::File::create(&path).unwrap(),
+            batch.schema(),
+            Some(properties),
+        )
+        .unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         let corpus = Corpus::new(parquet_corpus(dir.path())).unwrap();
         let index = corpus.index().unwrap();
         assert_eq!(index.units.len(), 1);
         let mut reader = parquet_file::Parquet.reader(&["text".to_string()]);
-        let batches = reader.open(&index.files[0], 0, std::slice::from_ref(&(0..n as u64))).unwrap();
+        let batches =
+            reader.open(&index.files[0], 0, std::slice::from_ref(&(0..n as u64))).unwrap();
         let sizes: Vec<usize> = batches.map(|b| b.unwrap().num_rows()).collect();
         assert_eq!(sizes.iter().sum::<usize>(), n);
         assert!(sizes.iter().all(|&rows| rows <= most), "{sizes:?}");
@@ -96,7 +110,10 @@ fn page_checksums_are_verified() {
     let mut bytes = include_bytes!("../fixtures/page_checksum.parquet").to_vec();
     std::fs::write(&path, &bytes).unwrap();
     let found = read(parquet_corpus(dir.path()), &Request::all()).unwrap();
-    assert_eq!(contents(&found), [Some(b"first document".to_vec()), Some(b"second document".to_vec())]);
+    assert_eq!(
+        contents(&found),
+        [Some(b"first document".to_vec()), Some(b"second document".to_vec())]
+    );
     let at = bytes.windows(6).position(|w| w == b"second").unwrap();
     bytes[at] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
@@ -110,19 +127,31 @@ fn files_that_are_something_else() {
     let path = dir.path().join("a.parquet");
     let fails = |bytes: &[u8], kind: SourceKind, part: &str| {
         std::fs::write(&path, bytes).unwrap();
-        let error = read(SourceConfig::new(kind, "a.parquet", dir.path()), &Request::all()).unwrap_err();
-        assert!(error.to_string().contains(part) && error.to_string().contains("a.parquet"), "{error}");
+        let error =
+            read(SourceConfig::new(kind, "a.parquet", dir.path()), &Request::all()).unwrap_err();
+        assert!(
+            error.to_string().contains(part) && error.to_string().contains("a.parquet"),
+            "{error}"
+        );
     };
     fails(b"", SourceKind::Parquet, "shorter than any Parquet file");
     fails(b"id,text\n1,hello", SourceKind::Parquet, "does not begin with PAR1");
     fails(b"PAR1 cut off in the middle", SourceKind::Parquet, "was cut off");
-    fails(b"PAR1 a wrong footer \xff\xff\xff\x7fPAR1", SourceKind::Parquet, "damaged in its footer");
+    fails(
+        b"PAR1 a wrong footer \xff\xff\xff\x7fPAR1",
+        SourceKind::Parquet,
+        "damaged in its footer",
+    );
     fails(b"", SourceKind::ArrowIpc, "neither ARROW1 nor");
     fails(b"id,text\n1,hello", SourceKind::ArrowIpc, "neither ARROW1 nor");
     fails(b"FEA1....", SourceKind::ArrowIpc, "Feather version 1");
     fails(b"PAR1....PAR1", SourceKind::ArrowIpc, "ParquetBytes");
     fails(b"ARROW1\0\0 cut off in the middle", SourceKind::ArrowIpc, "cut off");
-    fails(b"ARROW1\0\0 a wrong footer \xff\xff\xff\x7fARROW1", SourceKind::ArrowIpc, "damaged in its footer");
+    fails(
+        b"ARROW1\0\0 a wrong footer \xff\xff\xff\x7fARROW1",
+        SourceKind::ArrowIpc,
+        "damaged in its footer",
+    );
 }
 
 /// Files of each format, with dictionaries and lists in them.
@@ -131,7 +160,8 @@ fn samples(dir: &Path) -> Vec<(SourceKind, Vec<u8>)> {
         (0..12).map(|i| Some(vec![Some(1), Some(i / 10 + 2)])),
     );
     let text: DictionaryArray<Int32Type> = (0..12).map(|i| ["aa", "bb", "ccc"][i / 5]).collect();
-    let batch = batch(vec![("text", Arc::new(text) as ArrayRef), ("patch_lengths", Arc::new(list))]);
+    let batch =
+        batch(vec![("text", Arc::new(text) as ArrayRef), ("patch_lengths", Arc::new(list))]);
     let path = dir.join("sample");
     write_parquet(&path, &batch, 6);
     let mut samples = vec![(SourceKind::Parquet, std::fs::read(&path).unwrap())];
@@ -145,7 +175,10 @@ fn samples(dir: &Path) -> Vec<(SourceKind, Vec<u8>)> {
 fn read_sample(dir: &Path, kind: &SourceKind, bytes: &[u8]) -> Result<Vec<Row>, DataError> {
     std::fs::write(dir.join("sample"), bytes).unwrap();
     let list = ListColumn { column: "patch_lengths".into(), kind: ListKind::PatchLengths };
-    read(SourceConfig::new(kind.clone(), "sample", dir), &Request { lists: vec![list], ..Request::all() })
+    read(
+        SourceConfig::new(kind.clone(), "sample", dir),
+        &Request { lists: vec![list], ..Request::all() },
+    )
 }
 
 #[test]
@@ -158,13 +191,17 @@ fn cut_files_are_errors() {
             match read_sample(dir.path(), &kind, &bytes[..length]) {
                 Err(error) => assert!(error.to_string().contains("sample"), "{error}"),
                 // A stream that ends between two messages cannot be told from a shorter one.
-                Ok(rows) => assert!(i == 2 && whole.starts_with(&rows), "{kind:?} cut to {length}: {rows:?}"),
+                Ok(rows) => assert!(
+                    i == 2 && whole.starts_with(&rows),
+                    "{kind:?} cut to {length}: {rows:?}"
+                ),
             }
         }
     }
 }
 
-/// A byte that flips anywhere gives an error or wrong text (no format but checksummed Parquet can tell), and never a panic.
+/// A byte that flips anywhere gives an error or wrong text (no format but checksummed Parquet can
+/// tell), and never a panic.
 #[test]
 fn flipped_bytes_never_panic() {
     let dir = tempfile::tempdir().unwrap();
@@ -193,7 +230,9 @@ fn files_that_change_while_read() {
     assert!(matches!(rows(&source, &Request::all()), Err(DataError::Changed { .. })));
 
     std::fs::write(dir.path().join("a.txt"), "one").unwrap();
-    let source = Corpus::new(SourceConfig::new(SourceKind::Text { lines: false }, "a.txt", dir.path())).unwrap();
+    let source =
+        Corpus::new(SourceConfig::new(SourceKind::Text { lines: false }, "a.txt", dir.path()))
+            .unwrap();
     source.describe().unwrap();
     std::fs::write(dir.path().join("a.txt"), "longer").unwrap();
     assert!(matches!(rows(&source, &Request::all()), Err(DataError::Changed { .. })));
@@ -207,6 +246,7 @@ fn units_are_what_is_shuffled() {
     plain_parquet(&dir.path().join("a.parquet"));
     let corpus = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let index = corpus.index().unwrap();
-    let groups: Vec<_> = index.files[0].scan.units.iter().map(|u| (u.extent.clone(), u.rows)).collect();
+    let groups: Vec<_> =
+        index.files[0].scan.units.iter().map(|u| (u.extent.clone(), u.rows)).collect();
     assert_eq!(groups, [0, 1, 2].map(|g| (Extent::RowGroup(g), 10)));
 }

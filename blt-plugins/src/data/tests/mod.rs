@@ -1,6 +1,7 @@
-//! Sources from files to documents and batches. Every file is written here, but one whose pages carry checksums, which
-//! the Rust writer does not write: `fixtures/page_checksum.parquet`, a binary column `text` of two rows ("first document",
-//! "second document") by pyarrow's `write_table(..., write_page_checksum=True, compression="none")`.
+//! Sources from files to documents and batches. Every file is written here, but one whose pages
+//! carry checksums, which the Rust writer does not write: `fixtures/page_checksum.parquet`, a
+//! binary column `text` of two rows ("first document", "second document") by pyarrow's
+//! `write_table(..., write_page_checksum=True, compression="none")`.
 
 mod damage;
 mod lists;
@@ -20,7 +21,10 @@ use super::*;
 
 /// A batch of named columns.
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+    RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, column)| (name, column, true)),
+    )
+    .unwrap()
 }
 
 /// `id` (row number) and `text`.
@@ -30,7 +34,8 @@ fn texts(rows: &[Option<&str>]) -> RecordBatch {
 }
 
 fn write_parquet(path: &Path, batch: &RecordBatch, group_rows: usize) {
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
     let file = std::fs::File::create(path).unwrap();
     let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();

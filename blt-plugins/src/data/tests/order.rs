@@ -94,7 +94,8 @@ proptest! {
 #[test]
 fn shuffling_mixes_and_depends_on_seed_and_epoch() {
     let dir = tempfile::tempdir().unwrap();
-    let rows_written: Vec<Option<String>> = (0..200).map(|i| Some(format!("document {i}"))).collect();
+    let rows_written: Vec<Option<String>> =
+        (0..200).map(|i| Some(format!("document {i}"))).collect();
     write_rows(dir.path(), &[rows_written], 20);
     let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let order = |seed| {
@@ -112,14 +113,16 @@ fn shuffling_mixes_and_depends_on_seed_and_epoch() {
     assert_ne!(a[..200], source_order);
 }
 
-/// A corpus of one row group is in a new order each epoch too: the buffer's draws depend on the epoch, not on units alone.
+/// A corpus of one row group is in a new order each epoch too: the buffer's draws depend on the
+/// epoch, not on units alone.
 #[test]
 fn epochs_differ_within_one_unit() {
     let dir = tempfile::tempdir().unwrap();
     write_rows(dir.path(), &[(0..40).map(|i| Some(format!("document {i}"))).collect()], 100);
     let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let mut reader = source.open(&Request::training(1, 40)).unwrap();
-    let (first, second) = (row_numbers(&take(&mut *reader, 40)), row_numbers(&take(&mut *reader, 40)));
+    let (first, second) =
+        (row_numbers(&take(&mut *reader, 40)), row_numbers(&take(&mut *reader, 40)));
     assert_ne!(first, second);
 }
 
@@ -191,7 +194,11 @@ fn parts_do_not_depend_on_where_documents_stand() {
             assert_eq!(valid.len() + train.len(), 400);
             assert!(valid.is_disjoint(&train) && fit.is_disjoint(&calibration));
             assert_eq!(fit.union(&calibration).cloned().collect::<BTreeSet<_>>(), train);
-            assert!((50..110).contains(&valid.len()) && (15..55).contains(&calibration.len()), "{}", valid.len());
+            assert!(
+                (50..110).contains(&valid.len()) && (15..55).contains(&calibration.len()),
+                "{}",
+                valid.len()
+            );
             by_order.push((valid, calibration));
         }
     }
@@ -204,15 +211,22 @@ fn parts_by_column() {
     let dir = tempfile::tempdir().unwrap();
     let ids: Vec<Option<i64>> = (0..300).map(|i| (i % 10 != 0).then_some(i / 3)).collect();
     let text: Vec<String> = (0..300).map(|i| format!("row {i}")).collect();
-    let columns: Vec<(&str, ArrayRef)> =
-        vec![("id", Arc::new(Int64Array::from(ids.clone()))), ("text", Arc::new(StringArray::from(text)))];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(ids.clone()))),
+        ("text", Arc::new(StringArray::from(text))),
+    ];
     write_parquet(&dir.path().join("a.parquet"), &batch(columns), 64);
     let split = Split::new(0.4, "id");
     let config = SourceConfig { split: Some(split.clone()), ..parquet_corpus(dir.path()) };
-    let valid: BTreeSet<u64> = row_numbers(&read(config, &Request::part(Part::Valid)).unwrap()).into_iter().collect();
+    let valid: BTreeSet<u64> =
+        row_numbers(&read(config, &Request::part(Part::Valid)).unwrap()).into_iter().collect();
     assert!((60..180).contains(&valid.len()), "{}", valid.len());
     for (row, id) in ids.iter().enumerate() {
         let key = id.map_or(format!("row {row}"), |id| id.to_string());
-        assert_eq!(valid.contains(&(row as u64)), split.part(key.as_bytes()) == Part::Valid, "row {row}");
+        assert_eq!(
+            valid.contains(&(row as u64)),
+            split.part(key.as_bytes()) == Part::Valid,
+            "row {row}"
+        );
     }
 }

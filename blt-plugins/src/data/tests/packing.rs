@@ -98,9 +98,11 @@ fn batches_are_filled() {
     let dir = tempfile::tempdir().unwrap();
     let documents: Vec<Option<String>> = (0..100).map(|i| Some("x".repeat(i % 7 + 1))).collect();
     let source = corpus(dir.path(), &documents);
-    let mut reader = BatchReader::new(source, Request::all(), Packer::new(100, 50).unwrap()).unwrap();
+    let mut reader =
+        BatchReader::new(source, Request::all(), Packer::new(100, 50).unwrap()).unwrap();
     let batches = drain(&mut reader);
-    // No span of the corpus has more than 8 ids, so a batch that is not the last leaves less than that.
+    // No span of the corpus has more than 8 ids, so a batch that is not the last leaves less than
+    // that.
     assert!(batches[..batches.len() - 1].iter().all(|(b, _)| b.len() > 42 && b.len() <= 50));
 }
 
@@ -109,14 +111,19 @@ fn a_reader_ahead_ends_when_dropped_and_keeps_its_error() {
     let dir = tempfile::tempdir().unwrap();
     let source = corpus(dir.path(), &[Some("abc".into()), Some("de".into())]);
     let mut endless =
-        BatchReader::new(source.clone(), Request::training(1, 2), Packer::new(2, 4).unwrap()).unwrap().read_ahead(2);
-    let taken: u64 = (0..20).map(|_| endless.next_batch().unwrap().unwrap().n_counted_bytes() as u64).sum();
+        BatchReader::new(source.clone(), Request::training(1, 2), Packer::new(2, 4).unwrap())
+            .unwrap()
+            .read_ahead(2);
+    let taken: u64 =
+        (0..20).map(|_| endless.next_batch().unwrap().unwrap().n_counted_bytes() as u64).sum();
     assert!(taken >= 20);
     assert_eq!(endless.state().batches, 20);
     drop(endless);
 
     let nothing = corpus(dir.path(), &[None]);
-    let mut reader = BatchReader::new(nothing, Request::all(), Packer::new(2, 4).unwrap()).unwrap().read_ahead(1);
+    let mut reader = BatchReader::new(nothing, Request::all(), Packer::new(2, 4).unwrap())
+        .unwrap()
+        .read_ahead(1);
     for _ in 0..2 {
         assert!(matches!(reader.next_batch(), Err(DataError::Empty { .. })));
     }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use arrow::array::{
-    BinaryArray, BinaryViewArray, DictionaryArray, Float64Array, Int8Array, Int32Array, LargeBinaryArray,
-    LargeStringArray, StringViewArray,
+    BinaryArray, BinaryViewArray, DictionaryArray, Float64Array, Int8Array, Int32Array,
+    LargeBinaryArray, LargeStringArray, StringViewArray,
 };
 use arrow::datatypes::{Int8Type, Int32Type};
 use arrow::ipc::CompressionType;
@@ -12,7 +12,8 @@ use arrow::ipc::writer::{DictionaryHandling, IpcWriteOptions};
 
 use super::*;
 
-const VALUES: [Option<&str>; 5] = [Some("one"), None, Some(""), Some("a longer text, in 한국어"), Some("one")];
+const VALUES: [Option<&str>; 5] =
+    [Some("one"), None, Some(""), Some("a longer text, in 한국어"), Some("one")];
 
 /// Each type that documents can have, the dictionary-encoded ones included.
 fn text_columns() -> Vec<(String, ArrayRef)> {
@@ -111,20 +112,28 @@ fn codecs() {
 fn dictionaries_that_change_within_a_stream() {
     let part = |values: &[&str], keys: &[i32]| {
         let values: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
-        let array = DictionaryArray::<Int32Type>::try_new(Int32Array::from(keys.to_vec()), values).unwrap();
+        let array =
+            DictionaryArray::<Int32Type>::try_new(Int32Array::from(keys.to_vec()), values).unwrap();
         batch(vec![("text", Arc::new(array) as ArrayRef)])
     };
     let replaced = [part(&["a", "b"], &[0, 1]), part(&["c", "d"], &[1, 0]), part(&["e"], &[0, 0])];
-    let grown =
-        [part(&["a", "b"], &[0, 1]), part(&["a", "b", "d", "c"], &[2, 3]), part(&["a", "b", "d", "c", "e"], &[4, 4])];
+    let grown = [
+        part(&["a", "b"], &[0, 1]),
+        part(&["a", "b", "d", "c"], &[2, 3]),
+        part(&["a", "b", "d", "c", "e"], &[4, 4]),
+    ];
     let dir = tempfile::tempdir().unwrap();
-    for (batches, handling) in [(replaced, DictionaryHandling::Resend), (grown, DictionaryHandling::Delta)] {
+    for (batches, handling) in
+        [(replaced, DictionaryHandling::Resend), (grown, DictionaryHandling::Delta)]
+    {
         let options = IpcWriteOptions::default().with_dictionary_handling(handling);
         let file = std::fs::File::create(dir.path().join("a.arrow")).unwrap();
-        let mut writer = StreamWriter::try_new_with_options(file, &batches[0].schema(), options).unwrap();
+        let mut writer =
+            StreamWriter::try_new_with_options(file, &batches[0].schema(), options).unwrap();
         batches.iter().for_each(|b| writer.write(b).unwrap());
         writer.finish().unwrap();
-        let source = Corpus::new(SourceConfig::new(SourceKind::ArrowIpc, "a.arrow", dir.path())).unwrap();
+        let source =
+            Corpus::new(SourceConfig::new(SourceKind::ArrowIpc, "a.arrow", dir.path())).unwrap();
         let expected: HashMap<u64, &str> = (0..).zip(["a", "b", "d", "c", "e", "e"]).collect();
         for seed in 0..10 {
             let request = Request { order: Order::Shuffled { seed, buffer: 1 }, ..Request::all() };
@@ -154,7 +163,9 @@ fn scalars_are_text() {
     let values: Vec<Vec<Option<&str>>> = found
         .iter()
         .map(|row| match row {
-            Row::Document(d) => ["id", "score", "raw", "domain"].iter().map(|n| d.scalars[*n].as_deref()).collect(),
+            Row::Document(d) => {
+                ["id", "score", "raw", "domain"].iter().map(|n| d.scalars[*n].as_deref()).collect()
+            }
             Row::Null(_) => panic!("no null was written"),
         })
         .collect();
@@ -172,11 +183,17 @@ fn columns_that_do_not_serve() {
     assert!(matches!(error, DataError::NoSuchColumn { .. }), "{error:?}");
     let message = error.to_string();
     assert!(message.contains("no column `txet`") && message.contains("a.parquet"), "{message}");
-    assert!(message.contains("did you mean `text`?") && message.contains("its columns: id, text"), "{message}");
+    assert!(
+        message.contains("did you mean `text`?") && message.contains("its columns: id, text"),
+        "{message}"
+    );
 
     let error = read(with("id"), &Request::all()).unwrap_err();
     assert!(matches!(error, DataError::ColumnType { .. }), "{error:?}");
-    assert!(error.to_string().contains("column `id`") && error.to_string().contains("Int64"), "{error}");
+    assert!(
+        error.to_string().contains("column `id`") && error.to_string().contains("Int64"),
+        "{error}"
+    );
 
     let mut config = with("text");
     config.split = Some(Split::new(0.5, "url"));
@@ -187,12 +204,18 @@ fn columns_that_do_not_serve() {
     assert!(matches!(read(with("text"), &request), Err(DataError::NoSuchColumn { .. })));
 
     let source = Corpus::new(with("text")).unwrap();
-    let columns: Vec<String> =
-        source.columns().unwrap().into_iter().map(|c| format!("{} {}", c.name, c.data_type)).collect();
+    let columns: Vec<String> = source
+        .columns()
+        .unwrap()
+        .into_iter()
+        .map(|c| format!("{} {}", c.name, c.data_type))
+        .collect();
     assert_eq!(columns, ["id Int64", "text Utf8"]);
     let line = source.describe().unwrap().to_string();
     assert!(
-        line.contains("5 rows in 1 file (") && line.contains("1 unit)") && line.contains("`text` (Utf8)"),
+        line.contains("5 rows in 1 file (")
+            && line.contains("1 unit)")
+            && line.contains("`text` (Utf8)"),
         "{line}"
     );
 }
@@ -202,7 +225,8 @@ fn schemas_that_differ() {
     let dir = tempfile::tempdir().unwrap();
     write_parquet(&dir.path().join("a.parquet"), &texts(&VALUES), 10);
     let text: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
-    let other = batch(vec![("text", text.clone()), ("id", Arc::new(Float64Array::from(vec![1.0])))]);
+    let other =
+        batch(vec![("text", text.clone()), ("id", Arc::new(Float64Array::from(vec![1.0])))]);
     write_parquet(&dir.path().join("b.parquet"), &other, 10);
     let error = read(parquet_corpus(dir.path()), &Request::all()).unwrap_err().to_string();
     for part in ["a.parquet", "b.parquet", "`id` is Float64", "Int64"] {
@@ -237,8 +261,12 @@ fn empty_corpora() {
     assert!(matches!(error, DataError::NoBytes { documents: 2, .. }), "{error}");
     // A part can be empty where the corpus is not.
     write_parquet(&dir.path().join("a.parquet"), &texts(&[Some("x")]), 10);
-    let config = SourceConfig { split: Some(Split::new(1.0, BY_CONTENT)), ..parquet_corpus(dir.path()) };
-    assert!(matches!(read(config.clone(), &Request::part(Part::Train)), Err(DataError::Empty { .. })));
+    let config =
+        SourceConfig { split: Some(Split::new(1.0, BY_CONTENT)), ..parquet_corpus(dir.path()) };
+    assert!(matches!(
+        read(config.clone(), &Request::part(Part::Train)),
+        Err(DataError::Empty { .. })
+    ));
     assert_eq!(read(config, &Request::part(Part::Valid)).unwrap().len(), 1);
 }
 
@@ -246,33 +274,48 @@ fn empty_corpora() {
 fn text_files_and_lines() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("deep")).unwrap();
-    for (name, text) in [("b.txt", "one\n\n\r\nthree"), ("a.txt", ""), ("deep/c.txt", "\u{feff}last\n"), ("d.md", "no")]
-    {
+    for (name, text) in [
+        ("b.txt", "one\n\n\r\nthree"),
+        ("a.txt", ""),
+        ("deep/c.txt", "\u{feff}last\n"),
+        ("d.md", "no"),
+    ] {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let request = Request { scalars: vec!["path".into()], ..Request::all() };
-    let found = read(SourceConfig::new(SourceKind::Text { lines: false }, ".", dir.path()), &request).unwrap();
+    let found =
+        read(SourceConfig::new(SourceKind::Text { lines: false }, ".", dir.path()), &request)
+            .unwrap();
     let texts = ["", "one\n\n\r\nthree", "\u{feff}last\n"].map(|t| Some(t.as_bytes().to_vec()));
     assert_eq!(contents(&found), texts);
     let Row::Document(last) = &found[2] else { panic!("{:?}", found[2]) };
     assert!(last.scalars["path"].as_ref().unwrap().ends_with("deep/c.txt"), "{:?}", last.scalars);
 
-    let lines = |path| read(SourceConfig::new(SourceKind::Text { lines: true }, path, dir.path()), &request).unwrap();
+    let lines = |path| {
+        read(SourceConfig::new(SourceKind::Text { lines: true }, path, dir.path()), &request)
+            .unwrap()
+    };
     let expected = ["one", "", "\r", "three", "\u{feff}last"].map(|t| Some(t.as_bytes().to_vec()));
     assert_eq!(contents(&lines(".")), expected);
 
-    // Lines in several pieces, one of them longer than a piece; then the same without the last newline.
+    // Lines in several pieces, one of them longer than a piece; then the same without the last
+    // newline.
     let mut text: Vec<u8> = (0..300_000).flat_map(|i| format!("line {i}\n").into_bytes()).collect();
     text.extend(std::iter::repeat_n(b'x', 3 << 20).chain(*b"\nend\n"));
     for newline in [true, false] {
         let text = &text[..text.len() - !newline as usize];
         std::fs::write(dir.path().join("d.md"), text).unwrap();
-        let source = Corpus::new(SourceConfig::new(SourceKind::Text { lines: true }, "d.md", dir.path())).unwrap();
+        let source =
+            Corpus::new(SourceConfig::new(SourceKind::Text { lines: true }, "d.md", dir.path()))
+                .unwrap();
         assert!(source.describe().unwrap().units >= 4);
         let found = rows(&source, &Request::all()).unwrap();
         assert_eq!(found.len(), 300_002);
         let mut joined = Vec::new();
-        contents(&found).into_iter().flatten().for_each(|line| joined.extend(line.into_iter().chain([b'\n'])));
+        contents(&found)
+            .into_iter()
+            .flatten()
+            .for_each(|line| joined.extend(line.into_iter().chain([b'\n'])));
         assert!(joined.strip_suffix(b"\n").unwrap() == text.strip_suffix(b"\n").unwrap_or(text));
         let fetched = source.fetch(&Request::all(), &[300_001, 299_999]).unwrap();
         assert_eq!(contents(&fetched), [Some(b"end".to_vec()), Some(b"line 299999".to_vec())]);
