@@ -289,7 +289,7 @@ pub struct StepCx<'a> {
     pub(crate) threads: usize,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
-    pub(crate) lent: Rc<World>,
+    pub(crate) lent: World,
 }
 
 impl<'a> StepCx<'a> {
@@ -305,7 +305,7 @@ impl<'a> StepCx<'a> {
             threads,
             progress: &Silent,
             interrupt: Arc::default(),
-            lent: Rc::default(),
+            lent: World::new(),
         }
     }
 
