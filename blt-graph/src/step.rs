@@ -379,6 +379,11 @@ impl<'a> StepCx<'a> {
         self.progress
     }
 
+    /// An error of the step's parameters, pointing at the step.
+    pub fn refuse(&self, error: &NodeError) -> StepError {
+        StepError::Document(self.plan.diagnose_step(self.index, error).into())
+    }
+
     /// Whether the user wants to stop: save the state and return [`StepError::Interrupted`].
     pub fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)

@@ -22,10 +22,11 @@ impl World {
         Self::default()
     }
 
-    /// Adds `value`. It replaces an earlier one of the same type, which is returned.
-    pub fn insert<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
-        let old = self.entries.insert(TypeId::of::<T>(), Rc::new(value));
-        old.and_then(|old| old.downcast().ok())
+    /// Adds `value`, in place of an earlier one of the same type. Returns the shared value.
+    pub fn insert<T: 'static>(&mut self, value: T) -> Rc<T> {
+        let value = Rc::new(value);
+        self.entries.insert(TypeId::of::<T>(), value.clone());
+        value
     }
 
     /// The value of type `T`, if there is one.
@@ -41,9 +42,9 @@ mod tests {
     #[test]
     fn one_value_a_type() {
         let mut world = World::new();
-        assert!(world.insert(1u32).is_none());
+        world.insert(1u32);
         world.insert("one");
-        assert_eq!(*world.insert(2u32).unwrap(), 1);
+        assert_eq!(*world.insert(2u32), 2);
         assert_eq!((*world.get::<u32>().unwrap(), *world.get::<&str>().unwrap()), (2, "one"));
         assert!(world.get::<u64>().is_none());
     }

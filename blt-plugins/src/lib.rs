@@ -5,24 +5,36 @@
 //! file in [`nodes`] does, in your own crate, on the port types of [`ports`].
 
 pub mod bpe;
-mod closed_form;
+mod checkpoint;
 pub mod data;
-mod loaded;
+mod device;
+mod facilities;
+mod lint;
 mod memory;
 mod model;
+mod model_part;
 pub mod nodes;
+mod plan_queries;
 pub mod ports;
 pub mod predicate;
 mod profile;
+mod recognise;
 pub mod regress;
 pub mod report;
 pub mod results;
 pub mod scoring;
-mod shape;
+mod sources;
 pub mod steps;
 pub mod storage;
+mod trained_graph;
 
-pub use loaded::{
-    CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained,
-};
-pub use model::{ParamSet, session, with_params};
+pub use checkpoint::{CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StoredModel};
+pub use device::{backend, device_failure};
+pub use facilities::{Facilities, ParamSet, Prepare, SourceHandle, provide};
+pub use lint::untrained;
+pub use model::{session, with_params};
+pub use model_part::ModelPart;
+pub use profile::{NodeCost, NodeProfile};
+pub use recognise::NotBlt;
+pub use sources::{DocumentSource, check_source, check_sources, fingerprints};
+pub use trained_graph::{Batches, NodeParam, TrainedGraph};

@@ -10,8 +10,8 @@ use blt_core::hf::{HfConfig, Weights};
 use blt_core::model::Session;
 use blt_core::reference::Reference;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
-use blt_graph::{Live, PipelineSpec, Plan, World, check_all, describe};
-use blt_plugins::{Feed, ports};
+use blt_graph::{AnyValue, Live, PipelineSpec, Plan, World, check_all, describe};
+use blt_plugins::ports;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -230,13 +230,14 @@ fn evaluations_and_scores_are_those_of_the_reference_implementation() {
 /// Logits of the wire `blt.logits`, `[1 + bytes, 260]`, and patch lengths with the unseen next
 /// byte, for each text alone.
 fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f32>, Vec<usize>)> {
-    let world = World::new();
+    let mut world = World::new();
     world.insert(Session::new(backend));
     let live = Live::build(plan, &["blt.logits", "blt.patches"], world)
         .unwrap_or_else(|e| panic!("{}", e.render(false)));
     let of = |text: &String| {
-        live.world().insert(Feed(Rc::new(Batch::from_documents([text.as_bytes()]))));
-        let mut found = live.run(&["blt.logits", "blt.patches"]).unwrap();
+        let batch = Rc::new(Batch::from_documents([text.as_bytes()]));
+        let docs = ("docs", AnyValue::new::<ports::Bytes>(batch));
+        let mut found = live.run(&[docs], &["blt.logits", "blt.patches"]).unwrap();
         let logits = found.take::<ports::Logits>("blt.logits").unwrap();
         let patches = found.take::<ports::Patches>("blt.patches").unwrap();
         let mut lengths: Vec<usize> = patches.offsets().windows(2).map(|o| o[1] - o[0]).collect();

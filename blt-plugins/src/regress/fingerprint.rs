@@ -1,9 +1,9 @@
 //! What numbers were made with: pipeline, data, seeds, versions and processor.
 
-use crate::loaded::SourceHandle;
+use crate::sources::{DocumentSource, sources};
 use crate::storage::Location;
 use blt_graph::run::cpu_features;
-use blt_graph::{Live, Plan, StepError, World};
+use blt_graph::{Plan, StepError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -97,19 +97,26 @@ impl Fingerprint {
                 }
                 continue;
             }
-            let live = Live::build(plan, &[&node.name], World::new())?;
-            let Some(handle) = live.facility::<SourceHandle>(&node.name) else { continue };
-            let Ok(tables) = handle.source.tables() else {
-                // A source of someone's own, that is no files of rows.
-                self.data.insert(node.name.clone(), short(&handle.source.fingerprint()?));
-                continue;
-            };
-            for table in tables {
-                match &table.path {
-                    Location::Local(path) => self.add_path(path, &table.name)?,
-                    Location::Remote(_) => {
-                        self.data.insert(table.name, short(&table.fingerprint));
-                    }
+            for source in sources(plan, &[&node.name])? {
+                self.add_source(plan, &source)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_source(&mut self, plan: &Plan, source: &DocumentSource) -> Result<(), StepError> {
+        let documents = &source.handle.source;
+        let Ok(tables) = documents.tables() else {
+            // A plugin's source that reads no files of rows.
+            let print = documents.fingerprint().map_err(|e| source.error(plan, e))?;
+            self.data.insert(source.node.clone(), short(&print));
+            return Ok(());
+        };
+        for table in tables {
+            match &table.path {
+                Location::Local(path) => self.add_path(path, &table.name)?,
+                Location::Remote(_) => {
+                    self.data.insert(table.name, short(&table.fingerprint));
                 }
             }
         }

@@ -170,7 +170,7 @@ impl Worker {
             .ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
         let cx = StepCx::outside(&plan, step.index, step.earlier.clone(), threads);
         let scorer = score.scorer(&cx)?;
-        let model = scorer.loaded().digest()?;
+        let model = scorer.graph().digest()?;
         if model != step.model {
             let msg =
                 format!("the model is {model} here, and {} where the step was divided", step.model);
