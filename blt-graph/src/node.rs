@@ -294,7 +294,7 @@ impl RunCx<'_> {
 }
 
 /// A [`Node`] with its types erased.
-pub(crate) trait AnyNode {
+pub(crate) trait AnyNode: Any {
     fn check(
         &self,
         inputs: &[Option<AnyInfo>],
