@@ -12,9 +12,9 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::check::Plan;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::node::{NodeError, chain};
+use crate::plan::Plan;
 use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).

@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
-use crate::checker::Checker;
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::findings::{find_port, node_diagnostic, not_given, step_diagnostic};
 use crate::node::{AnyNode, Node, NodeError};
+use crate::plan::check::Checker;
+use crate::plan::findings::{find_port, node_diagnostic, not_given, step_diagnostic};
 use crate::port::{AnyInfo, Port, SlotType};
 use crate::registry::{NodeEntry, Origin, StepEntry};
 use crate::spec::{Ablation, GraphSpec, NodeSpec, PipelineSpec, StepSpec};
