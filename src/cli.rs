@@ -5,8 +5,8 @@ use crate::bench;
 use crate::progress;
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
+use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner, choose_variants};
-use blt_graph::store::Store;
 use blt_graph::{
     Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry, write_atomic,
 };

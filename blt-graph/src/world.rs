@@ -7,7 +7,7 @@ use std::rc::Rc;
 /// A map from types to one value each: what nodes need and wires do not carry, such as the session
 /// of a backend. A step fills it before it builds a graph, and nodes look values up by type. This
 /// crate knows none of those types. Batches are not lent: they are an argument of
-/// [`Live::run`](crate::live::Live::run).
+/// [`Live::run`](crate::run::Live::run).
 ///
 /// A program lends to steps in the same way ([`Runner::lend`](crate::run::Runner::lend)).
 #[derive(Clone, Default)]

@@ -10,12 +10,19 @@ use blt_core::hf::{HfConfig, Weights};
 use blt_core::model::Session;
 use blt_core::reference::Reference;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
-use blt_graph::{AnyValue, Live, PipelineSpec, Plan, World, check_all, describe};
+use blt_graph::{
+    AnyValue, BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, check_all,
+    describe,
+};
+use blt_plugins::nodes::LocalDecoder;
 use blt_plugins::ports;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -779,6 +786,78 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
         );
     let error = place.fails(&twice);
     assert!(error.contains("it has 2 Latent nodes where a BLT model has one"), "{error}");
+}
+
+/// A decoder as a plugin may write one: it wraps `LocalDecoder`, under other names.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct WrappedDecoder {
+    /// The decoder.
+    decoder: LocalDecoder,
+}
+
+impl Node for WrappedDecoder {
+    const NAME: &'static str = "WrappedDecoder";
+    const INPUTS: &'static [&'static str] = &["states", "latents"];
+    const OUTPUTS: &'static [&'static str] = &["out"];
+    const EXAMPLE: &'static str = "{node: WrappedDecoder, in: {states: encoder.bytes, latents: latent}, decoder: {layers: 1, heads: 2}}";
+    type In = <LocalDecoder as Node>::In;
+    type Out = <LocalDecoder as Node>::Out;
+    type State = <LocalDecoder as Node>::State;
+
+    fn check(
+        &self,
+        inputs: (ports::ByteStatesInfo, ports::PatchStatesInfo),
+        cx: &CheckCx,
+    ) -> Result<(), NodeError> {
+        self.decoder.check(inputs, cx)
+    }
+
+    fn role(
+        &self,
+        inputs: (ports::ByteStatesInfo, ports::PatchStatesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        self.decoder.role(inputs)
+    }
+
+    fn build(
+        &self,
+        inputs: (ports::ByteStatesInfo, ports::PatchStatesInfo),
+        cx: &mut BuildCx,
+    ) -> Result<Self::State, NodeError> {
+        self.decoder.build(inputs, cx)
+    }
+
+    fn run(
+        &self,
+        state: &Self::State,
+        inputs: (ports::ByteStatesValue, ports::PatchStatesValue),
+        cx: &RunCx,
+    ) -> Result<ports::LogitsValue, NodeError> {
+        self.decoder.run(state, inputs, cx)
+    }
+}
+
+blt_graph::node!(WrappedDecoder);
+
+#[test]
+fn a_plugin_s_decoder_exports_and_counts_as_the_built_in_one() {
+    let place = Place::new(&corpus());
+    let built_in = trained(STRIDE, "", &TRAIN.replace("steps: 50", "steps: 3"));
+    let old = "LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, ";
+    assert_eq!(built_in.matches(old).count(), 1);
+    let wrapped = built_in
+        .replace(old, "WrappedDecoder, in: {states: encoder.bytes, latents: latent}, decoder: {")
+        .replace("rope_theta: 5000.0}", "rope_theta: 5000.0}}");
+    let (expected, found) = (place.run(&built_in), place.run(&wrapped));
+    assert_eq!(nats(&step(&found, 1)), nats(&step(&expected, 1)));
+    let closed_form =
+        |run| json_of(step(run, 1).join("result.json"))["closed_form_flops_per_byte"].clone();
+    assert!(closed_form(&found).as_f64() > Some(0.0));
+    assert_eq!(closed_form(&found), closed_form(&expected));
+    for file in ["config.json", "model.safetensors"] {
+        let read = |run: &RunReport| fs::read(run.dir.path.join("outputs/hf").join(file)).unwrap();
+        assert_eq!(read(&found), read(&expected), "{file}");
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
     let file = file.display();
     let mut found = None;
     for index in 0..plan.steps().len() {
-        if let Some(score) = Score::of(plan, index)?
+        if let Some(score) = Score::of(plan, index)
             && found.replace((index, score)).is_some()
         {
             let msg = format!("{file} has several score steps, and one scores record batches");

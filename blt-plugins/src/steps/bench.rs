@@ -8,7 +8,7 @@ use crate::sources::{check_sources, fingerprints};
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
-use blt_core::optim::{AdamWConfig, Decay};
+use blt_core::optim::AdamWConfig;
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -364,17 +364,7 @@ impl Measuring<'_> {
         let units: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
         let backend = graph.backend();
         backend.recompute(step.recompute);
-        let optimiser = AdamWConfig {
-            lr: 3e-4,
-            betas: (0.9, 0.95),
-            eps: 1e-8,
-            weight_decay: 0.1,
-            clip: Some(1.0),
-            warmup: 0,
-            decay: Decay::Constant,
-            min_lr: 1.0,
-            steps: (step.warmup + step.repeats) as u64,
-        };
+        let optimiser = AdamWConfig::constant(3e-4);
         let rate = self.phase("train", &units, |profile, repetition, unit| {
             if repetition == step.warmup as u64 {
                 backend.touch_moments(&graph.param_ids());

@@ -225,11 +225,8 @@ impl Score {
     }
 
     /// The score step that stands at `index` in a plan's `run:`; None if another stands there.
-    pub fn of(plan: &Plan, index: usize) -> Result<Option<Self>, StepError> {
-        match plan.steps().get(index).filter(|step| step.entry.name == Self::NAME) {
-            Some(step) => Ok(Some(serde_json::from_value(step.params.clone().into())?)),
-            None => Ok(None),
-        }
+    pub fn of(plan: &Plan, index: usize) -> Option<Self> {
+        plan.steps().get(index)?.downcast::<Self>().cloned()
     }
 
     /// The columns that are written, before anything is known of the data.

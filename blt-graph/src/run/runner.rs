@@ -9,7 +9,7 @@
 //!   timings.jsonl              likewise
 //!   outputs/, checkpoints/     linked from the steps' directories in the store
 //! runs/<name>/latest           link to the newest
-//! runs/.store/                 see [`store`](crate::store)
+//! runs/.store/                 see [`store`](crate::run::store)
 //! ```
 //!
 //! **Stopping and going on.** Running a stopped pipeline again finds the same keys: finished steps
@@ -30,13 +30,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use crate::check::{Plan, check_all, subgraph_value};
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::files::{FileError, JsonLines, write_atomic};
-pub use crate::rundir::{RunDir, State, Status, utc};
+use crate::plan::{Plan, check_all, subgraph_value};
+use crate::run::rundir::{RunDir, State, Status, utc};
+use crate::run::store::{Claim, Finished, STORE_FORMAT, Store, key_of};
 use crate::spec::{BASE_VARIANT, PipelineSpec};
 use crate::step::{Earlier, Progress, Silent, StepCx, StepError, StepHeading};
-use crate::store::{Claim, Finished, STORE_FORMAT, Store, key_of};
 use crate::world::World;
 
 static SILENT: Silent = Silent;

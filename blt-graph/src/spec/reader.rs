@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, list, nearest};
 use crate::registry::{RESERVED, is_name};
+use crate::spec::Places;
 use crate::spec::{Ablation, GraphSpec, Inputs, NodeSpec, PipelineSpec, StepSpec};
 use crate::step::ComputePath;
-use crate::yaml::Places;
 
 const KEYS: [&str; 10] =
     ["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "ablate", "report"];

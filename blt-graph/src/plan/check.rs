@@ -6,15 +6,17 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use crate::check::{Plan, PlannedNode, PlannedStep, PortId};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, list, nearest};
-use crate::findings::{Named, check_params, find_port, node_diagnostic, object, param_diagnostic};
 use crate::node::{AnyNode, At, CheckCx, NodeError};
+use crate::plan::findings::{
+    Named, check_params, find_port, node_diagnostic, object, param_diagnostic,
+};
+use crate::plan::{Plan, PlannedNode, PlannedStep, PortId};
 use crate::port::AnyInfo;
 use crate::registry::{self, NodeEntry, ParamError, StepEntry};
+use crate::spec::Places;
 use crate::spec::{Ablation, Inputs, NodeSpec, PipelineSpec, StepSpec};
 use crate::step::ComputePath;
-use crate::yaml::Places;
 
 /// A node whose parameters and name are right; its wires may not be.
 struct Candidate {

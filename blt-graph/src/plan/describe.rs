@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::check::Plan;
+use crate::plan::Plan;
 use crate::spec::{GraphSpec, Inputs};
 
 /// The graph of `plan` for people to read: nodes in the order of data flow, wires, types, and what

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use crate::check::{Plan, PortId};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::node::{AnyNode, BuildCx, NodeError, RunCx, derive_seed};
+use crate::plan::{Plan, PortId};
 use crate::port::{AnyValue, Port};
 use crate::registry::NodeEntry;
 use crate::step::StepError;

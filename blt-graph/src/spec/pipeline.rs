@@ -1,7 +1,7 @@
 //! [`PipelineSpec`] and [`GraphSpec`]: a pipeline as written, by YAML or by Rust.
 //!
 //! Parsing finds out what the text says, and no more: that a node exists, has such parameters and
-//! fits its wires is for [`check`](crate::check). The places of all values are kept beside them, so
+//! fits its wires is for [`check_all`](crate::check_all). The places of all values are kept beside them, so
 //! that a later diagnostic points at the text.
 
 use std::collections::BTreeSet;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Source};
-use crate::reader::Reader;
+use crate::spec::reader::Reader;
+use crate::spec::yaml::{self, Places};
 use crate::step::ComputePath;
-use crate::yaml::{self, Places};
 
 /// The variant of a pipeline without `ablate`.
 pub const BASE_VARIANT: &str = "base";

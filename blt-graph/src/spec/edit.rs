@@ -12,7 +12,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source, list, nearest};
 use crate::registry::{self, RESERVED};
 use crate::schema;
 use crate::spec::PipelineSpec;
-use crate::yaml::{self, Loc, Places};
+use crate::spec::yaml::{self, Loc, Places};
 
 impl PipelineSpec {
     /// The pipeline with `assignment`, `path=value`, made; the value is YAML. It is made before

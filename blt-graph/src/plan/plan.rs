@@ -1,19 +1,20 @@
 //! [`Plan`]: a variant of a pipeline that has been checked whole, before any file is opened.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
-use crate::checker::Checker;
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::findings::{find_port, node_diagnostic, not_given, step_diagnostic};
-use crate::node::{AnyNode, NodeError};
+use crate::node::{AnyNode, Node, NodeError};
+use crate::plan::check::Checker;
+use crate::plan::findings::{find_port, node_diagnostic, not_given, step_diagnostic};
 use crate::port::{AnyInfo, Port, SlotType};
 use crate::registry::{NodeEntry, Origin, StepEntry};
 use crate::spec::{Ablation, GraphSpec, NodeSpec, PipelineSpec, StepSpec};
-use crate::step::{AnyStep, ComputePath};
+use crate::step::{AnyStep, ComputePath, Step};
 
 /// One output of one node of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,13 @@ pub struct PlannedNode {
     pub(crate) node: Rc<dyn AnyNode>,
 }
 
+impl PlannedNode {
+    /// The node itself, parameters and all, if it is an `N`: `planned.downcast::<ByteLm>()`.
+    pub fn downcast<N: Node>(&self) -> Option<&N> {
+        (&*self.node as &dyn Any).downcast_ref()
+    }
+}
+
 /// A step of a [`Plan`].
 #[derive(Clone)]
 pub struct PlannedStep {
@@ -54,6 +62,11 @@ pub struct PlannedStep {
 }
 
 impl PlannedStep {
+    /// The step itself, parameters and all, if it is an `S`: `planned.downcast::<Train>()`.
+    pub fn downcast<S: Step>(&self) -> Option<&S> {
+        (&*self.step as &dyn Any).downcast_ref()
+    }
+
     /// Whether later steps may read what this one leaves.
     pub fn feeds_later_steps(&self) -> bool {
         self.step.feeds_later_steps()

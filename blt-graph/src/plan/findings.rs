@@ -3,12 +3,12 @@
 
 use serde_json::{Map, Value};
 
-use crate::check::PlannedNode;
 use crate::diagnostic::{Diagnostic, Place, list, nearest};
 use crate::node::{At, NodeError};
+use crate::plan::PlannedNode;
 use crate::registry::{NodeEntry, ParamError};
 use crate::schema;
-use crate::yaml::Places;
+use crate::spec::Places;
 
 pub(crate) fn not_given(node: &PlannedNode, port: usize) -> String {
     format!(
