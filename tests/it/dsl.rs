@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-#[path = "../examples/dsl.rs"]
+#[path = "../../examples/dsl.rs"]
 mod example;
 
 /// What a graph means: each node's kind, its parameters with every default written out, and its
