@@ -1,11 +1,7 @@
 //! Scoring by the real program: killed at any moment and run again, it leaves the same files and
 //! scores no finished part twice.
 
-#![cfg(unix)]
-
-mod common;
-
-use common::{Place, status, text, tree};
+use crate::common::{Place, status, text, tree};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use std::collections::BTreeMap;
@@ -20,8 +16,9 @@ const SCORE: &str = "  - score: {goal: loss, emit: [log_probs, entropies, patch_
 /// The tiny pipeline, which ends with scoring 40 row groups.
 fn place() -> Place {
     let place = Place::new().edit("  - evaluate: {goal: loss, by: domain}\n", SCORE);
-    let texts = common::texts();
-    let batch = common::parquet_batch(&texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+    let texts = crate::common::texts();
+    let batch =
+        crate::common::parquet_batch(&texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(4)).build();
     let file = fs::File::create(place.path("docs.parquet")).unwrap();
     let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
@@ -176,8 +173,8 @@ run:
         };
         (0..n).map(word).collect()
     };
-    common::write_parquet(&place.path("data/a.parquet"), &[Some(&random(100))]);
-    common::write_parquet(&place.path("data/b.parquet"), &[Some(&random(300_000))]);
+    crate::common::write_parquet(&place.path("data/a.parquet"), &[Some(&random(100))]);
+    crate::common::write_parquet(&place.path("data/b.parquet"), &[Some(&random(300_000))]);
     place
 }
 

@@ -1,11 +1,7 @@
 //! Memory does not grow with the data that is scored.
 
-#![cfg(target_os = "linux")]
-
-mod common;
-
+use crate::common::{Place, text};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use common::{Place, text};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use std::fs;

@@ -1,9 +1,7 @@
 //! `blt-run bench` measures what the pipeline does: its goals, its sizes, its FLOPs. How fast is
 //! not asserted.
 
-mod common;
-
-use common::{Place, text};
+use crate::common::{Place, text};
 use serde_json::Value;
 
 fn bench(place: &Place, args: &[&str]) -> Value {
@@ -75,7 +73,7 @@ fn flops_are_those_that_evaluation_counts() {
         "  entropy: {node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}\n",
         "",
     );
-    common::write_parquet(&place.path("docs.parquet"), &vec![Some(text.as_str()); 160]);
+    crate::common::write_parquet(&place.path("docs.parquet"), &vec![Some(text.as_str()); 160]);
     let found = bench(&place, &["--format", "json"]);
     let measured = found["goals"][0]["measured"]["evaluation"]["flops_per_byte"].as_f64().unwrap();
     let done = place.done(&[]);

@@ -6,9 +6,7 @@
 //! `.ci/cuda-build test --release --workspace --features cuda -- --ignored --nocapture
 //! --test-threads 1 on_a_gpu`.
 
-mod common;
-
-use common::{Place, text, tree};
+use crate::common::{Place, text, tree};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,11 +2,9 @@
 //! what to do. The program exits with 1, never panics, and leaves nothing that could be taken for a
 //! result.
 
-mod common;
-
+use crate::common::{Place, run_dirs, status, text, write_parquet};
 use arrow::array::{ArrayRef, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
-use common::{Place, run_dirs, status, text, write_parquet};
 use parquet::arrow::ArrowWriter;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::fs::{self, File, OpenOptions};

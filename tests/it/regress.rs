@@ -1,9 +1,7 @@
 //! `blt-run regress`: exit codes, the files it leaves, and that its verdict does not depend on
 //! threads or load.
 
-mod common;
-
-use common::{Place, text};
+use crate::common::{Place, text};
 use serde_json::Value;
 use std::fs;
 use std::process::Output;
@@ -250,9 +248,9 @@ fn the_data_are_known_by_their_contents() {
         .unwrap();
     let stdout = ended(&regress(&place, &[]), 0);
     assert!(!stdout.contains("another"), "{stdout}");
-    let texts = common::texts();
+    let texts = crate::common::texts();
     let fewer: Vec<Option<&str>> = texts.iter().skip(1).map(|t| Some(t.as_str())).collect();
-    common::write_parquet(&place.path("docs.parquet"), &fewer);
+    crate::common::write_parquet(&place.path("docs.parquet"), &fewer);
     assert!(ended(&regress(&place, &[]), 4).contains("another data: docs.parquet is "));
 }
 
@@ -406,7 +404,7 @@ fn twenty_runs_under_load_give_the_same_verdict() {
 #[test]
 fn the_workflow_calls_what_there_is() {
     let tree: serde_yaml::Value =
-        serde_yaml::from_str(include_str!("../examples/github/regression.yml")).unwrap();
+        serde_yaml::from_str(include_str!("../../examples/github/regression.yml")).unwrap();
     let steps = tree["jobs"]["regression"]["steps"].as_sequence().unwrap();
     let call = steps
         .iter()

@@ -5,6 +5,7 @@
 //! seed's own under `seeds`. Differences to the baseline are paired by document: both models read
 //! the same documents, so what makes a document hard cancels.
 
+use blt_graph::run::{PlanRun, RunReport};
 use blt_graph::{StepError, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -28,6 +29,22 @@ pub struct VariantRun {
     pub variant: String,
     pub seed: u64,
     pub entries: Vec<Entry>,
+}
+
+impl VariantRun {
+    /// The steps of a whole run, variant by variant and in each seed by seed.
+    pub fn of(report: &RunReport) -> Vec<Self> {
+        let run = |of: &PlanRun| VariantRun {
+            variant: of.plan.variant.clone(),
+            seed: of.plan.seed,
+            entries: of
+                .steps
+                .iter()
+                .map(|step| Entry { step: step.step.clone(), dir: step.dir.clone() })
+                .collect(),
+        };
+        report.plans.iter().map(run).collect()
+    }
 }
 
 /// A document's line in documents.jsonl.

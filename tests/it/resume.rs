@@ -1,11 +1,7 @@
 //! The same seed gives the same bytes: run again, on other numbers of threads, killed and resumed,
 //! interrupted and resumed. And what did not change is not computed again.
 
-#![cfg(unix)]
-
-mod common;
-
-use common::{Done, Place, status, text, tree};
+use crate::common::{Done, Place, status, text, tree};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};

@@ -1,8 +1,6 @@
 //! What a run says that is no error: doubts, and where to look.
 
-mod common;
-
-use common::{Place, text};
+use crate::common::{Place, text};
 use std::process::Output;
 
 fn stderr(output: &Output) -> String {

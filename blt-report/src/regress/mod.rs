@@ -14,6 +14,6 @@ mod render;
 
 pub use baseline::{Baseline, BaselineError, Better, Rule, Tolerance};
 pub use compare::{Comparison, Row, Verdict};
-pub use fingerprint::{Case, Difference, Fingerprint};
+pub use fingerprint::{Case, Difference, Fingerprint, short_digest};
 pub use measure::{Measured, Number, Numbers};
 pub use render::{advice, failed_junit, failed_markdown, junit, markdown, table};

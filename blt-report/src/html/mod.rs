@@ -19,6 +19,7 @@ pub use sample::Sample;
 pub use table::table;
 
 use crate::results::SCHEMA;
+use blt_graph::FileError;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub enum ReportError {
     DamagedLine { path: PathBuf, line: usize, source: serde_json::Error },
     #[error("`{}` is of schema {found}, and this version reads {SCHEMA}: render it with the version that wrote it", path.display())]
     Schema { path: PathBuf, found: Value },
+    #[error(transparent)]
+    Write(#[from] FileError),
     #[error("the report's template failed")]
     Template(#[from] minijinja::Error),
 }

@@ -1,16 +1,11 @@
 //! What numbers were made with: pipeline, data, seeds, versions and processor.
 
-use crate::sources::{DocumentSource, sources};
-use crate::storage::Location;
+use blt_graph::Plan;
 use blt_graph::run::cpu_features;
-use blt_graph::{Plan, StepError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
-use std::fs::File;
-use std::path::Path;
 
 /// What two runs may differ in, and a tolerance may be written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,19 +55,13 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of a run's plans, on this machine. Reads every file of every source.
+    /// Of a run's plans on this machine: everything but `data`, which is left empty.
     ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn of(plans: &[&Plan]) -> Result<Self, StepError> {
+    /// A graph alone does not know which files its sources read, so whoever knows the sources adds
+    /// their digests, and the versions of crates that provide no node or step.
+    pub fn of(plans: &[&Plan]) -> Self {
         let mut made = Fingerprint { cpu: cpu_features(), ..Fingerprint::default() };
-        for (name, version) in [
-            ("blt-core", blt_core::VERSION),
-            ("blt-graph", blt_graph::VERSION),
-            ("blt-plugins", env!("CARGO_PKG_VERSION")),
-        ] {
-            made.versions.insert(name.into(), version.into());
-        }
+        made.versions.insert("blt-graph".into(), blt_graph::VERSION.into());
         for plan in plans {
             let used = plan.nodes().iter().filter(|node| node.used);
             let origins = used
@@ -80,66 +69,12 @@ impl Fingerprint {
                 .chain(plan.steps().iter().map(|step| step.entry.origin));
             made.versions
                 .extend(origins.map(|origin| (origin.krate.to_owned(), origin.version.to_owned())));
-            made.add_data(plan)?;
             if !made.seeds.contains(&plan.seed) {
                 made.seeds.push(plan.seed);
             }
         }
         made.pipeline = pipeline_digests(plans);
-        Ok(made)
-    }
-
-    fn add_data(&mut self, plan: &Plan) -> Result<(), StepError> {
-        for node in plan.nodes().iter().filter(|node| node.used) {
-            if !node.entry.inputs.is_empty() {
-                for named in node.params.values().filter_map(Value::as_str) {
-                    self.add_path(&plan.base_dir.join(named), named)?;
-                }
-                continue;
-            }
-            for source in sources(plan, &[&node.name])? {
-                self.add_source(plan, &source)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn add_source(&mut self, plan: &Plan, source: &DocumentSource) -> Result<(), StepError> {
-        let documents = &source.handle.source;
-        let Ok(tables) = documents.tables() else {
-            // A plugin's source that reads no files of rows.
-            let print = documents.fingerprint().map_err(|e| source.error(plan, e))?;
-            self.data.insert(source.node.clone(), short(&print));
-            return Ok(());
-        };
-        for table in tables {
-            match &table.path {
-                Location::Local(path) => self.add_path(path, &table.name)?,
-                Location::Remote(_) => {
-                    self.data.insert(table.name, short(&table.fingerprint));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A file, or the files of a folder. What is neither was no path.
-    fn add_path(&mut self, path: &Path, name: &str) -> Result<(), StepError> {
-        if path.is_dir() {
-            let failed = |e| StepError::other(format!("cannot read {}: {e}", path.display()));
-            for item in std::fs::read_dir(path).map_err(failed)? {
-                let item = item.map_err(failed)?.path();
-                let below = item.file_name().unwrap_or_default().to_string_lossy();
-                if item.is_file() {
-                    self.add_path(&item, &format!("{}/{below}", name.trim_end_matches('/')))?;
-                }
-            }
-        } else if path.is_file()
-            && let Entry::Vacant(of_file) = self.data.entry(name.to_owned())
-        {
-            of_file.insert(digest(path)?);
-        }
-        Ok(())
+        made
     }
 
     /// What `now` differs from this in.
@@ -205,7 +140,10 @@ fn pipeline_digests(plans: &[&Plan]) -> BTreeMap<String, String> {
             }
         }
     }
-    sections.into_iter().map(|(key, hasher)| (key, short(&hasher.finalize().to_hex()))).collect()
+    sections
+        .into_iter()
+        .map(|(key, hasher)| (key, short_digest(&hasher.finalize().to_hex())))
+        .collect()
 }
 
 /// JSON with keys in order and without what authors say about nodes.
@@ -228,15 +166,8 @@ fn canonical(value: &Value) -> String {
     }
 }
 
-/// Of a file's contents: modification times differ from checkout to checkout.
-fn digest(path: &Path) -> Result<String, StepError> {
-    let failed = |e| StepError::other(format!("cannot read {}: {e}", path.display()));
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path).map_err(failed)?).map_err(failed)?;
-    Ok(short(&hasher.finalize().to_hex()))
-}
-
-fn short(digest: &str) -> String {
+/// The first 16 characters of a hexadecimal digest, which is what a baseline keeps of it.
+pub fn short_digest(digest: &str) -> String {
     digest.chars().take(16).collect()
 }
 

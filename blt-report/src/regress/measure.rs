@@ -46,14 +46,17 @@ const LEFT_OUT: &[&str] = &[
 ];
 
 impl Measured {
-    /// Reads what the steps of a finished run left.
+    /// Reads the results that the steps of a finished run wrote.
     ///
     /// # Errors
-    /// A result that cannot be read, or data that cannot be.
-    pub fn of(report: &RunReport, runs: &[VariantRun]) -> Result<Self, StepError> {
-        let plans: Vec<_> = report.plans.iter().map(|run| &run.plan).collect();
-        let pipeline = plans.first().map_or(String::new(), |plan| plan.pipeline.clone());
-        Ok(Measured { pipeline, made_with: Fingerprint::of(&plans)?, variants: numbers(runs)? })
+    /// If a result cannot be read.
+    pub fn of(
+        report: &RunReport,
+        runs: &[VariantRun],
+        made_with: Fingerprint,
+    ) -> Result<Self, StepError> {
+        let pipeline = report.plans.first().map_or("", |run| run.plan.pipeline.as_str()).to_owned();
+        Ok(Measured { pipeline, made_with, variants: numbers(runs)? })
     }
 }
 
