@@ -1,9 +1,10 @@
 //! The backend that a step computes on.
 
 use blt_core::backend::Backend;
-use blt_core::device::{self, Device, DeviceError};
-use blt_core::fused::Fused;
-use blt_core::reference::Reference;
+use blt_core::backend::device::{Device, DeviceError};
+use blt_core::backend::dfdx::Dfdx;
+use blt_core::backend::fused::Fused;
+use blt_core::backend::gpu;
 use blt_graph::{ComputePath, StepCx, StepError};
 use std::any::Any;
 use std::rc::Rc;
@@ -15,8 +16,8 @@ use std::rc::Rc;
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     match (cx.path(), cx.device().parse().map_err(device_error)?) {
         (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),
-        (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Reference::<f32, _>::cpu())),
-        (ComputePath::Reference, Device::Cuda(index)) => device::cuda(index).map_err(device_error),
+        (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Dfdx::<f32, _>::cpu())),
+        (ComputePath::Reference, Device::Cuda(index)) => gpu::open(index).map_err(device_error),
         (ComputePath::Fused, gpu) => {
             let what =
                 format!("fused operations are the processor's own, and the device is `{gpu}`");
@@ -33,5 +34,5 @@ fn device_error(error: DeviceError) -> StepError {
 /// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a
 /// step as a panic.
 pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
-    device::failure(panic).map(device_error)
+    gpu::failure(panic).map(device_error)
 }

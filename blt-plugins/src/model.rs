@@ -30,7 +30,10 @@ pub fn with_stored_params<T>(
     make: impl FnOnce(&mut ParamMaker) -> T,
 ) -> Result<T, HfError> {
     let session = cx.world.get::<Session>().expect(LENT);
-    let (part, params) = ParamMaker::read(&*session.backend, weights, names, make)?;
+    let view = |name: &str, shape: &[usize]| {
+        weights.view(names.get(name).map_or(name, String::as_str), shape)
+    };
+    let (part, params) = ParamMaker::read(&*session.backend, view, make)?;
     provide(cx, ParamSet(params));
     Ok(part)
 }

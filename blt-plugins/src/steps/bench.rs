@@ -238,7 +238,7 @@ impl Step for Bench {
             path: cx.path().to_string(),
             device: graph.backend().device(),
             threads: cx.threads(),
-            simd: blt_core::fused::level().to_owned(),
+            simd: blt_core::backend::fused::level().to_owned(),
             machine_flops_per_second: machine,
             parameters: graph.n_parameters(),
             training,
@@ -255,7 +255,7 @@ impl Step for Bench {
 /// The best rate of large f32 matrix products on the device, in FLOP/s.
 fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
     if cx.device() == "cpu" {
-        return Ok(blt_core::fused::machine_rate());
+        return Ok(blt_core::backend::fused::machine_rate());
     }
     let backend = backend(cx)?;
     let n = 4096;

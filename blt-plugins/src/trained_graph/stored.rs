@@ -5,9 +5,10 @@ use crate::checkpoint::{self, CheckpointState, StoredModel};
 use crate::facilities;
 use crate::recognise::{self, Found, NotBlt};
 use blt_core::backend::ParamId;
-use blt_core::checkpoint::{CheckpointError, FORMAT, MODEL_FILE, TensorFile};
+use blt_core::checkpoint::{CheckpointError, FORMAT, MODEL_FILE};
 use blt_core::checkpoint::{load_moments, save_moments, save_params};
 use blt_core::params::NamedParam;
+use blt_core::tensor_file::TensorFile;
 use blt_graph::{PlannedNode, StepError, write_atomic};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ impl TrainedGraph {
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
         let state = CheckpointState::read(dir)?;
         let path = dir.join(MODEL_FILE);
-        let file = TensorFile::open(&path)?;
+        let file = TensorFile::open(&path).map_err(CheckpointError::from)?;
         for p in &self.params {
             let names = state.nodes.get(&p.node);
             if names.is_none() && !complete {
@@ -33,7 +34,8 @@ impl TrainedGraph {
             let stored = names.and_then(|names| names.get(name)).ok_or_else(|| {
                 CheckpointError::Missing { path: path.clone(), name: name.clone() }
             })?;
-            let data = file.get(stored, &p.canonical.stored_shape())?;
+            let data =
+                file.get_f32(stored, &p.canonical.stored_shape()).map_err(CheckpointError::from)?;
             self.backend().write_param(p.canonical.id, &data);
         }
         for (node, learned) in state.prepared {
