@@ -1,7 +1,7 @@
 //! What numbers were made with: pipeline, data, seeds, versions and processor.
 
 use crate::loaded::SourceHandle;
-use crate::storage::Location;
+use blt_data::storage::Location;
 use blt_graph::run::cpu_features;
 use blt_graph::{Live, Plan, StepError, World};
 use serde::{Deserialize, Serialize};
