@@ -5,19 +5,18 @@
 //! file in [`nodes`] does, in your own crate, on the port types of [`ports`].
 
 mod closed_form;
+mod fingerprint;
 mod loaded;
 mod memory;
 mod model;
 pub mod nodes;
 pub mod ports;
 mod profile;
-pub mod regress;
-pub mod report;
-pub mod results;
 pub mod scoring;
 mod shape;
 pub mod steps;
 
+pub use fingerprint::fingerprint;
 pub use loaded::{
     CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained,
 };
