@@ -128,34 +128,3 @@ fn a_reader_ahead_ends_when_dropped_and_keeps_its_error() {
         assert!(matches!(reader.next_batch(), Err(DataError::Empty { .. })));
     }
 }
-
-/// What a checkpoint of an earlier version holds: the text on disk is a promise.
-const STATE: &str = "";
-
-#[test]
-fn the_state_in_checkpoints_is_written_and_read_as_before() {
-    let dir = tempfile::tempdir().unwrap();
-    let documents: Vec<Option<String>> =
-        (0..20).map(|i| (i % 7 != 3).then(|| format!("document {i} {}", "x".repeat(i)))).collect();
-    let list: Vec<Option<&str>> = documents.iter().map(|d| d.as_deref()).collect();
-    write_parquet(&dir.path().join("a.parquet"), &texts(&list), 4);
-    let split = Some(Split { valid: 0.2, by: "id".into(), calibration: 0.1 });
-    let source =
-        Arc::new(Corpus::new(SourceConfig { split, ..parquet_corpus(dir.path()) }).unwrap());
-    let request = Request {
-        exclude_calibration: true,
-        limit: Some(100),
-        scalars: vec!["id".into()],
-        ..Request::training(3, 4)
-    };
-    let packer = Packer { context_bytes: 2, ..Packer::new(8, 20).unwrap() };
-    let mut reader = BatchReader::new(source.clone(), request.clone(), packer.clone()).unwrap();
-    (0..30).for_each(|_| drop(reader.next_batch().unwrap().unwrap()));
-    assert_eq!(serde_json::to_string(reader.state()).unwrap(), STATE);
-    let state: BatchState = serde_json::from_str(STATE).unwrap();
-    let mut resumed = BatchReader::restore(source, request, packer, &state).unwrap();
-    for _ in 0..40 {
-        assert_eq!(resumed.next_batch().unwrap(), reader.next_batch().unwrap());
-        assert_eq!(resumed.state(), reader.state());
-    }
-}
