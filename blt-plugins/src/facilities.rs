@@ -1,8 +1,8 @@
 //! What a node may give to steps beside the values of its ports: the trait [`Facilities`].
 
-use crate::data::{ListColumn, Part, Source};
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
+use blt_data::{ListColumn, Part, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
 use std::path::PathBuf;

@@ -4,9 +4,7 @@
 //! This is the only crate that knows both the graph and the model. A node of your own does what a
 //! file in [`nodes`] does, in your own crate, on the port types of [`ports`].
 
-pub mod bpe;
 mod checkpoint;
-pub mod data;
 mod device;
 mod facilities;
 mod fingerprint;
@@ -17,13 +15,11 @@ mod model_part;
 pub mod nodes;
 mod plan_queries;
 pub mod ports;
-pub mod predicate;
 mod profile;
 mod recognise;
 pub mod scoring;
 mod sources;
 pub mod steps;
-pub mod storage;
 mod trained_graph;
 
 pub use checkpoint::{CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StoredModel};

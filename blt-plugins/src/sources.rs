@@ -1,10 +1,10 @@
 //! The sources that a step reads: which nodes they are, what they are checked for before the first
 //! step, and where an error of theirs points.
 
-use crate::data::{DataError, Request};
 use crate::facilities::{self, SourceHandle};
 use crate::plan_queries::outputs_of;
 use crate::ports::Bytes;
+use blt_data::{DataError, Request};
 use blt_graph::{Live, NodeError, Plan, PlannedNode, StepCx, StepError, World};
 use serde_json::Value;
 

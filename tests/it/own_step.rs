@@ -1,8 +1,8 @@
 //! A step of one's own trains, and reads two sources, on what the built-in ones stand on.
 
 use blt::graph::run::{RunOptions, Runner};
-use blt::plugins::data::Packer;
 use blt::prelude::*;
+use blt_data::Packer;
 use serde_json::Value;
 
 #[path = "../../examples/step.rs"]

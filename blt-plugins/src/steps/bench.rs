@@ -1,4 +1,3 @@
-use crate::data::Request;
 use crate::device::backend;
 use crate::memory;
 use crate::plan_queries::first_wire;
@@ -9,6 +8,7 @@ use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::AdamWConfig;
+use blt_data::Request;
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,3 @@
-use crate::data::{Counts, DataError, Part, Request};
 use crate::device::backend;
 use crate::lint::warn_untrained;
 use crate::plan_queries::{boundary_lookahead, first_wire, nodes_behind_borders, read_by_patchers};
@@ -9,6 +8,7 @@ use crate::sources::{check_source, check_sources, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::PatchStats;
+use blt_data::{Counts, DataError, Part, Request};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,4 @@
 use crate::checkpoint::CHECKPOINT_DIR;
-use crate::data::{Part, Request};
 use crate::lint::warn_untrained;
 use crate::plan_queries::{first_wire, nodes_behind_borders};
 use crate::ports::{Logits, Loss, Patches};
@@ -11,6 +10,7 @@ use blt_core::blt::Blt;
 use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
+use blt_data::{Part, Request};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

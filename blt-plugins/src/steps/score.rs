@@ -1,16 +1,16 @@
 use super::evaluate::Split;
-use crate::data::{DataError, ListColumn, OnError, Packer, Sample};
 use crate::facilities::SourceHandle;
 use crate::plan_queries::read_wire;
 use crate::ports::{Entropies, Loss, Patches};
-use crate::predicate::Predicate;
 use crate::scoring::{
     Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
     Summary, Units, Wires, refusal,
 };
 use crate::sources::{check_source, fingerprints, sources};
-use crate::storage::{Location, StorageError};
 use crate::trained_graph::TrainedGraph;
+use blt_data::predicate::Predicate;
+use blt_data::storage::{Location, StorageError};
+use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,4 @@
 use crate::checkpoint::{self, CHECKPOINT_DIR, ResumeFolder};
-use crate::data::{BatchState, Request};
 use crate::device::backend;
 use crate::lint::warn_untrained;
 use crate::ports::Loss;
@@ -7,6 +6,7 @@ use crate::sources::{check_sources, fingerprints};
 use crate::trained_graph::{Batches, TrainedGraph};
 use blt_core::bytes::Batch;
 use blt_core::optim::{AdamWConfig, Decay};
+use blt_data::{BatchState, Request};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

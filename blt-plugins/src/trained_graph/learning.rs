@@ -2,9 +2,9 @@
 
 use super::TrainedGraph;
 use super::reading::only;
-use crate::data::{Order, Packer, Request};
 use crate::facilities::{self, Prepare};
 use crate::sources::source_nodes;
+use blt_data::{Order, Packer, Request};
 use blt_graph::{StepCx, StepError};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -29,8 +29,9 @@ use std::rc::Rc;
 /// A step that trains:
 ///
 /// ```no_run
-/// # use blt_plugins::{TrainedGraph, data::Request, ports::Loss};
-/// # use blt_core::optim::{AdamWConfig, Decay};
+/// # use blt_data::Request;
+/// # use blt_plugins::TrainedGraph;
+/// # use blt_core::optim::AdamWConfig;
 /// # use blt_graph::{StepCx, StepError};
 /// # fn run(cx: &mut StepCx, goal: &str, steps: u64, adamw: AdamWConfig) -> Result<(), StepError> {
 /// let mut graph = TrainedGraph::build(cx, &[goal])?;

@@ -1,10 +1,10 @@
 //! The documents of a graph's sources, as batches.
 
 use super::TrainedGraph;
-use crate::data::{BatchReader, BatchState, Counts, DataError, ListColumn, Packer, Request};
 use crate::facilities;
 use crate::sources::{DocumentSource, sources};
 use blt_core::bytes::Batch;
+use blt_data::{BatchReader, BatchState, Counts, DataError, ListColumn, Packer, Request};
 use blt_graph::{Diagnostic, Diagnostics, NodeError, StepCx, StepError};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

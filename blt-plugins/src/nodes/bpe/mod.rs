@@ -1,10 +1,12 @@
+mod patcher;
+
+use self::patcher::BpePatcher;
 use super::check_max_patch_length;
-use crate::bpe::BpePatcher;
-use crate::data::Part;
 use crate::facilities::{Facilities, Prepare, provide};
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patching;
+use blt_data::Part;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
