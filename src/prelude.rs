@@ -2,16 +2,19 @@
 
 pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB};
 pub use blt_core::model::next_byte_targets;
+pub use blt_core::optim::AdamWConfig;
 pub use blt_core::patches::Patches as PackedPatches;
-pub use blt_data::Split as DataSplit;
+pub use blt_data::{Part, Request, Split as DataSplit};
 pub use blt_graph::{
-    BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,
-    StepError,
+    BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Plan, Port, RunCx, Step,
+    StepCx, StepError, write_atomic,
 };
 pub use blt_plugins::nodes::*;
 pub use blt_plugins::ports::*;
 pub use blt_plugins::steps::*;
-pub use blt_plugins::{session, with_params};
+pub use blt_plugins::{
+    Facilities, ModelPart, SourceHandle, TrainedGraph, fingerprints, provide, session, with_params,
+};
 pub use schemars::{self, JsonSchema};
 pub use serde::{Deserialize, Serialize};
 pub use serde_json::json;

@@ -14,9 +14,8 @@ use blt_core::params::ParamMaker;
 use blt_core::patch::Patches;
 use blt_core::patch::space_patches;
 use blt_graph::{
-    BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, registry,
+    AnyValue, BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, registry,
 };
-use blt_plugins::Feed;
 use blt_plugins::ports;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -84,8 +83,13 @@ run:
     Plan::check(&spec, "base", 7, Path::new(".")).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
 
+fn docs(text: &[u8]) -> [(&'static str, AnyValue); 1] {
+    let batch = Rc::new(Batch::from_documents([text]));
+    [("docs", AnyValue::new::<ports::Bytes>(batch))]
+}
+
 fn live(plan: &Plan, goals: &[&str]) -> Live {
-    let world = World::new();
+    let mut world = World::new();
     world.insert(Session::new(Rc::new(Fused::new())));
     Live::build(plan, goals, world).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
@@ -93,9 +97,8 @@ fn live(plan: &Plan, goals: &[&str]) -> Live {
 fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
     let live = live(plan, &["decoder", "patches"]);
     move |text| {
-        live.world().insert(Feed(Rc::new(Batch::from_documents([text]))));
         let mut values = live
-            .run(&["decoder", "patches"])
+            .run(&docs(text), &["decoder", "patches"])
             .unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
         let logits = values.take::<ports::Logits>("decoder").unwrap();
         let patches = values.take::<ports::Patches>("patches").unwrap();
@@ -108,8 +111,8 @@ fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
 fn middle(node: &str, difference: bool) -> f32 {
     let plan = plan("{node: BytePatch, in: docs}", "k: 1");
     let live = live(&plan, &[&format!("{node}.entropies")]);
-    live.world().insert(Feed(Rc::new(Batch::from_documents([TEXT.as_bytes()]))));
-    let entropies = live.get::<ports::Entropies>(&format!("{node}.entropies")).unwrap();
+    let goal = format!("{node}.entropies");
+    let entropies = live.get::<ports::Entropies>(&docs(TEXT.as_bytes()), &goal).unwrap();
     let mut values: Vec<f32> = match difference {
         false => entropies.to_vec(),
         true => entropies.windows(2).map(|w| w[1] - w[0]).collect(),

@@ -1,4 +1,5 @@
 use crate::model::{session, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{ByteStates, ByteStatesInfo, ByteStatesValue, Bytes, BytesInfo};
 use blt_core::backend::{HASH_PRIMES, HashConfig};
 use blt_core::bytes::Batch;
@@ -6,6 +7,7 @@ use blt_core::model;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::rc::Rc;
 
 /// Byte embeddings plus hash n-gram embeddings.
@@ -51,7 +53,7 @@ impl ByteEmbed {
         }
     }
 
-    pub(crate) fn hash(&self) -> Option<HashConfig> {
+    fn hash(&self) -> Option<HashConfig> {
         (!self.ngrams.is_empty()).then(|| HashConfig {
             sizes: self.ngrams.clone(),
             functions: self.functions,
@@ -98,6 +100,10 @@ impl Node for ByteEmbed {
             ));
         }
         Ok(ByteStatesInfo { dim: self.dim })
+    }
+
+    fn role(&self, _: BytesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Embedding(self.hash()).role()
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {

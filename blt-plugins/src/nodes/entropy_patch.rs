@@ -1,5 +1,6 @@
 use super::check_max_patch_length;
-use crate::loaded::{AtEnd, Prepare, Prepared};
+use crate::facilities::{Facilities, Prepare, provide};
+use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
@@ -8,6 +9,7 @@ use blt_data::Part;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -92,7 +94,7 @@ impl EntropyPatch {
     }
 
     /// The rule; a threshold that is to be found reads 0.
-    pub(crate) fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
+    fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
         Ok(match self.given()? {
             Given::Rule(rule) => rule,
             Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
@@ -241,6 +243,16 @@ impl Threshold {
     }
 }
 
+impl Facilities for Threshold {
+    fn prepare(&self) -> Option<&dyn Prepare> {
+        Some(self)
+    }
+
+    fn check_end(&self) -> Result<(), NodeError> {
+        self.refuse_one_byte_patches()
+    }
+}
+
 impl Prepare for Threshold {
     fn wants(&self) -> Option<Part> {
         self.rule.borrow().is_none().then_some(Part::Calibration)
@@ -330,12 +342,17 @@ impl Node for EntropyPatch {
         Ok(PatchesInfo { boundary_lookahead: false })
     }
 
+    fn role(&self, _: (BytesInfo, ())) -> Result<Option<Box<dyn Any>>, NodeError> {
+        let (rule, max_patch_length) = (self.rule_or_zero()?, self.max_patch_length);
+        ModelPart::EntropyPatcher { rule, max_patch_length }.role()
+    }
+
     fn build(&self, _: (BytesInfo, ()), cx: &mut BuildCx) -> Result<Rc<Threshold>, NodeError> {
         let (rule, unknown) = match self.given()? {
             Given::Rule(rule) => (Some(rule), None),
             Given::Find(unknown) => (None, Some(unknown)),
         };
-        let threshold = Rc::new(Threshold {
+        let threshold = Threshold {
             node: cx.node.to_owned(),
             params: self.clone(),
             unknown,
@@ -344,11 +361,8 @@ impl Node for EntropyPatch {
             one_byte: Cell::new(
                 (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
             ),
-        });
-        cx.provide(Prepared(threshold.clone()));
-        let at_end = threshold.clone();
-        cx.provide(AtEnd(Box::new(move || at_end.refuse_one_byte_patches())));
-        Ok(threshold)
+        };
+        Ok(provide(cx, threshold))
     }
 
     fn run(

@@ -1,9 +1,11 @@
 use crate::model::{Sizes, default_eps, default_theta, session, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{PatchStates, PatchStatesInfo, PatchStatesValue};
 use blt_core::model;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 
 /// The latent transformer over patches: causal inside a span, positions count patches, no final
 /// norm.
@@ -47,7 +49,7 @@ impl Latent {
 }
 
 impl Latent {
-    pub(crate) fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
+    fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
         let sizes = Sizes {
             dim: self.dim,
             layers: self.layers,
@@ -75,6 +77,10 @@ impl Node for Latent {
     fn check(&self, input: PatchStatesInfo, _: &CheckCx) -> Result<PatchStatesInfo, NodeError> {
         self.config(input.dim)?;
         Ok(PatchStatesInfo { dim: self.dim, k: input.k })
+    }
+
+    fn role(&self, input: PatchStatesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Latent(self.config(input.dim)?).role()
     }
 
     fn build(&self, input: PatchStatesInfo, cx: &mut BuildCx) -> Result<model::Latent, NodeError> {

@@ -1,6 +1,7 @@
 use crate::model::{
     Sizes, cross_of, default_eps, default_theta, default_window, session, with_params,
 };
+use crate::model_part::ModelPart;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo,
     PatchStatesValue,
@@ -9,6 +10,7 @@ use blt_core::model;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 
 /// In which decoder layers bytes attend to the latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +75,7 @@ impl LocalDecoder {
 }
 
 impl LocalDecoder {
-    pub(crate) fn config(
+    fn config(
         &self,
         bytes: &ByteStatesInfo,
         patches: &PatchStatesInfo,
@@ -116,6 +118,13 @@ impl Node for LocalDecoder {
         _: &CheckCx,
     ) -> Result<(), NodeError> {
         self.config(&bytes, &patches).map(drop)
+    }
+
+    fn role(
+        &self,
+        (bytes, patches): (ByteStatesInfo, PatchStatesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Decoder(self.config(&bytes, &patches)?).role()
     }
 
     fn build(

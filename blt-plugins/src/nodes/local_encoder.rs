@@ -1,6 +1,7 @@
 use crate::model::{
     Sizes, cross_of, default_eps, default_theta, default_window, session, with_params,
 };
+use crate::model_part::ModelPart;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue,
     Patches, PatchesInfo,
@@ -10,6 +11,7 @@ use blt_core::model::{self, CrossLayers};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::rc::Rc;
 
 /// The local encoder: a light byte transformer, then cross-attention from pooled patch queries to
@@ -92,7 +94,7 @@ impl LocalEncoder {
 }
 
 impl LocalEncoder {
-    pub(crate) fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
+    fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
         let sizes = Sizes {
             dim,
             layers: self.layers,
@@ -135,6 +137,13 @@ impl Node for LocalEncoder {
     ) -> Result<(ByteStatesInfo, PatchStatesInfo), NodeError> {
         self.config(bytes.dim)?;
         Ok((bytes.clone(), PatchStatesInfo { dim: self.k * bytes.dim, k: self.k }))
+    }
+
+    fn role(
+        &self,
+        (bytes, _): (ByteStatesInfo, PatchesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Encoder(self.config(bytes.dim)?).role()
     }
 
     fn build(

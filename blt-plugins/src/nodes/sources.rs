@@ -1,14 +1,12 @@
 //! The three sources differ in the format they read; the rest is one implementation.
 
-use crate::loaded::{Feed, SourceHandle};
+use crate::facilities::{SourceHandle, provide};
 use crate::ports::{Bytes, BytesInfo};
-use blt_core::bytes::Batch;
 use blt_data::storage::Location;
 use blt_data::{Corpus, SourceConfig, SourceKind, Split};
-use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use blt_graph::{BuildCx, CheckCx, Node, NodeError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// One path or several.
@@ -94,19 +92,9 @@ impl Common<'_> {
             extensions: None,
         };
         let source = Arc::new(Corpus::new(config)?);
-        cx.provide(SourceHandle {
-            source,
-            span_bytes: self.span_bytes,
-            shuffle_buffer: self.shuffle_buffer,
-        });
+        let (span_bytes, shuffle_buffer) = (self.span_bytes, self.shuffle_buffer);
+        provide(cx, SourceHandle { source, span_bytes, shuffle_buffer });
         Ok(())
-    }
-}
-
-fn batch(cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
-    match cx.world.get::<Feed>() {
-        Some(feed) => Ok(feed.0.clone()),
-        None => Err(NodeError::other("no step has handed in a batch")),
     }
 }
 
@@ -147,10 +135,6 @@ macro_rules! source_node {
 
             fn build(&self, _: (), cx: &mut BuildCx) -> Result<(), NodeError> {
                 self.common().build(self.kind(), cx)
-            }
-
-            fn run(&self, _: &(), _: (), cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
-                batch(cx)
             }
         }
 
