@@ -17,8 +17,10 @@ mod regress;
 
 pub use blt_core as core;
 pub use blt_graph as graph;
-pub use blt_graph::{node, step};
+pub use blt_graph::step;
 pub use blt_plugins as plugins;
+#[doc(hidden)]
+pub use blt_plugins::__macro;
 pub use cli::{check_report, main, main_from, write_results};
 pub use progress::for_stderr as progress_for_stderr;
 

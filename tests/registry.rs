@@ -216,6 +216,7 @@ fn a_node_that_fits_nowhere_is_said_so() {
     enum Elsewhere {}
     impl blt::graph::Port for Elsewhere {
         const NAME: &'static str = "Elsewhere";
+        const PORT: &'static str = "elsewhere";
         type Value = ();
         type Info = ();
     }

@@ -23,6 +23,7 @@ pub mod hf;
 pub mod model;
 pub mod optim;
 pub mod params;
+pub mod patch_stream;
 pub mod patches;
 pub mod patching;
 #[doc(hidden)]

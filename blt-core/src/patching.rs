@@ -6,9 +6,9 @@
 //!
 //! A rule is *incremental* if whether position t + 1 starts a patch depends on ids up to t alone.
 //! Then a prefix computes what the whole text did, [`Patches::next_starts`] included, and the model
-//! may generate byte by byte. Every function here is; patches from lists
-//! ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise. [`PatchRule`]
-//! states it.
+//! may generate byte by byte. Every function here is, and has a form in
+//! [`patch_stream`](crate::patch_stream) that makes the same patches byte by byte. Patches from
+//! lists ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise.
 //!
 //! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and
 //! keeps a rule incremental.
@@ -18,40 +18,6 @@ use crate::fused::loops::multiversion;
 use crate::patches::{PatchError, Patches, PatchesBuilder};
 use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
-
-/// Where patches come from, and whether that looks ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PatchRule {
-    /// [`byte_patches`]
-    Byte,
-    /// [`stride_patches`]
-    Stride,
-    /// [`space_patches`]
-    Space,
-    /// [`entropy_patches`]
-    Entropy,
-    /// A tokenizer's tokens ([`Patches::from_byte_starts`]): how text is cut depends on what
-    /// follows.
-    Bpe,
-    /// Lengths that were computed elsewhere ([`Patches::from_lengths`]): nothing is known of how.
-    Column,
-}
-
-impl PatchRule {
-    /// Whether position t + 1 starts a patch depends on ids up to t alone.
-    pub const fn incremental(self) -> bool {
-        match self {
-            PatchRule::Byte | PatchRule::Stride | PatchRule::Space | PatchRule::Entropy => true,
-            PatchRule::Bpe | PatchRule::Column => false,
-        }
-    }
-
-    /// The mark that runs carry whose patcher is not incremental.
-    pub const fn boundary_lookahead(self) -> bool {
-        !self.incremental()
-    }
-}
 
 /// Which positions start a patch, given entropies. Entropies and thresholds are in nats and
 /// compared as f32 (strictly, so an entropy equal to the threshold starts nothing).
@@ -202,7 +168,7 @@ multiversion! {
 
 /// Branchless (`&`, `|`), so that loops over it become SIMD.
 #[inline(always)]
-fn space_like(id: u16) -> bool {
+pub(crate) fn space_like(id: u16) -> bool {
     let byte = id.wrapping_sub(OFFSET);
     let digit = byte.wrapping_sub(b'0' as u16) < 10;
     let letter = (byte | 0x20).wrapping_sub(b'a' as u16) < 26;
@@ -613,17 +579,6 @@ mod tests {
             l.spans,
             spans.map(|(range, context, last)| Span { row: 3, range, context, last })
         );
-    }
-
-    #[test]
-    fn rules_say_whether_they_look_ahead() {
-        use PatchRule::*;
-        assert!(
-            [Byte, Stride, Space, Entropy]
-                .iter()
-                .all(|r| r.incremental() && !r.boundary_lookahead())
-        );
-        assert!([Bpe, Column].iter().all(|r| r.boundary_lookahead() && !r.incremental()));
     }
 
     type Patcher = Box<dyn Fn(&Batch) -> Patches>;

@@ -4,12 +4,10 @@
 //! tokens lay out the very bytes of the text will do: BPE, without normaliser, with pre-tokenizers
 //! that split and drop nothing.
 //!
-//! Where a token ends depends on the text after it, so this patcher is not incremental
-//! ([`BpePatcher::RULE`]).
+//! Where a token ends depends on the text after it, so this patcher is not incremental.
 
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::{PatchError, Patches};
-use blt_core::patching::PatchRule;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::io::Write;
@@ -81,8 +79,6 @@ pub struct BpePatcher {
 }
 
 impl BpePatcher {
-    pub const RULE: PatchRule = PatchRule::Bpe;
-
     /// Trains a byte-level BPE of at most `vocab` tokens (fewer where the text has no more repeated
     /// pairs) on the valid UTF-8 of `documents`: GPT-2's split into words, no prefix space. The
     /// order of the documents does not matter; the same ones give the same tokenizer.
@@ -438,7 +434,6 @@ mod tests {
         assert_eq!(starts(&patcher, b""), [] as [usize; 0]);
         assert_eq!(starts(&patcher, b"t"), [0]);
         assert_eq!(patcher.vocab_size(), 258);
-        assert!(BpePatcher::RULE.boundary_lookahead());
     }
 
     #[test]

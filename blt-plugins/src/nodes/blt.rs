@@ -1,5 +1,6 @@
 use crate::loaded::{CheckpointState, ParamFiles, STATE_FILE};
 use crate::model::{session, with_stored_params};
+use crate::patcher::Streaming;
 use crate::ports::{
     Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
 };
@@ -9,9 +10,9 @@ use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
+use blt_core::patch_stream::EntropyStream;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -29,8 +30,7 @@ use std::rc::Rc;
 /// then, which is the entropy model's own. Parameters stay as they are, unless a train step's goal
 /// is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which
 /// fine-tunes that alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Blt {
     /// The checkpoint directory.
     pub checkpoint: PathBuf,
@@ -62,10 +62,6 @@ type Outputs = (
 );
 
 impl Blt {
-    pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
-        Blt { checkpoint: checkpoint.into() }
-    }
-
     /// Opens the checkpoint and holds the tensors' names, shapes and types against what it says of
     /// the model; reads no numbers.
     fn open(&self, base_dir: &Path) -> Result<Stored, NodeError> {
@@ -111,12 +107,10 @@ impl Blt {
     }
 }
 
+#[node(example = "in: docs, checkpoint: path/to/dir")]
 impl Node for Blt {
-    const NAME: &'static str = "Blt";
-    const INPUTS: &'static [&'static str] = &["bytes", "patches"];
     const OUTPUTS: &'static [&'static str] =
         &["loss", "logits", "patches", "entropies", "entropy_loss"];
-    const EXAMPLE: &'static str = "{node: Blt, in: docs, checkpoint: path/to/dir}";
     type In = (Bytes, Option<Patches>);
     type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>, Option<Loss>);
     type State = State;
@@ -134,7 +128,7 @@ impl Node for Blt {
             ));
         }
         let entropies = patches.is_none().then_some(());
-        let patches = patches.unwrap_or(PatchesInfo { boundary_lookahead: false });
+        let patches = patches.unwrap_or_else(PatchesInfo::streamed::<EntropyStream>);
         Ok((Some(()), Some(()), Some(patches), entropies, entropies))
     }
 
@@ -188,6 +182,12 @@ impl Node for Blt {
         let files: Vec<PathBuf> = weights.files().map(Path::to_path_buf).collect();
         let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
         let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
+        if let PatchingShape::Entropy { rule, max_patch_length, .. } = shape.patching {
+            cx.provide(Streaming::new(max_patch_length, move |bos_entropy| {
+                let none = || NodeError::other("there is no entropy of BOS");
+                Ok(EntropyStream::new(rule, bos_entropy.ok_or_else(none)?))
+            }));
+        }
         cx.provide(WholeModel(shape));
         cx.provide(ParamFiles(std::iter::once(description).chain(files).collect()));
         Ok(State { model, patcher_flops: cx.provide(PatcherFlops::default()) })
@@ -228,5 +228,3 @@ impl Node for Blt {
         Ok((loss, logits, Some(patches), entropies, entropy_loss))
     }
 }
-
-blt_graph::node!(Blt);
