@@ -12,7 +12,6 @@
 mod bench;
 mod cli;
 pub mod prelude;
-mod progress;
 mod regress;
 
 pub use blt_core as core;
@@ -21,8 +20,8 @@ pub use blt_graph::step;
 pub use blt_plugins as plugins;
 #[doc(hidden)]
 pub use blt_plugins::__macro;
-pub use cli::{check_report, main, main_from, write_results};
-pub use progress::for_stderr as progress_for_stderr;
+pub use blt_report as report;
+pub use cli::{main, main_from};
 
 /// README's Rust compiles.
 #[cfg(doctest)]

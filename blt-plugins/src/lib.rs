@@ -10,6 +10,7 @@ extern crate self as blt;
 pub mod bpe;
 mod closed_form;
 pub mod data;
+mod fingerprint;
 mod loaded;
 mod memory;
 pub mod metric;
@@ -19,15 +20,13 @@ pub mod patcher;
 pub mod ports;
 pub mod predicate;
 mod profile;
-pub mod regress;
-pub mod report;
-pub mod results;
 pub mod scoring;
 mod shape;
 mod short_form;
 pub mod steps;
 pub mod storage;
 
+pub use fingerprint::fingerprint;
 pub use loaded::{
     CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained,
 };
