@@ -20,6 +20,7 @@ pub use blt_graph::step;
 pub use blt_plugins as plugins;
 #[doc(hidden)]
 pub use blt_plugins::__macro;
+pub use blt_plugins::testing;
 pub use blt_report as report;
 pub use cli::{main, main_from};
 

@@ -5,8 +5,8 @@
 
 pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB, is_byte};
 pub use blt_core::model::next_byte_targets;
-pub use blt_core::patch_stream::PatchStream;
-pub use blt_core::patches::Patches;
+pub use blt_core::patch::Patches;
+pub use blt_core::patch::stream::PatchStream;
 pub use blt_derive::{node, params};
 pub use blt_graph::{
     BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,

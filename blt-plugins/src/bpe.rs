@@ -4,7 +4,7 @@
 //! tokens lay out the very bytes of the text will do: BPE, without normaliser, with pre-tokenizers
 //! that split and drop nothing.
 //!
-//! Where a token ends depends on the text after it, so this patcher is not incremental.
+//! Where a token ends depends on the text after it, so this patcher looks ahead.
 
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::{PatchError, Patches};

@@ -25,6 +25,7 @@ mod shape;
 mod short_form;
 pub mod steps;
 pub mod storage;
+pub mod testing;
 
 pub use fingerprint::fingerprint;
 pub use loaded::{

@@ -18,8 +18,8 @@
 use crate::ports::{self, Bytes, Entropies, PatchesInfo};
 use crate::short_form::ShortForm;
 use blt_core::bytes::Batch;
-use blt_core::patch_stream::{PatchStream, SplitStream, stream_patches};
-use blt_core::patches::Patches;
+use blt_core::patch::Patches;
+use blt_core::patch::stream::{PatchStream, SplitStream, stream_patches};
 use blt_graph::{BuildCx, NodeError, Ports, RunCx};
 use std::rc::Rc;
 

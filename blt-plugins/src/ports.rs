@@ -4,7 +4,7 @@
 use blt_core::backend::Tensor;
 use blt_core::bytes::Batch;
 use blt_core::model::Head;
-use blt_core::patch_stream::PatchStream;
+use blt_core::patch::stream::PatchStream;
 use blt_graph::Port;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -52,7 +52,7 @@ impl PatchesInfo {
 impl Port for Patches {
     const NAME: &'static str = "Patches";
     const PORT: &'static str = "patches";
-    type Value = Rc<blt_core::patches::Patches>;
+    type Value = Rc<blt_core::patch::Patches>;
     type Info = PatchesInfo;
 }
 
@@ -93,7 +93,7 @@ pub enum PatchStates {}
 #[derive(Clone)]
 pub struct PatchStatesValue {
     pub states: Tensor,
-    pub patches: Rc<blt_core::patches::Patches>,
+    pub patches: Rc<blt_core::patch::Patches>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -6,17 +6,17 @@
 //! borders, or the test would have no teeth; and it catches a decoder that reads one patch too far,
 //! and a patcher that starts a patch at the newline instead of after it.
 
+use blt_core::backend::fused::Fused;
 use blt_core::backend::{Backend, BlockConfig, CrossConfig, CrossParams, HashConfig, Pooling};
 use blt_core::bytes::Batch;
-use blt_core::fused::Fused;
 use blt_core::model::{self, Session};
 use blt_core::params::ParamMaker;
-use blt_core::patch_stream::{ByteStream, stream_patches};
-use blt_core::patches::Patches;
-use blt_core::patching;
+use blt_core::patch::stream::ByteStream;
+use blt_core::patch::{Patches, space_patches};
 use blt_graph::registry::{self, NodeEntry};
 use blt_graph::{BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World};
-use blt_plugins::{Feed, Prepared, Streaming, ports};
+use blt_plugins::testing::Alone;
+use blt_plugins::{Feed, ports};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use schemars::JsonSchema;
@@ -181,46 +181,6 @@ fn the_table_above_covers_every_patcher_that_is_registered() {
     }
 }
 
-/// A node of the registry on its own example, with sources of what the example reads.
-fn alone(entry: &NodeEntry, base: &Path) -> Live {
-    let text = format!(
-        "name: alone
-graph:
-  docs: {{node: TextFiles, path: none.txt}}
-  entropy: {{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 8}}
-  patches: {}
-run:
-  - evaluate: {{goal: entropy.loss}}
-  - score: {{goal: patches}}
-",
-        entry.example
-    );
-    let spec = PipelineSpec::parse(&text, "alone.yaml").unwrap_or_else(|e| panic!("{e}"));
-    let plan =
-        Plan::check(&spec, "base", 7, base).unwrap_or_else(|e| panic!("{}", e.render(false)));
-    live(&plan, &["patches", "entropy.entropies"])
-}
-
-/// Whether the patches of `documents` are those that the patcher makes byte by byte. Err: what
-/// differs.
-fn streams(live: &Live, wire: &str, documents: &[Vec<u8>]) -> Result<(), String> {
-    let batch = Rc::new(Batch::from_documents(documents.iter().map(Vec::as_slice)));
-    live.world().insert(Feed(batch.clone()));
-    let own = format!("{}.entropies", wire.split('.').next().unwrap());
-    let from = if live.plan().goal(&own).is_ok() { own.as_str() } else { "entropy.entropies" };
-    let mut values = live.run(&[wire, from]).map_err(|e| e.to_string())?;
-    let packed = values.take::<ports::Patches>(wire).unwrap();
-    let entropies = values.take::<ports::Entropies>(from).unwrap();
-    let streaming = live.facility::<Streaming>("patches");
-    let streaming = streaming.ok_or("it claims to be incremental, and cannot stream")?;
-    let begin = |bos_entropy| streaming.begin(bos_entropy).unwrap();
-    let streamed = stream_patches(&batch, Some(&entropies), begin);
-    match streamed == *packed {
-        true => Ok(()),
-        false => Err(format!("{documents:?}: packed {packed:?}, streamed {streamed:?}")),
-    }
-}
-
 #[test]
 fn every_incremental_patcher_streams_the_patches_that_it_packs() {
     let base = tempfile::tempdir().unwrap();
@@ -233,29 +193,17 @@ fn every_incremental_patcher_streams_the_patches_that_it_packs() {
     let byte = prop_oneof![3 => Just(b'a'), 2 => Just(b' '), 1 => Just(b'\n'), 1 => any::<u8>()];
     let documents = prop::collection::vec(prop::collection::vec(byte, 0..40), 1..4);
     let (mut streamed, mut wrong) = (Vec::new(), Vec::new());
-    for entry in registry::nodes() {
-        let Some(port) = entry.out_slots().iter().position(|slot| slot.name == "Patches") else {
-            continue;
-        };
-        let live = alone(entry, base.path());
-        let node = live.plan().node("patches").unwrap();
-        let info = node.infos[port].as_ref().and_then(|info| info.get::<ports::Patches>());
-        if info.unwrap().boundary_lookahead {
+    let gives_patches =
+        |entry: &&NodeEntry| entry.out_slots().iter().any(|slot| slot.name == "Patches");
+    for entry in registry::nodes().into_iter().filter(gives_patches) {
+        let alone = Alone::of_example(entry, base.path());
+        let alone = alone.unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+        if !alone.is_incremental_patcher() {
             continue;
         }
-        let wire = format!("patches.{}", entry.outputs[port]);
-        if let Some(prepared) =
-            live.facility::<Prepared>("patches").filter(|p| p.0.wants().is_some())
-        {
-            prepared.0.begin();
-            let sample = include_bytes!("causality.rs");
-            live.world().insert(Feed(Rc::new(Batch::from_documents([&sample[..]]))));
-            live.run(&[&wire]).unwrap();
-            prepared.0.finish().unwrap();
-        }
-        let mut runner = TestRunner::deterministic();
-        let result = runner.run(&documents, |documents| {
-            streams(&live, &wire, &documents).map_err(TestCaseError::fail)
+        let result = TestRunner::deterministic().run(&documents, |documents| {
+            let documents: Vec<&[u8]> = documents.iter().map(Vec::as_slice).collect();
+            alone.streams(&documents).map_err(TestCaseError::fail)
         });
         match result {
             Ok(()) => streamed.push(entry.name),
@@ -347,7 +295,7 @@ fn by_hand(shift: u32) -> impl Fn(&[u8]) -> Said {
     let (norm, head) = (maker.norm("norm", 16), maker.linear("head", 260, 16));
     move |text| {
         let batch = Batch::from_documents([text]);
-        let patches = patching::space_patches(&batch);
+        let patches = space_patches(&batch);
         let x = embed.forward(&session, &batch);
         let (bytes, states) = encoder.forward(&session, x, &batch, &patches);
         let kv = session.backend.reshape(&states, patches.n_patches() * 2, 16);

@@ -10,7 +10,7 @@ use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
-use blt_core::patch_stream::EntropyStream;
+use blt_core::patch::stream::EntropyStream;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
 use std::collections::BTreeMap;

@@ -1,9 +1,8 @@
 use crate::patcher::StreamPatcher;
 use crate::ports::Bytes;
 use blt_core::bytes::Batch;
-use blt_core::patch_stream::ByteStream;
-use blt_core::patches::Patches;
-use blt_core::patching;
+use blt_core::patch::stream::ByteStream;
+use blt_core::patch::{self, Patches};
 use blt_derive::{node, params};
 use blt_graph::NodeError;
 
@@ -21,6 +20,6 @@ impl StreamPatcher for BytePatch {
     }
 
     fn patches(&self, batch: &Batch, _: Option<&[f32]>) -> Result<Patches, NodeError> {
-        Ok(patching::byte_patches(batch))
+        Ok(patch::byte_patches(batch))
     }
 }

@@ -4,7 +4,7 @@ use crate::patcher::{Streaming, check_max_patch_length};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
-use blt_core::patch_stream::EntropyStream;
+use blt_core::patch::stream::EntropyStream;
 use blt_core::patching::{self, EntropyRule};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};

@@ -1,9 +1,8 @@
 use crate::patcher::StreamPatcher;
 use crate::ports::Bytes;
 use blt_core::bytes::Batch;
-use blt_core::patch_stream::SpaceStream;
-use blt_core::patches::Patches;
-use blt_core::patching;
+use blt_core::patch::stream::SpaceStream;
+use blt_core::patch::{self, Patches};
 use blt_derive::{node, params};
 use blt_graph::NodeError;
 
@@ -30,6 +29,6 @@ impl StreamPatcher for SpacePatch {
     }
 
     fn patches(&self, batch: &Batch, _: Option<&[f32]>) -> Result<Patches, NodeError> {
-        Ok(patching::space_patches(batch))
+        Ok(patch::space_patches(batch))
     }
 }

@@ -1,9 +1,8 @@
 use crate::patcher::StreamPatcher;
 use crate::ports::Bytes;
 use blt_core::bytes::Batch;
-use blt_core::patch_stream::StrideStream;
-use blt_core::patches::Patches;
-use blt_core::patching;
+use blt_core::patch::stream::StrideStream;
+use blt_core::patch::{self, Patches};
 use blt_derive::{node, params};
 use blt_graph::NodeError;
 
@@ -31,6 +30,6 @@ impl StreamPatcher for StridePatch {
     }
 
     fn patches(&self, batch: &Batch, _: Option<&[f32]>) -> Result<Patches, NodeError> {
-        Ok(patching::stride_patches(batch, self.stride)?)
+        Ok(patch::stride_patches(batch, self.stride)?)
     }
 }

@@ -244,7 +244,7 @@ impl Step for Bench {
             path: cx.path().to_string(),
             device: loaded.session.backend.device(),
             threads: cx.threads(),
-            simd: blt_core::fused::level().to_owned(),
+            simd: blt_core::backend::fused::level().to_owned(),
             machine_flops_per_second: machine,
             parameters: loaded.n_parameters(),
             training,
@@ -261,7 +261,7 @@ impl Step for Bench {
 /// The best rate of large f32 matrix products on the device, in FLOP/s.
 fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
     if cx.device() == "cpu" {
-        return Ok(blt_core::fused::machine_rate());
+        return Ok(blt_core::backend::fused::machine_rate());
     }
     let backend = backend(cx)?;
     let n = 4096;

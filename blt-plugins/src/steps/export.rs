@@ -83,10 +83,11 @@ impl Export {
         let config = HfConfig::read(dir)?;
         let shape = config.to_model();
         let weights = Weights::open(dir)?;
-        let (model, _) =
-            ParamMaker::read(&*session.backend, &weights, &BTreeMap::new(), |maker| {
-                Blt::new(maker, &shape)
-            })?;
+        let (model, _) = ParamMaker::read(
+            &*session.backend,
+            |name, shape| weights.view(name, shape),
+            |maker| Blt::new(maker, &shape),
+        )?;
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
             std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
