@@ -23,6 +23,7 @@ pub use blt_plugins::__macro;
 pub use blt_plugins::testing;
 pub use blt_report as report;
 pub use cli::{main, main_from};
+pub use {schemars, serde};
 
 /// README's Rust compiles.
 #[cfg(doctest)]

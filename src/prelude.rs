@@ -1,7 +1,7 @@
-//! What a node or a step of your own needs: `use blt::prelude::*;`.
+//! What a node or a graph of your own needs: `use blt::prelude::*;`.
 //!
-//! Ports, the types that wires have, are under [`port`]: `port::Patches` is what a wire carries,
-//! and `Patches` its value.
+//! The types of wires are under [`port`]: `port::Patches` is what a wire is declared as, [`Patches`]
+//! the value that it carries.
 
 pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB, is_byte};
 pub use blt_core::model::next_byte_targets;
@@ -12,16 +12,17 @@ pub use blt_graph::{
     BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,
     StepError,
 };
-pub use blt_plugins::data::Split as DataSplit;
-pub use blt_plugins::nodes::*;
-pub use blt_plugins::ports as port;
+pub use blt_plugins::data::Split;
+pub use blt_plugins::nodes::{
+    ArrowBytes, Blt, BpePatch, ByteEmbed, ByteLm, BytePatch, ColumnEntropies, ColumnPatch,
+    EntropyPatch, Latent, LocalDecoder, LocalEncoder, NextByteLoss, ParquetBytes, SpacePatch,
+    StridePatch, TextFiles,
+};
 pub use blt_plugins::ports::{
-    ByteStatesInfo, ByteStatesValue, BytesInfo, LogitsValue, LossValue, MetricValue,
+    self as port, ByteStatesInfo, ByteStatesValue, BytesInfo, LogitsValue, LossValue, MetricValue,
     PatchStatesInfo, PatchStatesValue, PatchesInfo,
 };
-pub use blt_plugins::steps::*;
+pub use blt_plugins::steps::{Bench, Evaluate, Export, Score, Train};
 pub use blt_plugins::{Metric, Patcher, SpanPatcher, StreamPatcher, session, with_params};
-pub use schemars::{self, JsonSchema};
-pub use serde::{Deserialize, Serialize};
 pub use serde_json::json;
 pub use std::rc::Rc;

@@ -19,3 +19,13 @@ impl Patcher for NewlinePatch {
         self.max_patch_length
     }
 }
+
+#[test]
+fn a_line_is_a_patch() {
+    let checked = |max_patch_length| {
+        blt::testing::check(NewlinePatch { max_patch_length }, b"one\ntwo three\n")
+    };
+    assert_eq!(checked(None).get::<port::Patches>("patches").starts, [0, 1, 5]);
+    assert_eq!(checked(Some(4)).get::<port::Patches>("patches").starts, [0, 1, 5, 9, 13]);
+    assert_eq!(checked(None).get::<port::Patches>("patches").next_starts, [true]);
+}

@@ -22,3 +22,11 @@ impl Metric for TopKAccuracy {
         MetricValue::share(format!("top_{}_accuracy", self.k), hits, targets.len())
     }
 }
+
+#[test]
+fn all_guesses_count_or_few() {
+    let share =
+        |k| blt::testing::check(TopKAccuracy { k }, b"some bytes").get::<port::Metric>("metric");
+    assert_eq!(share(VOCAB), MetricValue::share("top_260_accuracy", 10, 10));
+    assert!(share(1).sums["top_1_accuracy"].0 < 10.0);
+}
