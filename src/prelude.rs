@@ -7,12 +7,12 @@ pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB, is_byte};
 pub use blt_core::model::next_byte_targets;
 pub use blt_core::patch::Patches;
 pub use blt_core::patch::stream::PatchStream;
+pub use blt_data::Split;
 pub use blt_derive::{node, params};
 pub use blt_graph::{
     BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,
     StepError,
 };
-pub use blt_plugins::data::Split;
 pub use blt_plugins::nodes::{
     ArrowBytes, Blt, BpePatch, ByteEmbed, ByteLm, BytePatch, ColumnEntropies, ColumnPatch,
     EntropyPatch, Latent, LocalDecoder, LocalEncoder, NextByteLoss, ParquetBytes, SpacePatch,

@@ -7,9 +7,7 @@
 // The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
 extern crate self as blt;
 
-pub mod bpe;
 mod closed_form;
-pub mod data;
 mod fingerprint;
 mod loaded;
 mod memory;
@@ -18,13 +16,11 @@ mod model;
 pub mod nodes;
 pub mod patcher;
 pub mod ports;
-pub mod predicate;
 mod profile;
 pub mod scoring;
 mod shape;
 mod short_form;
 pub mod steps;
-pub mod storage;
 pub mod testing;
 
 pub use fingerprint::fingerprint;

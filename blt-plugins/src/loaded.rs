@@ -2,7 +2,6 @@
 //! steps' checkpoints, and what its nodes must learn from data before they run (a threshold, a
 //! tokenizer) learned.
 
-use crate::data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use crate::model::ParamSet;
 use crate::ports::{Bytes, Entropies, Loss, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
@@ -17,6 +16,7 @@ use blt_core::hf::ModelShape;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::tensor_file::TensorFile;
+use blt_data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use blt_graph::{
     ComputePath, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World,
     write_atomic,

@@ -1,8 +1,8 @@
-use crate::data::{ListColumn, ListKind};
 use crate::loaded::WantsList;
 use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
+use blt_data::{ListColumn, ListKind};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use std::rc::Rc;

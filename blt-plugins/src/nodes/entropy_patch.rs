@@ -1,4 +1,3 @@
-use crate::data::Part;
 use crate::loaded::{AtEnd, Prepare, Prepared};
 use crate::patcher::{Streaming, check_max_patch_length};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
@@ -6,6 +5,7 @@ use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patch::stream::EntropyStream;
 use blt_core::patching::{self, EntropyRule};
+use blt_data::Part;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,3 @@
-use crate::data::{BatchReader, Packer, Request};
 use crate::loaded::{Feed, Loaded, backend, check_sources, fingerprints, first_wire};
 use crate::memory;
 use crate::ports::{Loss, Patches};
@@ -7,6 +6,7 @@ use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::{AdamWConfig, Decay};
+use blt_data::{BatchReader, Packer, Request};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

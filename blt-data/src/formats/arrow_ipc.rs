@@ -14,14 +14,14 @@ use arrow::ipc::convert::try_fb_to_schema;
 use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::{Block, MessageHeader, MetadataVersion, root_as_footer, root_as_message};
 
-use super::error::DataError;
-use super::files::Found;
-use super::format::{Batches, DataFile, Extent, Format, Message, Scan, Unit, UnitReader, guard};
+use crate::corpus::files::Found;
+use crate::error::DataError;
+use crate::formats::{Batches, DataFile, Extent, Format, Message, Scan, Unit, UnitReader, guard};
 use crate::storage::{Input, Location};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
 
-pub(super) struct ArrowIpc;
+pub(crate) struct ArrowIpc;
 
 impl Format for ArrowIpc {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {

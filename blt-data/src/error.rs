@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::split::Part;
 use crate::predicate::PredicateError;
+use crate::split::Part;
 use crate::storage::{Location, StorageError};
 
 /// Why a corpus could not be read.
@@ -130,7 +130,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    pub(super) fn read(path: &Location, cause: impl ToString) -> Self {
+    pub(crate) fn read(path: &Location, cause: impl ToString) -> Self {
         DataError::Read { path: path.clone(), cause: cause.to_string() }
     }
 }

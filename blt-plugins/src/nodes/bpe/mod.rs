@@ -1,10 +1,12 @@
-use crate::bpe::BpePatcher;
-use crate::data::Part;
+mod patcher;
+
+use self::patcher::BpePatcher;
 use crate::loaded::{Prepare, Prepared};
 use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::patching;
+use blt_data::Part;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use std::cell::RefCell;

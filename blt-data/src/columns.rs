@@ -10,10 +10,10 @@ use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde::{Deserialize, Serialize};
 
-use super::error::DataError;
-use super::split::Filter;
-use super::{Document, Request, Row};
+use crate::error::DataError;
+use crate::split::Filter;
 use crate::storage::Location;
+use crate::{Document, Request, Row};
 
 /// What a requested list column holds, and so which types and lengths it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ fn list_item(data_type: &DataType) -> Option<&DataType> {
 }
 
 /// The position of a column, or an error that names those there are.
-pub(super) fn position(schema: &Schema, column: &str, path: &Location) -> Result<usize, DataError> {
+pub(crate) fn position(schema: &Schema, column: &str, path: &Location) -> Result<usize, DataError> {
     schema.index_of(column).map_err(|_| {
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         let nearest = columns
@@ -80,7 +80,7 @@ pub(super) fn position(schema: &Schema, column: &str, path: &Location) -> Result
 
 /// The columns a request needs, checked against the schema.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     text: String,
     filter: Filter,
     scalars: Vec<String>,
@@ -90,7 +90,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         schema: &Schema,
         path: &Location,
         column: &str,
@@ -226,7 +226,7 @@ impl Scalar {
 }
 
 /// Where rows lie, for messages.
-pub(super) struct Origin<'a> {
+pub(crate) struct Origin<'a> {
     pub path: &'a Location,
     /// Row in the corpus.
     pub row: u64,
@@ -235,7 +235,7 @@ pub(super) struct Origin<'a> {
 }
 
 /// The wanted columns of a record batch.
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     n_rows: usize,
     text: Bytes,
     key: Option<Scalar>,
@@ -246,7 +246,7 @@ pub(super) struct Chunk {
 impl Chunk {
     /// `batch` holds the wanted columns (and may hold others). None if one is missing: the file
     /// changed.
-    pub(super) fn new(batch: &RecordBatch, wanted: &Wanted) -> Option<Self> {
+    pub(crate) fn new(batch: &RecordBatch, wanted: &Wanted) -> Option<Self> {
         let text = batch.column_by_name(&wanted.text).filter(|c| is_text(c.data_type()))?;
         Some(Chunk {
             n_rows: batch.num_rows(),
@@ -268,12 +268,12 @@ impl Chunk {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.n_rows
     }
 
     /// Row `i` of the chunk, or None if it lies in another part.
-    pub(super) fn row(
+    pub(crate) fn row(
         &self,
         i: usize,
         wanted: &Wanted,
@@ -283,7 +283,7 @@ impl Chunk {
     }
 
     /// Whether row `i` lies in the requested part.
-    pub(super) fn admits(&self, i: usize, wanted: &Wanted) -> bool {
+    pub(crate) fn admits(&self, i: usize, wanted: &Wanted) -> bool {
         wanted.filter.admits(|| {
             let by_column = self.key.as_ref().and_then(|key| key.bytes(i));
             by_column.unwrap_or_else(|| Cow::Borrowed(self.text.get(i).unwrap_or_default()))
@@ -291,7 +291,7 @@ impl Chunk {
     }
 
     /// Row `i`, whatever part it lies in.
-    pub(super) fn content(
+    pub(crate) fn content(
         &self,
         i: usize,
         wanted: &Wanted,

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::columns::{Chunk, Origin, Wanted};
-use super::error::DataError;
-use super::format::{Batches, Format, UnitReader, reader};
-use super::shuffle::{Order, Rng, unit_order};
-use super::{Document, DocumentReader, Index, Request, Row};
+use crate::columns::{Chunk, Origin, Wanted};
+use crate::corpus::Index;
+use crate::error::DataError;
+use crate::formats::{Batches, Format, UnitReader, reader};
+use crate::order::{Order, Rng, unit_order};
+use crate::{Document, DocumentReader, Request, Row};
 
 /// The shuffle buffer counts as full at this many bytes of text, whatever its number of documents.
 const BUFFER_BYTES: usize = 256 << 20;
@@ -66,7 +67,7 @@ pub struct Cursor {
 }
 
 /// A checked request on an indexed corpus.
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub format: Arc<dyn Format>,
     pub index: Arc<Index>,
     pub wanted: Wanted,
@@ -128,7 +129,7 @@ impl UnitRows {
 }
 
 /// Single rows, in the order asked for.
-pub(super) fn fetch(plan: &Plan, rows: &[u64]) -> Result<Vec<Row>, DataError> {
+pub(crate) fn fetch(plan: &Plan, rows: &[u64]) -> Result<Vec<Row>, DataError> {
     let mut by_unit: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for &row in rows {
         if row >= plan.index.rows {
@@ -154,7 +155,7 @@ pub(super) fn fetch(plan: &Plan, rows: &[u64]) -> Result<Vec<Row>, DataError> {
     Ok(rows.iter().map(|row| found[row].clone()).collect())
 }
 
-pub(super) struct Reader {
+pub(crate) struct Reader {
     plan: Plan,
     units: Box<dyn UnitReader>,
     order: Vec<u32>,
@@ -174,7 +175,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(plan: Plan) -> Self {
+    pub(crate) fn new(plan: Plan) -> Self {
         let units = reader(&*plan.format, &plan.wanted.columns);
         let mut reader = Reader {
             units,
@@ -196,7 +197,7 @@ impl Reader {
         reader
     }
 
-    pub(super) fn resume(plan: Plan, cursor: &Cursor) -> Result<Self, DataError> {
+    pub(crate) fn resume(plan: Plan, cursor: &Cursor) -> Result<Self, DataError> {
         let wrong = |what: String| DataError::Cursor { what };
         if cursor.layout != plan.layout {
             return Err(wrong("files, rows, column, split or request are others".into()));

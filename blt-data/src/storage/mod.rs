@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub(crate) use self::input::{Fetching, Input};
-pub(crate) use self::output::{Sink, abort_uploads, write_whole};
+pub use self::input::{Fetching, Input};
+pub use self::output::{Sink, abort_uploads, write_whole};
 
 /// What a URL begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,7 +234,7 @@ impl Location {
     }
 
     /// What is there, if it is a file.
-    pub(crate) fn entry(&self) -> Result<Option<Entry>, StorageError> {
+    pub fn entry(&self) -> Result<Option<Entry>, StorageError> {
         match self {
             Location::Remote(url) => remote::head(url),
             Location::Local(path) => match std::fs::metadata(path) {
@@ -248,7 +248,7 @@ impl Location {
 
     /// All files below, sorted; names that begin with `.` are left out. None where no such folder
     /// is.
-    pub(crate) fn list(&self) -> Result<Vec<Entry>, StorageError> {
+    pub fn list(&self) -> Result<Vec<Entry>, StorageError> {
         let mut found = Vec::new();
         match self {
             Location::Local(path) if path.is_file() => {
@@ -281,7 +281,7 @@ impl Location {
     }
 
     /// All of a small file, None where there is none.
-    pub(crate) fn read(&self) -> Result<Option<Vec<u8>>, StorageError> {
+    pub fn read(&self) -> Result<Option<Vec<u8>>, StorageError> {
         let Some(entry) = self.entry()? else { return Ok(None) };
         Input::open(&entry)?.read_at(0..entry.size).map(|bytes| Some(bytes.to_vec()))
     }
@@ -289,7 +289,7 @@ impl Location {
 
 /// A file as found.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub struct Entry {
     pub location: Location,
     pub size: u64,
     /// Nanoseconds since 1970, 0 where that is not known.
@@ -395,11 +395,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    pub(crate) fn failed(
-        action: &'static str,
-        at: impl fmt::Display,
-        cause: impl fmt::Display,
-    ) -> Self {
+    pub fn failed(action: &'static str, at: impl fmt::Display, cause: impl fmt::Display) -> Self {
         StorageError::Failed { action, at: at.to_string(), cause: cause.to_string() }
     }
 }

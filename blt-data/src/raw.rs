@@ -12,15 +12,16 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 
-use super::columns::{Chunk, Origin, Wanted, position};
-use super::error::DataError;
-use super::format::{Batches, DataFile, Format, UnitReader, reader};
-use super::rows::{OnError, RowError, RowRequest, Unreadable};
-use super::salvage::Salvage;
-use super::split::{Filter, Part, Split};
-use super::{Document, Index, Request, Row, SourceConfig};
+use crate::columns::{Chunk, Origin, Wanted, position};
+use crate::corpus::Index;
+use crate::error::DataError;
+use crate::formats::{Batches, DataFile, Format, UnitReader, reader};
 use crate::predicate::{ColumnStatistics, Predicate, PredicateError};
+use crate::rows::{OnError, RowError, RowRequest, Unreadable};
+use crate::salvage::Salvage;
+use crate::split::{Filter, Part, Split};
 use crate::storage::Location;
+use crate::{Document, Request, Row, SourceConfig};
 
 /// Rows of a piece, at most.
 const PIECE_ROWS: usize = 1024;
@@ -57,7 +58,7 @@ pub trait RowReader: Send {
 }
 
 /// A checked request on an indexed corpus.
-pub(super) struct RowPlan {
+pub(crate) struct RowPlan {
     format: Arc<dyn Format>,
     index: Arc<Index>,
     request: RowRequest,
@@ -224,7 +225,7 @@ enum Next {
 }
 
 /// A corpus's rows.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     plan: RowPlan,
     /// The next span to open.
     next: usize,
@@ -236,7 +237,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(plan: RowPlan, counts: bool) -> Self {
+    pub(crate) fn new(plan: RowPlan, counts: bool) -> Self {
         Reader { plan, next: 0, open: None, counts, may_match: None }
     }
 
@@ -436,7 +437,7 @@ fn salvage(
 }
 
 /// Row `i` of a chunk.
-pub(super) fn content(
+pub(crate) fn content(
     chunk: &Chunk,
     i: usize,
     wanted: &Wanted,
@@ -497,8 +498,8 @@ impl RowReader for Reader {
     }
 }
 
-/// See [`Source::count_rows`](super::Source::count_rows).
-pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> {
+/// See [`Source::count_rows`](crate::Source::count_rows).
+pub(crate) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> {
     let (mut counts, mut all) = (vec![0; plan.request.spans.len()], 0);
     let mut reader = Reader::new(plan, true);
     for (at, count_at) in counts.iter_mut().enumerate() {
@@ -541,7 +542,7 @@ pub(super) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
 
 /// Bytes of a record batch's own rows, about: dictionaries, which it may share with others, count
 /// whole.
-pub(crate) fn size_of(batch: &RecordBatch) -> usize {
+pub fn size_of(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(size_of_array).sum()
 }
 
@@ -580,7 +581,7 @@ fn size_of_array(array: &ArrayRef) -> usize {
 }
 
 /// Cuts a batch by its rows' mean size: an IPC file's one batch may be all of the file.
-pub(super) fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
+pub(crate) fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
     let n = batch.num_rows();
     let rows = (PIECE_BYTES / (size_of(batch) / n.max(1)).max(1)).clamp(1, PIECE_ROWS);
     (0..n).step_by(rows).map(|from| batch.slice(from, rows.min(n - from))).collect()

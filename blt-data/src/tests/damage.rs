@@ -6,8 +6,8 @@ use arrow::datatypes::Int32Type;
 use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use super::format::{Extent, Format};
 use super::*;
+use crate::formats::{Extent, Format};
 
 /// Three row groups of ten rows, uncompressed and without dictionary, so that bytes in the file are
 /// bytes of the text.
@@ -94,7 +94,7 @@ fn row_groups_stream() {
         let corpus = Corpus::new(parquet_corpus(dir.path())).unwrap();
         let index = corpus.index().unwrap();
         assert_eq!(index.units.len(), 1);
-        let mut reader = parquet_file::Parquet.reader(&["text".to_string()]);
+        let mut reader = crate::formats::parquet::Parquet.reader(&["text".to_string()]);
         let batches =
             reader.open(&index.files[0], 0, std::slice::from_ref(&(0..n as u64))).unwrap();
         let sizes: Vec<usize> = batches.map(|b| b.unwrap().num_rows()).collect();
@@ -107,7 +107,7 @@ fn row_groups_stream() {
 fn page_checksums_are_verified() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
-    let mut bytes = include_bytes!("../fixtures/page_checksum.parquet").to_vec();
+    let mut bytes = include_bytes!("fixtures/page_checksum.parquet").to_vec();
     std::fs::write(&path, &bytes).unwrap();
     let found = read(parquet_corpus(dir.path()), &Request::all()).unwrap();
     assert_eq!(

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 
-use super::Request;
-use super::columns::{Chunk, ListColumn, Origin, Wanted};
-use super::error::DataError;
-use super::raw::{RawRow, RawRows, RowReader, content, pieces};
-use super::rows::OnError;
-use super::split::{Filter, Part};
+use crate::Request;
+use crate::columns::{Chunk, ListColumn, Origin, Wanted};
+use crate::error::DataError;
+use crate::raw::{RawRow, RawRows, RowReader, content, pieces};
+use crate::rows::OnError;
+use crate::split::{Filter, Part};
 use crate::storage::Location;
 
 /// How errors name what is read.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, LargeBinaryBuilder, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::error::DataError;
-use super::files::Found;
-use super::format::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader};
+use crate::corpus::files::Found;
+use crate::error::DataError;
+use crate::formats::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader};
 
 /// Lines are read and shuffled in pieces of about this size, in bytes.
 const PIECE: u64 = 1 << 20;
 
-pub(super) struct Text {
+pub(crate) struct Text {
     pub lines: bool,
 }
 

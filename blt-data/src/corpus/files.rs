@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::DataError;
+use crate::error::DataError;
 use crate::storage::{Entry, Input, Location, StorageError, Url};
 
 /// A file of a corpus as found.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     pub path: Location,
     /// As shown to users: relative to the base where it lies below it, `/` between the parts; or
     /// its URL.
@@ -66,7 +66,7 @@ const GLOB: [char; 3] = ['*', '?', '['];
 /// Each pattern is a file, a folder (searched all the way down for the extensions; names that begin
 /// with `.` are left out) or a glob, relative to `base`, or a URL of such. A path that exists is
 /// taken as it is, even if it reads like a glob. A file named twice is read twice.
-pub(super) fn find(
+pub(crate) fn find(
     patterns: &[String],
     base: &Path,
     extensions: &[String],
@@ -209,7 +209,7 @@ const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The columns that the folders of a file's name stand for: `lang=en/year=2024/a.parquet` has
 /// `lang` and `year`. Values are text, `%XX` decoded; None for null.
-pub(super) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
+pub(crate) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
     let folders = name.rsplit_once('/').map_or("", |(folders, _)| folders).split('/');
     let pairs =
         folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());

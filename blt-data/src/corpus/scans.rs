@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::error::DataError;
-use super::files::Found;
-use super::format::{Format, Scan};
+use crate::corpus::files::Found;
+use crate::error::DataError;
+use crate::formats::{Format, Scan};
 
 /// Objects that are looked at together: each takes a request or two, which are mostly waited for.
 const SCANS_AT_A_TIME: usize = 32;
 
 /// The scans of files, in their order; those of objects some at a time.
-pub(super) struct Scans<'a> {
+pub(crate) struct Scans<'a> {
     format: &'a dyn Format,
     found: &'a [Found],
     ready: VecDeque<Result<Scan, DataError>>,

@@ -12,9 +12,9 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
-use super::error::DataError;
-use super::files::Found;
-use super::format::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader, guard};
+use crate::corpus::files::Found;
+use crate::error::DataError;
+use crate::formats::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader, guard};
 use crate::predicate::ColumnStatistics;
 use crate::storage::{Fetching, Input};
 
@@ -24,7 +24,7 @@ const BATCH_ROWS: u64 = 1024;
 const BATCH_BYTES: u64 = 1 << 20;
 const MAGIC: &[u8; 4] = b"PAR1";
 
-pub(super) struct Parquet;
+pub(crate) struct Parquet;
 
 impl Format for Parquet {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {

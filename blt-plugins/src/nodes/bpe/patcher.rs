@@ -10,7 +10,6 @@ use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::{PatchError, Patches};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -141,16 +140,6 @@ impl BpePatcher {
     /// The tokenizer.json of the tokenizer in use.
     pub fn to_json(&self) -> Result<String, BpeError> {
         self.tokenizer.to_string(false).map_err(|e| BpeError::Parse(e.to_string()))
-    }
-
-    /// Writes the tokenizer.json, to a temporary name first.
-    pub fn save(&self, path: &Path) -> Result<(), BpeError> {
-        let json = self.to_json()?;
-        let temporary = path.with_extension("json.tmp");
-        let io = |source| BpeError::Io { path: path.to_owned(), source };
-        let mut file = std::fs::File::create(&temporary).map_err(io)?;
-        file.write_all(json.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
-        std::fs::rename(&temporary, path).map_err(io)
     }
 
     /// Tokens in the vocabulary, added ones included.
@@ -516,7 +505,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokenizer.json");
-        first.save(&path).unwrap();
+        std::fs::write(&path, first.to_json().unwrap()).unwrap();
         let read = BpePatcher::load(&path).unwrap();
         assert_eq!(read.to_json().unwrap(), json);
         assert_eq!(starts(&read, KOREAN.as_bytes()), starts(&first, KOREAN.as_bytes()));

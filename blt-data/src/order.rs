@@ -16,11 +16,11 @@ pub enum Order {
 
 /// SplitMix64: its whole state is one number, which a checkpoint can hold.
 #[derive(Clone, Debug)]
-pub(super) struct Rng(pub u64);
+pub(crate) struct Rng(pub u64);
 
 impl Rng {
     /// The generator of one purpose in one epoch.
-    pub(super) fn new(seed: u64, epoch: u64, purpose: &str) -> Self {
+    pub(crate) fn new(seed: u64, epoch: u64, purpose: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes()).update(&epoch.to_le_bytes()).update(purpose.as_bytes());
         let hash = hasher.finalize();
@@ -36,13 +36,13 @@ impl Rng {
     }
 
     /// A number in `0..n`, by the high half of a 128-bit product (its bias is below n / 2^64).
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((self.next() as u128 * n as u128) >> 64) as usize
     }
 }
 
 /// The order of `n` units in an epoch.
-pub(super) fn unit_order(order: &Order, epoch: u64, n: usize) -> Vec<u32> {
+pub(crate) fn unit_order(order: &Order, epoch: u64, n: usize) -> Vec<u32> {
     let mut units: Vec<u32> = (0..n as u32).collect();
     if let Order::Shuffled { seed, .. } = *order {
         let mut rng = Rng::new(seed, epoch, "units");

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use blt_graph::{StepError, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use super::{Location, StorageError, Url, remote};
@@ -14,7 +14,7 @@ const UPLOAD: &str = ".upload.json";
 
 /// A file being written. On a disk it has a temporary name until it is finished; on a store it is
 /// an upload, whose object appears when it is complete. Dropped before its end, it leaves nothing.
-pub(crate) struct Sink(Option<Open>);
+pub struct Sink(Option<Open>);
 
 enum Open {
     File { file: File, partial: PathBuf, path: PathBuf },
@@ -45,7 +45,10 @@ impl Sink {
             None => Ok(()),
             Some(Open::Upload(upload)) => upload.finish(),
             Some(Open::File { file, partial, path }) => {
-                let named = file.sync_all().and_then(|()| std::fs::rename(&partial, &path));
+                let named = file
+                    .sync_all()
+                    .and_then(|()| std::fs::rename(&partial, &path))
+                    .and_then(|()| sync_folder(&path));
                 named.map_err(|e| {
                     remove(&partial);
                     StorageError::failed("write", path.display(), e)
@@ -53,6 +56,18 @@ impl Sink {
             }
         }
     }
+}
+
+/// Makes a rename survive a power cut.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        File::open(folder)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
 }
 
 fn with_ending(partial: &Path) -> PathBuf {
@@ -93,16 +108,21 @@ impl Write for Sink {
 }
 
 /// Writes a small file so that nobody sees a part of it, and makes the folder that it lies in.
-pub(crate) fn write_whole(location: &Location, bytes: Vec<u8>) -> Result<(), StepError> {
+///
+/// # Errors
+/// If the folder or the file cannot be written; a file that was there before is left as it was.
+pub fn write_whole(location: &Location, bytes: Vec<u8>) -> Result<(), StorageError> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     match location {
         Location::Local(path) => {
-            let failed = |e: io::Error| {
-                StorageError::failed("create", path.parent().unwrap_or(path).display(), e)
-            };
-            path.parent().map(std::fs::create_dir_all).transpose().map_err(failed)?;
-            Ok(write_atomic(path, bytes)?)
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let (process, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let partial = path.with_file_name(format!(".{name}.{process}-{n}.tmp"));
+            let mut sink = Sink::create(location, &partial)?;
+            sink.write_all(&bytes).map_err(|e| StorageError::failed("write", path.display(), e))?;
+            sink.finish()
         }
-        Location::Remote(url) => Ok(remote::put(url, bytes)?),
+        Location::Remote(url) => remote::put(url, bytes),
     }
 }
 
@@ -114,7 +134,7 @@ pub(super) struct UploadRecord {
 }
 
 /// Aborts the uploads that killed processes began and that have their records in this folder.
-pub(crate) fn abort_uploads(folder: &Path) -> Result<(), StorageError> {
+pub fn abort_uploads(folder: &Path) -> Result<(), StorageError> {
     let failed = |e: io::Error| StorageError::failed("read", folder.display(), e);
     let entries = match std::fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

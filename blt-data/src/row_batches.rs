@@ -10,12 +10,12 @@ use std::thread::JoinHandle;
 use arrow::array::RecordBatch;
 use blt_core::bytes::Batch;
 
-use super::Document;
-use super::columns::ListColumn;
-use super::error::DataError;
-use super::pack::{Cutting, Laid, Packer, empty_batch};
-use super::raw::{RawRow, RawRows, RowReader, size_of};
-use super::rows::{RowError, Unreadable};
+use crate::Document;
+use crate::columns::ListColumn;
+use crate::error::DataError;
+use crate::pack::{Cutting, Laid, Packer, empty_batch};
+use crate::raw::{RawRow, RawRows, RowReader, size_of};
+use crate::rows::{RowError, Unreadable};
 
 /// A batch is given before it is full when this many rows ...
 const WAITING_ROWS: usize = 1 << 16;

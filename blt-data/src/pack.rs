@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use blt_core::bytes::{Batch, Span};
 use serde::{Deserialize, Serialize};
 
-use super::columns::{ListColumn, ListKind};
-use super::error::DataError;
-use super::reader::{Counts, Cursor};
-use super::{Document, DocumentReader, Request, Row, Source};
+use crate::columns::{ListColumn, ListKind};
+use crate::error::DataError;
+use crate::reader::{Counts, Cursor};
+use crate::{Document, DocumentReader, Request, Row, Source};
 
 /// How documents become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ impl List {
 }
 
 /// A document being cut.
-pub(super) struct Cutting {
+pub(crate) struct Cutting {
     document: Document,
     lists: Vec<List>,
     from: usize,
@@ -148,7 +148,7 @@ pub(super) struct Cutting {
 
 /// What became of a document's next span.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Laid {
+pub(crate) enum Laid {
     /// It is in the batch, and others follow.
     More,
     /// It is in the batch, and was the last.
@@ -158,13 +158,13 @@ pub(super) enum Laid {
 }
 
 /// A batch without spans that is to have these columns of lists.
-pub(super) fn empty_batch(lists: &[ListColumn]) -> Batch {
+pub(crate) fn empty_batch(lists: &[ListColumn]) -> Batch {
     let lists = lists.iter().map(|list| (list.column.clone(), Vec::new())).collect();
     Batch { lists, ..Batch::new() }
 }
 
 impl Cutting {
-    pub(super) fn new(mut document: Document, lists: &[ListColumn], from: usize) -> Self {
+    pub(crate) fn new(mut document: Document, lists: &[ListColumn], from: usize) -> Self {
         let take = |list: &ListColumn| {
             List::new(
                 list.kind,
@@ -175,7 +175,7 @@ impl Cutting {
     }
 
     /// Lays the next span into the batch, if there is room.
-    pub(super) fn lay(&mut self, packer: &Packer, lists: &[ListColumn], batch: &mut Batch) -> Laid {
+    pub(crate) fn lay(&mut self, packer: &Packer, lists: &[ListColumn], batch: &mut Batch) -> Laid {
         let span = packer.span(self.document.row, self.document.bytes.len(), self.from);
         if !batch.is_empty() && batch.len() + 1 + span.range.len() > packer.batch_bytes {
             return Laid::Full;

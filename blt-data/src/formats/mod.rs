@@ -1,6 +1,10 @@
 //! What a file format gives: its schema, its units (what is read and shuffled as one), and record
 //! batches from them.
 
+pub(crate) mod arrow_ipc;
+pub(crate) mod parquet;
+pub(crate) mod text;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,14 +15,14 @@ use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
-use super::error::DataError;
-use super::files::Found;
+use crate::corpus::files::Found;
+use crate::error::DataError;
 use crate::predicate::ColumnStatistics;
 use crate::storage::Location;
 
 /// Where an IPC message lies: its metadata (prefix included), then its body.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     pub offset: u64,
     pub metadata: u32,
     pub body: u64,
@@ -26,7 +30,7 @@ pub(super) struct Message {
 
 /// Where a unit lies in its file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Extent {
+pub(crate) enum Extent {
     RowGroup(usize),
     /// A record batch, and how many of the file's dictionary messages come before it.
     Batch {
@@ -39,7 +43,7 @@ pub(super) enum Extent {
 
 /// A row group, a record batch, a text file or some lines of one.
 #[derive(Clone, Debug)]
-pub(super) struct Unit {
+pub(crate) struct Unit {
     pub extent: Extent,
     pub rows: u64,
     /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count
@@ -49,7 +53,7 @@ pub(super) struct Unit {
 
 /// What is known of a file before its rows are read.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
     pub schema: SchemaRef,
     pub units: Vec<Unit>,
     /// IPC dictionary messages in order.
@@ -58,7 +62,7 @@ pub(super) struct Scan {
 
 /// A column that a file's folders stand for, with its one value.
 #[derive(Clone, Debug)]
-pub(super) struct Partition {
+pub(crate) struct Partition {
     pub field: FieldRef,
     /// `[1]`
     pub value: ArrayRef,
@@ -66,7 +70,7 @@ pub(super) struct Partition {
 
 /// A file with its scan.
 #[derive(Debug)]
-pub(super) struct DataFile {
+pub(crate) struct DataFile {
     pub found: Found,
     pub scan: Scan,
     pub partitions: Vec<Partition>,
@@ -74,9 +78,9 @@ pub(super) struct DataFile {
     pub schema: SchemaRef,
 }
 
-pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>> + Send>;
+pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>> + Send>;
 
-pub(super) trait Format: Send + Sync {
+pub(crate) trait Format: Send + Sync {
     /// The schema, where it is the same for every file and needs no reading.
     fn fixed_schema(&self) -> Option<SchemaRef> {
         None
@@ -128,7 +132,7 @@ impl DataFile {
 }
 
 /// Reads units, keeping the last file open.
-pub(super) trait UnitReader: Send {
+pub(crate) trait UnitReader: Send {
     /// The rows of `ranges` (ascending, within the unit), in batches of limited size.
     fn open(
         &mut self,
@@ -145,7 +149,7 @@ pub(super) trait UnitReader: Send {
 }
 
 /// A reader of these columns, those of folders included.
-pub(super) fn reader(format: &dyn Format, columns: &[String]) -> Box<dyn UnitReader> {
+pub(crate) fn reader(format: &dyn Format, columns: &[String]) -> Box<dyn UnitReader> {
     Box::new(WithPartitions { inner: format.reader(columns), columns: columns.to_vec() })
 }
 
@@ -198,7 +202,7 @@ thread_local! {
 /// of returning.
 ///
 /// What the panic would print is left out, for its text is in the error.
-pub(super) fn guard<T>(
+pub(crate) fn guard<T>(
     path: &Location,
     place: &dyn Fn() -> String,
     decode: impl FnOnce() -> Result<T, String>,

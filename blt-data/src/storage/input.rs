@@ -19,7 +19,7 @@ const BLOCK: u64 = 4 << 20;
 /// As a [`ChunkReader`] it remembers why it could not be read: what a decoder makes of that is not
 /// to be taken for damage of the file.
 #[derive(Clone)]
-pub(crate) struct Input {
+pub struct Input {
     location: Location,
     size: u64,
     bytes: Source,
@@ -145,7 +145,7 @@ fn in_held(held: &[(u64, Bytes)], range: &Range<u64>) -> Option<Bytes> {
 type Asked = (remote::Answer<Vec<Bytes>>, Vec<Range<u64>>);
 
 /// Ranges on their way.
-pub(crate) struct Fetching {
+pub struct Fetching {
     input: Input,
     answer: Option<Asked>,
 }
@@ -195,7 +195,7 @@ impl ChunkReader for Input {
 }
 
 /// Bytes from a place on.
-pub(crate) enum InputReader {
+pub enum InputReader {
     File(io::BufReader<File>, Input),
     Object { input: Input, at: u64, block: Bytes },
 }

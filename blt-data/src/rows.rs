@@ -5,11 +5,11 @@ use std::ops::Range;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::columns::ListColumn;
-use super::error::DataError;
-use super::format::DataFile;
-use super::split::Part;
+use crate::columns::ListColumn;
+use crate::error::DataError;
+use crate::formats::DataFile;
 use crate::predicate::Predicate;
+use crate::split::Part;
 use crate::storage::Location;
 
 /// What is read as one: a row group, a record batch, a text file or some of its lines.
@@ -38,7 +38,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub(super) fn of(file: &DataFile, contents: Option<blake3::Hash>) -> Result<Self, DataError> {
+    pub(crate) fn of(file: &DataFile, contents: Option<blake3::Hash>) -> Result<Self, DataError> {
         let found = &file.found;
         let contents = contents.map(|c| c.to_hex().to_string());
         let identity = serde_json::to_vec(&(&found.name, found.size, found.version(), contents));
@@ -72,7 +72,7 @@ impl Table {
 /// Some neighbouring groups of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowSpan {
-    /// In [`Source::tables`](super::Source::tables).
+    /// In [`Source::tables`](crate::Source::tables).
     pub table: usize,
     pub groups: Range<usize>,
     /// The first so many rows alone of those that are chosen.
@@ -89,7 +89,7 @@ pub struct Sample {
 
 impl Sample {
     /// Draws of the rows of one file.
-    pub(super) fn of_file(self, name: &str) -> impl Fn(u64) -> bool + use<> {
+    pub(crate) fn of_file(self, name: &str) -> impl Fn(u64) -> bool + use<> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.seed.to_le_bytes()).update(name.as_bytes());
         let key =

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::error::DataError;
+use crate::error::DataError;
 
 /// The value of [`Split::by`] that hashes the document's bytes instead of a column.
 pub const BY_CONTENT: &str = "content";
@@ -58,7 +58,7 @@ impl Split {
         (self.by != BY_CONTENT).then_some(self.by.as_str())
     }
 
-    pub(super) fn check(&self) -> Result<(), DataError> {
+    pub(crate) fn check(&self) -> Result<(), DataError> {
         for (name, value) in [("valid", self.valid), ("calibration", self.calibration)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(DataError::Config {
@@ -118,14 +118,14 @@ impl std::fmt::Display for Part {
 
 /// A part as a filter over documents.
 #[derive(Clone, Debug)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     split: Option<Split>,
     part: Part,
     exclude_calibration: bool,
 }
 
 impl Filter {
-    pub(super) fn new(
+    pub(crate) fn new(
         split: Option<&Split>,
         part: Part,
         exclude_calibration: bool,
@@ -148,12 +148,12 @@ impl Filter {
     }
 
     /// The column that must be read to decide.
-    pub(super) fn column(&self) -> Option<&str> {
+    pub(crate) fn column(&self) -> Option<&str> {
         if self.part == Part::All { None } else { self.split.as_ref()?.column() }
     }
 
     /// Whether a document is in the part; `key` is asked for only where it matters.
-    pub(super) fn admits<'a>(&self, key: impl FnOnce() -> std::borrow::Cow<'a, [u8]>) -> bool {
+    pub(crate) fn admits<'a>(&self, key: impl FnOnce() -> std::borrow::Cow<'a, [u8]>) -> bool {
         let Some(split) = self.split.as_ref().filter(|_| self.part != Part::All) else {
             return true;
         };

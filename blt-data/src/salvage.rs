@@ -7,8 +7,8 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_ar
 use arrow::compute::concat;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
-use super::error::DataError;
-use super::format::{Batches, DataFile, Format, UnitReader, reader};
+use crate::error::DataError;
+use crate::formats::{Batches, DataFile, Format, UnitReader, reader};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u64 = 1024;
@@ -89,7 +89,7 @@ fn decoded<T>(read: Result<T, DataError>) -> Result<Option<T>, DataError> {
 }
 
 /// The rest of a unit, from a row on.
-pub(super) struct Salvage {
+pub(crate) struct Salvage {
     columns: Vec<Column>,
     schema: SchemaRef,
     /// Rows still to come.
