@@ -5,6 +5,7 @@
 //!   and the JSON Schema, and gives each parameter its default.
 //! - [`node`] stands on the `impl` that makes the struct a node: `impl Node`, or one of the short
 //!   forms (`impl Patcher`, `impl Metric`, ...). It names the node and registers it.
+//! - [`step`] stands on an `impl Step`, and does the same for a step.
 //!
 //! Use them through the prelude of `blt`. Generated code refers to `::blt::__macro`, so that a
 //! crate that uses the attributes needs no other dependency than `blt`.
@@ -33,6 +34,8 @@ use proc_macro::TokenStream;
 /// parameters by `ByteLm { window: None, ..ByteLm::new(64, 2, 4) }`.
 ///
 /// `#[params(no_new)]` leaves `new` to the author.
+///
+/// On an enum, it declares the values of a parameter, which pipelines write in snake case.
 #[proc_macro_attribute]
 pub fn params(args: TokenStream, item: TokenStream) -> TokenStream {
     expand(params::expand(args.into(), item.into()))
@@ -52,6 +55,17 @@ pub fn params(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn node(args: TokenStream, item: TokenStream) -> TokenStream {
     expand(node::expand(args.into(), item.into()))
+}
+
+/// Registers an `impl Step`.
+///
+/// - The key of the step in `run:` is the struct's name in snake case, unless `name = "..."` gives
+///   another.
+/// - `example = "..."` gives the parameters of the example in the step's help, as YAML: `goal:
+///   loss`.
+#[proc_macro_attribute]
+pub fn step(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand(node::expand_step(args.into(), item.into()))
 }
 
 fn expand(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {

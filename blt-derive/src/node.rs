@@ -1,4 +1,4 @@
-//! `#[node]`.
+//! `#[node]` and `#[step]`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -46,14 +46,9 @@ pub fn expand(tokens: TokenStream, item: TokenStream) -> Result<TokenStream> {
         return Err(Error::new_spanned(&item, "#[node] stands on an `impl Node for ...`"));
     };
     let ty = item.self_ty.clone();
-    let name = match (&args.name, &*ty) {
-        (Some(name), _) => name.value(),
-        (None, Type::Path(path)) if path.path.segments.last().is_some() => {
-            path.path.segments.last().expect("just seen").ident.to_string()
-        }
-        _ => {
-            return Err(Error::new_spanned(&ty, "give the node a name: `#[node(name = \"...\")]`"));
-        }
+    let name = match &args.name {
+        Some(name) => name.value(),
+        None => type_name(&ty)?,
     };
     let example = args.example.as_ref().map(LitStr::value);
     let registered = quote!(::blt::__macro::blt_graph::node!(#ty););
@@ -112,6 +107,50 @@ pub fn expand(tokens: TokenStream, item: TokenStream) -> Result<TokenStream> {
 
         #registered
     })
+}
+
+pub fn expand_step(tokens: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let args = syn::parse::Parser::parse2(args, tokens)?;
+    let mut item: ItemImpl = syn::parse2(item)?;
+    let ty = item.self_ty.clone();
+    let name = match &args.name {
+        Some(name) => name.value(),
+        None => snake_case(&type_name(&ty)?),
+    };
+    let Some(example) = args.example.as_ref().map(LitStr::value) else {
+        let what = "give an example for the step's help: `#[step(example = \"goal: loss\")]`";
+        return Err(Error::new_spanned(&ty, what));
+    };
+    let example = format!("{name}: {{{example}}}");
+    item.items.splice(
+        0..0,
+        [
+            parse_quote!(const NAME: &'static str = #name;),
+            parse_quote!(const EXAMPLE: &'static str = #example;),
+        ],
+    );
+    Ok(quote!(#item ::blt::__macro::blt_graph::step!(#ty);))
+}
+
+fn type_name(ty: &Type) -> Result<String> {
+    let named = match ty {
+        Type::Path(path) => path.path.segments.last(),
+        _ => None,
+    };
+    let none = || Error::new_spanned(ty, "give it a name: `name = \"...\"`");
+    Ok(named.ok_or_else(none)?.ident.to_string())
+}
+
+/// `TopK` as `top_k`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(c.to_lowercase());
+    }
+    snake
 }
 
 /// Adds the items of an `impl Node` that were left out.

@@ -3,7 +3,9 @@
 use crate::shared;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Attribute, Error, Field, Fields, Ident, ItemStruct, Meta, Result, Type, parse_quote};
+use syn::{
+    Attribute, Error, Field, Fields, Ident, Item, ItemStruct, Meta, Result, Type, parse_quote,
+};
 
 /// How a parameter that is left out gets its value.
 enum Default {
@@ -20,7 +22,23 @@ pub fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
         "no_new" => true,
         _ => return Err(Error::new_spanned(args, "#[params] takes nothing, or `no_new`")),
     };
-    let mut item: ItemStruct = syn::parse2(item)?;
+    let derives = quote! {
+        #[derive(
+            Clone,
+            Debug,
+            PartialEq,
+            ::blt::__macro::serde::Serialize,
+            ::blt::__macro::serde::Deserialize,
+            ::blt::__macro::schemars::JsonSchema,
+        )]
+        #[serde(crate = "::blt::__macro::serde")]
+        #[schemars(crate = "::blt::__macro::schemars")]
+    };
+    let mut item: ItemStruct = match syn::parse2(item)? {
+        Item::Struct(item) => item,
+        Item::Enum(item) => return Ok(quote!(#derives #[serde(rename_all = "snake_case")] #item)),
+        other => return Err(Error::new_spanned(other, "#[params] stands on a struct or an enum")),
+    };
     let Fields::Named(fields) = &mut item.fields else {
         return Err(Error::new_spanned(&item, "parameters are named fields: `struct X {}`"));
     };
@@ -49,16 +67,7 @@ pub fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let new = if no_new { TokenStream::new() } else { constructor(&item, &made) };
     let functions = (!functions.is_empty()).then(|| quote!(impl #name { #(#functions)* }));
     Ok(quote! {
-        #[derive(
-            Clone,
-            Debug,
-            PartialEq,
-            ::blt::__macro::serde::Serialize,
-            ::blt::__macro::serde::Deserialize,
-            ::blt::__macro::schemars::JsonSchema,
-        )]
-        #[serde(crate = "::blt::__macro::serde")]
-        #[schemars(crate = "::blt::__macro::schemars")]
+        #derives
         #item
         #functions
         #new
