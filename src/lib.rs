@@ -16,8 +16,8 @@ mod regress;
 
 pub use blt_core as core;
 pub use blt_data as data;
+pub use blt_derive::{node, params, step};
 pub use blt_graph as graph;
-pub use blt_graph::step;
 pub use blt_plugins as plugins;
 #[doc(hidden)]
 pub use blt_plugins::__macro;

@@ -5,13 +5,14 @@
 
 pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB, is_byte};
 pub use blt_core::model::next_byte_targets;
+pub use blt_core::optim::AdamWConfig;
 pub use blt_core::patch::Patches;
 pub use blt_core::patch::stream::PatchStream;
-pub use blt_data::Split;
-pub use blt_derive::{node, params};
+pub use blt_data::{Part, Request, Split};
+pub use blt_derive::{node, params, step};
 pub use blt_graph::{
-    BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,
-    StepError,
+    BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Plan, Port, RunCx, Step,
+    StepCx, StepError, write_atomic,
 };
 pub use blt_plugins::nodes::{
     ArrowBytes, Blt, BpePatch, ByteEmbed, ByteLm, BytePatch, ColumnEntropies, ColumnPatch,
@@ -23,6 +24,9 @@ pub use blt_plugins::ports::{
     PatchStatesInfo, PatchStatesValue, PatchesInfo,
 };
 pub use blt_plugins::steps::{Bench, Evaluate, Export, Score, Train};
-pub use blt_plugins::{Metric, Patcher, SpanPatcher, StreamPatcher, session, with_params};
+pub use blt_plugins::{
+    Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher, TrainedGraph,
+    fingerprints, provide, session, with_params,
+};
 pub use serde_json::json;
 pub use std::rc::Rc;

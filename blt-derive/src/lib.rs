@@ -25,8 +25,9 @@ use proc_macro::TokenStream;
 ///   `None`.
 /// - Every other field must be given.
 /// - `#[shared]` gives a field the description and the default that all nodes have in common for a
-///   parameter of this name: `max_patch_length`, `layers`, `heads`, `kv_heads`, `ffn`, `window`,
-///   `rope_theta` or `eps`. What the field itself says takes precedence.
+///   parameter of this name: `max_patch_length`; `layers`, `heads`, `kv_heads`, `ffn`, `window`,
+///   `rope_theta` and `eps` of attention; `column`, `split`, `span_bytes` and `shuffle_buffer` of a
+///   source. What the field itself says takes precedence.
 ///
 /// The struct derives `Clone`, `Debug`, `PartialEq`, `Serialize`, `Deserialize` and `JsonSchema`. It
 /// gets a function `new`, which takes the parameters that must be given and leaves the rest at

@@ -36,6 +36,29 @@ const SHARED: &[Shared] = &[
         doc: &["How many bytes back a byte sees, itself included; null: the whole span."],
         default: Some("Some(512)"),
     },
+    Shared {
+        name: "column",
+        doc: &["The column that holds the documents."],
+        default: Some("\"text\".into()"),
+    },
+    Shared {
+        name: "split",
+        doc: &[
+            "How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column",
+            "`id` (or of the `content`).",
+        ],
+        default: None,
+    },
+    Shared {
+        name: "span_bytes",
+        doc: &["Longer documents are cut into spans of this many bytes; a span sees no other."],
+        default: Some("8192"),
+    },
+    Shared {
+        name: "shuffle_buffer",
+        doc: &["Documents in the buffer from which training draws at random."],
+        default: Some("256"),
+    },
     Shared { name: "rope_theta", doc: &["RoPE's base."], default: Some("500_000.0") },
     Shared { name: "eps", doc: &["RMSNorm's epsilon."], default: Some("1e-5") },
 ];

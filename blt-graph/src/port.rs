@@ -109,6 +109,11 @@ impl AnyValue {
         Some(Rc::try_unwrap(value).unwrap_or_else(|shared| (*shared).clone()))
     }
 
+    /// Whether it is a value of the port that `slot` is of.
+    pub(crate) fn fits(&self, slot: &SlotType) -> bool {
+        self.port == slot.id
+    }
+
     /// [`Port::NAME`] of the port that this is a value of.
     pub fn port_name(&self) -> &'static str {
         self.name

@@ -13,13 +13,15 @@
 //!
 //! A patcher that keeps more, a threshold to be found or a tokenizer to be trained, is an `impl
 //! Node` by hand. It declares what it is by [`PatchesInfo::streamed`] or
-//! [`PatchesInfo::looks_ahead`], and provides a [`Streaming`] in the former case.
+//! [`PatchesInfo::looks_ahead`], and provides its stream in the former case
+//! ([`Facilities::patch_stream`]).
 
+use crate::facilities::{Facilities, provide};
 use crate::ports::{self, Bytes, Entropies, PatchesInfo};
 use crate::short_form::ShortForm;
 use blt_core::bytes::Batch;
-use blt_core::patch::Patches;
-use blt_core::patch::stream::{PatchStream, SplitStream, stream_patches};
+use blt_core::patch::stream::{EntropyStream, PatchStream, SplitStream, stream_patches};
+use blt_core::patch::{EntropyRule, Patches};
 use blt_graph::{BuildCx, NodeError, Ports, RunCx};
 use std::rc::Rc;
 
@@ -192,31 +194,28 @@ impl<P: Patcher> PatchStream for Recent<P> {
     }
 }
 
-type Begin = dyn Fn(Option<f32>) -> Result<Box<dyn PatchStream>, NodeError>;
+/// A patcher's stream for [`Facilities`].
+struct Streaming<P>(P);
 
-/// Facility of an incremental patcher: makes its state for a new span.
-pub struct Streaming(Box<Begin>);
-
-impl Streaming {
-    /// For the patcher whose states `begin` makes; they are given the entropy of BOS, and need not
-    /// know of `max_patch_length`.
-    pub fn new<S: PatchStream + 'static>(
-        max_patch_length: Option<usize>,
-        begin: impl Fn(Option<f32>) -> Result<S, NodeError> + 'static,
-    ) -> Self {
-        Streaming(Box::new(move |bos_entropy| {
-            Ok(Box::new(SplitStream::new(begin(bos_entropy)?, max_patch_length)))
-        }))
+impl<P: StreamPatcher> Facilities for Streaming<P> {
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        let stream = self.0.begin(bos_entropy);
+        Ok(Some(Box::new(SplitStream::new(stream, self.0.max_patch_length()))))
     }
+}
 
-    /// The state at the start of a span. `bos_entropy`, in nats, is that of the first byte; `None`
-    /// where the patcher reads no entropies.
-    ///
-    /// # Errors
-    /// A threshold that is yet to be found, or a missing entropy.
-    pub fn begin(&self, bos_entropy: Option<f32>) -> Result<Box<dyn PatchStream>, NodeError> {
-        (self.0)(bos_entropy)
-    }
+/// The stream of a patcher with an entropy rule, for [`Facilities::patch_stream`].
+pub(crate) fn entropy_stream(
+    rule: EntropyRule,
+    max_patch_length: Option<usize>,
+    bos_entropy: Option<f32>,
+) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+    let none = || NodeError::other("an entropy patcher reads an entropy of BOS, and none is given");
+    let stream = EntropyStream::new(rule, bos_entropy.ok_or_else(none)?);
+    Ok(Some(Box::new(SplitStream::new(stream, max_patch_length))))
 }
 
 /// `max_patch_length: 0` is refused wherever it can be given.
@@ -244,9 +243,7 @@ impl<P: StreamPatcher> ShortForm<P> for Streamed {
     }
 
     fn build(patcher: &P, cx: &mut BuildCx) {
-        let max = patcher.max_patch_length();
-        let patcher = patcher.clone();
-        cx.provide(Streaming::new(max, move |bos_entropy| Ok(patcher.begin(bos_entropy))));
+        provide(cx, Streaming(patcher.clone()));
     }
 
     fn run(

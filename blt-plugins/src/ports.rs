@@ -139,6 +139,11 @@ pub struct LossValue {
 }
 
 impl LossValue {
+    /// Nats of all counted bytes of the batch.
+    pub fn total_nats(&self) -> f64 {
+        (0..self.batch.n_spans()).map(|s| self.span_nats(s)).sum()
+    }
+
     /// Nats of span `s`'s counted bytes (EOS is not a byte).
     pub fn span_nats(&self, s: usize) -> f64 {
         let (a, b) = (self.batch.offsets[s], self.batch.offsets[s + 1]);

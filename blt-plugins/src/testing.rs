@@ -1,15 +1,16 @@
 //! For the tests of a node of your own: runs it alone on given bytes, and checks what every node
 //! promises.
 
-use crate::loaded::{Feed, Prepared};
-use crate::patcher::Streaming;
-use crate::ports::{Entropies, Logits, Patches};
+use crate::facilities;
+use crate::ports::{Bytes, Entropies, Logits, Patches};
 use blt_core::backend::fused::Fused;
 use blt_core::bytes::{Batch, VOCAB};
 use blt_core::model::Session;
 use blt_core::patch::stream::stream_patches;
 use blt_graph::registry::{self, NodeEntry};
-use blt_graph::{Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, World};
+use blt_graph::{
+    AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, World,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::rc::Rc;
@@ -143,18 +144,20 @@ impl Alone {
             }
             goals.push(goal);
         }
-        let world = World::new();
+        let mut world = World::new();
         world.insert(Session::new(Rc::new(Fused::new())));
         let built: Vec<&str> =
             goals.iter().map(String::as_str).chain([entropies.as_str()]).collect();
         let live = Live::build(&plan, &built, world)?;
         let alone = Alone { live, goals, patches, entropies };
-        if let Some(prepared) = alone.live.facility::<Prepared>("node")
-            && prepared.0.wants().is_some()
-        {
-            prepared.0.begin();
+        for facilities in facilities::of_node(&alone.live, "node") {
+            let Some(learns) = facilities.prepare().filter(|learns| learns.wants().is_some())
+            else {
+                continue;
+            };
+            learns.begin();
             alone.run(&[include_bytes!("testing.rs")])?;
-            prepared.0.finish().map_err(|e| Diagnostic::error(e.to_string()))?;
+            learns.finish().map_err(|e| Diagnostic::error(e.to_string()))?;
         }
         Ok(alone)
     }
@@ -175,9 +178,12 @@ impl Alone {
     /// # Errors
     /// What a node answers.
     pub fn run(&self, documents: &[&[u8]]) -> Result<Outputs, Diagnostics> {
-        let batch = Batch::from_documents(documents.iter().copied());
-        self.live.world().insert(Feed(Rc::new(batch)));
-        self.live.run(&self.goals).map_err(|failed| failed.diagnostics)
+        self.of_batch(&Rc::new(Batch::from_documents(documents.iter().copied())), &self.goals)
+    }
+
+    fn of_batch(&self, batch: &Rc<Batch>, goals: &[String]) -> Result<Outputs, Diagnostics> {
+        let given = [("docs", AnyValue::new::<Bytes>(batch.clone()))];
+        self.live.run(&given, goals).map_err(|failed| failed.diagnostics)
     }
 
     /// Whether what the node computes from the bytes before each byte j is the same whatever comes
@@ -235,19 +241,24 @@ impl Alone {
     /// any other node, there is nothing to check.
     ///
     /// # Errors
-    /// The patches of both, or that the node claims to be incremental and provides no
-    /// [`Streaming`].
+    /// The patches of both, or that the node claims to be incremental and provides no stream
+    /// ([`Facilities::patch_stream`](crate::Facilities::patch_stream)).
     pub fn streams(&self, documents: &[&[u8]]) -> Result<(), String> {
         let Some((goal, false)) = &self.patches else { return Ok(()) };
-        let streaming = self.live.facility::<Streaming>("node");
-        let streaming = streaming.ok_or("it claims to be incremental, and cannot stream")?;
-        let batch = Rc::new(Batch::from_documents(documents.iter().copied()));
-        self.live.world().insert(Feed(batch.clone()));
-        let outputs = self.live.run(&[goal, &self.entropies]).map_err(|e| e.to_string())?;
         let get = |e: Diagnostics| e.to_string();
+        let batch = Rc::new(Batch::from_documents(documents.iter().copied()));
+        let goals = [goal.clone(), self.entropies.clone()];
+        let outputs = self.of_batch(&batch, &goals).map_err(get)?;
         let packed = outputs.get::<Patches>(goal).map_err(get)?;
         let entropies = outputs.get::<Entropies>(&self.entropies).map_err(get)?;
-        let begin = |bos_entropy| streaming.begin(bos_entropy).expect("it ran");
+        let stream = |bos_entropy| {
+            let mut provided = facilities::of_node(&self.live, "node");
+            provided.find_map(|provided| provided.patch_stream(bos_entropy).transpose())
+        };
+        if stream(Some(1.0)).is_none() {
+            return Err("it claims to be incremental, and cannot stream".into());
+        }
+        let begin = |bos_entropy| stream(bos_entropy).expect("just seen").expect("it ran");
         let streamed = stream_patches(&batch, Some(&entropies), begin);
         match streamed == *packed {
             true => Ok(()),

@@ -14,9 +14,11 @@ use blt_core::params::ParamMaker;
 use blt_core::patch::stream::ByteStream;
 use blt_core::patch::{Patches, space_patches};
 use blt_graph::registry::{self, NodeEntry};
-use blt_graph::{BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World};
+use blt_graph::{
+    AnyValue, BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World,
+};
+use blt_plugins::ports;
 use blt_plugins::testing::Alone;
-use blt_plugins::{Feed, ports};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use schemars::JsonSchema;
@@ -85,8 +87,13 @@ run:
     Plan::check(&spec, "base", 7, Path::new(".")).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
 
+fn docs(text: &[u8]) -> [(&'static str, AnyValue); 1] {
+    let batch = Rc::new(Batch::from_documents([text]));
+    [("docs", AnyValue::new::<ports::Bytes>(batch))]
+}
+
 fn live(plan: &Plan, goals: &[&str]) -> Live {
-    let world = World::new();
+    let mut world = World::new();
     world.insert(Session::new(Rc::new(Fused::new())));
     Live::build(plan, goals, world).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
@@ -94,9 +101,8 @@ fn live(plan: &Plan, goals: &[&str]) -> Live {
 fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
     let live = live(plan, &["decoder", "patches"]);
     move |text| {
-        live.world().insert(Feed(Rc::new(Batch::from_documents([text]))));
         let mut values = live
-            .run(&["decoder", "patches"])
+            .run(&docs(text), &["decoder", "patches"])
             .unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
         let logits = values.take::<ports::Logits>("decoder").unwrap();
         let patches = values.take::<ports::Patches>("patches").unwrap();
@@ -109,8 +115,8 @@ fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
 fn middle(node: &str, difference: bool) -> f32 {
     let plan = plan("{node: BytePatch, in: docs}", "k: 1");
     let live = live(&plan, &[&format!("{node}.entropies")]);
-    live.world().insert(Feed(Rc::new(Batch::from_documents([TEXT.as_bytes()]))));
-    let entropies = live.get::<ports::Entropies>(&format!("{node}.entropies")).unwrap();
+    let goal = format!("{node}.entropies");
+    let entropies = live.get::<ports::Entropies>(&docs(TEXT.as_bytes()), &goal).unwrap();
     let mut values: Vec<f32> = match difference {
         false => entropies.to_vec(),
         true => entropies.windows(2).map(|w| w[1] - w[0]).collect(),

@@ -25,7 +25,6 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -259,7 +258,7 @@ pub struct Runner<'a> {
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
     failure: fn(&(dyn Any + Send)) -> Option<StepError>,
-    lent: Rc<World>,
+    lent: World,
 }
 
 /// A step with its key, before it is run.
@@ -279,7 +278,7 @@ impl<'a> Runner<'a> {
             progress: &SILENT,
             interrupt: Arc::default(),
             failure: |_| None,
-            lent: Rc::default(),
+            lent: World::new(),
         }
     }
 
@@ -295,7 +294,7 @@ impl<'a> Runner<'a> {
     /// a step do something in another way than its own. The results may not depend on it, for
     /// no key holds it.
     #[must_use]
-    pub fn lend<T: 'static>(self, value: T) -> Self {
+    pub fn lend<T: 'static>(mut self, value: T) -> Self {
         self.lent.insert(value);
         self
     }

@@ -1,18 +1,21 @@
-use crate::loaded::{CheckpointState, ParamFiles, STATE_FILE};
+use super::graph_of_model::graph_of;
+use crate::checkpoint::{CheckpointState, STATE_FILE};
+use crate::facilities::{Facilities, provide};
 use crate::model::{session, with_stored_params};
-use crate::patcher::Streaming;
+use crate::model_part::ModelPart;
+use crate::patcher::entropy_stream;
 use crate::ports::{
     Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
 };
-use crate::profile::PatcherFlops;
-use crate::shape::{WholeModel, graph_of};
 use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
-use blt_core::patch::stream::EntropyStream;
+use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
+use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -49,7 +52,40 @@ struct Stored {
 /// The model, and what its entropy model cost.
 pub struct State {
     model: blt::Blt,
-    patcher_flops: Rc<PatcherFlops>,
+    about: Rc<About>,
+}
+
+/// What steps ask of the node.
+struct About {
+    shape: ModelShape,
+    files: Vec<PathBuf>,
+    patcher_flops: Cell<u64>,
+}
+
+impl Facilities for About {
+    fn param_files(&self) -> Option<&[PathBuf]> {
+        Some(&self.files)
+    }
+
+    fn whole_model(&self) -> Option<&ModelShape> {
+        Some(&self.shape)
+    }
+
+    fn patcher_flops(&self) -> u64 {
+        self.patcher_flops.get()
+    }
+
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        match self.shape.patching {
+            PatchingShape::Entropy { rule, max_patch_length, .. } => {
+                entropy_stream(rule, max_patch_length, bos_entropy)
+            }
+            PatchingShape::Outside => Ok(None),
+        }
+    }
 }
 
 /// In the order of the ports.
@@ -163,6 +199,10 @@ impl Node for Blt {
         Ok(Some(graph_of(&self.open(base_dir)?.shape)))
     }
 
+    fn role(&self, _: (BytesInfo, Option<PatchesInfo>)) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Whole.role()
+    }
+
     fn build(
         &self,
         (_, patches): (BytesInfo, Option<PatchesInfo>),
@@ -179,18 +219,12 @@ impl Node for Blt {
             return Err(NodeError::input("patches", msg)
                 .help("wire a patcher: `in: {bytes: docs, patches: p}`"));
         }
-        let files: Vec<PathBuf> = weights.files().map(Path::to_path_buf).collect();
+        let files =
+            std::iter::once(description).chain(weights.files().map(Path::to_path_buf)).collect();
         let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
         let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
-        if let PatchingShape::Entropy { rule, max_patch_length, .. } = shape.patching {
-            cx.provide(Streaming::new(max_patch_length, move |bos_entropy| {
-                let none = || NodeError::other("there is no entropy of BOS");
-                Ok(EntropyStream::new(rule, bos_entropy.ok_or_else(none)?))
-            }));
-        }
-        cx.provide(WholeModel(shape));
-        cx.provide(ParamFiles(std::iter::once(description).chain(files).collect()));
-        Ok(State { model, patcher_flops: cx.provide(PatcherFlops::default()) })
+        let about = About { shape, files, patcher_flops: Cell::new(0) };
+        Ok(State { model, about: provide(cx, about) })
     }
 
     fn run(
@@ -210,7 +244,7 @@ impl Node for Blt {
                 let (before, wanted) = (session.flops(), cx.wanted("entropy_loss"));
                 let made = state.model.patch(&session, &batch, wanted);
                 let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
-                let flops = &state.patcher_flops.0;
+                let flops = &state.about.patcher_flops;
                 flops.set(flops.get() + session.flops() - before);
                 (
                     Rc::new(made.patches),

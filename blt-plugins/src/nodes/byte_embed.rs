@@ -1,10 +1,12 @@
 use crate::model::{session, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{ByteStates, ByteStatesInfo, ByteStatesValue, Bytes, BytesInfo};
 use blt_core::backend::{HASH_PRIMES, HashConfig};
 use blt_core::bytes::Batch;
 use blt_core::model;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use std::any::Any;
 use std::rc::Rc;
 
 /// Byte embeddings plus hash n-gram embeddings.
@@ -27,7 +29,7 @@ pub struct ByteEmbed {
 }
 
 impl ByteEmbed {
-    pub(crate) fn hash(&self) -> Option<HashConfig> {
+    fn hash(&self) -> Option<HashConfig> {
         (!self.ngrams.is_empty()).then(|| HashConfig {
             sizes: self.ngrams.clone(),
             functions: self.functions,
@@ -70,6 +72,10 @@ impl Node for ByteEmbed {
             ));
         }
         Ok(ByteStatesInfo { dim: self.dim })
+    }
+
+    fn role(&self, _: BytesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Embedding(self.hash()).role()
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {

@@ -1,12 +1,15 @@
 use crate::model::{session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
 use blt_core::backend::BlockConfig;
 use blt_core::bytes::Batch;
+use blt_core::hf::ByteLmShape;
 use blt_core::model::{self, next_byte_targets};
 use blt_core::patching::newline_reset;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::rc::Rc;
 
 /// Where the model's context begins anew.
@@ -51,7 +54,7 @@ pub struct ByteLm {
 }
 
 impl ByteLm {
-    pub(crate) fn block(&self) -> Result<BlockConfig, NodeError> {
+    fn block(&self) -> Result<BlockConfig, NodeError> {
         sizes!(self, dim: self.dim, window: self.window).resolve()
     }
 }
@@ -69,6 +72,15 @@ impl Node for ByteLm {
     ) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
         self.block()?;
         Ok((Some(()), Some(()), Some(())))
+    }
+
+    fn role(&self, _: BytesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        let shape = ByteLmShape {
+            layers: self.layers,
+            block: self.block()?,
+            reset_at_newline: self.context_reset == ContextReset::Newline,
+        };
+        ModelPart::EntropyModel(shape).role()
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteLm, NodeError> {

@@ -1,4 +1,4 @@
-use crate::loaded::WantsList;
+use crate::facilities::provide;
 use crate::ports::{Bytes, BytesInfo, Entropies};
 use blt_core::bytes::Batch;
 use blt_data::{ListColumn, ListKind};
@@ -29,7 +29,7 @@ impl Node for ColumnEntropies {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
-        cx.provide(WantsList(ListColumn { column: self.column.clone(), kind: ListKind::PerId }));
+        provide(cx, ListColumn { column: self.column.clone(), kind: ListKind::PerId });
         Ok(())
     }
 

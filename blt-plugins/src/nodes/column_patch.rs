@@ -1,4 +1,4 @@
-use crate::loaded::WantsList;
+use crate::facilities::provide;
 use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
@@ -34,10 +34,8 @@ impl Node for ColumnPatch {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
-        cx.provide(WantsList(ListColumn {
-            column: self.column.clone(),
-            kind: ListKind::PatchLengths,
-        }));
+        let column = self.column.clone();
+        provide(cx, ListColumn { column, kind: ListKind::PatchLengths });
         Ok(())
     }
 

@@ -1,14 +1,16 @@
-use crate::loaded::{AtEnd, Prepare, Prepared};
-use crate::patcher::{Streaming, check_max_patch_length};
+use crate::facilities::{Facilities, Prepare, provide};
+use crate::model_part::ModelPart;
+use crate::patcher::{check_max_patch_length, entropy_stream};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
-use blt_core::patch::stream::EntropyStream;
+use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_core::patching::{self, EntropyRule};
 use blt_data::Part;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -69,7 +71,7 @@ impl EntropyPatch {
     }
 
     /// The rule; a threshold that is to be found reads 0.
-    pub(crate) fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
+    fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
         Ok(match self.given()? {
             Given::Rule(rule) => rule,
             Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
@@ -224,6 +226,23 @@ impl Threshold {
     }
 }
 
+impl Facilities for Threshold {
+    fn prepare(&self) -> Option<&dyn Prepare> {
+        Some(self)
+    }
+
+    fn check_end(&self) -> Result<(), NodeError> {
+        self.refuse_one_byte_patches()
+    }
+
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        entropy_stream(self.rule()?, self.params.max_patch_length, bos_entropy)
+    }
+}
+
 impl Prepare for Threshold {
     fn wants(&self) -> Option<Part> {
         self.rule.borrow().is_none().then_some(Part::Calibration)
@@ -309,12 +328,17 @@ impl Node for EntropyPatch {
         Ok(PatchesInfo::streamed::<EntropyStream>())
     }
 
+    fn role(&self, _: (BytesInfo, ())) -> Result<Option<Box<dyn Any>>, NodeError> {
+        let (rule, max_patch_length) = (self.rule_or_zero()?, self.max_patch_length);
+        ModelPart::EntropyPatcher { rule, max_patch_length }.role()
+    }
+
     fn build(&self, _: (BytesInfo, ()), cx: &mut BuildCx) -> Result<Rc<Threshold>, NodeError> {
         let (rule, unknown) = match self.given()? {
             Given::Rule(rule) => (Some(rule), None),
             Given::Find(unknown) => (None, Some(unknown)),
         };
-        let threshold = Rc::new(Threshold {
+        let threshold = Threshold {
             node: cx.node.to_owned(),
             params: self.clone(),
             unknown,
@@ -323,16 +347,8 @@ impl Node for EntropyPatch {
             one_byte: Cell::new(
                 (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
             ),
-        });
-        cx.provide(Prepared(threshold.clone()));
-        let at_end = threshold.clone();
-        cx.provide(AtEnd(Box::new(move || at_end.refuse_one_byte_patches())));
-        let streamed = threshold.clone();
-        cx.provide(Streaming::new(self.max_patch_length, move |bos_entropy| {
-            let none = || NodeError::input("entropies", "there is no entropy of BOS");
-            Ok(EntropyStream::new(streamed.rule()?, bos_entropy.ok_or_else(none)?))
-        }));
-        Ok(threshold)
+        };
+        Ok(provide(cx, threshold))
     }
 
     fn run(

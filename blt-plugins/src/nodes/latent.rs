@@ -1,8 +1,10 @@
 use crate::model::{session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{PatchStates, PatchStatesInfo, PatchStatesValue};
 use blt_core::model;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use std::any::Any;
 
 /// The latent transformer over patches: causal inside a span, positions count patches, no final
 /// norm.
@@ -25,7 +27,7 @@ pub struct Latent {
 }
 
 impl Latent {
-    pub(crate) fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
+    fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
         let block = sizes!(self, dim: self.dim, window: None).resolve()?;
         Ok(model::LatentConfig { layers: self.layers, block, input_dim })
     }
@@ -40,6 +42,10 @@ impl Node for Latent {
     fn check(&self, input: PatchStatesInfo, _: &CheckCx) -> Result<PatchStatesInfo, NodeError> {
         self.config(input.dim)?;
         Ok(PatchStatesInfo { dim: self.dim, k: input.k })
+    }
+
+    fn role(&self, input: PatchStatesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Latent(self.config(input.dim)?).role()
     }
 
     fn build(&self, input: PatchStatesInfo, cx: &mut BuildCx) -> Result<model::Latent, NodeError> {

@@ -1,4 +1,5 @@
 use crate::model::{cross_of, session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo,
     PatchStatesValue,
@@ -7,6 +8,7 @@ use blt_core::model;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 
 /// In which decoder layers bytes attend to the latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ pub struct LocalDecoder {
 }
 
 impl LocalDecoder {
-    pub(crate) fn config(
+    fn config(
         &self,
         bytes: &ByteStatesInfo,
         patches: &PatchStatesInfo,
@@ -74,6 +76,13 @@ impl Node for LocalDecoder {
         _: &CheckCx,
     ) -> Result<(), NodeError> {
         self.config(&bytes, &patches).map(drop)
+    }
+
+    fn role(
+        &self,
+        (bytes, patches): (ByteStatesInfo, PatchStatesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Decoder(self.config(&bytes, &patches)?).role()
     }
 
     fn build(

@@ -1,4 +1,5 @@
 use crate::model::{cross_of, session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue,
     Patches, PatchesInfo,
@@ -7,6 +8,7 @@ use blt_core::backend::Pooling;
 use blt_core::model::{self, CrossLayers};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use std::any::Any;
 use std::rc::Rc;
 
 /// The local encoder: a light byte transformer, then cross-attention from pooled patch queries to
@@ -48,7 +50,7 @@ pub struct LocalEncoder {
 }
 
 impl LocalEncoder {
-    pub(crate) fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
+    fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
         let block = sizes!(self, dim: dim, window: self.window).resolve()?;
         if self.k == 0 {
             return Err(NodeError::param("k", "a patch has at least one query row, k: 1"));
@@ -78,6 +80,13 @@ impl Node for LocalEncoder {
     ) -> Result<(ByteStatesInfo, PatchStatesInfo), NodeError> {
         self.config(bytes.dim)?;
         Ok((bytes.clone(), PatchStatesInfo { dim: self.k * bytes.dim, k: self.k }))
+    }
+
+    fn role(
+        &self,
+        (bytes, _): (ByteStatesInfo, PatchesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Encoder(self.config(bytes.dim)?).role()
     }
 
     fn build(

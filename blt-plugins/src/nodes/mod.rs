@@ -9,6 +9,7 @@ mod byte_patch;
 mod column_entropies;
 mod column_patch;
 mod entropy_patch;
+mod graph_of_model;
 mod latent;
 mod local_decoder;
 mod local_encoder;

@@ -25,8 +25,8 @@ mod scorer;
 mod summary;
 
 pub use batches::{BatchOptions, BatchScorer};
-pub use columns::{Columns, RowScores, Scores};
-pub use job::{Job, JobConfig, Manifest, Unit, Units};
+pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
+pub use job::{Job, JobConfig, JobError, Manifest, Unit, Units};
 pub use outputs::{MANIFEST, Outputs, refusal};
 pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone, Worker};

@@ -165,12 +165,11 @@ impl Worker {
             .map_err(StepError::Document)?;
         let plan = Plan::check(&spec, &step.variant, step.seed, &step.base_dir)
             .map_err(StepError::Document)?;
-        let score = Score::of(&plan, step.index)?;
-        let score = score
+        let score = Score::of(&plan, step.index)
             .ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
         let cx = StepCx::outside(&plan, step.index, step.earlier.clone(), threads);
         let scorer = score.scorer(&cx)?;
-        let model = scorer.loaded().digest()?;
+        let model = scorer.graph().digest()?;
         if model != step.model {
             let msg =
                 format!("the model is {model} here, and {} where the step was divided", step.model);

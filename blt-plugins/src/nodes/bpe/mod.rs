@@ -1,7 +1,7 @@
 mod patcher;
 
 use self::patcher::BpePatcher;
-use crate::loaded::{Prepare, Prepared};
+use crate::facilities::{Facilities, Prepare, provide};
 use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
@@ -38,6 +38,12 @@ pub struct Tokenizer {
     node: String,
     patcher: RefCell<Option<BpePatcher>>,
     collecting: RefCell<Option<Vec<Vec<u8>>>>,
+}
+
+impl Facilities for Tokenizer {
+    fn prepare(&self) -> Option<&dyn Prepare> {
+        Some(self)
+    }
 }
 
 impl Prepare for Tokenizer {
@@ -123,14 +129,13 @@ impl Node for BpePatch {
             ),
             None => None,
         };
-        let tokenizer = Rc::new(Tokenizer {
+        let tokenizer = Tokenizer {
             params: self.clone(),
             node: cx.node.to_owned(),
             patcher: RefCell::new(patcher),
             collecting: RefCell::new(None),
-        });
-        cx.provide(Prepared(tokenizer.clone()));
-        Ok(tokenizer)
+        };
+        Ok(provide(cx, tokenizer))
     }
 
     fn run(
