@@ -16,11 +16,15 @@ mod regress;
 
 pub use blt_core as core;
 pub use blt_data as data;
+pub use blt_derive::{node, params, step};
 pub use blt_graph as graph;
-pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;
+#[doc(hidden)]
+pub use blt_plugins::__macro;
+pub use blt_plugins::testing;
 pub use blt_report as report;
 pub use cli::{main, main_from};
+pub use {schemars, serde};
 
 /// README's Rust compiles.
 #[cfg(doctest)]

@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int32Builder, ListBuilder, RecordBa
 use arrow::array::{Float32Builder, cast::as_string_array};
 use arrow::ipc::writer::FileWriter;
 use blt::graph::registry::{self, NodeEntry};
+use blt::graph::{PipelineSpec, check_all};
 use blt::plugins as _;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -180,6 +181,23 @@ fn nothing_is_wrong_with_the_registry() {
 }
 
 #[test]
+fn no_node_and_no_step_takes_a_parameter_that_it_does_not_know() {
+    let more =
+        |example: &str| format!("{}, unheard_of: 1}}", example.trim_end().trim_end_matches('}'));
+    let nodes = registry::nodes().into_iter();
+    let nodes = nodes.map(|entry| format!("graph:\n  node: {}\n", more(entry.example)));
+    let steps = registry::steps().into_iter();
+    let steps = steps.map(|entry| format!("graph: {{}}\nrun:\n  - {}\n", more(entry.example)));
+    for yaml in nodes.chain(steps) {
+        let spec = PipelineSpec::parse(&format!("name: x\n{yaml}"), "x.yaml")
+            .unwrap_or_else(|e| panic!("{yaml}\n{e}"));
+        let refused = check_all(&spec, Path::new(".")).err().map(|e| e.to_string());
+        let refused = refused.unwrap_or_default();
+        assert!(refused.contains("has no parameter `unheard_of`"), "{yaml}\n{refused}");
+    }
+}
+
+#[test]
 fn every_example_runs() {
     let mut wrong = Vec::new();
     let place = Place::new();
@@ -216,6 +234,7 @@ fn a_node_that_fits_nowhere_is_said_so() {
     enum Elsewhere {}
     impl blt::graph::Port for Elsewhere {
         const NAME: &'static str = "Elsewhere";
+        const PORT: &'static str = "elsewhere";
         type Value = ();
         type Info = ();
     }
