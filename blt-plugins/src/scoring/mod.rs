@@ -31,4 +31,4 @@ pub use outputs::{MANIFEST, Outputs, refusal};
 pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone, Worker};
 pub use scorer::{Scorer, Seen, Wires};
-pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};
+pub use summary::{GroupSummary, Summary};
