@@ -6,9 +6,9 @@ use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
 use blt_plugins::device_failure;
-use blt_plugins::steps::{Measured, PhaseRate};
 use blt_report::html::machine;
 use blt_report::progress;
+use blt_report::results::{BenchResult, PhaseRate, StepResult};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -72,7 +72,7 @@ pub fn bench(args: &Bench) -> Result<(), String> {
     }
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
     let progress = progress::for_stderr();
-    let mut found: Vec<(String, Measured)> = Vec::new();
+    let mut found: Vec<(String, BenchResult)> = Vec::new();
     for variant in variants {
         let mut spec = variant.spec;
         spec.run = goals(&spec, args);
@@ -93,10 +93,12 @@ pub fn bench(args: &Bench) -> Result<(), String> {
             .run();
         let report = ran.map_err(|e| e.render(cli::color()))?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
-            let text = std::fs::read_to_string(step.dir.join("result.json")).map_err(cli::plain)?;
-            let measured: Measured = serde_json::from_str(&text).map_err(cli::plain)?;
-            // A goal that variants share is measured once, and told once.
-            if !step.reused {
+            // A goal that variants share is measured once, and reported once.
+            if step.reused {
+                continue;
+            }
+            let result = StepResult::read(&step.dir).map_err(cli::plain)?;
+            if let Some(StepResult::Bench(measured)) = result {
                 found.push((variant.name.clone(), measured));
             }
         }
@@ -110,7 +112,10 @@ pub fn bench(args: &Bench) -> Result<(), String> {
         Format::Json => {
             let goals: Vec<Value> = found
                 .iter()
-                .map(|(variant, measured)| json!({ "variant": variant, "measured": measured }))
+                .map(|(variant, measured)| {
+                    let measured = StepResult::Bench(measured.clone());
+                    json!({ "variant": variant, "measured": measured })
+                })
                 .collect();
             let whole =
                 json!({ "schema": 1, "pipeline": spec.name, "machine": machine(), "goals": goals });
@@ -169,7 +174,7 @@ fn rate(bytes_per_second: f64) -> String {
     }
 }
 
-fn table(variant: &str, m: &Measured) -> String {
+fn table(variant: &str, m: &BenchResult) -> String {
     let mut out = String::new();
     let gflops = m.machine_flops_per_second / 1e9;
     let (goal, path, device, simd, threads) = (&m.goal, &m.path, &m.device, &m.simd, m.threads);

@@ -15,8 +15,8 @@ pub use bench::{BenchResult, NodeSeconds, PhaseRate, TrainingMemory};
 pub use file::{Difference, Evaluated, Results, SCHEMA, StepRecord, VariantResults};
 pub use number::{Number, Ordered};
 pub use score::{
-    HistogramGroup, HistogramOf, Likelihood, Patching, RowRange, ScoreCounts, ScoreHistogram,
-    ScoreResult, ScoreSums, ScoredPart, UnreadableRows,
+    HistogramGroup, HistogramOf, Likelihood, Patching, ScoreCounts, ScoreHistogram, ScoreResult,
+    ScoreSums, ScoredPart, UnreadableRows,
 };
 pub use step::{
     EvaluateResult, ExportResult, MetricsLine, ReadBack, StepResult, Timing, TrainResult,

@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a step measured: its result.json. `kind` names the type.
 ///
@@ -99,7 +99,7 @@ pub struct ExportResult {
     /// The wire of the model's loss or logits.
     pub goal: String,
     /// The Hugging Face directory, below the step's own.
-    pub directory: String,
+    pub directory: PathBuf,
     pub tensors: u64,
     pub parameters: u64,
     /// The directory has an entropy model, which finds patch starts in `forward`.
