@@ -1,5 +1,6 @@
 //! The columns that scoring adds to a table.
 
+use super::units::FOOTER_KEY;
 use arrow::array::{
     ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait,
 };
@@ -11,8 +12,6 @@ use blt_graph::StepError;
 use serde::Serialize;
 use std::f64::consts::LN_2;
 use std::sync::Arc;
-
-use super::part::FOOTER_KEY;
 
 /// Which columns are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,16 +1,14 @@
 //! What is scored, and its division into units.
 
 use super::columns::{Columns, ColumnsTaken};
-use super::part;
+use super::units::{self, FORMAT, Manifest, Unit, Units};
 use arrow::datatypes::SchemaRef;
 use blt_data::predicate::Predicate;
 use blt_data::{
     DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table,
 };
 use blt_graph::StepError;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -53,98 +51,6 @@ pub enum JobError {
     #[error(transparent)]
     Columns(#[from] ColumnsTaken),
 }
-
-/// A span of input and its output part: what is scored as one, and again if it was not finished.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Unit {
-    /// The part's name below the outputs, `/` between the parts of it. It follows from the input's
-    /// name and the span.
-    pub part: String,
-    /// The input file, as named in the pipeline.
-    pub input: String,
-    #[serde(flatten)]
-    pub span: RowSpan,
-    /// Rows of the span, or its limit if that is less.
-    pub rows: u64,
-    /// A digest of the input file, the span, the model and the settings.
-    pub key: String,
-}
-
-/// A job divided.
-#[derive(Clone, Debug)]
-pub struct Units {
-    /// A digest of the model.
-    pub model: String,
-    /// In input order.
-    pub units: Vec<Unit>,
-}
-
-/// `manifest.json`: all units of a job. Which of them are done, their parts say.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    pub format: u32,
-    /// The version of this crate that wrote it.
-    pub version: String,
-    pub model: String,
-    pub settings: Value,
-    pub units: Vec<Unit>,
-}
-
-impl Manifest {
-    /// In what another job differs, in words; None if they are the same.
-    pub(super) fn difference(&self, other: &Manifest) -> Option<String> {
-        let named = |value: &Value| value.as_object().cloned().unwrap_or_default();
-        let (mine, theirs) = (named(&self.settings), named(&other.settings));
-        let settings: BTreeSet<&String> = mine
-            .keys()
-            .chain(theirs.keys())
-            .filter(|key| mine.get(*key) != theirs.get(*key))
-            .collect();
-        let keys = |manifest: &Manifest| -> Vec<(String, String)> {
-            manifest.units.iter().map(|unit| (unit.part.clone(), unit.key.clone())).collect()
-        };
-        if self.format != other.format || self.version != other.version {
-            Some(format!("another version of this program, {}", self.version))
-        } else if self.model != other.model {
-            Some(format!("another model, {}", self.model))
-        } else if !settings.is_empty() {
-            let settings: Vec<String> =
-                settings.into_iter().map(|key| format!("`{key}`")).collect();
-            Some(format!("other settings: {}", settings.join(", ")))
-        } else if keys(self) != keys(other) {
-            Some(self.other_input(other))
-        } else {
-            None
-        }
-    }
-
-    /// Where the units of another job's input differ.
-    fn other_input(&self, other: &Manifest) -> String {
-        let keys: BTreeMap<&str, &Unit> =
-            other.units.iter().map(|unit| (unit.part.as_str(), unit)).collect();
-        let changed = self
-            .units
-            .iter()
-            .find(|unit| keys.get(unit.part.as_str()).is_some_and(|of| of.key != unit.key));
-        let inputs = |manifest: &Manifest| {
-            manifest.units.iter().map(|unit| unit.input.clone()).collect::<BTreeSet<_>>()
-        };
-        let (mine, theirs) = (inputs(self), inputs(other));
-        let added = theirs.difference(&mine).next().map(|name| format!("{name} was added"));
-        let gone =
-            || mine.difference(&theirs).next().map(|name| format!("{name} is no longer there"));
-        let what = added.or_else(gone).unwrap_or_else(|| match changed {
-            Some(unit) => {
-                format!("{} was written again since, or another `limit` ends in it", unit.input)
-            }
-            None => "it is divided by another `part_bytes` or `limit`".to_owned(),
-        });
-        format!("other input: {what}")
-    }
-}
-
-/// Version of [`Manifest`], of a part's footer, and of what keys are made of.
-pub const FORMAT: u32 = 1;
 
 impl Job {
     /// Checks the config against the input's columns. Reads no rows.
@@ -234,7 +140,7 @@ impl Job {
         }
         let inputs: Vec<(&str, Option<Range<usize>>)> =
             spans.iter().map(|span| self.named(span)).collect();
-        let names = part::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
+        let names = units::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
         if let Some(limit) = limit {
             let counts = self.config.source.count_rows(&self.request(spans.clone()), limit)?;
             let mut left = limit;

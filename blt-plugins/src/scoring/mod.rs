@@ -16,17 +16,20 @@
 //! A [`BatchScorer`](crate::steps::BatchScorer) gives record batches that are in memory the same columns, to the bit.
 
 mod columns;
+mod footer;
 mod job;
 mod outputs;
 mod part;
 mod remote;
 mod scorer;
 mod summary;
+mod units;
 
 pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
-pub use job::{Job, JobConfig, JobError, Manifest, Unit, Units};
+pub use footer::Footer;
+pub use job::{Job, JobConfig, JobError};
 pub use outputs::{MANIFEST, Outputs, refusal};
-pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, Summary};
+pub use units::{FOOTER_KEY, Manifest, Unit, Units};

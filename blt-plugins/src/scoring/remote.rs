@@ -6,10 +6,10 @@
 //! [`RemoteStep`], to some process, whose [`Worker`](crate::steps::Worker) builds the same model and job again, holds the
 //! unit's key against its own, and writes the part as this process would. Both cross as JSON.
 
-use super::job::{Unit, Units};
 use super::outputs::Outputs;
 use super::scorer::Seen;
 use super::summary::Summary;
+use super::units::{Unit, Units};
 use blt_graph::run::cpu_features;
 use blt_graph::{Earlier, StepCx, StepError};
 use serde::{Deserialize, Serialize};

@@ -5,10 +5,11 @@
 //! depend on what it shares it with.
 
 use super::columns::{Columns, RowScores, Scores};
-use super::job::{Job, Unit, Units};
+use super::job::Job;
 use super::outputs::Outputs;
 use super::part::PartWriter;
 use super::summary::Summary;
+use super::units::{Unit, Units};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use crate::trained_graph::TrainedGraph;

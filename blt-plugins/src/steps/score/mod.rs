@@ -1,16 +1,15 @@
-mod batches;
+//! The step `score`.
+
 mod wires;
-mod worker;
 
-pub use batches::{BatchOptions, BatchScorer};
 pub use wires::Emit;
-pub use worker::Worker;
 
+use self::wires::wires;
 use super::evaluate::Split;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
-    Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
-    Units, refusal,
+    Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
+    Summary, Units, refusal,
 };
 use crate::sources::{check_source, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
@@ -20,7 +19,6 @@ use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::results::{ScoreResult, ScoredPart, StepResult, Timing};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
 use std::rc::Rc;
@@ -121,6 +119,11 @@ impl Score {
         plan.steps().get(index)?.downcast::<Self>().cloned()
     }
 
+    /// The score columns, before anything is known of the data.
+    pub(crate) fn columns(&self, plan: &Plan) -> Result<Columns, NodeError> {
+        Ok(wires::columns(&wires(plan, &self.goal, &self.emit)?, &self.emit))
+    }
+
     /// How documents become batches.
     pub(crate) fn packer(&self, span_bytes: usize) -> Packer {
         Packer {
@@ -134,7 +137,7 @@ impl Score {
 
     /// What scores: the model, built and read from what earlier steps left.
     pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
-        let wires = self.wires(cx.plan())?;
+        let wires = wires(cx.plan(), &self.goal, &self.emit)?;
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
         graph.prepare(cx)?;
         graph.read_from(cx, self.source.as_deref())?;
@@ -237,7 +240,7 @@ impl Step for Score {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        self.wires(plan)?;
+        wires(plan, &self.goal, &self.emit)?;
         check_source(plan, self.source.as_deref())?;
         let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
         if self.batch_bytes == 0 {

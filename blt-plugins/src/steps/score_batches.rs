@@ -1,6 +1,6 @@
 //! Record batches in memory, scored as the `score` step scores files.
 
-use super::{Emit, Score};
+use super::score::{Emit, Score};
 use crate::scoring::{Columns, ColumnsTaken, Scorer};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;

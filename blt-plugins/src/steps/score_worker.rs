@@ -1,6 +1,6 @@
 //! A `score` step made ready in another process.
 
-use super::Score;
+use super::score::Score;
 use crate::profile::NodeProfile;
 use crate::scoring::{Job, RemoteStep, Scorer, Unit, UnitDone, Units};
 use blt_graph::run::cpu_features;
