@@ -13,7 +13,7 @@ use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, We
 use blt_core::model::{Head, next_byte_targets};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_derive::{node, params};
-use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
+use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx};
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -124,13 +124,7 @@ impl Blt {
     /// Opens a checkpoint that a train step left.
     fn open_run(&self, dir: &Path) -> Result<Stored, NodeError> {
         let description = dir.join(STATE_FILE);
-        let state = CheckpointState::read(dir).map_err(|e| match e {
-            StepError::Failed { error, help: Some(help) } => {
-                NodeError::param("checkpoint", error).help(help)
-            }
-            StepError::Failed { error, help: None } => NodeError::param("checkpoint", error),
-            other => NodeError::param("checkpoint", other.to_string()),
-        })?;
+        let state = CheckpointState::read(dir).map_err(|e| e.at_param("checkpoint"))?;
         let model = state.model.ok_or_else(|| {
             let msg = format!("{} holds the parameters of a graph that is no BLT model", dir.display());
             NodeError::param("checkpoint", msg)

@@ -354,36 +354,33 @@ impl Measuring<'_> {
         }
     }
 
-    fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
-        let dir = cx.dir();
-        self.documents.sync()?;
+    /// Forward FLOPs per byte of the goal, by node, and the sum over those that only find where
+    /// patches start. Metrics cost extra; their own FLOPs are not counted.
+    fn flops(&self, plan: &Plan) -> Result<(BTreeMap<String, f64>, f64), StepError> {
         let bytes = self.total.bytes as f64;
-        let plan = cx.plan();
-        let refs = self.step.computed();
-        // What the goal costs; metrics measure it, and are no part of it.
         let goal = [self.step.goal.as_str()];
         let of_goal: BTreeSet<&str> =
             plan.needs(&goal)?.into_iter().map(|node| node.name.as_str()).collect();
         let per_node =
             self.profile.flops().into_iter().filter(|(node, _)| of_goal.contains(node.as_str()));
-        let flops_by_node: BTreeMap<String, f64> =
+        let by_node: BTreeMap<String, f64> =
             per_node.map(|(node, flops)| (node, flops as f64 / bytes)).collect();
-        // What the patcher costs beside the model: the nodes that only borders depend on.
         let behind = nodes_behind_borders(plan, &goal)?;
-        let of_nodes =
-            flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
+        let of_nodes = by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
         let inside = patcher_flops(self.graph);
         let of_parts =
             inside.iter().filter(|(node, _)| !behind.contains(*node)).map(|(node, flops)| {
                 (flops - self.patcher_flops.get(node).unwrap_or(&0)) as f64 / bytes
             });
-        let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
-        let mut parameters: BTreeMap<String, usize> = BTreeMap::new();
-        for p in self.graph.params() {
-            *parameters.entry(p.node.clone()).or_default() += p.canonical.n_elements();
-        }
-        let parameters_by_node =
-            parameters.into_iter().map(|(node, count)| (node, count.into())).collect();
+        let entropy = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
+        Ok((by_node, entropy))
+    }
+
+    fn result(&self, plan: &Plan, counts: &Counts) -> Result<EvaluateResult, StepError> {
+        let bytes = self.total.bytes as f64;
+        let refs = self.step.computed();
+        let (flops_by_node, entropy_flops) = self.flops(plan)?;
+        let parameters = self.graph.n_parameters_by_node().into_iter();
         let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
         let bytes_per_patch = patches.map(|p| bytes / p as f64);
         let span_bytes = bytes / self.spans as f64;
@@ -391,7 +388,7 @@ impl Measuring<'_> {
         let metrics = self.metrics.sums.iter();
         let lengths = self.patch_stats.histogram.iter();
         let lengths = lengths.map(|(&length, &count)| (length as u64, count.into())).collect();
-        let result = EvaluateResult {
+        Ok(EvaluateResult {
             goal: self.step.goal.clone(),
             split: self.step.split.name().to_owned(),
             by: self.step.by.clone(),
@@ -410,16 +407,22 @@ impl Measuring<'_> {
             flops_by_node,
             closed_form_flops_per_byte: closed_form_flops(plan, &refs, bytes_per_patch, span_bytes),
             parameters: self.graph.n_parameters().into(),
-            parameters_by_node,
+            parameters_by_node: parameters.map(|(node, count)| (node, count.into())).collect(),
             boundary_lookahead: boundary_lookahead(plan, &refs)?,
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
-        };
-        StepResult::Evaluate(result).write(dir)?;
+        })
+    }
+
+    /// Writes the results. `seconds`: what measuring took.
+    fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
+        let dir = cx.dir();
+        self.documents.sync()?;
+        StepResult::Evaluate(self.result(cx.plan(), counts)?).write(dir)?;
         let samples: Vec<&Sample> = self.samples.values().collect();
         write_atomic(dir.join("samples.json"), serde_json::to_string(&samples)?)?;
         let timing = Timing {
-            evaluate_bytes_per_second: Some(bytes / seconds),
+            evaluate_bytes_per_second: Some(self.total.bytes as f64 / seconds),
             seconds_by_node: Some(self.profile.seconds()),
             ..Timing::default()
         };

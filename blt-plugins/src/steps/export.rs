@@ -1,4 +1,4 @@
-use crate::checkpoint::CHECKPOINT_DIR;
+use crate::checkpoint::{CHECKPOINT_DIR, StoredModel};
 use crate::lint::warn_untrained;
 use crate::plan_queries::{first_wire, nodes_behind_borders};
 use crate::ports::{Logits, Loss, Patches};
@@ -141,6 +141,90 @@ impl Export {
         );
         NodeError::param("goal", msg)
     }
+
+    /// The model of `graph`, and its `config.json`.
+    fn model(
+        &self,
+        cx: &StepCx,
+        graph: &TrainedGraph,
+    ) -> Result<(StoredModel, HfConfig), StepError> {
+        let not_a_model = |error| cx.refuse(&self.not_a_model(error));
+        let model = graph.model().map_err(not_a_model)?;
+        let config = HfConfig::from_model(&model.shape)
+            .map_err(|refused| cx.refuse(&self.refused(&refused)))?;
+        // The directory would lack the parameters of other nodes. It may lack those of nodes that
+        // only find where patches start.
+        let behind = nodes_behind_borders(cx.plan(), &[&self.goal])?;
+        let foreign = |node: &String| !model.nodes.contains(node) && !behind.contains(node);
+        if let Some(node) = graph.params().iter().map(|p| &p.node).find(|node| foreign(node)) {
+            let kind = cx.plan().node(node).map_or("", |n| n.entry.name);
+            return Err(not_a_model(NotBlt::ForeignParams { node: node.clone(), kind }));
+        }
+        Ok((model, config))
+    }
+
+    /// The parameters of the model, by name.
+    fn params<'a>(
+        &self,
+        graph: &'a TrainedGraph,
+        model: &StoredModel,
+        config: &HfConfig,
+    ) -> Result<BTreeMap<&'a str, ParamId>, StepError> {
+        let of_model = graph.params().iter().filter(|p| model.nodes.contains(&p.node));
+        let ids: BTreeMap<&str, ParamId> =
+            of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
+        // The layout lists the hash table of a model without hash functions; it has no rows.
+        let missing = config
+            .parameters()
+            .into_iter()
+            .find(|s| !ids.contains_key(s.name.as_str()) && !s.shape.contains(&0));
+        match missing {
+            None => Ok(ids),
+            Some(missing) => Err(StepError::other(format!(
+                "no node of `{}` has the parameter `{}`",
+                self.goal, missing.name
+            ))),
+        }
+    }
+
+    /// Writes the results.
+    fn finish(
+        &self,
+        cx: &StepCx,
+        config: &HfConfig,
+        verified: Option<Verified>,
+    ) -> Result<(), StepError> {
+        let specs = config.parameters();
+        let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
+        let read_back = verified.as_ref().map(|verified| ReadBack {
+            bpb: verified.nats / LN_2 / verified.bytes as f64,
+            bytes: verified.bytes,
+            patches: verified.patches,
+            largest_difference: verified.largest_difference,
+        });
+        let result = ExportResult {
+            goal: self.goal.clone(),
+            directory: Path::new("outputs").join(&self.dir),
+            tensors: specs.len() as u64,
+            parameters: parameters as u64,
+            patch_in_forward: config.patching.is_some(),
+            threshold: config.patching.as_ref().map(|p| p.threshold),
+            read_back,
+        };
+        StepResult::Export(result).write(cx.dir())?;
+        let patcher = if config.patching.is_some() {
+            "with its entropy model"
+        } else {
+            "patches come from outside"
+        };
+        let verified =
+            verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
+        cx.progress().finish(&format!(
+            "{parameters} parameters in {} tensors, {patcher}{verified}",
+            specs.len()
+        ));
+        Ok(())
+    }
 }
 
 #[step(example = "goal: loss")]
@@ -207,20 +291,9 @@ impl Step for Export {
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let at_goal = |error: NodeError| cx.refuse(&error);
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
         graph.prepare(cx)?;
-        let model = graph.model().map_err(|e| at_goal(self.not_a_model(e)))?;
-        let config = HfConfig::from_model(&model.shape)
-            .map_err(|refused| at_goal(self.refused(&refused)))?;
-        let behind = nodes_behind_borders(cx.plan(), &[&self.goal])?;
-        // Parameters of other nodes would be left behind. Those that make the patches may be.
-        let foreign = |node: &String| !model.nodes.contains(node) && !behind.contains(node);
-        if let Some(node) = graph.params().iter().map(|p| &p.node).find(|node| foreign(node)) {
-            let kind = cx.plan().node(node).map_or("", |n| n.entry.name);
-            let error = NotBlt::ForeignParams { node: node.clone(), kind };
-            return Err(at_goal(self.not_a_model(error)));
-        }
+        let (model, config) = self.model(cx, &graph)?;
         let trained = cx.earlier().iter().any(|step| step.dir.join(CHECKPOINT_DIR).is_dir());
         let from_files = graph.facilities().any(|(_, f)| f.whole_model().is_some());
         if !trained && !from_files {
@@ -229,52 +302,12 @@ impl Step for Export {
                 self.goal
             ));
         }
-        let of_model = graph.params().iter().filter(|p| model.nodes.contains(&p.node));
-        let ids: BTreeMap<&str, ParamId> =
-            of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
-        let specs = config.parameters();
-        // The layout lists the hash table of a model without hash functions; it has no rows.
-        let missing =
-            specs.iter().find(|s| !ids.contains_key(s.name.as_str()) && !s.shape.contains(&0));
-        if let Some(missing) = missing {
-            return Err(StepError::other(format!(
-                "no node of `{}` has the parameter `{}`",
-                self.goal, missing.name
-            )));
-        }
+        let ids = self.params(&graph, &model, &config)?;
         cx.progress().start(&format!("export {}", self.goal), None);
         let dir = cx.dir().join("outputs").join(&self.dir);
         write_directory(&dir, &config, |name| graph.backend().read_param(ids[name]))?;
-        let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
         let verified =
             self.verify.map(|documents| self.verify(cx, &graph, &dir, documents)).transpose()?;
-        let read_back = verified.as_ref().map(|verified| ReadBack {
-            bpb: verified.nats / LN_2 / verified.bytes as f64,
-            bytes: verified.bytes,
-            patches: verified.patches,
-            largest_difference: verified.largest_difference,
-        });
-        let result = ExportResult {
-            goal: self.goal.clone(),
-            directory: Path::new("outputs").join(&self.dir),
-            tensors: specs.len() as u64,
-            parameters: parameters as u64,
-            patch_in_forward: config.patching.is_some(),
-            threshold: config.patching.as_ref().map(|p| p.threshold),
-            read_back,
-        };
-        StepResult::Export(result).write(cx.dir())?;
-        let patcher = if config.patching.is_some() {
-            "with its entropy model"
-        } else {
-            "patches come from outside"
-        };
-        let verified =
-            verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
-        cx.progress().finish(&format!(
-            "{parameters} parameters in {} tensors, {patcher}{verified}",
-            specs.len()
-        ));
-        Ok(())
+        self.finish(cx, &config, verified)
     }
 }

@@ -3,7 +3,8 @@ use crate::device::backend;
 use crate::lint::warn_untrained;
 use crate::ports::Loss;
 use crate::sources::{check_sources, fingerprints};
-use crate::trained_graph::{Batches, TrainedGraph};
+use crate::trained_graph::TrainedGraph;
+use crate::trained_graph::reading::Batches;
 use blt_core::bytes::Batch;
 use blt_core::optim::{AdamWConfig, Decay};
 use blt_data::{BatchState, Request};
@@ -175,7 +176,7 @@ impl Step for Train {
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
             let digests = checkpoint::digests(&cx.base_dir().join(from));
-            let digests = digests.map_err(|e| at_from(cx, e))?;
+            let digests = digests.map_err(|e| cx.refuse(&e.at_param("from")))?;
             on.extend(digests.iter().map(|digest| format!("from {digest}")));
         }
         Ok(on)

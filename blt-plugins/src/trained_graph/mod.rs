@@ -1,10 +1,8 @@
 //! [`TrainedGraph`]: the floor that steps stand on.
 
 mod learning;
-mod reading;
+pub mod reading;
 mod stored;
-
-pub use reading::Batches;
 
 use crate::checkpoint::CHECKPOINT_DIR;
 use crate::device::backend;
@@ -238,9 +236,18 @@ impl TrainedGraph {
         self.params.iter().map(|p| p.canonical.id).collect()
     }
 
-    /// How many numbers the parameters are.
+    /// The number of elements in all parameters.
     pub fn n_parameters(&self) -> usize {
         self.params.iter().map(|p| p.canonical.n_elements()).sum()
+    }
+
+    /// The number of elements in the parameters of each node that has any.
+    pub fn n_parameters_by_node(&self) -> BTreeMap<String, usize> {
+        let mut by_node = BTreeMap::new();
+        for p in &self.params {
+            *by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
+        }
+        by_node
     }
 
     /// Optimiser steps behind the parameters, as the checkpoint restored last counts them; 0 if

@@ -1,7 +1,7 @@
 //! A graph's parameters in checkpoints, and their digest.
 
 use super::TrainedGraph;
-use crate::checkpoint::{self, CheckpointState, StoredModel};
+use crate::checkpoint::{self, CheckpointState, StateError, StoredModel};
 use crate::facilities;
 use crate::recognise::{self, Found, NotBlt};
 use blt_core::backend::ParamId;
@@ -22,7 +22,7 @@ impl TrainedGraph {
     /// # Errors
     /// If it cannot be read, or a tensor is missing or of another shape.
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
-        let state = CheckpointState::read(dir)?;
+        let state = CheckpointState::read(dir).map_err(StateError::into_step_error)?;
         let path = dir.join(MODEL_FILE);
         let file = TensorFile::open(&path).map_err(CheckpointError::from)?;
         for p in &self.params {
