@@ -22,7 +22,13 @@ pub use blt_plugins as plugins;
 pub use cli::{check_report, main, main_from, write_results};
 pub use progress::for_stderr as progress_for_stderr;
 
-/// README's Rust compiles.
+/// The Rust of README and of the book compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-pub struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/pipelines.md")]
+    struct Pipelines;
+    #[doc = include_str!("../docs/plugins.md")]
+    struct Plugins;
+}
