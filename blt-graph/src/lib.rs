@@ -9,13 +9,13 @@
 //! | write a step (train, evaluate, ...) | [`Step`], [`StepCx`], [`step!`](crate::step!), [`Live`] |
 //! | read or change a pipeline's YAML | [`spec`], [`PipelineSpec::set`] |
 //! | write a graph in Rust | [`dsl::Graph`] |
-//! | know what is checked, and when | [`check`], [`diagnostic`] |
+//! | know what is checked, and when | [`plan`], [`diagnostic`] |
 //! | run a pipeline | [`run::Runner`] |
-//! | know when a step's result is used again | [`store`] |
+//! | know when a step's result is used again | [`run::store`] |
 //! | list nodes, print help | [`registry`], [`describe()`] |
 //!
 //! The way of a pipeline: [`PipelineSpec::read`] finds what the YAML says and where;
-//! [`PipelineSpec::set`] makes overrides; [`check::check_all`] resolves every variant into a
+//! [`PipelineSpec::set`] makes overrides; [`check_all`] resolves every variant into a
 //! checked [`Plan`], shapes included, before any file is opened; [`run::Runner`] runs the steps of
 //! each plan, using again what the store has under the same key; a step builds the part of
 //! the graph that it needs as [`Live`] and runs it on batches that it puts into the [`World`].
@@ -23,39 +23,29 @@
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub mod check;
-mod checker;
-mod describe;
 pub mod diagnostic;
 pub mod dsl;
-mod edit;
 pub mod files;
-mod findings;
-pub mod live;
 pub mod node;
+pub mod plan;
 pub mod port;
-mod reader;
 pub mod registry;
 pub mod run;
-mod rundir;
 mod schema;
 pub mod spec;
 pub mod step;
-pub mod store;
 pub mod world;
-mod yaml;
 
 #[doc(hidden)]
 pub use inventory;
 
-pub use check::{Goal, Plan, PlannedNode, PlannedStep, check_all};
-pub use describe::describe;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dsl::Graph;
 pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};
-pub use live::{Live, Outputs, RunFailed};
 pub use node::{BuildCx, CheckCx, Node, NodeError, RunCx, derive_seed};
+pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all, describe};
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
+pub use run::{Live, Outputs, RunFailed};
 pub use spec::{GraphSpec, PipelineSpec, Variant};
 pub use step::{ComputePath, Earlier, Progress, Silent, Step, StepCx, StepError, StepHeading};
 pub use world::{NodeObserver, World};

@@ -267,7 +267,7 @@ pub struct BuildCx<'a> {
 
 impl BuildCx<'_> {
     /// Offers `facility` to the step that built this node, which finds it by type with
-    /// [`Live::facility`](crate::live::Live::facility): a source of documents, a set of parameters,
+    /// [`Live::facility`](crate::run::Live::facility): a source of documents, a set of parameters,
     /// a threshold that can be calibrated. Returns the shared object, for the node's own state.
     pub fn provide<T: 'static>(&mut self, facility: T) -> Rc<T> {
         let facility = Rc::new(facility);
@@ -294,7 +294,7 @@ impl RunCx<'_> {
 }
 
 /// A [`Node`] with its types erased.
-pub(crate) trait AnyNode {
+pub(crate) trait AnyNode: Any {
     fn check(
         &self,
         inputs: &[Option<AnyInfo>],

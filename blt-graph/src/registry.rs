@@ -395,7 +395,7 @@ pub fn self_test() -> Vec<String> {
                 say(format!("its example is of `{}`", node.node))
             }
             Ok(node) => {
-                if let Err(diagnostics) = crate::checker::check_example(entry, &node) {
+                if let Err(diagnostics) = crate::plan::check::check_example(entry, &node) {
                     say(format!("its example is refused:\n{diagnostics}"));
                 }
             }
@@ -412,7 +412,7 @@ pub fn self_test() -> Vec<String> {
                 say(format!("its example is of `{}`", step.step))
             }
             Ok(step) => {
-                if let Err(diagnostics) = crate::checker::check_step_example(entry, &step) {
+                if let Err(diagnostics) = crate::plan::check::check_step_example(entry, &step) {
                     say(format!("its example is refused:\n{diagnostics}"));
                 }
             }

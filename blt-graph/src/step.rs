@@ -1,5 +1,6 @@
 //! The [`Step`] trait: what a pipeline does with its graph (train, evaluate, score, ...).
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,9 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::check::Plan;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::node::{NodeError, chain};
+use crate::plan::Plan;
 use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).
@@ -79,7 +80,7 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
 }
 
 /// A [`Step`] with its types erased.
-pub(crate) trait AnyStep {
+pub(crate) trait AnyStep: Any {
     fn goals(&self) -> Vec<String>;
     fn check(&self, plan: &Plan) -> Result<(), NodeError>;
     fn feeds_later_steps(&self) -> bool;

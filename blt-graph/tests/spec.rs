@@ -242,6 +242,10 @@ fn a_plan_knows_shapes_order_and_use() {
     assert_eq!(names, ["a", "b", "c", "sum", "text", "columns"]);
     assert_eq!(plan.node("c").unwrap().params["factor"], json!(3.0));
     assert_eq!(plan.node("c").unwrap().params["rule"], json!("global"));
+    assert_eq!(plan.node("c").unwrap().downcast::<Scale>().unwrap().factor, 3.0);
+    assert!(plan.node("c").unwrap().downcast::<Add>().is_none());
+    assert_eq!(plan.steps()[0].downcast::<Sum>().unwrap().steps, 10);
+    assert!(plan.steps()[0].downcast::<Look>().is_none());
     let resolved = plan.resolved();
     let again = PipelineSpec::parse(&resolved.to_yaml(), "resolved.yaml").unwrap();
     assert_eq!(again, resolved);

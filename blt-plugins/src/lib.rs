@@ -7,6 +7,7 @@
 pub mod bpe;
 mod closed_form;
 pub mod data;
+mod fingerprint;
 mod loaded;
 mod memory;
 mod model;
@@ -14,14 +15,12 @@ pub mod nodes;
 pub mod ports;
 pub mod predicate;
 mod profile;
-pub mod regress;
-pub mod report;
-pub mod results;
 pub mod scoring;
 mod shape;
 pub mod steps;
 pub mod storage;
 
+pub use fingerprint::fingerprint;
 pub use loaded::{
     CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained,
 };

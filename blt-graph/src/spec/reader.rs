@@ -1,0 +1,362 @@
+//! From the tree that YAML and overrides give to a [`PipelineSpec`], collecting what is wrong with
+//! its form.
+
+use serde_json::{Map, Value};
+
+use crate::diagnostic::{Diagnostic, list, nearest};
+use crate::registry::{RESERVED, is_name};
+use crate::spec::Places;
+use crate::spec::{Ablation, GraphSpec, Inputs, NodeSpec, PipelineSpec, StepSpec};
+use crate::step::ComputePath;
+
+const KEYS: [&str; 10] =
+    ["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "ablate", "report"];
+
+/// Turns a tree into a spec, collecting what is wrong with its form.
+pub(crate) struct Reader<'a> {
+    pub places: &'a Places,
+    pub found: Vec<Diagnostic>,
+}
+
+/// A value's kind in words.
+fn found(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}
+
+impl Reader<'_> {
+    fn say(&mut self, path: &[&str], message: String) -> &mut Diagnostic {
+        let mut diagnostic = Diagnostic::error(message).at(self.places.value(path));
+        diagnostic.path = path.join(".");
+        self.found.push(diagnostic);
+        self.found.last_mut().expect("one was pushed just now")
+    }
+
+    fn expected(&mut self, path: &[&str], what: &str, value: &Value) -> &mut Diagnostic {
+        let name = path.last().copied().unwrap_or("the document");
+        self.say(path, format!("`{name}` should be {what}, and is {}", found(value)))
+    }
+
+    fn text(&mut self, path: &[&str], value: &Value) -> Option<String> {
+        match value {
+            Value::String(text) => Some(text.clone()),
+            other => {
+                self.expected(path, "a text", other);
+                None
+            }
+        }
+    }
+
+    fn seed(&mut self, path: &[&str], value: &Value) -> Option<u64> {
+        let seed = value.as_u64();
+        if seed.is_none() {
+            let given = if value.is_null() { "nothing".to_string() } else { value.to_string() };
+            self.say(path, format!("a seed is an integer from 0 to 2^64 - 1, and this is {given}"));
+        }
+        seed
+    }
+
+    pub fn pipeline(&mut self, value: &Value, default_name: &str) -> PipelineSpec {
+        let mut spec = PipelineSpec::new(default_name, GraphSpec::default());
+        let Value::Object(map) = value else {
+            let diagnostic = self.expected(&[], "a map with `graph` and `run`", value);
+            diagnostic.message =
+                format!("a pipeline is a map with `graph` and `run`, and this is {}", found(value));
+            return spec;
+        };
+        let mut seeds = None;
+        for (key, value) in map {
+            let path = [key.as_str()];
+            match key.as_str() {
+                "name" => spec.name = self.text(&path, value).unwrap_or_default(),
+                "doc" | "device" | "path" if value.is_null() => {}
+                "doc" => spec.doc = self.text(&path, value),
+                "seed" | "seeds" if seeds.is_some() => {
+                    self.say(&path, "give `seed` or `seeds`, not both".to_string());
+                }
+                "seed" => seeds = Some(self.seed(&path, value).into_iter().collect()),
+                "seeds" => match value {
+                    Value::Array(items) if !items.is_empty() => {
+                        let mut all: Vec<u64> = Vec::new();
+                        for (index, item) in items.iter().enumerate() {
+                            let index = index.to_string();
+                            let path = ["seeds", index.as_str()];
+                            match self.seed(&path, item) {
+                                Some(seed) if all.contains(&seed) => {
+                                    self.say(&path, format!("the seed {seed} is given twice"));
+                                }
+                                Some(seed) => all.push(seed),
+                                None => {}
+                            }
+                        }
+                        seeds = Some(all);
+                    }
+                    other => {
+                        self.expected(&path, "a list of one or more integers", other);
+                    }
+                },
+                "device" => spec.device = self.text(&path, value),
+                "path" => {
+                    spec.path = match value.as_str() {
+                        Some("fused") => Some(ComputePath::Fused),
+                        Some("reference") => Some(ComputePath::Reference),
+                        _ => {
+                            let near = value
+                                .as_str()
+                                .and_then(|text| nearest(text, ["fused", "reference"]));
+                            let said = self.say(
+                                &path,
+                                format!("`path` is `fused` or `reference`, and this is {value}"),
+                            );
+                            said.suggestion = near.map(String::from);
+                            None
+                        }
+                    }
+                }
+                "graph" => spec.graph = self.graph(value),
+                "run" => spec.run = self.run(value),
+                "ablate" => spec.ablate = self.ablate(value),
+                "report" => match value {
+                    Value::Object(map) => spec.report = map.clone(),
+                    Value::Null => {}
+                    other => {
+                        self.expected(&path, "a map", other);
+                    }
+                },
+                other => {
+                    let place = self.places.key(&path);
+                    let said = self.say(&path, format!("a pipeline has no `{other}`"));
+                    said.place = place;
+                    said.notes.push(format!("its keys are {}", list(KEYS)));
+                    said.suggestion = nearest(other, KEYS).map(String::from);
+                }
+            }
+        }
+        if let Some(seeds) = seeds {
+            spec.seeds = seeds;
+        }
+        if !map.contains_key("graph") {
+            let said = self.say(&[], "the pipeline has no `graph`".to_string());
+            if let Some(place) = &mut said.place {
+                // Not the whole document.
+                place.span.end = place.span.start;
+            }
+            said.help = Some("give its nodes: `graph: {docs: {node: ...}, ...}`".into());
+        }
+        if spec.name.is_empty()
+            || spec.name.starts_with('.')
+            || spec.name.contains(['/', '\\', '\0'])
+        {
+            let name = spec.name.clone();
+            if !(name.is_empty() && self.found.iter().any(|d| d.path == "name")) {
+                self.say(
+                    &["name"],
+                    format!("`{name}` cannot name a folder, which a pipeline's name must"),
+                );
+            }
+        }
+        spec
+    }
+
+    fn graph(&mut self, value: &Value) -> GraphSpec {
+        let Value::Object(map) = value else {
+            self.expected(&["graph"], "a map from names to nodes", value);
+            return GraphSpec::default();
+        };
+        let mut nodes = Vec::new();
+        for (name, value) in map {
+            if !is_name(name) {
+                let place = self.places.key(&["graph", name]);
+                let said = self.say(&["graph", name], format!("`{name}` cannot name a node"));
+                said.place = place;
+                said.help = Some(
+                    "use letters, digits, `_` and `-`; a `.` parts a node from its port in wires"
+                        .into(),
+                );
+            }
+            nodes.push(self.node(name, value, &["graph", name]));
+        }
+        GraphSpec { nodes }
+    }
+
+    pub fn node(&mut self, name: &str, value: &Value, path: &[&str]) -> NodeSpec {
+        let mut node = NodeSpec {
+            name: name.to_string(),
+            node: String::new(),
+            inputs: Inputs::None,
+            params: Map::new(),
+            doc: None,
+        };
+        let Value::Object(map) = value else {
+            self.say(
+                path,
+                format!(
+                    "the node `{name}` should be a map such as `{{node: ..., in: ...}}`, and is {}",
+                    found(value)
+                ),
+            );
+            return node;
+        };
+        for (key, value) in map {
+            let path = [path, &[key.as_str()]].concat();
+            match key.as_str() {
+                "node" => node.node = self.text(&path, value).unwrap_or_default(),
+                "doc" => node.doc = self.text(&path, value),
+                "in" => match value {
+                    Value::String(wire) => node.inputs = Inputs::One(wire.clone()),
+                    Value::Object(wires) => {
+                        let mut all = Vec::new();
+                        for (port, wire) in wires {
+                            let path = [&path[..], &[port.as_str()]].concat();
+                            if let Some(wire) = self.text(&path, wire) {
+                                all.push((port.clone(), wire));
+                            }
+                        }
+                        node.inputs = Inputs::Map(all);
+                    }
+                    other => {
+                        self.expected(&path, "a wire or a map from ports to wires", other);
+                    }
+                },
+                _ => {
+                    node.params.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        if !map.contains_key("node") {
+            let near = map.keys().find(|key| nearest(key, ["node"]).is_some()).cloned();
+            let place = match &near {
+                Some(key) => self.places.key(&[path, &[key.as_str()]].concat()),
+                None => self.places.value(path),
+            };
+            let said = self.say(path, format!("`{name}` does not say which node it is"));
+            said.place = place;
+            said.suggestion = near.map(|_| "node".to_string());
+            said.help = Some(format!(
+                "give `node:`; {} are reserved, all else are parameters",
+                list(RESERVED)
+            ));
+        }
+        node
+    }
+
+    fn run(&mut self, value: &Value) -> Vec<StepSpec> {
+        match value {
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .filter_map(|(index, item)| self.step(item, &["run", &index.to_string()]))
+                .collect(),
+            Value::Null => Vec::new(),
+            other => {
+                self.expected(&["run"], "a list of steps", other).help = Some(
+                    "write `run:` and below it a line `- train: {goal: ...}` for each step".into(),
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    pub fn step(&mut self, value: &Value, path: &[&str]) -> Option<StepSpec> {
+        const FORM: &str = "a step is one key with its parameters: `- train: {goal: loss}`";
+        match value {
+            Value::Object(map) if map.len() == 1 => {
+                let (step, params) = map.iter().next()?;
+                match params {
+                    Value::Object(params) => {
+                        Some(StepSpec { step: step.clone(), params: params.clone() })
+                    }
+                    Value::Null => Some(StepSpec { step: step.clone(), params: Map::new() }),
+                    other => {
+                        self.say(
+                            &[path, &[step.as_str()]].concat(),
+                            format!("{FORM}, and here is {}", found(other)),
+                        );
+                        None
+                    }
+                }
+            }
+            Value::Object(map) => {
+                let keys = list(map.keys().map(String::as_str));
+                let said = self.say(path, format!("{FORM}, and this has the keys {keys}"));
+                said.help = Some(
+                    "indent the parameters below the step's name, or put them in braces".into(),
+                );
+                None
+            }
+            Value::String(name) => Some(StepSpec { step: name.clone(), params: Map::new() }),
+            other => {
+                self.say(path, format!("{FORM}, and this is {}", found(other)));
+                None
+            }
+        }
+    }
+
+    fn ablate(&mut self, value: &Value) -> Ablation {
+        let mut ablation = Ablation::default();
+        let map = match value {
+            Value::Object(map) => map,
+            Value::Null => return ablation,
+            other => {
+                self.expected(&["ablate"], "a map from names to variants", other);
+                return ablation;
+            }
+        };
+        for (name, value) in map {
+            let path = ["ablate", name.as_str()];
+            let edits = match value {
+                Value::Object(edits) => edits,
+                other => {
+                    self.say(
+                        &path,
+                        format!(
+                            "the variant `{name}` should be a map from paths to values, and is {}",
+                            found(other)
+                        ),
+                    )
+                    .help = Some("`{}` is the pipeline as it stands".into());
+                    continue;
+                }
+            };
+            if name != "grid" {
+                if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+                    self.say(
+                        &path,
+                        format!("`{name}` cannot name a folder, which a variant's name must"),
+                    );
+                }
+                ablation.named.push((
+                    name.clone(),
+                    edits.iter().map(|(p, v)| (p.clone(), v.clone())).collect(),
+                ));
+                continue;
+            }
+            for (edited, values) in edits {
+                match values {
+                    Value::Array(values) if !values.is_empty() => {
+                        if let Some(i) =
+                            (1..values.len()).find(|i| values[..*i].contains(&values[*i]))
+                        {
+                            let index = i.to_string();
+                            self.say(
+                                &["ablate", "grid", edited, &index],
+                                format!("{} is given twice", values[i]),
+                            );
+                        }
+                        ablation.grid.push((edited.clone(), values.clone()));
+                    }
+                    other => {
+                        self.expected(&["ablate", "grid", edited], "a list of values", other);
+                    }
+                }
+            }
+        }
+        ablation
+    }
+}
