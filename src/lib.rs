@@ -15,6 +15,7 @@ pub mod prelude;
 mod regress;
 
 pub use blt_core as core;
+pub use blt_data as data;
 pub use blt_graph as graph;
 pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;

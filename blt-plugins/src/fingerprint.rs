@@ -1,7 +1,7 @@
 //! What a run's numbers were made with, the contents of its data included.
 
 use crate::loaded::SourceHandle;
-use crate::storage::Location;
+use blt_data::storage::Location;
 use blt_graph::{Live, Plan, StepError, World};
 use blt_report::regress::{Fingerprint, short_digest};
 use serde_json::Value;

@@ -6,13 +6,13 @@
 //! borders, or the test would have no teeth; and it catches a decoder that reads one patch too far,
 //! and a patcher that starts a patch at the newline instead of after it.
 
+use blt_core::backend::fused::Fused;
 use blt_core::backend::{Backend, BlockConfig, CrossConfig, CrossParams, HashConfig, Pooling};
 use blt_core::bytes::Batch;
-use blt_core::fused::Fused;
 use blt_core::model::{self, Session};
 use blt_core::params::ParamMaker;
-use blt_core::patches::Patches;
-use blt_core::patching;
+use blt_core::patch::Patches;
+use blt_core::patch::space_patches;
 use blt_graph::{
     BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, registry,
 };
@@ -255,7 +255,7 @@ fn by_hand(shift: u32) -> impl Fn(&[u8]) -> Said {
     let (norm, head) = (maker.norm("norm", 16), maker.linear("head", 260, 16));
     move |text| {
         let batch = Batch::from_documents([text]);
-        let patches = patching::space_patches(&batch);
+        let patches = space_patches(&batch);
         let x = embed.forward(&session, &batch);
         let (bytes, states) = encoder.forward(&session, x, &batch, &patches);
         let kv = session.backend.reshape(&states, patches.n_patches() * 2, 16);
