@@ -203,7 +203,7 @@ fn markdown(help: &str) -> String {
             ("Parameters:", doc) if line.starts_with("   ") => format!("  {doc}\n"),
             ("Parameters:", parameter) => {
                 let (name, kind) = parameter.split_once(": ").unwrap();
-                format!("- `{name}`: {kind}\n")
+                format!("- `{name}`: {kind}\\\n")
             }
             (_, port) => {
                 let (name, kind) = port.split_once(' ').unwrap();
