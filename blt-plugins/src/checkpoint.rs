@@ -1,5 +1,5 @@
-//! Checkpoint directories: their `state.json`, where steps keep them, and how one is written whole or
-//! not at all. `blt_core::checkpoint` reads and writes their tensors.
+//! Checkpoint directories: their `state.json`, where steps keep them, and how one is written whole
+//! or not at all. `blt_core::checkpoint` reads and writes their tensors.
 
 use blt_core::checkpoint::{FORMAT, MODEL_FILE, OPTIMIZER_FILE};
 use blt_core::hf::ModelShape;
@@ -24,8 +24,8 @@ pub struct CheckpointState {
     /// Number of optimiser steps that led to the parameters. Adam's bias correction continues from
     /// it.
     pub t: u64,
-    /// For each node with parameters, the name of each parameter in the file, by its canonical name.
-    /// The two differ where several nodes have a parameter of the same canonical name.
+    /// For each node with parameters, the name of each parameter in the file, by its canonical
+    /// name. The two differ where several nodes have a parameter of the same canonical name.
     pub nodes: BTreeMap<String, BTreeMap<String, String>>,
     /// What nodes learned before training (thresholds, tokenizers), by node.
     pub prepared: BTreeMap<String, Value>,
@@ -167,8 +167,8 @@ fn remove(dir: &Path) -> std::io::Result<()> {
     if dir.exists() { std::fs::remove_dir_all(dir) } else { Ok(()) }
 }
 
-/// The folder of the checkpoints that a step resumes from. A checkpoint is named after the number of
-/// optimiser steps that led to it; all but the newest are removed.
+/// The folder of the checkpoints that a step resumes from. A checkpoint is named after the number
+/// of optimiser steps that led to it; all but the newest are removed.
 pub struct ResumeFolder {
     dir: PathBuf,
 }

@@ -9,10 +9,10 @@ use blt_graph::{ComputePath, StepCx, StepError};
 use std::any::Any;
 use std::rc::Rc;
 
-/// The backend that the pipeline's `path` and `device` name.
+/// The backend for the pipeline's compute path (`path`) and `device`.
 ///
 /// # Errors
-/// If there is no such device, or it has no fused operations.
+/// If the device does not exist, or has no fused operations.
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     match (cx.path(), cx.device().parse().map_err(device_error)?) {
         (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),
@@ -31,8 +31,8 @@ fn device_error(error: DeviceError) -> StepError {
     StepError::other(error).help(help)
 }
 
-/// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a
-/// step as a panic.
+/// The error of a device that ended a step as a panic, for
+/// [`Runner::failure`](blt_graph::run::Runner::failure).
 pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
     gpu::failure(panic).map(device_error)
 }

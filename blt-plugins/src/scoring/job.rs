@@ -1,4 +1,4 @@
-//! What is scored, and its division into units.
+//! A scoring job: input, model and settings, and how the input is divided into units.
 
 use super::columns::{Columns, ColumnsTaken};
 use super::units::{self, FORMAT, Manifest, Unit, Units};
@@ -12,38 +12,46 @@ use serde_json::{Value, json};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What a [`Job`] is made of.
+/// Input and settings of a [`Job`].
 #[derive(Clone)]
 pub struct JobConfig {
+    /// The source of the input.
     pub source: Arc<dyn Source>,
-    /// `large` and `nullable` are set by the job.
+    /// The score columns. The job sets `large` and `nullable`.
     pub columns: Columns,
+    /// Packs documents into batches.
     pub packer: Packer,
-    /// Columns of lists that the model reads.
+    /// List columns that the model reads.
     pub lists: Vec<ListColumn>,
+    /// The documents to read.
     pub part: Part,
-    /// On input columns: which rows are read.
+    /// The condition on input columns for which rows are read.
     pub condition: Option<Predicate>,
+    /// The sample of these rows to read.
     pub sample: Option<Sample>,
-    /// On input columns and scores: which rows are written.
+    /// The condition on input columns and scores for which rows are written.
     pub keep: Option<Predicate>,
+    /// What to do with rows that cannot be read or scored.
     pub on_error: OnError,
-    /// The column that histograms are made by.
+    /// The column by whose values histograms are made.
     pub by: Option<String>,
-    /// All that the scores depend on beside input, model, and what is above.
+    /// Everything else that the scores depend on, apart from input and model.
     pub settings: Value,
 }
 
-/// What is scored, by what, and how.
+/// A scoring job, checked against the columns of its input.
 pub struct Job {
+    /// Input and settings.
     pub config: JobConfig,
+    /// The score columns.
     pub columns: Columns,
+    /// The input files.
     pub tables: Vec<Table>,
-    /// Of each table's parts.
+    /// For each input file, the schema of its parts.
     pub(super) schemas: Vec<SchemaRef>,
 }
 
-/// Why a [`Job`] cannot be done.
+/// Why a [`Job`] cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     #[error(transparent)]
@@ -53,11 +61,11 @@ pub enum JobError {
 }
 
 impl Job {
-    /// Checks the config against the input's columns. Reads no rows.
+    /// Checks the config against the columns of the input. Reads no rows.
     ///
     /// # Errors
-    /// If a file or column is missing, a column's type does not serve, or a table has a score's
-    /// column itself.
+    /// If a file or column is missing, a column has an unsupported type, or the input already has a
+    /// column with the name of a score.
     pub fn new(config: JobConfig) -> Result<Self, JobError> {
         config.packer.check()?;
         let tables = config.source.tables()?;
@@ -90,7 +98,7 @@ impl Job {
             .into());
         }
         let job = Job { config, columns, tables, schemas };
-        // Opening checks.
+        // Opening the rows checks the request.
         let whole = (0..job.tables.len()).map(|table| job.whole(table)).collect();
         job.config.source.open_rows(&job.request(whole))?;
         Ok(job)
@@ -111,11 +119,11 @@ impl Job {
         }
     }
 
-    /// Divides the input into units of about `part_bytes` decoded bytes, whole row groups of one
-    /// file each.
+    /// Divides the input into units of about `part_bytes` decoded bytes. A unit is a range of whole
+    /// row groups of one file.
     ///
-    /// With a `limit`, units end with the one that has its last row; to find it, the columns are
-    /// read on which it depends whether a row is chosen. `model`: a digest of what scores.
+    /// With a `limit`, the last unit is the one with the last row. To find that row, the columns
+    /// that decide whether a row is chosen are read. `model`: a digest of the model.
     ///
     /// # Errors
     /// If rows cannot be counted.
@@ -145,7 +153,7 @@ impl Job {
             let counts = self.config.source.count_rows(&self.request(spans.clone()), limit)?;
             let mut left = limit;
             for (span, count) in spans.iter_mut().zip(counts) {
-                // What was not counted lies behind the last row.
+                // Spans that were not counted are past the last row.
                 span.limit = Some(left);
                 left = left.saturating_sub(count);
             }
@@ -169,7 +177,7 @@ impl Job {
         })
     }
 
-    /// [`Unit::key`] of a span of this job's input.
+    /// The [`Unit::key`] of a span of the input.
     fn key(&self, span: &RowSpan, model: &str) -> String {
         let key = json!({
             "format": FORMAT,
@@ -183,22 +191,22 @@ impl Job {
         blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 
-    /// Whether a unit that another process divided off its job is one of this job: of the same
-    /// input, settings and model.
+    /// Whether a unit that another process made belongs to this job: its input, settings and model
+    /// are the same.
     pub fn has(&self, unit: &Unit, model: &str) -> bool {
         let table = self.tables.get(unit.span.table).filter(|t| t.name == unit.input);
         table.is_some_and(|t| unit.span.groups.end <= t.groups.len())
             && self.key(&unit.span, model) == unit.key
     }
 
-    /// The span's input, and its groups unless they are all.
+    /// The name of the input file of a span, and its row groups unless they are all of the file's.
     fn named(&self, span: &RowSpan) -> (&str, Option<Range<usize>>) {
         let table = &self.tables[span.table];
         (&table.name, (span.groups.len() < table.groups.len()).then(|| span.groups.clone()))
     }
 
-    /// All that a part depends on beside input, model and span. The size of batches changes no
-    /// number.
+    /// Everything that a part depends on apart from input, model and span. Scores do not depend on
+    /// the size of batches.
     fn settings(&self) -> Value {
         let config = &self.config;
         json!({
@@ -216,6 +224,7 @@ impl Job {
         })
     }
 
+    /// The manifest of the job.
     pub fn manifest(&self, units: &Units) -> Manifest {
         Manifest {
             format: FORMAT,

@@ -1,19 +1,19 @@
-//! Batch scoring: the rows of Parquet (Arrow, text) files, written back with what a model says of
+//! Batch scoring: writes the rows of Parquet (or Arrow, or text) files with a model's scores of
 //! their documents.
 //!
-//! A [`Job`] is what is scored, by what, and how. It is divided into [`Unit`]s: spans of input
-//! (some row groups of one file), each with an output part whose name follows from the span. A
-//! [`Scorer`], which holds the model, scores any of a job's units in any order and writes each part
-//! under a temporary name that is exchanged for its own once it is whole on the disk. A part's
-//! bytes depend on its unit alone, so that a unit may be scored twice, in another process or after
-//! a kill.
+//! A [`Job`] is the input, the model and the settings. It is divided into [`Unit`]s: ranges of row
+//! groups of one file, each with an output part that is named after them. A [`Scorer`], which holds
+//! the model, scores any units of a job in any order. It writes each part under a temporary name,
+//! and renames it once all of it is on disk. The bytes of a part depend on its unit alone, so a
+//! unit may be scored again, by another process or after a kill.
 //!
-//! The parts are their own manifest: a part's footer holds its unit's key, a digest of the input
-//! file, the model, the settings and the span, and the counts of its rows. [`Outputs::find`] tells
-//! which units are done; `manifest.json` lists all that there are. So units may as well be scored
-//! by other processes and machines: [`remote`](RemoteStep) is how they come to know of them.
+//! The footer of a part holds the key of its unit (a digest of the input file, the model, the
+//! settings and the row groups) and counts of its rows. So the parts that exist record which units
+//! are done ([`Outputs::find`]), and `manifest.json` lists all units. Other processes and machines
+//! can score units too: see [`RemoteStep`].
 //!
-//! A [`BatchScorer`](crate::steps::BatchScorer) gives record batches that are in memory the same columns, to the bit.
+//! A [`BatchScorer`](crate::steps::BatchScorer) adds the same columns, bit for bit, to record
+//! batches in memory.
 
 mod columns;
 mod footer;

@@ -20,8 +20,8 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use std::hash::{BuildHasher, RandomState};
 
-/// Bytes in memory (pages, dictionaries, rows not yet encoded) at which a row group ends. The writer
-/// holds a row group in memory until it ends.
+/// Bytes in memory (pages, dictionaries, rows not yet encoded) at which a row group ends. The
+/// writer holds a row group in memory until it ends.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// Writes a part. If it is dropped before [`finish`](PartWriter::finish), no file is left.

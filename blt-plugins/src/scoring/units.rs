@@ -18,8 +18,8 @@ pub const FOOTER_KEY: &str = "blt.score";
 /// start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unit {
-    /// The name of the part, relative to the folder of outputs, with `/` between folders. It depends
-    /// on the input's name and the span alone.
+    /// The name of the part, relative to the folder of outputs, with `/` between folders. It
+    /// depends on the input's name and the span alone.
     pub part: String,
     /// The input file, as named in the pipeline.
     pub input: String,

@@ -29,7 +29,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// As in YAML.
+    /// The name in YAML.
     pub fn name(self) -> &'static str {
         match self {
             Split::All => "all",
@@ -47,33 +47,35 @@ impl Split {
     }
 }
 
-/// Measures bits per byte on whole documents: in all, by the values of a column, and by document.
+/// Measures bits per byte on whole documents: over all of them, by the values of a column, and by
+/// document.
 ///
-/// Also patch sizes, FLOPs per byte counted from the executed shapes (allowed pairs only, by node,
-/// the entropy model's included and shown apart), the paper's closed formula beside it, and every
-/// metric node named in `metrics`. Leaves `result.json`, `documents.jsonl` (a line a document: what
-/// comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
+/// Also measures patch sizes; FLOPs per byte, counted by node from the executed shapes (attention:
+/// allowed pairs only; the entropy model is included, and reported on its own as well), next to the
+/// paper's closed formula; and every metric node named in `metrics`. Writes `result.json`,
+/// `documents.jsonl` (one line for each document, by which comparisons pair runs) and
+/// `samples.json` (texts with their patch borders and entropies).
 #[params]
 pub struct Evaluate {
-    /// The loss to measure, a wire.
+    /// The wire of the loss to measure.
     pub goal: String,
     /// Documents to read: `valid`, `train` or `all`.
     #[default(Split::Valid)]
     #[schemars(with = "String")]
     pub split: Split,
-    /// Another source node to read the documents from; the goal's own where left out.
+    /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
-    /// A column whose values are also measured apart.
+    /// A column; the documents of each of its values are also measured on their own.
     pub by: Option<String>,
-    /// Ids in a batch; changes no number.
+    /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
     pub batch_bytes: usize,
-    /// Metric nodes to compute as well, as wires.
+    /// Wires of metric nodes to compute as well.
     #[default]
     pub metrics: Vec<String>,
-    /// Read at most this many documents, the empty ones included.
+    /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
-    /// Bytes of text kept for the report from the first document of each group.
+    /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
     pub sample_bytes: usize,
 }
@@ -93,13 +95,13 @@ impl Sums {
         self.documents += 1;
     }
 
-    /// None where there is no byte to divide by.
+    /// Bits per byte; `None` if there are no bytes.
     fn bpb(&self) -> Option<f64> {
         (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
     }
 }
 
-/// A document while its spans are being measured.
+/// A document of which some spans are measured.
 #[derive(Default)]
 struct Open {
     group: Option<String>,
@@ -112,7 +114,7 @@ struct Measuring<'a> {
     step: &'a Evaluate,
     graph: &'a TrainedGraph,
     profile: Rc<NodeProfile>,
-    /// FLOPs of the patchers inside nodes before the first batch, by node.
+    /// FLOPs of patchers inside nodes before the first batch, by node.
     patcher_flops: BTreeMap<String, u64>,
     patches_wire: Option<String>,
     entropies_wire: Option<String>,
@@ -128,7 +130,7 @@ struct Measuring<'a> {
 }
 
 impl Evaluate {
-    /// The wires that are computed.
+    /// The wires to compute.
     fn computed(&self) -> Vec<&str> {
         std::iter::once(&self.goal).chain(&self.metrics).map(String::as_str).collect()
     }
@@ -185,7 +187,7 @@ impl Step for Evaluate {
         }
         check_sources(cx, &read, &request)?;
         if let Some(by) = &self.by {
-            // The rest of the request is fine, so what is wrong now is wrong with `by`.
+            // The rest of the request was checked above, so `by` is at fault.
             let request = Request { scalars: vec![by.clone()], ..request };
             for found in sources(cx.plan(), &read)? {
                 let at_by = |e| cx.refuse(&NodeError::param("by", e));
@@ -330,7 +332,7 @@ impl Measuring<'_> {
     ) -> Sample {
         let bytes = batch.bytes(s);
         let mut len = bytes.len().min(self.step.sample_bytes);
-        // End at a character, so that the report shows no torn one.
+        // End at a character border, so that the report does not show a broken character.
         while len < bytes.len() && len > 0 && bytes[len] & 0xC0 == 0x80 {
             len -= 1;
         }
@@ -343,7 +345,7 @@ impl Measuring<'_> {
                 .map(|&at| at - first)
                 .collect()
         });
-        // The entropy of byte t is what was known at the id before it.
+        // The entropy of a byte is an output at the id before it.
         let entropies = entropies.map(|e| e[first - 1..first - 1 + len].to_vec());
         Sample {
             group: None,
@@ -436,7 +438,7 @@ impl Measuring<'_> {
     }
 }
 
-/// Forward FLOPs of the patchers inside nodes since the graph was built, by node.
+/// Forward FLOPs of patchers inside nodes since the graph was built, by node.
 fn patcher_flops(graph: &TrainedGraph) -> BTreeMap<String, u64> {
     let flops = graph.facilities().map(|(node, f)| (node, f.patcher_flops()));
     flops.filter(|(_, flops)| *flops > 0).collect()

@@ -19,34 +19,36 @@ use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-/// Writes the model as a Hugging Face `BltForCausalLM` directory, config.json and
-/// model.safetensors, under `outputs/`.
+/// Writes the model as a Hugging Face `BltForCausalLM` directory (config.json and
+/// model.safetensors) under `outputs/`.
 ///
-/// It loads in `transformers` and, with a `Blt` node, here. A global `EntropyPatch` over a `ByteLm`
-/// goes with it, at the threshold that was given or found; with any other patcher the directory has
-/// no entropy model (`patch_in_forward: false`) and wants patches from outside. What the layout
-/// cannot say (pooling other than `max`, `cross: all`, windows that differ, a relative rule, resets
-/// at newlines) is refused before any step starts. With `verify` it is read back and scored against
-/// the pipeline's own model. Leaves `result.json`.
+/// `transformers` and the node `Blt` load such a directory. It includes the entropy model if the
+/// patcher is a global `EntropyPatch` over a `ByteLm`, with the threshold that was given or found.
+/// With any other patcher it has no entropy model (`patch_in_forward: false`), and whoever loads it
+/// must provide patches. Models that the layout cannot describe (pooling other than `max`, `cross:
+/// all`, windows that differ, a relative rule, resets at newlines) are refused before any step
+/// starts. With `verify`, the directory is read back and compared with the pipeline's own model.
+/// Writes `result.json`.
 #[params]
 pub struct Export {
-    /// The model's loss (or its logits), a wire.
+    /// The wire of the model's loss, or of its logits.
     pub goal: String,
-    /// The directory's name under `outputs/`.
+    /// Name of the directory under `outputs/`.
     #[default("hf".into())]
     pub dir: PathBuf,
-    /// Read the directory back, as a `Blt` node does, and score this many documents of the source
-    /// with both; a byte whose two scores are more than 1e-4 nats apart is an error.
+    /// Number of documents to verify the directory on: it is read back as a `Blt` node reads it,
+    /// and both models score the documents. A byte whose scores differ by more than 1e-4 nats is an
+    /// error.
     pub verify: Option<u64>,
 }
 
-/// Largest difference of a byte's score by the model that was exported and by the one read back, in
-/// nats.
+/// Largest allowed difference between the scores of a byte by the exported model and by the model
+/// read back, in nats.
 const LARGEST_DIFFERENCE: f64 = 1e-4;
-/// Ids in a batch while the directory is verified.
+/// Most ids in a batch while the directory is verified.
 const VERIFY_BATCH: usize = 32 * 1024;
 
-/// What the model that was read back scores.
+/// Scores of the model that was read back.
 #[derive(Default)]
 struct Verified {
     nats: f64,
@@ -60,7 +62,8 @@ impl Export {
         NodeError::param("goal", format!("`{}` is not the loss of a BLT model: {error}", self.goal))
     }
 
-    /// Reads `dir` back and scores documents with it and with the pipeline's own model.
+    /// Reads `dir` back, and compares its scores of documents with those of the pipeline's own
+    /// model.
     fn verify(
         &self,
         cx: &StepCx,
@@ -99,7 +102,7 @@ impl Export {
                     values.take::<Patches>(wire)?
                 }
             };
-            // EOS, where the goal scores it, is not compared.
+            // EOS, which some goals score, is not compared.
             let targets = next_byte_targets(&batch, false);
             let read_back = model.forward(session, &batch, &patches).loss(session, &targets);
             verified.patches +=
@@ -109,7 +112,7 @@ impl Export {
                     verified.bytes += 1;
                     verified.nats += a as f64;
                     let difference = (a as f64 - b as f64).abs();
-                    // NaN is not small either.
+                    // NaN fails every comparison, and must count as large.
                     if difference.is_nan() || difference > verified.largest_difference {
                         verified.largest_difference = difference;
                     }
@@ -131,7 +134,7 @@ impl Export {
         .help("the directory is not the model; please report this with the pipeline"))
     }
 
-    /// All that the layout cannot say, in one error.
+    /// One error for everything that the layout cannot describe.
     fn refused(&self, refused: &[Unsupported]) -> NodeError {
         let list: Vec<String> = refused.iter().map(Unsupported::to_string).collect();
         let msg = format!(
@@ -264,7 +267,7 @@ impl Step for Export {
                 .help("a name such as `hf`; absolute paths and `..` lead elsewhere"));
         }
         match recognise::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
-            // Its shape is known when its files are opened, in `depends`.
+            // The shape is known once the files are opened, in `depends`.
             Found::Whole(_) => Ok(()),
             Found::Parts(parts) => match HfConfig::from_model(&parts.shape) {
                 Ok(_) => Ok(()),
@@ -286,7 +289,7 @@ impl Step for Export {
                 .map_err(|refused| at_goal(self.refused(&refused)))?;
         }
         warn_untrained(cx)?;
-        // A threshold that no step before has found is found on the data.
+        // A threshold that no earlier step found is found on the data.
         fingerprints(cx, &[&self.goal])
     }
 
