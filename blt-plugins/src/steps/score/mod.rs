@@ -19,7 +19,6 @@ use blt_data::storage::{Location, StorageError};
 use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
 use std::rc::Rc;
