@@ -1,6 +1,7 @@
 //! `blt-run regress`: runs a pipeline and holds its numbers against a baseline.
 
-use crate::cli::{Engine, Pipeline, fail, interrupted, plain, rendered, say};
+use crate::engine::{Engine, Pipeline};
+use crate::output::{color, fail, interrupted, plain, rendered, say};
 use blt_graph::{Plan, write_atomic};
 use blt_plugins::fingerprint;
 use blt_report::check_report;
@@ -111,8 +112,8 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         Ok(())
     });
     let report_of_run = finished.map_err(|error| match error.interrupted() {
-        true => Failure::Interrupted(error.render(crate::cli::color())),
-        false => Failure::Failed(error.render(crate::cli::color())),
+        true => Failure::Interrupted(error.render(color())),
+        false => Failure::Failed(error.render(color())),
     })?;
     let comparison = comparison.ok_or_else(|| plain("the run left no comparison"))?;
     if is_new {

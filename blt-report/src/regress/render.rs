@@ -3,6 +3,8 @@
 use super::baseline::written;
 use super::compare::{Comparison, Row, Verdict};
 use super::fingerprint::Difference;
+use crate::escape::escape;
+use unicode_width::UnicodeWidthStr;
 
 const HEADER: [&str; 7] = ["variant", "metric", "old", "new", "delta", "allowed", "verdict"];
 
@@ -95,12 +97,11 @@ pub fn advice(comparison: &Comparison) -> Option<&'static str> {
 pub fn table(comparison: &Comparison, all: bool) -> String {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(worth_reading(comparison, all).into_iter().map(cells));
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADER.len()).map(width).collect();
     let line = |row: &[String; 7]| {
         let padded = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            let pad = " ".repeat(width - cell.chars().count());
+            let pad = " ".repeat(width - cell.width());
             // Numbers to the right, words to the left.
             if (2..5).contains(&column) { format!("{pad}{cell}") } else { format!("{cell}{pad}") }
         });
@@ -169,7 +170,7 @@ pub fn junit(comparison: &Comparison) -> String {
     for Difference { case, words } in &comparison.differences {
         out.push_str(&format!(
             "      <property name=\"another {case}\" value=\"{}\"/>\n",
-            escaped(words)
+            escape(words)
         ));
     }
     if !comparison.differences.is_empty() {
@@ -178,10 +179,10 @@ pub fn junit(comparison: &Comparison) -> String {
         out.push_str("    </properties>\n");
     }
     for row in &comparison.rows {
-        let class = escaped(&format!("{}.{}", comparison.pipeline, row.variant));
+        let class = escape(&format!("{}.{}", comparison.pipeline, row.variant));
         out.push_str(&format!(
             "    <testcase classname=\"{class}\" name=\"{}\"",
-            escaped(&row.metric)
+            escape(&row.metric)
         ));
         if row.verdict.passes() {
             out.push_str("/>\n");
@@ -191,14 +192,14 @@ pub fn junit(comparison: &Comparison) -> String {
         let message = format!("{verdict}: old {old}, new {new}, delta {delta}, allowed {allowed}");
         out.push_str(&format!(
             ">\n      <failure type=\"regression\" message=\"{}\"/>\n",
-            escaped(&message)
+            escape(&message)
         ));
         out.push_str("    </testcase>\n");
     }
     if nothing {
         out.push_str(&format!(
             "    <testcase classname=\"{}\" name=\"run\">\n",
-            escaped(&comparison.pipeline)
+            escape(&comparison.pipeline)
         ));
         out.push_str(
             "      <failure type=\"regression\" message=\"there was nothing to compare\"/>\n    </testcase>\n",
@@ -210,7 +211,7 @@ pub fn junit(comparison: &Comparison) -> String {
 
 /// As [`junit`], of a run that did not end well: one test case with its error.
 pub fn failed_junit(pipeline: &str, error: &str) -> String {
-    let (name, text) = (escaped(pipeline), escaped(error));
+    let (name, text) = (escape(pipeline), escape(error));
     format!(
         "{}    <testcase classname=\"{name}\" name=\"run\">\n      <error type=\"run\" message=\"the run failed\">{text}</error>\n    \
          </testcase>\n  </testsuite>\n</testsuites>\n",
@@ -220,27 +221,10 @@ pub fn failed_junit(pipeline: &str, error: &str) -> String {
 
 fn suite(pipeline: &str, tests: usize, failures: usize, errors: usize) -> String {
     let counts = format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\"");
-    let name = escaped(pipeline);
+    let name = escape(pipeline);
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"blt-run regress\" {counts}>\n  <testsuite name=\"{name}\" {counts}>\n"
     )
-}
-
-/// Text in XML 1.0, in which most control characters can't stand at all.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push_str(&format!("&#{};", c as u32)),
-            c if (c as u32) < 0x20 || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
