@@ -8,7 +8,7 @@ use blt::prelude::*;
 ///
 /// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept.
 /// Leaves `result.json`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[params]
 pub struct Overfit {
     /// The loss to minimise, a wire.
     goal: String,
@@ -18,10 +18,8 @@ pub struct Overfit {
     lr: f64,
 }
 
+#[step(example = "goal: loss, steps: 50, lr: 1e-2")]
 impl Step for Overfit {
-    const NAME: &'static str = "overfit";
-    const EXAMPLE: &'static str = "overfit: {goal: loss, steps: 50, lr: 1e-2}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -32,7 +30,7 @@ impl Step for Overfit {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        match plan.goal(&self.goal)?.is::<Loss>() {
+        match plan.goal(&self.goal)?.is::<port::Loss>() {
             true => Ok(()),
             false => Err(NodeError::param("goal", format!("`{}` is not a Loss", self.goal))),
         }
@@ -50,7 +48,7 @@ impl Step for Overfit {
         let bits_per_byte = |loss: LossValue| {
             loss.total_nats() / std::f64::consts::LN_2 / batch.n_counted_bytes() as f64
         };
-        let before = bits_per_byte(graph.get::<Loss>(&batch, &self.goal)?);
+        let before = bits_per_byte(graph.get::<port::Loss>(&batch, &self.goal)?);
         let optimiser = AdamWConfig::constant(self.lr);
         cx.progress().start(&format!("overfit {}", self.goal), Some(self.steps));
         for step in 1..=self.steps {
@@ -61,7 +59,7 @@ impl Step for Overfit {
             graph.update(&optimiser, step, step);
             cx.progress().update(step, &[("bpb", format!("{now:.3}"))]);
         }
-        let after = bits_per_byte(graph.get::<Loss>(&batch, &self.goal)?);
+        let after = bits_per_byte(graph.get::<port::Loss>(&batch, &self.goal)?);
         let result =
             json!({"kind": "overfit", "goal": self.goal, "before": before, "after": after});
         write_atomic(cx.dir().join("result.json"), result.to_string())?;
@@ -69,8 +67,6 @@ impl Step for Overfit {
         Ok(())
     }
 }
-
-blt::step!(Overfit);
 
 // The test that includes this file has a main of its own.
 #[allow(dead_code)]

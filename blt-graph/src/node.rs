@@ -31,6 +31,7 @@ use crate::world::World;
 /// pub enum Number {}
 /// impl Port for Number {
 ///     const NAME: &'static str = "Number";
+///     const PORT: &'static str = "number";
 ///     type Value = f64;
 ///     type Info = ();
 /// }
@@ -44,7 +45,6 @@ use crate::world::World;
 ///
 /// impl Node for Scale {
 ///     const NAME: &'static str = "Scale";
-///     const INPUTS: &'static [&'static str] = &["number"];
 ///     const OUTPUTS: &'static [&'static str] = &["scaled"];
 ///     const EXAMPLE: &'static str = "{node: Scale, in: x, factor: 2.0}";
 ///     type In = Number;
@@ -66,10 +66,12 @@ use crate::world::World;
 pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// What `node:` says in YAML.
     const NAME: &'static str;
-    /// Input port names, in the order of `In`.
-    const INPUTS: &'static [&'static str];
-    /// Output port names, in the order of `Out`. The first is what a bare `node` wire means.
-    const OUTPUTS: &'static [&'static str];
+    /// Input port names, in the order of `In`; by default each port type's own,
+    /// [`Port::PORT`](crate::Port::PORT).
+    const INPUTS: &'static [&'static str] = <Self::In as Ports>::NAMES;
+    /// Output port names, in the order of `Out`; by default each port type's own. The first is what
+    /// a bare `node` wire means.
+    const OUTPUTS: &'static [&'static str] = <Self::Out as Ports>::NAMES;
     /// The node in a pipeline, as a YAML flow mapping: `{node: Scale, in: x, factor: 2.0}`. Its
     /// wires may name anything.
     const EXAMPLE: &'static str;

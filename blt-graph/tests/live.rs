@@ -118,6 +118,7 @@ fn a_nodes_seed_depends_on_the_seed_and_its_name_alone() {
 enum Tracked {}
 impl Port for Tracked {
     const NAME: &'static str = "Tracked";
+    const PORT: &'static str = "tracked";
     type Value = Rc<Vec<u8>>;
     type Info = ();
 }

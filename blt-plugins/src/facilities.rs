@@ -2,6 +2,7 @@
 
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
+use blt_core::patch::stream::PatchStream;
 use blt_data::{ListColumn, Part, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 /// | [`list_column`](Facilities::list_column) | reads a list column beside the bytes | every step |
 /// | [`prepare`](Facilities::prepare) | learns something before training | [`TrainedGraph::prepare`] |
 /// | [`check_end`](Facilities::check_end) | can find its parameters senseless on the data | train, evaluate |
+/// | [`patch_stream`](Facilities::patch_stream) | patches without looking ahead | tests |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
 /// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests of the model |
 /// | [`whole_model`](Facilities::whole_model) | is a whole model | export, checkpoints |
@@ -49,6 +51,20 @@ pub trait Facilities {
     /// If the node's parameters make no sense on those data.
     fn check_end(&self) -> Result<(), NodeError> {
         Ok(())
+    }
+
+    /// For a patcher that does not look ahead: its state at the start of a span, which makes the
+    /// node's patches byte by byte. `bos_entropy`, in nats, is the entropy of the span's first
+    /// byte; `None` if the patcher reads no entropies.
+    ///
+    /// # Errors
+    /// If a threshold is yet to be found, or an entropy is missing.
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        let _ = bos_entropy;
+        Ok(None)
     }
 
     /// The node's parameters, in a fixed order. [`with_params`](crate::with_params) provides them.

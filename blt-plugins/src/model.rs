@@ -61,6 +61,23 @@ pub struct Sizes {
     pub eps: f64,
 }
 
+/// The [`Sizes`] in a node's parameters.
+macro_rules! sizes {
+    ($node:expr, dim: $dim:expr, window: $window:expr) => {
+        $crate::model::Sizes {
+            dim: $dim,
+            layers: $node.layers,
+            heads: $node.heads,
+            kv_heads: $node.kv_heads,
+            ffn: $node.ffn,
+            window: $window,
+            rope_theta: $node.rope_theta,
+            eps: $node.eps,
+        }
+    };
+}
+pub(crate) use sizes;
+
 impl Sizes {
     /// The sizes of a block as one would write them; inverse of `resolve` where a head's width is
     /// `dim / heads`.
@@ -146,16 +163,4 @@ pub fn cross_of(block: &BlockConfig) -> CrossConfig {
         head_dim: block.head_dim,
         eps: block.eps,
     }
-}
-
-pub fn default_window() -> Option<usize> {
-    Some(512)
-}
-
-pub fn default_theta() -> f64 {
-    500_000.0
-}
-
-pub fn default_eps() -> f64 {
-    1e-5
 }

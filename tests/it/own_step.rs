@@ -38,25 +38,14 @@ run:
 }
 
 /// How many bytes two batches have in common, place by place.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[params]
 struct InCommon {}
 
+#[node(example = "in: {left: a, right: b}")]
 impl Node for InCommon {
-    const NAME: &'static str = "InCommon";
     const INPUTS: &'static [&'static str] = &["left", "right"];
-    const OUTPUTS: &'static [&'static str] = &["metric"];
-    const EXAMPLE: &'static str = "{node: InCommon, in: {left: a, right: b}}";
-    type In = (Bytes, Bytes);
-    type Out = Metric;
-    type State = ();
-
-    fn check(&self, _: (BytesInfo, BytesInfo), _: &CheckCx) -> Result<(), NodeError> {
-        Ok(())
-    }
-
-    fn build(&self, _: (BytesInfo, BytesInfo), _: &mut BuildCx) -> Result<(), NodeError> {
-        Ok(())
-    }
+    type In = (port::Bytes, port::Bytes);
+    type Out = port::Metric;
 
     fn run(
         &self,
@@ -69,19 +58,15 @@ impl Node for InCommon {
     }
 }
 
-blt::node!(InCommon);
-
 /// Reads the first batch of each of two sources, and compares them.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[params]
 struct Compare {
     /// A metric of two sources, a wire.
     goal: String,
 }
 
+#[step(example = "goal: metric")]
 impl Step for Compare {
-    const NAME: &'static str = "compare";
-    const EXAMPLE: &'static str = "compare: {goal: metric}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -102,7 +87,7 @@ impl Step for Compare {
             let mut of_source = graph.batches_of(source, Request::all(), packer)?;
             batches.push((source.node.as_str(), of_source.next_or_end()?));
         }
-        let metric = graph.run_given(&batches, &[&self.goal])?.take::<Metric>(&self.goal)?;
+        let metric = graph.run_given(&batches, &[&self.goal])?.take::<port::Metric>(&self.goal)?;
         // A batch for one source does not do for two.
         assert!(graph.source().is_err() && graph.run(&batches[0].1, &[&self.goal]).is_err());
         let (common, of) = metric.sums["in_common"];
@@ -110,8 +95,6 @@ impl Step for Compare {
         Ok(write_atomic(cx.dir().join("result.json"), result.to_string())?)
     }
 }
-
-blt::step!(Compare);
 
 #[test]
 fn a_step_reads_two_sources() {

@@ -14,6 +14,7 @@ use serde_json::json;
 pub enum Number {}
 impl Port for Number {
     const NAME: &'static str = "Number";
+    const PORT: &'static str = "number";
     type Value = f64;
     type Info = ();
 }
@@ -21,6 +22,7 @@ impl Port for Number {
 pub enum Text {}
 impl Port for Text {
     const NAME: &'static str = "Text";
+    const PORT: &'static str = "text";
     type Value = Rc<str>;
     type Info = TextInfo;
 }

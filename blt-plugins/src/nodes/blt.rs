@@ -3,6 +3,7 @@ use crate::checkpoint::{CheckpointState, STATE_FILE};
 use crate::facilities::{Facilities, provide};
 use crate::model::{session, with_stored_params};
 use crate::model_part::ModelPart;
+use crate::patcher::entropy_stream;
 use crate::ports::{
     Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
 };
@@ -10,9 +11,9 @@ use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
+use blt_core::patch::stream::{EntropyStream, PatchStream};
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -32,8 +33,7 @@ use std::rc::Rc;
 /// then, which is the entropy model's own. Parameters stay as they are, unless a train step's goal
 /// is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which
 /// fine-tunes that alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Blt {
     /// The checkpoint directory.
     pub checkpoint: PathBuf,
@@ -74,6 +74,18 @@ impl Facilities for About {
     fn patcher_flops(&self) -> u64 {
         self.patcher_flops.get()
     }
+
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        match self.shape.patching {
+            PatchingShape::Entropy { rule, max_patch_length, .. } => {
+                entropy_stream(rule, max_patch_length, bos_entropy)
+            }
+            PatchingShape::Outside => Ok(None),
+        }
+    }
 }
 
 /// In the order of the ports.
@@ -86,10 +98,6 @@ type Outputs = (
 );
 
 impl Blt {
-    pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
-        Blt { checkpoint: checkpoint.into() }
-    }
-
     /// Opens the checkpoint and holds the tensors' names, shapes and types against what it says of
     /// the model; reads no numbers.
     fn open(&self, base_dir: &Path) -> Result<Stored, NodeError> {
@@ -135,12 +143,10 @@ impl Blt {
     }
 }
 
+#[node(example = "in: docs, checkpoint: path/to/dir")]
 impl Node for Blt {
-    const NAME: &'static str = "Blt";
-    const INPUTS: &'static [&'static str] = &["bytes", "patches"];
     const OUTPUTS: &'static [&'static str] =
         &["loss", "logits", "patches", "entropies", "entropy_loss"];
-    const EXAMPLE: &'static str = "{node: Blt, in: docs, checkpoint: path/to/dir}";
     type In = (Bytes, Option<Patches>);
     type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>, Option<Loss>);
     type State = State;
@@ -158,7 +164,7 @@ impl Node for Blt {
             ));
         }
         let entropies = patches.is_none().then_some(());
-        let patches = patches.unwrap_or(PatchesInfo { boundary_lookahead: false });
+        let patches = patches.unwrap_or_else(PatchesInfo::streamed::<EntropyStream>);
         Ok((Some(()), Some(()), Some(patches), entropies, entropies))
     }
 
@@ -256,5 +262,3 @@ impl Node for Blt {
         Ok((loss, logits, Some(patches), entropies, entropy_loss))
     }
 }
-
-blt_graph::node!(Blt);

@@ -140,7 +140,7 @@ impl Columns {
 
     /// One array for each of [`Columns::fields`]. Takes the lists out of the rows: those of a large
     /// document are not copied.
-    pub(super) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
+    pub(crate) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
         let log_probs = self
             .log_probs
             .then(|| self.floats(rows, |scores| &mut scores.log_probs))

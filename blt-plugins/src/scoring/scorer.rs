@@ -87,7 +87,7 @@ impl Scorer {
     ///
     /// # Errors
     /// A row that cannot be read or scored, unless `on_error` says otherwise.
-    pub(super) fn score_rows(
+    pub(crate) fn score_rows(
         &self,
         reader: Box<dyn RowReader>,
         columns: Columns,

@@ -1,8 +1,7 @@
 //! Record batches in memory, scored as the `score` step scores files.
 
-use super::columns::{Columns, ColumnsTaken};
-use super::scorer::Scorer;
-use crate::steps::{Emit, Score};
+use super::{Emit, Score};
+use crate::scoring::{Columns, ColumnsTaken, Scorer};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use blt_data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
