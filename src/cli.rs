@@ -3,7 +3,7 @@
 
 use crate::bench;
 use crate::engine::{Engine, Pipeline, Variants};
-use crate::output::{color, fail, interrupted, plain, rendered, say};
+use crate::output::{Failure, color, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
@@ -126,16 +126,12 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let cli = Cli::parse_from(args);
     let done = match cli.command {
-        None => return run(&cli.run),
+        None => run(&cli.run),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
-        Some(Command::Check { pipeline, variants }) => pipeline.read().and_then(|(spec, dir)| {
-            check_report(&spec).map_err(rendered).and_then(|()| check(&spec, &dir, &variants))
-        }),
-        Some(Command::Graph { pipeline, variants }) => {
-            pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir, &variants))
-        }
+        Some(Command::Check { pipeline, variants }) => check(&pipeline, &variants),
+        Some(Command::Graph { pipeline, variants }) => graph(&pipeline, &variants),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
@@ -144,7 +140,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => fail(&message),
+        Err(failure) => failure.report(),
     }
 }
 
@@ -157,48 +153,45 @@ fn mistyped(first: &str) -> Option<String> {
         return None;
     }
     let near = nearest(first, commands())?;
-    Some(
-        plain(format!("`{first}` is neither a command nor a file; did you mean `{near}`?"))
-            .trim_end()
-            .to_owned(),
-    )
+    let message = format!("`{first}` is neither a command nor a file; did you mean `{near}`?");
+    Some(Failure::other(message).render().trim_end().to_owned())
 }
 
 /// Checks all variants, and gives those that are asked for.
-fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Plan>, String> {
-    let plans = check_all(spec, dir).map_err(rendered)?;
-    choose_variants(plans, &variants.names, |plan| &plan.variant).map_err(rendered)
+fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Plan>, Failure> {
+    let plans = check_all(spec, dir)?;
+    Ok(choose_variants(plans, &variants.names, |plan| &plan.variant)?)
 }
 
-fn check(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), String> {
-    for plan in plans(spec, dir, variants)? {
+fn check(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
+    let (spec, dir) = pipeline.read()?;
+    check_report(&spec)?;
+    for plan in plans(&spec, &dir, variants)? {
         for warning in &plan.warnings {
             progress::line(warning.render(color()).trim_end());
         }
         for index in 0..plan.steps().len() {
-            let warnings =
-                blt_plugins::untrained(&plan, index).map_err(|error| error.render(color()))?;
+            let warnings = blt_plugins::untrained(&plan, index)?;
             warnings.iter().for_each(|warning| progress::line(warning));
         }
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
         let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
-        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")))
-            .map_err(plain)?;
+        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")))?;
     }
     Ok(())
 }
 
-fn graph(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), String> {
-    for plan in plans(spec, dir, variants)? {
-        say(&describe(&plan)).map_err(plain)?;
+fn graph(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
+    let (spec, dir) = pipeline.read()?;
+    for plan in plans(&spec, &dir, variants)? {
+        say(&describe(&plan))?;
     }
     Ok(())
 }
 
-fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
+fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
     if let Some(name) = name {
-        return say(registry::help(kind, name).map_err(|d| d.render(color()))?.trim_end())
-            .map_err(plain);
+        return Ok(say(registry::help(kind, name)?.trim_end())?);
     }
     let summary = |doc: String| doc.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     let entries: Vec<(&str, String)> = match kind {
@@ -207,17 +200,16 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     };
     let width = entries.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, summary) in entries {
-        say(&format!("{name:width$}  {summary}")).map_err(plain)?;
+        say(&format!("{name:width$}  {summary}"))?;
     }
     let ports = if kind == "node" { ", ports" } else { "" };
-    say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example."))
-        .map_err(plain)
+    Ok(say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example."))?)
 }
 
-fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
+fn kept(store: &Store, action: &StoreAction) -> Result<(), Failure> {
     match action {
         StoreAction::List => {
-            for entry in store.list().map_err(plain)? {
+            for entry in store.list()? {
                 let state = if entry.partial { "interrupted" } else { "finished" };
                 let mib = entry.bytes as f64 / (1 << 20) as f64;
                 let (key, created, step, made_by) =
@@ -225,28 +217,21 @@ fn kept(store: &Store, action: &StoreAction) -> Result<(), String> {
                 let goals = entry.goals.join(", ");
                 say(&format!(
                     "{key}  {state:11}  {created}  {mib:8.1} MiB  {step} {goals}  ({made_by})"
-                ))
-                .map_err(plain)?;
+                ))?;
             }
         }
         StoreAction::Clean { partial } => {
-            let cleaned = store.clean(|entry| !partial || entry.partial).map_err(plain)?;
+            let cleaned = store.clean(|entry| !partial || entry.partial)?;
             let (removed, in_use) = (cleaned.removed.len(), cleaned.in_use.len());
-            say(&format!("removed {removed} kept steps; {in_use} are in use")).map_err(plain)?;
+            say(&format!("removed {removed} kept steps; {in_use} are in use"))?;
         }
     }
     Ok(())
 }
 
-fn run(args: &Run) -> ExitCode {
-    let read = args.pipeline.read().and_then(|read| args.engine.apply(read));
-    let (spec, dir) = match read {
-        Ok(read) => read,
-        Err(message) => return fail(&message),
-    };
-    if let Err(diagnostics) = check_report(&spec) {
-        return fail(&rendered(diagnostics));
-    }
+fn run(args: &Run) -> Result<(), Failure> {
+    let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
+    check_report(&spec)?;
     let mut options = args.engine.options();
     options.store_dir = args.store.clone();
     options.variants = args.variants.names.clone();
@@ -255,15 +240,8 @@ fn run(args: &Run) -> ExitCode {
         (_, true) => Resume::Fresh,
         _ => Resume::Steps,
     };
-    let finished = args.engine.run(&spec, dir, options, |report| finish(report, &spec));
-    match finished {
-        Ok(report) => match say(&left_behind(&report)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&plain(error)),
-        },
-        Err(error) if error.interrupted() => interrupted(&error.render(color())),
-        Err(error) => fail(&error.render(color())),
-    }
+    let report = args.engine.run(&spec, dir, options, |report| finish(report, &spec))?;
+    Ok(say(&left_behind(&report))?)
 }
 
 /// Where to look: the report, what steps wrote for others, and on the last line, for scripts, the
@@ -288,7 +266,6 @@ fn finish(report: &RunReport, spec: &PipelineSpec) -> Result<(), StepError> {
     Ok(say(&blt_report::finish(report, spec)?.table())?)
 }
 
-fn render_report(dir: &Path) -> Result<(), String> {
-    let path = write_report(dir).map_err(plain)?;
-    say(&path.display().to_string()).map_err(plain)
+fn render_report(dir: &Path) -> Result<(), Failure> {
+    Ok(say(&write_report(dir)?.display().to_string())?)
 }

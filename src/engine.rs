@@ -1,6 +1,6 @@
 //! The arguments that commands share, and how they run a pipeline.
 
-use crate::output::rendered;
+use crate::output::Failure;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
 use blt_graph::{PipelineSpec, StepError};
 use blt_plugins::device_failure;
@@ -49,11 +49,11 @@ pub struct Engine {
 
 impl Pipeline {
     /// The pipeline with its overrides, and the folder that its paths start from.
-    pub fn read(&self) -> Result<(PipelineSpec, PathBuf), String> {
+    pub fn read(&self) -> Result<(PipelineSpec, PathBuf), Failure> {
         let file = self.file.as_deref().unwrap_or(Path::new(""));
-        let mut spec = PipelineSpec::read(file).map_err(rendered)?;
+        let mut spec = PipelineSpec::read(file)?;
         for assignment in &self.set {
-            spec = spec.set(assignment).map_err(rendered)?;
+            spec = spec.set(assignment)?;
         }
         let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok((spec, dir.to_owned()))
@@ -75,10 +75,10 @@ impl Engine {
     pub fn apply(
         &self,
         (mut spec, dir): (PipelineSpec, PathBuf),
-    ) -> Result<(PipelineSpec, PathBuf), String> {
+    ) -> Result<(PipelineSpec, PathBuf), Failure> {
         for (key, value) in [("device", &self.device), ("path", &self.path)] {
             if let Some(value) = value {
-                spec = spec.set(&format!("{key}={value}")).map_err(rendered)?;
+                spec = spec.set(&format!("{key}={value}"))?;
             }
         }
         Ok((spec, dir))
