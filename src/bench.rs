@@ -1,7 +1,8 @@
 //! `blt-run bench`: how fast a pipeline's goals are trained, evaluated and patched, and where the
 //! time goes.
 
-use crate::cli::{self, Pipeline, Variants};
+use crate::engine::{Pipeline, Variants, build_id};
+use crate::output::{Failure, say};
 use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
@@ -53,19 +54,18 @@ enum Format {
 }
 
 /// Measures every variant, and prints.
-pub fn bench(args: &Bench) -> Result<(), String> {
+pub fn bench(args: &Bench) -> Result<(), Failure> {
     let (mut spec, dir) = args.pipeline.read()?;
     for (key, value) in [("device", &args.device), ("path", &args.path)] {
         if let Some(value) = value {
-            spec = spec.set(&format!("{key}={value}")).map_err(cli::rendered)?;
+            spec = spec.set(&format!("{key}={value}"))?;
         }
     }
-    let variants = spec.variants().map_err(cli::rendered)?;
-    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name)
-        .map_err(cli::rendered)?;
+    let variants = spec.variants()?;
+    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name)?;
     let place = tempfile::tempdir()
-        .map_err(|e| cli::plain(format!("cannot make a folder for the bench: {e}")))?;
-    let mut options = RunOptions::new(cli::build_id());
+        .map_err(|e| Failure::other(format!("cannot make a folder for the bench: {e}")))?;
+    let mut options = RunOptions::new(build_id());
     options.runs_dir = place.path().to_owned();
     if let Some(threads) = args.threads {
         options.threads = threads.get();
@@ -81,7 +81,7 @@ pub fn bench(args: &Bench) -> Result<(), String> {
                 Some(goal) => format!("no step of the pipeline has the goal `{goal}`"),
                 None => "the pipeline has no step with a goal".to_owned(),
             };
-            return Err(cli::plain(what));
+            return Err(Failure::other(what));
         }
         let goals: Vec<&str> =
             spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
@@ -91,13 +91,13 @@ pub fn bench(args: &Bench) -> Result<(), String> {
             .progress(&*progress)
             .failure(device_failure)
             .run();
-        let report = ran.map_err(|e| e.render(cli::color()))?;
+        let report = ran?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
             // A goal that variants share is measured once, and reported once.
             if step.reused {
                 continue;
             }
-            let result = StepResult::read(&step.dir).map_err(cli::plain)?;
+            let result = StepResult::read(&step.dir)?;
             if let Some(StepResult::Bench(measured)) = result {
                 found.push((variant.name.clone(), measured));
             }
@@ -119,10 +119,10 @@ pub fn bench(args: &Bench) -> Result<(), String> {
                 .collect();
             let whole =
                 json!({ "schema": 1, "pipeline": spec.name, "machine": machine(), "goals": goals });
-            serde_json::to_string_pretty(&whole).map_err(cli::plain)?
+            serde_json::to_string_pretty(&whole)?
         }
     };
-    cli::say(text.trim_end()).map_err(cli::plain)
+    Ok(say(text.trim_end())?)
 }
 
 /// A bench step for each goal of the pipeline's own steps, with the sizes of those steps.

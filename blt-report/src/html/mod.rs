@@ -9,10 +9,12 @@ mod facts;
 mod page;
 mod sample;
 mod scores;
+mod show;
 mod svg;
 mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use page::html;
 pub use sample::Sample;

@@ -159,10 +159,8 @@ struct WrittenRule {
 
 impl Rule {
     fn read(pattern: &Value, rule: &Value) -> Result<Self, String> {
-        let pattern = pattern
-            .as_str()
-            .ok_or_else(|| format!("the pattern {pattern:?} is no text"))?
-            .to_owned();
+        let text = || format!("the pattern {pattern:?} is no text");
+        let pattern = pattern.as_str().ok_or_else(text)?.to_owned();
         let written: WrittenRule = serde_yaml::from_value(rule.clone())
             .map_err(|e| format!("tolerances of `{pattern}`: {e}"))?;
         let WrittenRule { better, same, pipeline, data, seeds, version, cpu } = written;
