@@ -25,15 +25,19 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub mod diagnostic;
 pub mod dsl;
+mod error;
 pub mod files;
+mod help;
 pub mod node;
 pub mod plan;
 pub mod port;
+mod progress;
 pub mod registry;
 pub mod run;
 mod schema;
 pub mod spec;
 pub mod step;
+pub mod testing;
 pub mod world;
 
 #[doc(hidden)]
@@ -41,11 +45,14 @@ pub use inventory;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dsl::Graph;
+pub use error::{NodeError, StepError};
 pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};
-pub use node::{BuildCx, CheckCx, Node, NodeError, RunCx, derive_seed};
+pub use help::help;
+pub use node::{BuildCx, CheckCx, Node, RunCx, derive_seed};
 pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all, describe};
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
+pub use progress::{Progress, Silent, StepHeading};
 pub use run::{Live, Outputs, RunFailed};
-pub use spec::{GraphSpec, PipelineSpec, Variant};
-pub use step::{ComputePath, Earlier, Progress, Silent, Step, StepCx, StepError, StepHeading};
+pub use spec::{ComputePath, GraphSpec, PipelineSpec, Variant};
+pub use step::{Earlier, Step, StepCx};
 pub use world::{NodeObserver, World};

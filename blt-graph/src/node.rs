@@ -2,8 +2,6 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::error::Error as StdError;
-use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -11,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::error::NodeError;
 use crate::port::{AnyInfo, AnyValue, Ports};
 use crate::spec::GraphSpec;
 use crate::world::World;
@@ -137,103 +136,6 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     ) -> Result<<Self::Out as Ports>::Values, NodeError>;
 }
 
-/// What a node or a step found wrong, and which part of it is at fault.
-///
-/// Like a boxed error, it takes any other by `?`, and therefore is not [`std::error::Error`]
-/// itself; the graph turns it into a [`Diagnostic`](crate::diagnostic::Diagnostic) that points at
-/// the node's line.
-#[derive(Debug)]
-pub struct NodeError {
-    pub(crate) at: At,
-    pub(crate) error: Box<dyn StdError + Send + Sync>,
-    pub(crate) help: Option<String>,
-}
-
-/// The part of a node that a [`NodeError`] is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum At {
-    Param(String),
-    Input(String),
-    Node,
-}
-
-impl NodeError {
-    /// The parameter `name` is wrong; `name` may go deeper: `split.valid`.
-    pub fn param(
-        name: impl Into<String>,
-        error: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        NodeError { at: At::Param(name.into()), error: error.into(), help: None }
-    }
-
-    /// What is known of the input `port` does not fit.
-    pub fn input(
-        port: impl Into<String>,
-        error: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        NodeError { at: At::Input(port.into()), error: error.into(), help: None }
-    }
-
-    /// Anything else: a message, or an error (boxed ones too).
-    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        NodeError { at: At::Node, error: error.into(), help: None }
-    }
-
-    /// Adds what the user can do about it.
-    #[must_use]
-    pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
-    }
-
-    pub(crate) fn without_help(mut self) -> Self {
-        self.help = None;
-        self
-    }
-
-    /// The message, causes included, on one line.
-    pub fn message(&self) -> String {
-        chain(self.error.as_ref())
-    }
-}
-
-/// An error and its causes, joined by `: `; a cause that its parent's message already quotes is not
-/// said twice.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        cause = error.source();
-    }
-    message
-}
-
-impl fmt::Display for NodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            At::Param(name) => write!(f, "parameter `{name}`: ")?,
-            At::Input(port) => write!(f, "input `{port}`: ")?,
-            At::Node => {}
-        }
-        f.write_str(&self.message())?;
-        if let Some(help) = &self.help {
-            write!(f, " (help: {help})")?;
-        }
-        Ok(())
-    }
-}
-
-impl<E: StdError + Send + Sync + 'static> From<E> for NodeError {
-    fn from(error: E) -> Self {
-        NodeError::other(error)
-    }
-}
-
 /// What [`Node::check`] is given.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckCx<'a> {
@@ -311,7 +213,6 @@ pub(crate) trait AnyNode: Any {
         inputs: Vec<Option<AnyValue>>,
         cx: &RunCx,
     ) -> Result<Vec<Option<AnyValue>>, NodeError>;
-    fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError>;
     fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError>;
 }
@@ -340,9 +241,6 @@ impl<N: Node> AnyNode for N {
         let state =
             state.downcast_ref::<N::State>().expect("a node runs on the state that it built");
         Node::run(self, state, N::In::values(inputs), cx).map(N::Out::erase_values)
-    }
-    fn params(&self) -> Result<serde_json::Value, serde_json::Error> {
-        serde_json::to_value(self)
     }
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
         Node::depends(self, base_dir)

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::node::{AnyNode, BuildCx, NodeError, RunCx, derive_seed};
+use crate::error::{NodeError, StepError};
+use crate::node::{AnyNode, BuildCx, RunCx, derive_seed};
 use crate::plan::{Plan, PortId};
 use crate::port::{AnyValue, Port};
 use crate::registry::NodeEntry;
-use crate::step::StepError;
 use crate::world::World;
 
 /// The nodes that some goals need, built.

@@ -32,12 +32,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use crate::error::{StepError, chain};
 use crate::files::{FileError, JsonLines, write_atomic};
 use crate::plan::{Plan, check_all, subgraph_value};
+use crate::progress::{Progress, Silent, StepHeading};
 use crate::run::rundir::{RunDir, State, Status, utc};
 use crate::run::store::{Claim, Finished, STORE_FORMAT, Store, key_of};
 use crate::spec::{BASE_VARIANT, PipelineSpec};
-use crate::step::{Earlier, Progress, Silent, StepCx, StepError, StepHeading};
+use crate::step::{Earlier, StepCx};
 use crate::world::World;
 
 static SILENT: Silent = Silent;
@@ -196,13 +198,13 @@ impl RunError {
                 Diagnostics(noted.collect()).render(color)
             }
             RunError::Step { error: StepError::Failed { error, help }, .. } => {
-                Diagnostic::error(crate::node::chain(error.as_ref()))
+                Diagnostic::error(chain(error.as_ref()))
                     .note(self.to_string_without_cause())
                     .help(help.as_deref())
                     .render(color)
             }
             RunError::Report(error) => error.render(color),
-            RunError::File(error) => Diagnostic::error(crate::node::chain(error)).render(color),
+            RunError::File(error) => Diagnostic::error(chain(error)).render(color),
         }
     }
 
@@ -229,7 +231,7 @@ impl fmt::Display for RunError {
                 write!(f, "{}: {error}", self.to_string_without_cause())
             }
             RunError::Report(error) => error.fmt(f),
-            RunError::File(error) => f.write_str(&crate::node::chain(error)),
+            RunError::File(error) => f.write_str(&chain(error)),
         }
     }
 }
@@ -400,9 +402,7 @@ impl<'a> Runner<'a> {
                 step.goals.is_empty() || other.iter().any(|node| needed.contains(node))
             };
             let earlier: Vec<Earlier> = (0..index)
-                .filter(|other| {
-                    step.goals.is_empty() || plan.steps()[*other].step.feeds_later_steps()
-                })
+                .filter(|other| step.goals.is_empty() || plan.steps()[*other].feeds_later_steps())
                 .filter(|other| shares(&reached[*other]) || plan.steps()[*other].goals.is_empty())
                 .map(|other| Earlier {
                     index: other,
@@ -413,8 +413,10 @@ impl<'a> Runner<'a> {
                 })
                 .collect();
             let cx = self.cx(plan, index, earlier.clone(), None, false);
-            let mut depends =
-                step.step.depends(&cx).map_err(|error| self.step_error(plan, index, error))?;
+            let mut depends = step
+                .behaviour()
+                .depends(&cx)
+                .map_err(|error| self.step_error(plan, index, error))?;
             for node in needed.iter().map(|node| &plan.nodes[*node]) {
                 let of_node = node.node.depends(&plan.base_dir).map_err(|error| {
                     self.step_error(
@@ -566,7 +568,7 @@ impl<'a> Runner<'a> {
         if store.has(&keyed.key) {
             let cx =
                 self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
-            let stands = plan.steps()[index].step.stands(&cx);
+            let stands = plan.steps()[index].behaviour().stands(&cx);
             if !stands.map_err(|error| self.step_error(plan, index, error))? {
                 store.discard(&keyed.key)?;
             }
@@ -590,7 +592,8 @@ impl<'a> Runner<'a> {
                 self.progress.step(&StepHeading { reused: false, ..heading });
                 let mut cx =
                     self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
-                let ran = catch_unwind(AssertUnwindSafe(|| plan.steps()[index].step.run(&mut cx)));
+                let ran =
+                    catch_unwind(AssertUnwindSafe(|| plan.steps()[index].behaviour().run(&mut cx)));
                 let ran = ran.unwrap_or_else(|panic| match (self.failure)(&*panic) {
                     Some(error) => Err(error),
                     None => resume_unwind(panic),
