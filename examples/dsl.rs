@@ -6,7 +6,7 @@
 
 use blt::prelude::*;
 
-/// The same graph as in YAML; `tests/dsl.rs` holds the two against each other.
+/// The same graph as in YAML; `tests/it/dsl.rs` holds the two against each other.
 pub fn graph() -> GraphSpec {
     let mut g = Graph::new();
     let split = Some(DataSplit::of(0.1, "id"));

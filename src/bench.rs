@@ -2,13 +2,13 @@
 //! time goes.
 
 use crate::cli::{self, Pipeline, Variants};
-use crate::progress;
 use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
 use blt_plugins::device_failure;
-use blt_plugins::report::machine;
 use blt_plugins::steps::{Measured, PhaseRate};
+use blt_report::html::machine;
+use blt_report::progress;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;

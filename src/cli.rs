@@ -2,17 +2,13 @@
 //! regression, 130 interrupted.
 
 use crate::bench;
-use crate::progress;
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner, choose_variants};
-use blt_graph::{
-    Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry, write_atomic,
-};
+use blt_graph::{Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry};
 use blt_plugins::device_failure;
-use blt_plugins::report::{self, ReportInput};
-use blt_plugins::results::{self, Entry, VariantRun};
+use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -174,7 +170,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
         Some(Command::Check { pipeline, variants }) => pipeline.read().and_then(|(spec, dir)| {
-            check_report(&spec).and_then(|()| check(&spec, &dir, &variants))
+            check_report(&spec).map_err(rendered).and_then(|()| check(&spec, &dir, &variants))
         }),
         Some(Command::Graph { pipeline, variants }) => {
             pipeline.read().and_then(|(spec, dir)| graph(&spec, &dir, &variants))
@@ -397,35 +393,14 @@ pub fn build_id() -> String {
     format!("{} {}", env!("CARGO_PKG_VERSION"), hash.unwrap_or_default())
 }
 
-/// `report:` names a baseline among the variants, and nothing else.
-pub fn check_report(spec: &PipelineSpec) -> Result<(), String> {
-    if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
-        let message = format!(
-            "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
-        );
-        return Err(rendered(spec.diagnose(&["report", key], message, None)));
-    }
-    let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
-    let names: Vec<String> =
-        spec.variants().map_err(rendered)?.into_iter().map(|variant| variant.name).collect();
-    if names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
-        return Ok(());
-    }
-    let message =
-        format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `"));
-    let meant = baseline.as_str().and_then(|name| nearest(name, names.iter().map(String::as_str)));
-    let meant = meant.map(|name| format!("did you mean `{name}`?"));
-    Err(rendered(spec.diagnose(&["report", "baseline"], message, meant)))
-}
-
 fn run(args: &Run) -> ExitCode {
     let read = args.pipeline.read().and_then(|read| args.engine.apply(read));
     let (spec, dir) = match read {
         Ok(read) => read,
         Err(message) => return fail(&message),
     };
-    if let Err(message) = check_report(&spec) {
-        return fail(&message);
+    if let Err(diagnostics) = check_report(&spec) {
+        return fail(&rendered(diagnostics));
     }
     let mut options = args.engine.options();
     options.store_dir = args.store.clone();
@@ -470,44 +445,10 @@ pub fn interrupted(message: &str) -> ExitCode {
 
 /// Writes results.json and report.html, and prints the closing table.
 fn finish(report: &RunReport, spec: &PipelineSpec) -> Result<(), StepError> {
-    let (_, results) = write_results(report, spec)?;
-    Ok(say(&report::table(&results))?)
-}
-
-/// Writes results.json and report.html; what the variants left, and the results.
-pub fn write_results(
-    report: &RunReport,
-    spec: &PipelineSpec,
-) -> Result<(Vec<VariantRun>, serde_json::Value), StepError> {
-    let baseline = spec.report.get("baseline").and_then(|baseline| baseline.as_str());
-    let mut runs = Vec::new();
-    let mut seeds = Vec::new();
-    for plan in &report.plans {
-        let entries =
-            plan.steps.iter().map(|s| Entry { step: s.step.clone(), dir: s.dir.clone() }).collect();
-        runs.push(VariantRun { variant: plan.plan.variant.clone(), seed: plan.plan.seed, entries });
-        if !seeds.contains(&plan.plan.seed) {
-            seeds.push(plan.plan.seed);
-        }
-    }
-    let pipeline = report.plans.first().map_or("", |p| p.plan.pipeline.as_str());
-    let dir = &report.dir.path;
-    let results = results::build(pipeline, &report.dir.id, &seeds, &runs, baseline)?;
-    write_atomic(dir.join("results.json"), serde_json::to_string_pretty(&results)?)?;
-    results::write_samples(dir, &runs)?;
-    write_atomic(
-        dir.join(report::MACHINE_FILE),
-        serde_json::to_string_pretty(&report::machine())?,
-    )?;
-    let input = ReportInput::read(dir)?;
-    write_atomic(dir.join("report.html"), report::html(&input)?)?;
-    Ok((runs, results))
+    Ok(say(&blt_report::finish(report, spec)?.table())?)
 }
 
 fn render_report(dir: &Path) -> Result<(), String> {
-    let input = ReportInput::read(dir).map_err(plain)?;
-    let html = report::html(&input).map_err(plain)?;
-    let path = dir.join("report.html");
-    write_atomic(&path, html).map_err(plain)?;
+    let path = write_report(dir).map_err(plain)?;
     say(&path.display().to_string()).map_err(plain)
 }

@@ -12,15 +12,15 @@
 mod bench;
 mod cli;
 pub mod prelude;
-mod progress;
 mod regress;
 
 pub use blt_core as core;
+pub use blt_data as data;
 pub use blt_graph as graph;
 pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;
-pub use cli::{check_report, main, main_from, write_results};
-pub use progress::for_stderr as progress_for_stderr;
+pub use blt_report as report;
+pub use cli::{main, main_from};
 
 /// README's Rust compiles.
 #[cfg(doctest)]

@@ -3,11 +3,11 @@
 pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB};
 pub use blt_core::model::next_byte_targets;
 pub use blt_core::patches::Patches as PackedPatches;
+pub use blt_data::Split as DataSplit;
 pub use blt_graph::{
     BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,
     StepError,
 };
-pub use blt_plugins::data::Split as DataSplit;
 pub use blt_plugins::nodes::*;
 pub use blt_plugins::ports::*;
 pub use blt_plugins::steps::*;

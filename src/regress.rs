@@ -1,10 +1,12 @@
 //! `blt-run regress`: runs a pipeline and holds its numbers against a baseline.
 
-use crate::cli::{Engine, Pipeline, check_report, fail, interrupted, plain, say, write_results};
-use crate::progress;
-use blt_graph::write_atomic;
-use blt_plugins::regress::{Baseline, BaselineError, Comparison, Measured};
-use blt_plugins::regress::{advice, failed_junit, failed_markdown, junit, markdown, table};
+use crate::cli::{Engine, Pipeline, fail, interrupted, plain, rendered, say};
+use blt_graph::{Plan, write_atomic};
+use blt_plugins::fingerprint;
+use blt_report::check_report;
+use blt_report::progress;
+use blt_report::regress::{Baseline, BaselineError, Comparison, Measured};
+use blt_report::regress::{advice, failed_junit, failed_markdown, junit, markdown, table};
 use clap::Args;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -79,7 +81,7 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         read => (read.map_err(plain)?, false),
     };
     let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
-    check_report(&spec)?;
+    check_report(&spec).map_err(rendered)?;
     let mut options = args.engine.options();
     std::fs::create_dir_all(&options.runs_dir)
         .map_err(|e| plain(format!("cannot create {}: {e}", options.runs_dir.display())))?;
@@ -93,8 +95,9 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
     let mut comparison = None;
     let mut updated = None;
     let finished = args.engine.run(&spec, dir, options, |report| {
-        let (runs, _) = write_results(report, &spec)?;
-        let measured = Measured::of(report, &runs)?;
+        let runs = blt_report::finish(report, &spec)?.runs;
+        let plans: Vec<&Plan> = report.plans.iter().map(|run| &run.plan).collect();
+        let measured = Measured::of(report, &runs, fingerprint(&plans)?)?;
         let compared = Comparison::of(&baseline, &measured);
         let json = serde_json::to_string_pretty(&compared.to_json())?;
         write_atomic(report.dir.path.join("regression.json"), &json)?;

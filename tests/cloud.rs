@@ -9,6 +9,7 @@
 #[path = "cloud/servers.rs"]
 mod servers;
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch};

@@ -3,6 +3,7 @@
 //! stand in for NVIDIA's fail on demand.
 #![cfg(feature = "cuda")]
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use common::{Place, status, text};

@@ -5,6 +5,7 @@
 //! command line of `blt-run`: called with `--as-blt-run BUG ARGS...` it plants the bug (or `none`)
 //! and is `blt-run ARGS...`; otherwise it is the test, which calls itself so.
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use arrow::array::{ArrayRef, Float16Builder, ListBuilder, RecordBatch, StringArray};

@@ -3,9 +3,9 @@
 //! twice, recomputation not), beside the rate of a 1024 x 1024 x 1024 sgemm of the `gemm` crate in
 //! the same run. `shares` prints the ratio, taken in turns so that a busy machine slows both.
 
+use blt_core::backend::fused::Fused;
 use blt_core::backend::{Backend, BlockConfig, BlockParams, Tensor};
 use blt_core::flops;
-use blt_core::fused::Fused;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::{Duration, Instant};

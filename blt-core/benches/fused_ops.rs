@@ -1,12 +1,12 @@
 //! The fused operations beside the transformer blocks, at the shapes of the peer's presets: 4096
 //! ids in patches of 4.5. `forward` is one recorded-off call; `train` is forward and backward.
 
+use blt_core::backend::fused::{Fused, embed::rolling_hash_ids};
 use blt_core::backend::{
     AdamWStep, Backend, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor,
 };
 use blt_core::bytes::Batch;
-use blt_core::fused::{Fused, embed::rolling_hash_ids};
-use blt_core::patches::Patches;
+use blt_core::patch::Patches;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 

@@ -1,8 +1,8 @@
 //! Bytes per second of the patchers, on one thread: 4 MiB of text in documents of 16 KiB.
 
 use blt_core::bytes::Batch;
-use blt_core::calibrate::{Calibration, Unknown};
-use blt_core::patching::{
+use blt_core::patch::calibrate::{Calibration, Unknown};
+use blt_core::patch::{
     EntropyRule, byte_patches, entropy_patches, newline_reset, space_patches, stride_patches,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -4,8 +4,8 @@ use crate::bytes::Batch;
 use crate::hf::{ModelShape, PatchingShape};
 use crate::model::{ByteEmbed, ByteLm, Head, Latent, LocalDecoder, LocalEncoder, Session};
 use crate::params::ParamMaker;
-use crate::patches::{PatchError, Patches};
-use crate::patching::{EntropyRule, entropy_patches, newline_reset};
+use crate::patch::{EntropyRule, entropy_patches, newline_reset};
+use crate::patch::{PatchError, Patches};
 
 /// The five parts of a model and, where it has one, its entropy patcher.
 pub struct Blt {

@@ -2,7 +2,8 @@
 
 use crate::backend::Backend;
 use crate::params::NamedParam;
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use crate::tensor_file::{TensorFile, TensorFileError};
+use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
@@ -41,6 +42,32 @@ pub enum CheckpointError {
         "{path}: tensor `{name}` holds a value that is not finite; the training run that wrote it diverged"
     )]
     NotFinite { path: PathBuf, name: String },
+}
+
+/// In the words of checkpoints, whose tensors are all F32.
+impl From<TensorFileError> for CheckpointError {
+    fn from(error: TensorFileError) -> Self {
+        match error {
+            TensorFileError::Read { file: path, source } => CheckpointError::Read { path, source },
+            TensorFileError::Truncated { file: path, source, .. }
+            | TensorFileError::Corrupt { file: path, source } => {
+                CheckpointError::Corrupt { path, reason: source.to_string() }
+            }
+            TensorFileError::MissingKey { file: path, key: name, .. } => {
+                CheckpointError::Missing { path, name }
+            }
+            TensorFileError::Shape { file: path, key: name, expected, found, dtype } => {
+                CheckpointError::Shape { path, name, found, found_type: dtype, expected }
+            }
+            TensorFileError::Type { file: path, key: name, shape, found, .. } => {
+                let (found, found_type, expected) = (shape.clone(), found, shape);
+                CheckpointError::Shape { path, name, found, found_type, expected }
+            }
+            TensorFileError::NotFinite { file: path, key: name, .. } => {
+                CheckpointError::NotFinite { path, name }
+            }
+        }
+    }
 }
 
 /// A tensor's numbers, fetched when they are written: a file may be larger than the memory that is
@@ -102,63 +129,6 @@ pub(crate) fn readable_as_its_directory(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// An open safetensors file, memory-mapped.
-pub struct TensorFile {
-    path: PathBuf,
-    map: memmap2::Mmap,
-}
-
-impl TensorFile {
-    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let read = |source| CheckpointError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        // SAFETY: checkpoints are renamed into place and never written to afterwards; a file that
-        // another program truncates while it is mapped is outside what a reader can defend
-        // against.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
-        let file = TensorFile { path: path.to_owned(), map };
-        file.tensors()?;
-        Ok(file)
-    }
-
-    fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
-        SafeTensors::deserialize(&self.map).map_err(|e| CheckpointError::Corrupt {
-            path: self.path.clone(),
-            reason: e.to_string(),
-        })
-    }
-
-    pub fn contains(&self, name: &str) -> bool {
-        self.tensors().is_ok_and(|t| t.tensor(name).is_ok())
-    }
-
-    /// The f32 tensor `name`, which must have `shape` and finite values.
-    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        let tensors = self.tensors()?;
-        let view = tensors.tensor(name).map_err(|_| CheckpointError::Missing {
-            path: self.path.clone(),
-            name: name.to_owned(),
-        })?;
-        if view.dtype() != Dtype::F32 || view.shape() != shape {
-            return Err(CheckpointError::Shape {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                found: view.shape().to_vec(),
-                found_type: view.dtype(),
-                expected: shape.to_vec(),
-            });
-        }
-        let data: Vec<f32> =
-            view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        match data.iter().all(|x| x.is_finite()) {
-            true => Ok(data),
-            false => {
-                Err(CheckpointError::NotFinite { path: self.path.clone(), name: name.to_owned() })
-            }
-        }
-    }
-}
-
 /// Writes `model.safetensors` for `params` into `dir`.
 pub fn save_params(
     dir: &Path,
@@ -168,19 +138,6 @@ pub fn save_params(
     let tensors =
         params.iter().map(|p| (p.name.clone(), p.stored_shape(), || backend.read_param(p.id)));
     write_tensors(&dir.join(MODEL_FILE), tensors)
-}
-
-/// Reads every one of `params` from `dir/model.safetensors`.
-pub fn load_params(
-    dir: &Path,
-    params: &[NamedParam],
-    backend: &dyn Backend,
-) -> Result<(), CheckpointError> {
-    let file = TensorFile::open(&dir.join(MODEL_FILE))?;
-    for p in params {
-        backend.write_param(p.id, &file.get(&p.name, &p.stored_shape())?);
-    }
-    Ok(())
 }
 
 /// Writes `optimizer.safetensors`: `m.NAME` and `v.NAME` of each parameter.
@@ -210,8 +167,8 @@ pub fn load_moments(
     for p in params {
         let shape = p.stored_shape();
         let (m, v) = (
-            file.get(&format!("m.{}", p.name), &shape)?,
-            file.get(&format!("v.{}", p.name), &shape)?,
+            file.get_f32(&format!("m.{}", p.name), &shape)?,
+            file.get_f32(&format!("v.{}", p.name), &shape)?,
         );
         backend.write_moments(p.id, &m, &v);
     }

@@ -2,7 +2,7 @@
 //! training, checkpoints.
 //!
 //! This crate knows no YAML, no Parquet and no graph. Everything is *packed*: a [`bytes::Batch`] is
-//! spans laid end to end on one byte axis, [`patches::Patches`] are starts into that axis, and
+//! spans laid end to end on one byte axis, [`patch::Patches`] are starts into that axis, and
 //! operations take offsets instead of masks.
 
 /// This crate's version.
@@ -11,21 +11,22 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub mod backend;
 pub mod blt;
 pub mod bytes;
-pub mod calibrate;
 pub mod checkpoint;
-#[cfg(feature = "cuda")]
-pub mod cuda;
-pub mod device;
 pub mod flops;
-pub mod fused;
 pub mod hash;
 pub mod hf;
 pub mod model;
 pub mod optim;
 pub mod params;
-pub mod patches;
-pub mod patching;
+pub mod patch;
 #[doc(hidden)]
 pub mod planted;
-pub mod reference;
 pub mod rope;
+mod simd;
+pub mod tensor_file;
+
+// The former names, until their users have moved.
+#[cfg(feature = "cuda")]
+pub use backend::cuda;
+pub use backend::{device, dfdx as reference, fused};
+pub use patch::{self as patches, self as patching, calibrate};

@@ -11,7 +11,7 @@ use crate::backend::{
 use crate::bytes::{Batch, VOCAB};
 use crate::flops;
 use crate::params::ParamMaker;
-use crate::patches::Patches;
+use crate::patch::Patches;
 use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;

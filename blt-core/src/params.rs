@@ -4,8 +4,7 @@
 //! parameter moves no other. Names are those of the Hugging Face `BltForCausalLM` layout.
 
 use crate::backend::{Backend, ParamId};
-use crate::hf::{HfError, Weights};
-use std::collections::BTreeMap;
+use crate::tensor_file::MappedTensor;
 
 /// A registered parameter under its canonical name.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,12 +42,8 @@ enum Numbers<'a> {
     Drawn {
         seed: u64,
     },
-    Stored {
-        weights: &'a Weights,
-        /// Canonical names to those in the file, where they differ.
-        names: &'a BTreeMap<String, String>,
-        failed: Option<HfError>,
-    },
+    /// Of the tensor with this name and this shape in a file; None once one could not be read.
+    Stored(&'a mut dyn FnMut(&str, &[usize]) -> Option<MappedTensor>),
 }
 
 impl<'a> ParamMaker<'a> {
@@ -57,24 +52,31 @@ impl<'a> ParamMaker<'a> {
         ParamMaker { backend, numbers: Numbers::Drawn { seed }, made: Vec::new() }
     }
 
-    /// Lets `make` build a part whose parameters are read from `weights`; none is drawn. `names`:
-    /// canonical names to those in the file, where they differ.
+    /// Lets `make` build a part whose parameters are read by `view`, which gets a canonical name and
+    /// the shape in checkpoints ([`NamedParam::stored_shape`]).
     ///
     /// # Errors
-    /// The first parameter that could not be read: no such tensor, another shape or type, a number
-    /// that is not finite.
-    pub fn read<T>(
+    /// The first error of `view`.
+    pub fn read<T, E>(
         backend: &'a dyn Backend,
-        weights: &'a Weights,
-        names: &'a BTreeMap<String, String>,
-        make: impl FnOnce(&mut Self) -> T,
-    ) -> Result<(T, Vec<NamedParam>), HfError> {
-        let numbers = Numbers::Stored { weights, names, failed: None };
+        mut view: impl FnMut(&str, &[usize]) -> Result<MappedTensor, E>,
+        make: impl FnOnce(&mut ParamMaker) -> T,
+    ) -> Result<(T, Vec<NamedParam>), E> {
+        let mut failed = None;
+        let mut stored = |name: &str, shape: &[usize]| match view(name, shape) {
+            Ok(tensor) => Some(tensor),
+            Err(error) => {
+                failed.get_or_insert(error);
+                None
+            }
+        };
+        let numbers = Numbers::Stored(&mut stored);
         let mut maker = ParamMaker { backend, numbers, made: Vec::new() };
         let part = make(&mut maker);
-        match maker.numbers {
-            Numbers::Stored { failed: Some(error), .. } => Err(error),
-            _ => Ok((part, maker.made)),
+        let made = maker.made;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok((part, made)),
         }
     }
 
@@ -112,16 +114,10 @@ impl<'a> ParamMaker<'a> {
                 };
                 self.backend.add_param(shape, data, by_rows)
             }
-            Numbers::Stored { weights, names, failed } => {
-                let stored = names.get(&param.name).unwrap_or(&param.name);
-                match weights.view(stored, &param.stored_shape()) {
-                    Ok(tensor) => self.backend.add_mapped_param(shape, tensor, by_rows),
-                    Err(error) => {
-                        failed.get_or_insert(error);
-                        self.backend.add_param(shape, vec![0.0; len], by_rows)
-                    }
-                }
-            }
+            Numbers::Stored(view) => match view(&param.name, &param.stored_shape()) {
+                Some(tensor) => self.backend.add_mapped_param(shape, tensor, by_rows),
+                None => self.backend.add_param(shape, vec![0.0; len], by_rows),
+            },
         };
         let id = param.id;
         self.made.push(param);

@@ -3,10 +3,10 @@
 
 mod common;
 
+use ::dfdx::tensor::Cpu;
+use blt_core::backend::dfdx::Dfdx;
 use blt_core::backend::*;
-use blt_core::reference::Reference;
 use common::*;
-use dfdx::tensor::Cpu;
 
 /// Relative to the largest magnitude of what is compared.
 const TOLERANCE: f64 = 1e-5;
@@ -153,26 +153,26 @@ fn agree_on_everything(make: [&dyn Fn() -> Box<dyn Backend>; 2], tolerance: f64)
 
 #[test]
 fn reference_in_f32_agrees_with_reference_in_f64() {
-    let f32 = || Box::new(Reference::<f32, Cpu>::cpu()) as Box<dyn Backend>;
-    agree_on_everything([&f32, &|| Box::new(Reference::<f64, Cpu>::cpu())], TOLERANCE);
+    let f32 = || Box::new(Dfdx::<f32, Cpu>::cpu()) as Box<dyn Backend>;
+    agree_on_everything([&f32, &|| Box::new(Dfdx::<f64, Cpu>::cpu())], TOLERANCE);
 }
 
 #[test]
 fn fused_agrees_with_the_reference() {
-    let fused = || Box::new(blt_core::fused::Fused::new()) as Box<dyn Backend>;
-    let reference = || Box::new(Reference::<f64, Cpu>::cpu()) as Box<dyn Backend>;
+    let fused = || Box::new(blt_core::backend::fused::Fused::new()) as Box<dyn Backend>;
+    let reference = || Box::new(Dfdx::<f64, Cpu>::cpu()) as Box<dyn Backend>;
     agree_on_everything([&fused, &reference], TOLERANCE);
 }
 
 /// How a GPU keeps its parameters, on the processor: tables whole, gradients and moments beside
 /// them, updated by dfdx's Adam kernel.
 fn resident() -> Box<dyn Backend> {
-    Box::new(Reference::<f32, _>::resident(Cpu::default(), "cpu"))
+    Box::new(Dfdx::<f32, _>::resident(Cpu::default(), "cpu"))
 }
 
 #[test]
 fn resident_parameters_agree_with_the_reference() {
-    agree_on_everything([&resident, &|| Box::new(Reference::<f64, Cpu>::cpu())], TOLERANCE);
+    agree_on_everything([&resident, &|| Box::new(Dfdx::<f64, Cpu>::cpu())], TOLERANCE);
 }
 
 /// Moments that another path left, and a continued count, as in a checkpoint that moves between
@@ -208,7 +208,7 @@ fn continues(backend: &dyn Backend) -> (Vec<f32>, (Vec<f32>, Vec<f32>)) {
 
 fn agree_on_continuing(backend: &dyn Backend) {
     let (params, (m, v)) = continues(backend);
-    let (expected, (expected_m, expected_v)) = continues(&Reference::<f64, Cpu>::cpu());
+    let (expected, (expected_m, expected_v)) = continues(&Dfdx::<f64, Cpu>::cpu());
     assert_close("parameters", &widen(&params), &widen(&expected), 1e-5, 1e-6);
     assert_close("first moments", &widen(&m), &widen(&expected_m), 1e-5, 1e-6);
     assert_close("second moments", &widen(&v), &widen(&expected_v), 1e-4, 1e-6);
@@ -216,9 +216,9 @@ fn agree_on_continuing(backend: &dyn Backend) {
 
 #[test]
 fn moments_of_another_path_are_continued() {
-    agree_on_continuing(&Reference::<f32, Cpu>::cpu());
+    agree_on_continuing(&Dfdx::<f32, Cpu>::cpu());
     agree_on_continuing(&*resident());
-    agree_on_continuing(&blt_core::fused::Fused::new());
+    agree_on_continuing(&blt_core::backend::fused::Fused::new());
 }
 
 #[cfg(feature = "cuda")]
@@ -226,14 +226,14 @@ mod on_a_gpu {
     use super::*;
 
     fn gpu() -> Box<dyn Backend> {
-        let gpu = blt_core::cuda::open(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
-        Box::new(Reference::<f32, _>::resident(gpu, "cuda:0"))
+        let gpu = blt_core::backend::cuda::open(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
+        Box::new(Dfdx::<f32, _>::resident(gpu, "cuda:0"))
     }
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn operations_agree_with_the_reference() {
-        agree_on_everything([&gpu, &|| Box::new(Reference::<f64, Cpu>::cpu())], GPU_TOLERANCE);
+        agree_on_everything([&gpu, &|| Box::new(Dfdx::<f64, Cpu>::cpu())], GPU_TOLERANCE);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Reading and writing Hugging Face directories: defaults, both spellings, and what is refused.
 
+use blt_core::backend::fused::Fused;
 use blt_core::backend::{AdamWStep, Backend, HashConfig, Pooling};
 use blt_core::bytes::Batch;
-use blt_core::fused::Fused;
 use blt_core::hf::{
-    ByteLmShape, HfConfig, HfError, ModelShape, PatchingShape, Unsupported, WeightType, Weights,
+    ByteLmShape, HfConfig, HfError, ModelShape, PatchingShape, Unsupported, Weights,
     write_directory,
 };
 use blt_core::model::CrossLayers;
-use blt_core::patching::EntropyRule;
+use blt_core::patch::EntropyRule;
+use blt_core::tensor_file::{TensorFileError, WeightType};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -298,7 +299,9 @@ fn a_large_tensor_is_read_whole_and_checked_to_its_end() {
     values[100_002] = f32::NEG_INFINITY;
     let dir = one_file(&[f32s("a", &[values.len()], &values)]);
     let error = Weights::open(dir.path()).unwrap().get("a", &[values.len()]).unwrap_err();
-    let HfError::NotFinite { key, element, found, .. } = error else { panic!("{error}") };
+    let HfError::Tensor(TensorFileError::NotFinite { key, element, found, .. }) = error else {
+        panic!("{error}")
+    };
     assert_eq!((key.as_str(), element, found), ("a", 100_002, f32::NEG_INFINITY));
 }
 
@@ -398,7 +401,9 @@ fn shards_are_read_through_their_index() {
         &dir,
         json!({"a": "model-00001-of-00002.safetensors", "b": "model-00001-of-00002.safetensors"}),
     );
-    assert!(matches!(open(&dir), HfError::MissingKey { key, .. } if key == "b"));
+    assert!(
+        matches!(open(&dir), HfError::Tensor(TensorFileError::MissingKey { key, .. }) if key == "b")
+    );
     write_index(&dir, json!({"a": "model-00001-of-00002.safetensors"}));
     assert!(Weights::open(dir.path()).is_ok(), "a file that the index does not name is not read");
     write_index(&dir, json!({"a": "../elsewhere.safetensors"}));
@@ -434,22 +439,27 @@ fn a_wrong_tensor_is_named_with_what_was_expected() {
     let weights = Weights::open(dir.path()).unwrap();
     let error = weights.get(norm, &[32]).unwrap_err();
     assert!(
-        matches!(&error, HfError::MissingKey { key, expected, .. } if key == norm && expected == &[32]),
+        matches!(&error, HfError::Tensor(TensorFileError::MissingKey { key, expected, .. }) if key == norm && expected == &[32]),
         "{error}"
     );
     let error = weights.get("x", &[3, 2]).unwrap_err();
-    let HfError::Shape { file, key, expected, found } = &error else { panic!("{error}") };
+    let HfError::Tensor(TensorFileError::Shape { file, key, expected, found, .. }) = &error else {
+        panic!("{error}")
+    };
     assert!(file.ends_with("model.safetensors"));
     assert_eq!(
         (key.as_str(), expected.as_slice(), found.as_slice()),
         ("x", &[3, 2][..], &[2, 3][..])
     );
-    assert!(matches!(weights.get("nan", &[2]).unwrap_err(), HfError::NotFinite { element: 1, .. }));
+    assert!(matches!(
+        weights.get("nan", &[2]).unwrap_err(),
+        HfError::Tensor(TensorFileError::NotFinite { element: 1, .. })
+    ));
 
     let integers = Tensor { name: "i", dtype: Dtype::I32, shape: vec![1], bytes: vec![0; 4] };
     let error = Weights::open(one_file(&[integers]).path()).unwrap().get("i", &[1]).unwrap_err();
     assert!(
-        matches!(&error, HfError::Type { key, found, .. } if key == "i" && found == "I32"),
+        matches!(&error, HfError::Tensor(TensorFileError::Type { key, found, .. }) if key == "i" && *found == Dtype::I32),
         "{error}"
     );
 
@@ -460,7 +470,7 @@ fn a_wrong_tensor_is_named_with_what_was_expected() {
     let k4 = HfConfig::read(&fixture("k4_all_fullattn")).unwrap();
     let error = whole.check(&k4.parameters()).unwrap_err();
     assert!(
-        matches!(&error, HfError::Shape { expected, found, .. } if expected == &[260, 24] && found == &[260, 32])
+        matches!(&error, HfError::Tensor(TensorFileError::Shape { expected, found, .. }) if expected == &[260, 24] && found == &[260, 32])
     );
 }
 
@@ -471,7 +481,8 @@ fn a_file_cut_anywhere_is_told_so() {
     for length in [0, 5, 8, 100, 9_000, whole.len() - 1] {
         fs::write(dir.path().join("model.safetensors"), &whole[..length]).unwrap();
         let error = Weights::open(dir.path()).err().expect("an error");
-        let HfError::Truncated { file, expected, found } = &error else {
+        let HfError::Tensor(TensorFileError::Truncated { file, expected, found, .. }) = &error
+        else {
             panic!("{length}: {error}")
         };
         assert!(
@@ -482,12 +493,15 @@ fn a_file_cut_anywhere_is_told_so() {
     assert_eq!(whole.len() as u64, {
         fs::write(dir.path().join("model.safetensors"), &whole[..whole.len() - 1]).unwrap();
         match Weights::open(dir.path()) {
-            Err(HfError::Truncated { expected, .. }) => expected,
+            Err(HfError::Tensor(TensorFileError::Truncated { expected, .. })) => expected,
             _ => panic!("cut by one byte"),
         }
     });
     fs::write(dir.path().join("model.safetensors"), [whole.as_slice(), &[0]].concat()).unwrap();
-    assert!(matches!(Weights::open(dir.path()), Err(HfError::Corrupt { .. })));
+    assert!(matches!(
+        Weights::open(dir.path()),
+        Err(HfError::Tensor(TensorFileError::Corrupt { .. }))
+    ));
     fs::write(dir.path().join("model.safetensors"), b"PK\x03\x04 not a safetensors file at all")
         .unwrap();
     assert!(Weights::open(dir.path()).is_err());

@@ -75,12 +75,12 @@ fn resident() -> u64 {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_of_training_stays_flat_on_the_processor() {
-    use blt_core::reference::Reference;
+    use blt_core::backend::dfdx::Dfdx;
     use dfdx::tensor::Cpu;
     let backends: [Rc<dyn Backend>; 3] = [
-        Rc::new(blt_core::fused::Fused::new()),
-        Rc::new(Reference::<f32, _>::cpu()),
-        Rc::new(Reference::<f32, _>::resident(Cpu::default(), "cpu")),
+        Rc::new(blt_core::backend::fused::Fused::new()),
+        Rc::new(Dfdx::<f32, _>::cpu()),
+        Rc::new(Dfdx::<f32, _>::resident(Cpu::default(), "cpu")),
     ];
     for backend in backends {
         stays_flat(&used_by_steps(backend, 24, &resident), 16 << 20);
@@ -94,9 +94,10 @@ mod on_a_gpu {
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn memory_of_training_stays_flat() {
-        let backend = blt_core::device::cuda(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
+        let backend =
+            blt_core::backend::gpu::open(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
         let used = || {
-            let (free, total) = blt_core::cuda::memory(0).unwrap();
+            let (free, total) = blt_core::backend::cuda::memory(0).unwrap();
             (total - free) as u64
         };
         let used = used_by_steps(backend, 60, &used);

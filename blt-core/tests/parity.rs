@@ -3,16 +3,16 @@
 //! made.
 
 use blt_core::backend::Backend;
+use blt_core::backend::dfdx::Dfdx;
+use blt_core::backend::fused::Fused;
 use blt_core::bytes::{Batch, OFFSET, VOCAB};
-use blt_core::fused::Fused;
 use blt_core::hf::{HfConfig, TensorSpec, Weights, write_directory};
 use blt_core::model::{
     ByteEmbed, ByteLm, Latent, LocalDecoder, LocalEncoder, Session, next_byte_targets,
 };
 use blt_core::params::{NamedParam, ParamMaker};
-use blt_core::patches::Patches;
-use blt_core::patching::{EntropyRule, entropy_patches};
-use blt_core::reference::Reference;
+use blt_core::patch::Patches;
+use blt_core::patch::{EntropyRule, entropy_patches};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -358,7 +358,7 @@ fn gradients(
 type Make = fn() -> Rc<dyn Backend>;
 
 const PATHS: [Make; 2] =
-    [|| Rc::new(Fused::new()), || Rc::new(Reference::<f32, dfdx::tensor::Cpu>::cpu())];
+    [|| Rc::new(Fused::new()), || Rc::new(Dfdx::<f32, dfdx::tensor::Cpu>::cpu())];
 
 fn directories(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -403,7 +403,7 @@ fn fixtures_agree_on_both_paths() {
 fn fixtures_agree_with_resident_parameters() {
     compare_all(
         &fixtures(),
-        &[|| Rc::new(Reference::<f32, _>::resident(dfdx::tensor::Cpu::default(), "cpu"))],
+        &[|| Rc::new(Dfdx::<f32, _>::resident(dfdx::tensor::Cpu::default(), "cpu"))],
     );
 }
 
@@ -414,7 +414,8 @@ mod on_a_gpu {
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn fixtures_agree() {
-        let gpu = || blt_core::device::cuda(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
+        let gpu =
+            || blt_core::backend::gpu::open(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
         compare_all(&fixtures(), &[gpu]);
     }
 }

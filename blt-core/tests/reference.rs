@@ -3,13 +3,13 @@
 
 mod common;
 
+use ::dfdx::tensor::Cpu;
+use blt_core::backend::dfdx::Dfdx;
 use blt_core::backend::*;
-use blt_core::reference::Reference;
 use common::*;
-use dfdx::tensor::Cpu;
 
 fn check(name: &str, case: &Case) {
-    let backend = Reference::<f64, Cpu>::cpu();
+    let backend = Dfdx::<f64, Cpu>::cpu();
     let p: Vec<Vec<f64>> = case.params.iter().map(|p| widen(&p.data)).collect();
     let what = |of: &str| format!("{name}, {of} of {:?}", case.kind);
 
@@ -85,7 +85,7 @@ fn a_loss_that_predicts_nothing_is_zero_and_touches_no_parameter() {
     let mut case = head(&mut Rng::new(8), 3, 4, 7);
     let Kind::Head { targets, .. } = &mut case.kind else { unreachable!() };
     *targets = vec![None; 3];
-    let (loss, host, grads) = case.run(&Reference::<f64, Cpu>::cpu());
+    let (loss, host, grads) = case.run(&Dfdx::<f64, Cpu>::cpu());
     assert_eq!((loss, &host[..3]), (vec![0.0], &[0.0; 3][..]));
     assert!(grads.iter().all(Option::is_none));
 }
@@ -93,7 +93,7 @@ fn a_loss_that_predicts_nothing_is_zero_and_touches_no_parameter() {
 #[test]
 fn empty_batches_compute_nothing_and_touch_no_parameter() {
     for case in empty_cases() {
-        let backend = Reference::<f64, Cpu>::cpu();
+        let backend = Dfdx::<f64, Cpu>::cpu();
         let (values, host, grads) = case.run(&backend);
         let expected = if matches!(case.kind, Kind::Head { .. }) { vec![0.0] } else { vec![] };
         assert_eq!((values, host), (expected, vec![]), "{:?}", case.kind);
@@ -109,7 +109,7 @@ fn pooled_gradient(
     lengths: &[usize],
     weights: Vec<f32>,
 ) -> (Vec<f64>, Vec<f64>) {
-    let backend = Reference::<f64, Cpu>::cpu();
+    let backend = Dfdx::<f64, Cpu>::cpu();
     let n = h.len();
     let table = backend.add_param([n, 1], h, true);
     let weights = backend.add_param([1, weights.len()], weights, false);
@@ -152,7 +152,7 @@ fn a_query_with_one_key_has_gradient_exactly_zero() {
         decoder(rng, 9, 4, 1, 8, [2, 1, 4]),
     ];
     for case in cases {
-        let (_, _, grads) = case.run(&Reference::<f32, Cpu>::cpu());
+        let (_, _, grads) = case.run(&Dfdx::<f32, Cpu>::cpu());
         for (param, grad) in case.params.iter().zip(grads) {
             let grad = grad.unwrap();
             let still = matches!(param.name, "q" | "k" | "q_norm");
@@ -163,7 +163,7 @@ fn a_query_with_one_key_has_gradient_exactly_zero() {
 
 #[test]
 fn a_value_may_be_read_many_times_and_only_what_the_loss_reads_gets_a_gradient() {
-    let backend = Reference::<f64, Cpu>::cpu();
+    let backend = Dfdx::<f64, Cpu>::cpu();
     let x = backend.add_param([1, 2], vec![3.0, -5.0], true);
     let w = backend.add_param([1, 2], vec![7.0, 11.0], false);
     let unread = backend.add_param([1, 2], vec![1.0, 1.0], false);
@@ -197,7 +197,7 @@ fn a_value_may_be_read_many_times_and_only_what_the_loss_reads_gets_a_gradient()
 
 #[test]
 fn a_pause_records_nothing_and_keeps_the_tape() {
-    let backend = Reference::<f64, Cpu>::cpu();
+    let backend = Dfdx::<f64, Cpu>::cpu();
     let x = backend.add_param([1, 2], vec![3.0, -5.0], true);
     let frozen = backend.add_param([2, 2], vec![1.0, 2.0, 3.0, 4.0], false);
     let w = backend.add_param([1, 2], vec![7.0, 11.0], false);
@@ -223,7 +223,7 @@ fn a_pause_records_nothing_and_keeps_the_tape() {
 
 #[test]
 fn gradients_of_one_value_read_through_a_view_and_directly_are_added_once() {
-    let backend = Reference::<f64, Cpu>::cpu();
+    let backend = Dfdx::<f64, Cpu>::cpu();
     let x = backend.add_param([2, 1], vec![2.0, 3.0], false);
     let w = backend.add_param([1, 2], vec![1.0, 10.0], false);
     backend.record(true);
@@ -264,7 +264,7 @@ fn adamw(p: &mut f64, m: &mut f64, v: &mut f64, g: f64, step: &AdamWStep) {
 #[test]
 fn adamw_is_the_formula_on_the_device_and_by_rows() {
     for by_rows in [false, true] {
-        let backend = Reference::<f32, Cpu>::cpu();
+        let backend = Dfdx::<f32, Cpu>::cpu();
         let rng = &mut Rng::new(3);
         let (rows, cols) = (6, 3);
         let data = rng.numbers(rows * cols, 1.0);
@@ -309,7 +309,7 @@ fn adamw_is_the_formula_on_the_device_and_by_rows() {
 #[test]
 fn nothing_is_recorded_unless_asked_and_values_are_the_same() {
     for case in random_cases(4) {
-        let backend = Reference::<f32, Cpu>::cpu();
+        let backend = Dfdx::<f32, Cpu>::cpu();
         let ids = case.add_params(&backend);
         let silent = case.forward(&backend, &ids);
         backend.record(true);
@@ -325,6 +325,6 @@ fn a_table_read_whole_is_a_matrix() {
     let dense = linear(rng, 4, [5, 3]);
     let mut tied = dense.clone();
     tied.params[1].by_rows = true;
-    let run = |case: &Case| case.run(&Reference::<f32, Cpu>::cpu());
+    let run = |case: &Case| case.run(&Dfdx::<f32, Cpu>::cpu());
     assert_eq!(run(&dense), run(&tied));
 }

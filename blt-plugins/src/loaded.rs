@@ -2,19 +2,21 @@
 //! steps' checkpoints, and what its nodes must learn from data before they run (a threshold, a
 //! tokenizer) learned.
 
-use crate::data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use crate::model::ParamSet;
 use crate::ports::{Bytes, Entropies, Loss, Patches};
 use crate::shape::{self, Found, NotBlt, WholeModel};
+use blt_core::backend::device::{Device, DeviceError};
+use blt_core::backend::dfdx::Dfdx;
+use blt_core::backend::fused::Fused;
+use blt_core::backend::gpu;
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
-use blt_core::checkpoint::{self, CheckpointError, TensorFile};
-use blt_core::device::{self, Device, DeviceError};
-use blt_core::fused::Fused;
+use blt_core::checkpoint::{self, CheckpointError};
 use blt_core::hf::ModelShape;
 use blt_core::model::Session;
 use blt_core::params::NamedParam;
-use blt_core::reference::Reference;
+use blt_core::tensor_file::TensorFile;
+use blt_data::{BatchReader, DataError, ListColumn, Order, Packer, Part, Request, Source};
 use blt_graph::{
     ComputePath, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World,
     write_atomic,
@@ -176,8 +178,8 @@ fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     match (cx.path(), cx.device().parse().map_err(device_error)?) {
         (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),
-        (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Reference::<f32, _>::cpu())),
-        (ComputePath::Reference, Device::Cuda(index)) => device::cuda(index).map_err(device_error),
+        (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Dfdx::<f32, _>::cpu())),
+        (ComputePath::Reference, Device::Cuda(index)) => gpu::open(index).map_err(device_error),
         (ComputePath::Fused, gpu) => {
             let what =
                 format!("fused operations are the processor's own, and the device is `{gpu}`");
@@ -194,7 +196,7 @@ fn device_error(error: DeviceError) -> StepError {
 /// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a
 /// step as a panic.
 pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
-    device::failure(panic).map(device_error)
+    gpu::failure(panic).map(device_error)
 }
 
 /// A step's `source` must be a node that gives bytes and reads nothing.
@@ -319,7 +321,7 @@ impl Loaded {
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
         let state = CheckpointState::read(dir)?;
         let path = dir.join(checkpoint::MODEL_FILE);
-        let file = TensorFile::open(&path)?;
+        let file = TensorFile::open(&path).map_err(CheckpointError::from)?;
         for p in &self.params {
             match state.nodes.get(&p.node) {
                 None if !complete => {}
@@ -329,8 +331,9 @@ impl Loaded {
                         path: path.clone(),
                         name: p.canonical.name.clone(),
                     };
-                    let data =
-                        file.get(stored.ok_or_else(missing)?, &p.canonical.stored_shape())?;
+                    let data = file
+                        .get_f32(stored.ok_or_else(missing)?, &p.canonical.stored_shape())
+                        .map_err(CheckpointError::from)?;
                     self.session.backend.write_param(p.canonical.id, &data);
                 }
             }

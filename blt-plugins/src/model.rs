@@ -32,7 +32,10 @@ pub fn with_stored_params<T>(
         .world
         .get::<Session>()
         .expect("a step puts the session into the world before it builds a graph");
-    let (part, params) = ParamMaker::read(&*session.backend, weights, names, make)?;
+    let view = |name: &str, shape: &[usize]| {
+        weights.view(names.get(name).map_or(name, String::as_str), shape)
+    };
+    let (part, params) = ParamMaker::read(&*session.backend, view, make)?;
     cx.provide(ParamSet(params));
     Ok(part)
 }

@@ -4,11 +4,11 @@
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, Float64Type, Int32Type, Int64Type};
 use blt_core::backend::Backend;
+use blt_core::backend::dfdx::Dfdx;
+use blt_core::backend::fused::Fused;
 use blt_core::bytes::{BOS, Batch, OFFSET, VOCAB};
-use blt_core::fused::Fused;
 use blt_core::hf::{HfConfig, Weights};
 use blt_core::model::Session;
-use blt_core::reference::Reference;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
 use blt_graph::{Live, PipelineSpec, Plan, World, check_all, describe};
 use blt_plugins::{Feed, ports};
@@ -259,7 +259,7 @@ fn logits_are_those_of_the_reference_implementation() {
             evaluate(DOCS, &fixture(name), "fused") + "  - evaluate: {goal: blt, limit: 1}\n";
         let plan = place.plan(&yaml);
         let backends: [Rc<dyn Backend>; 2] =
-            [Rc::new(Fused::new()), Rc::new(Reference::<f32, _>::cpu())];
+            [Rc::new(Fused::new()), Rc::new(Dfdx::<f32, _>::cpu())];
         for backend in backends {
             for (i, (found, _)) in logits(&plan, backend.clone(), &texts).into_iter().enumerate() {
                 let found: Vec<f64> = found.into_iter().map(f64::from).collect();

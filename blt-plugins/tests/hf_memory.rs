@@ -3,7 +3,7 @@
 //! file's.
 #![cfg(target_os = "linux")]
 
-use blt_core::fused::Fused;
+use blt_core::backend::fused::Fused;
 use blt_core::hf::{HfConfig, WEIGHTS_FILE, write_directory};
 use blt_core::model::Session;
 use blt_graph::{Live, PipelineSpec, World, check_all};

@@ -3,12 +3,12 @@
 
 use crate::error::{Error, message, step_error};
 use crate::scorer::all_threads;
+use blt_data::storage::Location;
 use blt_graph::run::{RunError, RunOptions, Runner};
 use blt_graph::{PipelineSpec, Progress, Step, StepError, StepHeading};
-use blt_plugins::report;
 use blt_plugins::scoring::{RemoteStep, Scheduler, Unit, UnitDone};
 use blt_plugins::steps::Score;
-use blt_plugins::storage::Location;
+use blt_report::progress;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -151,7 +151,7 @@ pub fn run(
         let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
         let interrupt = Arc::new(AtomicBool::new(false));
         let inner: Box<dyn Progress> =
-            if quiet { Box::new(blt_graph::Silent) } else { blt::progress_for_stderr() };
+            if quiet { Box::new(blt_graph::Silent) } else { progress::for_stderr() };
         let progress =
             Watched { inner, interrupt: interrupt.clone(), asked: Cell::new(Instant::now()) };
         let raised = Rc::default();
@@ -166,8 +166,7 @@ pub fn run(
             .lend(scheduler);
         let mut table = String::new();
         let ended = runner.run_with(|report| {
-            let (_, results) = blt::write_results(report, &spec)?;
-            table = report::table(&results);
+            table = blt_report::finish(report, &spec)?.table();
             Ok(())
         });
         match ended {
@@ -211,7 +210,7 @@ fn read(file: &Path, set: &[String], output: Option<&str>) -> PyResult<(Pipeline
         let place = serde_json::Value::from(place.to_string());
         spec = spec.set(&format!("run.{index}.score.output={place}")).map_err(document)?;
     }
-    blt::check_report(&spec).map_err(|rendered| message(&rendered))?;
+    blt_report::check_report(&spec).map_err(document)?;
     let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((spec, std::path::absolute(dir)?))
 }

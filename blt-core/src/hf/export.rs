@@ -3,7 +3,7 @@
 use super::{CONFIG_FILE, HfConfig, HfError, HfPatcher, HfPatching, INDEX_FILE, WEIGHTS_FILE};
 use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
-use crate::patching::EntropyRule;
+use crate::patch::EntropyRule;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;

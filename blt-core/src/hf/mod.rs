@@ -13,8 +13,9 @@ mod weights;
 
 pub use config::{HfConfig, HfPatcher, HfPatching, TensorSpec};
 pub use export::{ByteLmShape, ModelShape, PatchingShape, Unsupported, write_directory};
-pub use weights::{MappedTensor, WeightType, Weights};
+pub use weights::Weights;
 
+use crate::tensor_file::TensorFileError;
 use std::path::PathBuf;
 
 /// File names inside a directory.
@@ -49,24 +50,14 @@ pub enum HfError {
     MissingShard { index: PathBuf, file: PathBuf, source: std::io::Error },
     #[error("{index}: `{key}`: expected the name of a file in the same directory, found {found}")]
     Index { index: PathBuf, key: String, found: String },
-    #[error("{file} is truncated: its header needs {expected} bytes, found {found}")]
-    Truncated { file: PathBuf, expected: u64, found: u64 },
-    #[error("{file} is not a safetensors file: {reason}")]
-    Corrupt { file: PathBuf, reason: String },
-    #[error("{file}: tensor `{key}` is missing; expected shape {expected:?}, found no such key")]
-    MissingKey { file: PathBuf, key: String, expected: Vec<usize> },
     #[error(
         "{file}: unexpected tensor `{key}` of shape {found:?}; the model that config.json describes has no such parameter"
     )]
     ExtraKey { file: PathBuf, key: String, found: Vec<usize> },
     #[error("{file}: tensor `{key}` stands in {other} too; expected it once")]
     DuplicateKey { file: PathBuf, key: String, other: PathBuf },
-    #[error("{file}: tensor `{key}`: expected shape {expected:?}, found {found:?}")]
-    Shape { file: PathBuf, key: String, expected: Vec<usize>, found: Vec<usize> },
-    #[error("{file}: tensor `{key}`: expected type F32, BF16 or F16, found {found}")]
-    Type { file: PathBuf, key: String, found: String },
-    #[error("{file}: tensor `{key}`: expected finite numbers, found {found} at element {element}")]
-    NotFinite { file: PathBuf, key: String, element: usize, found: f32 },
     #[error("{dir} holds {found}, which is no part of a model directory: it is not overwritten")]
     Occupied { dir: PathBuf, found: String },
+    #[error(transparent)]
+    Tensor(#[from] TensorFileError),
 }

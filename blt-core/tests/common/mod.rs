@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use blt_core::backend::*;
-use blt_core::patches::Patches;
+use blt_core::patch::Patches;
 
 /// xorshift64*: the tests need reproducible numbers, not good ones.
 pub struct Rng(u64);

@@ -1,7 +1,7 @@
-use crate::data::{ListColumn, ListKind};
 use crate::loaded::WantsList;
 use crate::ports::{Bytes, BytesInfo, Entropies};
 use blt_core::bytes::Batch;
+use blt_data::{ListColumn, ListKind};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

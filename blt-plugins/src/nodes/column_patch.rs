@@ -1,8 +1,8 @@
 use super::check_max_patch_length;
-use crate::data::{ListColumn, ListKind};
 use crate::loaded::WantsList;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
+use blt_data::{ListColumn, ListKind};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

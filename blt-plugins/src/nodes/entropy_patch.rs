@@ -1,10 +1,10 @@
 use super::check_max_patch_length;
-use crate::data::Part;
 use crate::loaded::{AtEnd, Prepare, Prepared};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patching::{self, EntropyRule};
+use blt_data::Part;
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 //! tree.
 
 mod blt;
-mod bpe_patch;
+mod bpe;
 mod byte_embed;
 mod byte_lm;
 mod byte_patch;
@@ -18,7 +18,7 @@ mod space_patch;
 mod stride_patch;
 
 pub use blt::Blt;
-pub use bpe_patch::BpePatch;
+pub use bpe::BpePatch;
 pub use byte_embed::ByteEmbed;
 pub use byte_lm::{ByteLm, ContextReset};
 pub use byte_patch::BytePatch;

@@ -1,10 +1,10 @@
 //! The three sources differ in the format they read; the rest is one implementation.
 
-use crate::data::{Corpus, SourceConfig, SourceKind, Split};
 use crate::loaded::{Feed, SourceHandle};
 use crate::ports::{Bytes, BytesInfo};
-use crate::storage::Location;
 use blt_core::bytes::Batch;
+use blt_data::storage::Location;
+use blt_data::{Corpus, SourceConfig, SourceKind, Split};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -2,10 +2,10 @@
 
 use super::columns::Columns;
 use super::scorer::Scorer;
-use crate::data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
 use crate::steps::{Emit, Score};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use blt_data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
 use blt_graph::{PipelineSpec, Plan, Step, StepCx, StepError, check_all};
 use serde_json::json;
 use std::path::{Path, PathBuf};

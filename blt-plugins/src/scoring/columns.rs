@@ -1,12 +1,12 @@
 //! The columns that scoring adds to a table.
 
-use crate::data::RowError;
-use crate::storage::Location;
 use arrow::array::{
     ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use blt_data::RowError;
+use blt_data::storage::Location;
 use blt_graph::StepError;
 use serde::Serialize;
 use std::f64::consts::LN_2;

@@ -2,11 +2,11 @@
 
 use super::columns::Columns;
 use super::part;
-use crate::data::{
+use arrow::datatypes::SchemaRef;
+use blt_data::predicate::Predicate;
+use blt_data::{
     DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table,
 };
-use crate::predicate::Predicate;
-use arrow::datatypes::SchemaRef;
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

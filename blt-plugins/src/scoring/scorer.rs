@@ -9,15 +9,15 @@ use super::job::{Job, Unit, Units};
 use super::outputs::Outputs;
 use super::part::PartWriter;
 use super::summary::Summary;
-use crate::data::{
-    ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows,
-    Unreadable,
-};
 use crate::loaded::{Feed, Loaded};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use blt_core::bytes::{Batch, Span};
 use blt_core::patches::PatchError;
+use blt_data::{
+    ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows,
+    Unreadable,
+};
 use blt_graph::{RunFailed, StepError};
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;

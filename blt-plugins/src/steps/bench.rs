@@ -1,4 +1,3 @@
-use crate::data::{BatchReader, Packer, Request};
 use crate::loaded::{Feed, Loaded, backend, check_sources, fingerprints, first_wire};
 use crate::memory;
 use crate::ports::{Loss, Patches};
@@ -7,6 +6,7 @@ use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::{AdamWConfig, Decay};
+use blt_data::{BatchReader, Packer, Request};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -244,7 +244,7 @@ impl Step for Bench {
             path: cx.path().to_string(),
             device: loaded.session.backend.device(),
             threads: cx.threads(),
-            simd: blt_core::fused::level().to_owned(),
+            simd: blt_core::backend::fused::level().to_owned(),
             machine_flops_per_second: machine,
             parameters: loaded.n_parameters(),
             training,
@@ -261,7 +261,7 @@ impl Step for Bench {
 /// The best rate of large f32 matrix products on the device, in FLOP/s.
 fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
     if cx.device() == "cpu" {
-        return Ok(blt_core::fused::machine_rate());
+        return Ok(blt_core::backend::fused::machine_rate());
     }
     let backend = backend(cx)?;
     let n = 4096;

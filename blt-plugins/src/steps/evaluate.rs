@@ -1,4 +1,3 @@
-use crate::data::{BatchReader, Counts, DataError, Packer, Part, Request};
 use crate::loaded::{
     Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints,
     first_wire, nodes_behind_borders, read_by_patchers, sources, warn_untrained,
@@ -7,6 +6,7 @@ use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::{NodeProfile, PatcherFlops};
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::PatchStats;
+use blt_data::{BatchReader, Counts, DataError, Packer, Part, Request};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,3 @@
-use crate::data::{BatchReader, Packer, Part, Request};
 use crate::loaded::{
     CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders, warn_untrained,
 };
@@ -10,6 +9,7 @@ use blt_core::blt::Blt;
 use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
+use blt_data::{BatchReader, Packer, Part, Request};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -83,10 +83,11 @@ impl Export {
         let config = HfConfig::read(dir)?;
         let shape = config.to_model();
         let weights = Weights::open(dir)?;
-        let (model, _) =
-            ParamMaker::read(&*session.backend, &weights, &BTreeMap::new(), |maker| {
-                Blt::new(maker, &shape)
-            })?;
+        let (model, _) = ParamMaker::read(
+            &*session.backend,
+            |name, shape| weights.view(name, shape),
+            |maker| Blt::new(maker, &shape),
+        )?;
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
             std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();

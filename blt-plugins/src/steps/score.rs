@@ -1,15 +1,15 @@
 use super::evaluate::Split;
-use crate::data::{DataError, ListColumn, OnError, Packer, Sample, Source};
 use crate::loaded::{
     Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources,
 };
 use crate::ports::{Entropies, Loss, Patches};
-use crate::predicate::Predicate;
 use crate::scoring::{
     Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
     Units, Wires, refusal,
 };
-use crate::storage::{Location, StorageError};
+use blt_data::predicate::Predicate;
+use blt_data::storage::{Location, StorageError};
+use blt_data::{DataError, ListColumn, OnError, Packer, Sample, Source};
 use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

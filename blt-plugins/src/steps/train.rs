@@ -1,4 +1,3 @@
-use crate::data::{BatchReader, BatchState, Packer, Request};
 use crate::loaded::{
     CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources,
     fingerprints, warn_untrained,
@@ -8,6 +7,7 @@ use blt_core::backend::ParamId;
 use blt_core::bytes::Batch;
 use blt_core::checkpoint;
 use blt_core::optim::{AdamWConfig, Decay};
+use blt_data::{BatchReader, BatchState, Packer, Request};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! f32 matrix products `[m, k] @ [k, n]` of several libraries on all cores, GFLOP/s, the best of some repetitions in turn.
 
 use blt_core::backend::Backend;
-use blt_core::fused::Fused;
+use blt_core::backend::fused::Fused;
 use dfdx::prelude::*;
 use faer::linalg::matmul::matmul as faer_matmul;
 use rayon::prelude::*;

@@ -1,0 +1,10 @@
+//! Patches: the value, the rules that make it, and the calibration of a rule's threshold.
+
+pub mod calibrate;
+mod patches;
+mod rules;
+
+pub use patches::{PatchError, PatchStats, Patches};
+pub use rules::{
+    EntropyRule, byte_patches, entropy_patches, newline_reset, space_patches, stride_patches,
+};

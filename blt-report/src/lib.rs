@@ -1,0 +1,13 @@
+//! What a run leaves for its readers: results.json, the report and closing table, progress on a
+//! terminal, and the comparison with a baseline.
+//!
+//! This crate knows graphs and steps ([`blt_graph`]) and no model: it reads what steps wrote into
+//! their directories.
+
+mod finish;
+pub mod html;
+pub mod progress;
+pub mod regress;
+pub mod results;
+
+pub use finish::{Finished, check_report, finish, write_report};

@@ -1,0 +1,19 @@
+//! Regression runs: are a run's numbers those of a baseline?
+//!
+//! [`Measured`] is what a run gave: every number of every variant, and the [`Fingerprint`] of what
+//! it was made with. A [`Baseline`] is the same, written down in a small text file, with the
+//! tolerances that a maintainer wrote into it. [`Comparison`] holds the two against each other,
+//! number by number; a number that only one side has fails. It is printed as a table, as JUnit XML,
+//! as Markdown and as JSON.
+
+mod baseline;
+mod compare;
+mod fingerprint;
+mod measure;
+mod render;
+
+pub use baseline::{Baseline, BaselineError, Better, Rule, Tolerance};
+pub use compare::{Comparison, Row, Verdict};
+pub use fingerprint::{Case, Difference, Fingerprint, short_digest};
+pub use measure::{Measured, Number, Numbers};
+pub use render::{advice, failed_junit, failed_markdown, junit, markdown, table};

@@ -1,0 +1,22 @@
+//! The end-to-end suites in one program: each module holds one promise. One program links once;
+//! twelve would link the same code twelve times.
+//!
+//! Suites that need a program of their own lie beside this folder: `planted_bugs` (it runs itself
+//! as `blt-run` with a bug in it), `cloud` and `gpu_errors` (each needs a feature).
+
+mod bad_input;
+mod bench;
+mod causality;
+mod common;
+mod doubts;
+mod dsl;
+mod gpu;
+mod readme;
+mod registry;
+mod regress;
+#[cfg(unix)]
+mod resume;
+#[cfg(target_os = "linux")]
+mod score_memory;
+#[cfg(unix)]
+mod scoring;

@@ -1,0 +1,248 @@
+//! Walks the registry: every node and step has docs, ports and an example that is accepted, and
+//! every node's example is run.
+
+use crate::common::{Place, text};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Builder, ListBuilder, RecordBatch, StringArray};
+use arrow::array::{Float32Builder, cast::as_string_array};
+use arrow::ipc::writer::FileWriter;
+use blt::graph::registry::{self, NodeEntry};
+use blt::plugins as _;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A pipeline that a node's example fits into: the names that examples use for their wires, each
+/// with a node of the kind that the name stands for. The node under test takes the place of the one
+/// whose outputs are of its types.
+const CONTEXT: [(&str, &str); 8] = [
+    (
+        "docs",
+        "{node: ParquetBytes, path: corpus/sample.parquet, column: text, split: {valid: 0.3, by: id, calibration: 0.3}}",
+    ),
+    ("entropy", "{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}"),
+    ("patches", "{node: StridePatch, in: docs, stride: 4}"),
+    ("embed", "{node: ByteEmbed, in: docs, dim: 64, ngrams: [3], table: 64}"),
+    (
+        "encoder",
+        "{node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 2, k: 2, window: 16}",
+    ),
+    ("latent", "{node: Latent, in: encoder.patches, dim: 128, layers: 1, heads: 2}"),
+    (
+        "decoder",
+        "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 1, heads: 2, window: 16}",
+    ),
+    ("loss", "{node: NextByteLoss, in: {logits: decoder, bytes: docs}}"),
+];
+
+/// A patcher that reads entropies, so that what gives them is used.
+const READS_ENTROPIES: &str =
+    "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 4}";
+
+fn output_types(node: &NodeEntry) -> Vec<&'static str> {
+    node.out_slots().iter().map(|slot| slot.name).collect()
+}
+
+/// The node's place in [`CONTEXT`]: where the same types come out, or at least the same first one.
+/// A metric stands beside.
+fn role(node: &NodeEntry) -> Result<&'static str, String> {
+    let types = output_types(node);
+    let entries = CONTEXT.map(|(name, yaml)| {
+        let kind = yaml.trim_start_matches("{node: ").split(',').next().unwrap_or_default();
+        (name, output_types(registry::find(kind).expect("the context is of registered nodes")))
+    });
+    let exact = entries.iter().find(|(_, of)| *of == types);
+    let first = entries.iter().find(|(_, of)| of.first() == types.first());
+    match exact.or(first) {
+        Some((name, _)) => Ok(name),
+        None if types == ["Metric"] => Ok("metric"),
+        None => Err(format!(
+            "node {} ({}) gives {types:?}, and no node of CONTEXT in tests/it/registry.rs does: add one there that does, or, as for \
+             Metric, say in `role` and `pipeline` how a step reaches it",
+            node.name, node.origin
+        )),
+    }
+}
+
+/// A pipeline that trains a step and evaluates, with the node's example in its place.
+fn pipeline(node: &NodeEntry) -> Result<String, String> {
+    let role = role(node)?;
+    let reads = |port: &str| node.in_slots().iter().any(|slot| slot.name == port);
+    let with_entropies = role == "entropy" || reads("Entropies");
+    let mut yaml = "name: example\nseed: 3\n\ngraph:\n".to_string();
+    for (name, context) in CONTEXT {
+        let line = match name {
+            _ if name == role => node.example,
+            "entropy" if !with_entropies => continue,
+            // A loss without logits is a whole model: the parts have no use.
+            "patches" | "embed" | "encoder" | "latent" | "decoder"
+                if role == "loss" && !reads("Logits") =>
+            {
+                continue;
+            }
+            "patches" if role == "entropy" => READS_ENTROPIES,
+            _ => context,
+        };
+        yaml += &format!("  {name}: {line}\n");
+    }
+    if role == "metric" {
+        yaml += &format!("  metric: {}\n", node.example);
+    }
+    yaml += "\nrun:\n";
+    let types = output_types(if role == "entropy" {
+        node
+    } else {
+        registry::find("ByteLm").expect("registered")
+    });
+    if with_entropies && types.contains(&"Loss") {
+        yaml += "  - train: {goal: entropy.loss, steps: 1, batch_bytes: 1024, lr: 1e-3}\n";
+    }
+    yaml += "  - train: {goal: loss, steps: 1, batch_bytes: 1024, lr: 1e-3}\n";
+    let metrics = if role == "metric" { ", metrics: [metric]" } else { "" };
+    yaml += &format!("  - evaluate: {{goal: loss, split: all, limit: 3{metrics}}}\n");
+    Ok(yaml)
+}
+
+/// The files and columns that examples name: cut from the sample corpus, and a model of the parity
+/// fixtures.
+fn corpus(place: &Place) {
+    let sample =
+        File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/corpus/sample.parquet"))
+            .unwrap();
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(sample)
+        .unwrap()
+        .with_batch_size(60)
+        .build()
+        .unwrap();
+    let rows = reader.next().unwrap().unwrap();
+    let column = |name: &str| -> ArrayRef { rows.column_by_name(name).unwrap().clone() };
+    let texts = arrow::compute::cast(&column("text"), &arrow::datatypes::DataType::Utf8).unwrap();
+    let short: StringArray = as_string_array(&texts)
+        .iter()
+        .map(|t| t.map(|t| t.chars().take(200).collect::<String>()))
+        .collect();
+    // As scoring leaves them: one entropy for BOS and each byte; BOS's patch, then patches of four
+    // bytes.
+    let mut entropies = ListBuilder::new(Float32Builder::new());
+    let mut lengths = ListBuilder::new(Int32Builder::new());
+    for text in short.iter().flatten() {
+        (0..=text.len())
+            .for_each(|t| entropies.values().append_value((t * 7919 % 1013) as f32 / 256.0));
+        entropies.append(true);
+        lengths.values().append_value(1);
+        (0..text.len())
+            .step_by(4)
+            .for_each(|at| lengths.values().append_value((text.len() - at).min(4) as i32));
+        lengths.append(true);
+    }
+    let (entropies, lengths): (ArrayRef, ArrayRef) =
+        (Arc::new(entropies.finish()), Arc::new(lengths.finish()));
+    let text: ArrayRef = Arc::new(short.clone());
+    let columns = [
+        ("id", column("id")),
+        ("domain", column("domain")),
+        ("text", text),
+        ("entropies", entropies),
+        ("patch_lengths", lengths),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+
+    fs::create_dir_all(place.path("corpus")).unwrap();
+    let file = File::create(place.path("corpus/sample.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let mut writer =
+        FileWriter::try_new(File::create(place.path("corpus.arrow")).unwrap(), &batch.schema())
+            .unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    fs::create_dir_all(place.path("docs/deep")).unwrap();
+    for (i, text) in batch.column(2).as_string::<i32>().iter().flatten().enumerate() {
+        fs::write(place.path(&format!("docs/deep/{i}.txt")), text).unwrap();
+    }
+    fs::create_dir_all(place.path("path/to/dir")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/k2_base").join(name);
+        fs::copy(fixture, place.path("path/to/dir").join(name)).unwrap();
+    }
+    assert!(batch.column(2).null_count() == 0 && batch.num_rows() == 60);
+}
+
+#[test]
+fn nothing_is_wrong_with_the_registry() {
+    assert_eq!(blt::graph::testing::self_test(), [""; 0]);
+    assert!(
+        registry::nodes().len() >= 14 && registry::steps().len() >= 2,
+        "the built-in nodes are linked"
+    );
+}
+
+#[test]
+fn every_example_runs() {
+    let mut wrong = Vec::new();
+    let place = Place::new();
+    corpus(&place);
+    let mut place = place;
+    // A node that a test of this program registers is not in `blt-run`.
+    let shipped = registry::nodes().into_iter().filter(|n| !n.origin.file.starts_with("tests/"));
+    for node in shipped {
+        let yaml = match pipeline(node) {
+            Ok(yaml) => yaml,
+            Err(what) => {
+                wrong.push(what);
+                continue;
+            }
+        };
+        place = place.with(&yaml);
+        let output = place.run(&[]);
+        if !output.status.success() {
+            wrong.push(format!(
+                "the example of node {} ({}) does not run. If it names files, columns or wires, `corpus` and CONTEXT in \
+                 tests/it/registry.rs are to have them.\n{yaml}\n{}",
+                node.name,
+                node.origin,
+                text(&output.stderr)
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn a_node_that_fits_nowhere_is_said_so() {
+    /// A port that no node of the context gives.
+    enum Elsewhere {}
+    impl blt::graph::Port for Elsewhere {
+        const NAME: &'static str = "Elsewhere";
+        type Value = ();
+        type Info = ();
+    }
+
+    /// Gives what nothing takes.
+    #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    struct Stray {}
+    impl blt::graph::Node for Stray {
+        const NAME: &'static str = "Stray";
+        const INPUTS: &'static [&'static str] = &[];
+        const OUTPUTS: &'static [&'static str] = &["elsewhere"];
+        const EXAMPLE: &'static str = "{node: Stray}";
+        type In = ();
+        type Out = Elsewhere;
+        type State = ();
+        fn check(&self, _: (), _: &blt::graph::CheckCx) -> Result<(), blt::graph::NodeError> {
+            Ok(())
+        }
+        fn build(&self, _: (), _: &mut blt::graph::BuildCx) -> Result<(), blt::graph::NodeError> {
+            Ok(())
+        }
+        fn run(&self, _: &(), _: (), _: &blt::graph::RunCx) -> Result<(), blt::graph::NodeError> {
+            Ok(())
+        }
+    }
+
+    let origin = registry::nodes()[0].origin;
+    let error = pipeline(&NodeEntry::of::<Stray>(origin)).unwrap_err();
+    assert!(error.contains("Stray") && error.contains("CONTEXT"), "{error}");
+}
