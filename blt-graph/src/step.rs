@@ -166,7 +166,7 @@ pub struct StepCx<'a> {
     pub(crate) threads: usize,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
-    pub(crate) lent: Rc<World>,
+    pub(crate) lent: World,
 }
 
 impl<'a> StepCx<'a> {
@@ -182,7 +182,7 @@ impl<'a> StepCx<'a> {
             threads,
             progress: &Silent,
             interrupt: Arc::default(),
-            lent: Rc::default(),
+            lent: World::new(),
         }
     }
 
@@ -254,6 +254,11 @@ impl<'a> StepCx<'a> {
     /// The receiver of progress reports.
     pub fn progress(&self) -> &dyn Progress {
         self.progress
+    }
+
+    /// An error of the step's parameters, as a diagnostic that points at the step.
+    pub fn refuse(&self, error: &NodeError) -> StepError {
+        StepError::Document(self.plan.diagnose_step(self.index, error).into())
     }
 
     /// Whether the user wants to stop. If so, save the state and return

@@ -12,6 +12,7 @@ mod common;
 mod doubts;
 mod dsl;
 mod gpu;
+mod own_step;
 mod readme;
 mod registry;
 mod regress;

@@ -12,7 +12,7 @@ pub mod store;
 mod time;
 
 pub use error::RunError;
-pub use live::{Live, Outputs, RunFailed};
+pub use live::{Live, NodeObserver, Outputs, RunFailed};
 pub use options::{Resume, RunOptions, choose_variants, cpu_features};
 pub use report::{PlanRun, RunReport, StepRun};
 pub use rundir::{RunDir, State, Status};

@@ -24,7 +24,6 @@ use std::any::Any;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -60,7 +59,7 @@ pub struct Runner<'a> {
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
     failure: fn(&(dyn Any + Send)) -> Option<StepError>,
-    lent: Rc<World>,
+    lent: World,
 }
 
 impl<'a> Runner<'a> {
@@ -73,7 +72,7 @@ impl<'a> Runner<'a> {
             progress: &SILENT,
             interrupt: Arc::default(),
             failure: |_| None,
-            lent: Rc::default(),
+            lent: World::new(),
         }
     }
 
@@ -88,7 +87,7 @@ impl<'a> Runner<'a> {
     /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]). A program changes
     /// with it how a step does its work. The results must not depend on it, since no key holds it.
     #[must_use]
-    pub fn lend<T: 'static>(self, value: T) -> Self {
+    pub fn lend<T: 'static>(mut self, value: T) -> Self {
         self.lent.insert(value);
         self
     }

@@ -1,15 +1,14 @@
 mod patcher;
 
 use self::patcher::BpePatcher;
-use super::check_max_patch_length;
-use crate::loaded::{Prepare, Prepared};
+use crate::facilities::{Facilities, Prepare, provide};
+use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
-use blt_core::bytes::{Batch, OFFSET};
+use blt_core::bytes::Batch;
 use blt_core::patching;
 use blt_data::Part;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -20,25 +19,17 @@ use std::rc::Rc;
 /// trained with `vocab` entries on the training documents before training starts, and recorded. A
 /// byte that is not valid UTF-8 is a patch of its own. Where a token ends depends on later bytes,
 /// so such runs carry the mark `boundary_lookahead`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct BpePatch {
     /// A tokenizer.json; relative to the pipeline's file.
-    #[serde(default)]
     pub tokenizer: Option<PathBuf>,
     /// Entries of a tokenizer that is trained here, at least 257.
-    #[serde(default)]
     pub vocab: Option<usize>,
     /// How many bytes of training documents to train the tokenizer on, at most.
-    #[serde(default = "train_bytes")]
+    #[default(8 << 20)]
     pub train_bytes: u64,
-    /// Longest patch in bytes; longer ones are split greedily from the left.
-    #[serde(default)]
+    #[shared]
     pub max_patch_length: Option<usize>,
-}
-
-fn train_bytes() -> u64 {
-    8 << 20
 }
 
 /// The tokenizer, or the documents collected so far to train it.
@@ -47,6 +38,12 @@ pub struct Tokenizer {
     node: String,
     patcher: RefCell<Option<BpePatcher>>,
     collecting: RefCell<Option<Vec<Vec<u8>>>>,
+}
+
+impl Facilities for Tokenizer {
+    fn prepare(&self) -> Option<&dyn Prepare> {
+        Some(self)
+    }
 }
 
 impl Prepare for Tokenizer {
@@ -88,11 +85,8 @@ impl Prepare for Tokenizer {
     }
 }
 
+#[node(example = "in: docs, vocab: 2048")]
 impl Node for BpePatch {
-    const NAME: &'static str = "BpePatch";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: BpePatch, in: docs, vocab: 2048}";
     type In = Bytes;
     type Out = Patches;
     type State = Rc<Tokenizer>;
@@ -114,7 +108,7 @@ impl Node for BpePatch {
                     "256 entries are the bytes, and a merge is one more: at least 257, not {vocab}"
                 ),
             )),
-            _ => Ok(PatchesInfo { boundary_lookahead: true }),
+            _ => Ok(PatchesInfo::looks_ahead()),
         }
     }
 
@@ -135,14 +129,13 @@ impl Node for BpePatch {
             ),
             None => None,
         };
-        let tokenizer = Rc::new(Tokenizer {
+        let tokenizer = Tokenizer {
             params: self.clone(),
             node: cx.node.to_owned(),
             patcher: RefCell::new(patcher),
             collecting: RefCell::new(None),
-        });
-        cx.provide(Prepared(tokenizer.clone()));
-        Ok(tokenizer)
+        };
+        Ok(provide(cx, tokenizer))
     }
 
     fn run(
@@ -152,8 +145,7 @@ impl Node for BpePatch {
         _: &RunCx,
     ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
         if let Some(collecting) = state.collecting.borrow_mut().as_mut() {
-            let bytes = |s| batch.span_ids(s)[1..].iter().map(|&id| (id - OFFSET) as u8).collect();
-            collecting.extend((0..batch.n_spans()).map(bytes));
+            collecting.extend((0..batch.n_spans()).map(|s| batch.bytes(s)));
             return Ok(Rc::new(patching::byte_patches(&batch)));
         }
         let patcher = state.patcher.borrow();
@@ -163,5 +155,3 @@ impl Node for BpePatch {
         Ok(Rc::new(patcher.patches(&batch)?.split_if(self.max_patch_length)?))
     }
 }
-
-blt_graph::node!(BpePatch);

@@ -1,8 +1,7 @@
 //! Record batches in memory, scored as the `score` step scores files.
 
-use super::columns::Columns;
-use super::scorer::Scorer;
-use crate::steps::{Emit, Score};
+use super::{Emit, Score};
+use crate::scoring::{Columns, ColumnsTaken, Scorer};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use blt_data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
@@ -50,7 +49,7 @@ fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
     let file = file.display();
     let mut found = None;
     for index in 0..plan.steps().len() {
-        if let Some(score) = Score::of(plan, index)?
+        if let Some(score) = Score::of(plan, index)
             && found.replace((index, score)).is_some()
         {
             let msg = format!("{file} has several score steps, and one scores record batches");
@@ -126,16 +125,18 @@ impl BatchScorer {
         score.context_bytes = options.context_bytes.unwrap_or(score.context_bytes);
         score.check(plan)?;
         let scorer = score.scorer(&StepCx::outside(plan, index, Vec::new(), threads))?;
-        let loaded = scorer.loaded();
-        let packer = score.packer(options.span_bytes.unwrap_or(loaded.source.span_bytes));
+        let graph = scorer.graph();
+        let packer = score.packer(options.span_bytes.unwrap_or(graph.source()?.handle.span_bytes));
         packer.check()?;
         // Text files have no other.
-        let column = || loaded.source_param("column").unwrap_or_else(|| "text".to_owned());
+        let source = plan.node(&graph.source()?.node);
+        let column = || source?.params.get("column")?.as_str().map(str::to_owned);
+        let column = options.column.clone().or_else(column).unwrap_or_else(|| "text".to_owned());
         Ok(BatchScorer {
             columns: score.columns(plan)?,
-            column: options.column.clone().unwrap_or_else(column),
+            column,
             packer,
-            lists: loaded.lists(),
+            lists: graph.lists(),
             on_error: score.on_error,
             scorer,
         })
@@ -154,7 +155,7 @@ impl BatchScorer {
     ) -> Result<(SchemaRef, Vec<RecordBatch>), StepError> {
         let large = batches.iter().any(|batch| size_of(batch) >= i32::MAX as usize);
         let columns = Columns { large, ..self.columns };
-        let scored = columns.schema(schema, &in_memory())?;
+        let scored = columns.schema(schema, &in_memory()).map_err(ColumnsTaken::into_step_error)?;
         let rows =
             MemoryRows::new(schema, batches.to_vec(), &self.column, &self.lists, self.on_error)?;
         let (packer, lists) = (self.packer.clone(), self.lists.clone());

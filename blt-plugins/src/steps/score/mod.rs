@@ -1,45 +1,29 @@
+mod batches;
+mod wires;
+mod worker;
+
+pub use batches::{BatchOptions, BatchScorer};
+pub use wires::Emit;
+pub use worker::Worker;
+
 use super::evaluate::Split;
-use crate::loaded::{
-    Loaded, SourceHandle, check_source, fingerprints, first_wire, source_error, sources,
-};
-use crate::ports::{Entropies, Loss, Patches};
+use crate::facilities::SourceHandle;
 use crate::scoring::{
-    Columns, Job, JobConfig, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
-    Units, Wires, refusal,
+    Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
+    Units, refusal,
 };
+use crate::sources::{check_source, fingerprints, sources};
+use crate::trained_graph::TrainedGraph;
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
-use blt_data::{DataError, ListColumn, OnError, Packer, Sample, Source};
-use blt_graph::{NodeError, Plan, Port, Step, StepCx, StepError, write_atomic};
+use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
-
-/// A list that a row may be written with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Emit {
-    /// Natural logarithm of each byte's probability, `[n_bytes]`.
-    LogProbs,
-    /// Entropy of the next byte at each id in nats, BOS first, `[n_bytes + 1]`.
-    Entropies,
-    /// BOS's own patch first; they sum to `n_bytes + 1`.
-    PatchLengths,
-}
-
-impl Emit {
-    fn name(self) -> &'static str {
-        match self {
-            Emit::LogProbs => "log_probs",
-            Emit::Entropies => "entropies",
-            Emit::PatchLengths => "patch_lengths",
-        }
-    }
-}
 
 /// Scores every document of a source and writes its rows back with the scores, as Parquet files
 /// under `outputs/` or where `output` says.
@@ -126,18 +110,6 @@ fn part_bytes() -> u64 {
     64 << 20
 }
 
-/// The wire of port `P` that a node of `goal`'s sub-graph reads, else one that a node of it gives.
-fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeError> {
-    for node in plan.needs(&[goal])? {
-        for wire in plan.wires(node).into_iter().filter_map(|(_, wire)| wire) {
-            if plan.goal(&wire)?.is::<P>() {
-                return Ok(Some(wire));
-            }
-        }
-    }
-    first_wire::<P>(plan, &[goal])
-}
-
 impl Score {
     /// All else at its default.
     pub fn new(goal: impl Into<String>) -> Self {
@@ -181,81 +153,9 @@ impl Score {
         })
     }
 
-    fn emits(&self, list: Emit) -> bool {
-        self.emit.contains(&list)
-    }
-
-    fn wires(&self, plan: &Plan) -> Result<Wires, NodeError> {
-        let goal = plan.goal(&self.goal)?;
-        let mut wires = Wires {
-            loss: None,
-            patches: read_wire::<Patches>(plan, &self.goal)?,
-            entropies: read_wire::<Entropies>(plan, &self.goal)?,
-        };
-        if goal.is::<Loss>() {
-            wires.loss = Some(self.goal.clone());
-        } else if goal.is::<Patches>() {
-            wires.patches = Some(self.goal.clone());
-        } else {
-            // A bare `ByteLm` means its entropies. The loss that a node lists after its entropies
-            // is that of the model which has them.
-            let slots = goal.node.entry.out_slots();
-            let mut outputs = slots.iter().zip(goal.node.entry.outputs);
-            let sibling =
-                outputs.find(|(slot, _)| slot.name == Entropies::NAME && goal.is::<Entropies>());
-            let sibling = sibling.and_then(|_| outputs.find(|(slot, _)| slot.name == Loss::NAME));
-            let Some((_, port)) = sibling else {
-                let msg = format!(
-                    "`{}` is {}, and scores come from a Loss, a ByteLm or Patches",
-                    self.goal, goal.port_type
-                );
-                return Err(NodeError::param("goal", msg));
-            };
-            wires.loss = Some(format!("{}.{port}", goal.node.name));
-            wires.entropies = Some(self.goal.clone());
-        }
-        for (list, wire, whence) in [
-            (Emit::LogProbs, &wires.loss, "a patcher has none; name a loss as the goal"),
-            (
-                Emit::Entropies,
-                &wires.entropies,
-                "they come from a ByteLm or ColumnEntropies that the goal depends on",
-            ),
-            (
-                Emit::PatchLengths,
-                &wires.patches,
-                "they come from a patcher that the goal depends on",
-            ),
-        ] {
-            if self.emits(list) && wire.is_none() {
-                let msg =
-                    format!("there are no {} in what `{}` depends on", list.name(), self.goal);
-                return Err(NodeError::param("emit", msg).help(whence));
-            }
-        }
-        Ok(wires)
-    }
-
     /// The score step that stands at `index` in a plan's `run:`; None if another stands there.
-    pub fn of(plan: &Plan, index: usize) -> Result<Option<Self>, StepError> {
-        match plan.steps().get(index).filter(|step| step.entry.name == Self::NAME) {
-            Some(step) => Ok(Some(serde_json::from_value(step.params.clone().into())?)),
-            None => Ok(None),
-        }
-    }
-
-    /// The columns that are written, before anything is known of the data.
-    pub(crate) fn columns(&self, plan: &Plan) -> Result<Columns, NodeError> {
-        let wires = self.wires(plan)?;
-        Ok(Columns {
-            patches: wires.patches.is_some(),
-            nats: wires.loss.is_some(),
-            log_probs: self.emits(Emit::LogProbs),
-            entropies: self.emits(Emit::Entropies),
-            patch_lengths: self.emits(Emit::PatchLengths),
-            large: false,
-            nullable: false,
-        })
+    pub fn of(plan: &Plan, index: usize) -> Option<Self> {
+        plan.steps().get(index)?.downcast::<Self>().cloned()
     }
 
     /// How documents become batches.
@@ -272,25 +172,26 @@ impl Score {
     /// What scores: the model, built and read from what earlier steps left.
     pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
         let wires = self.wires(cx.plan())?;
-        let mut loaded = Loaded::build(cx, &[&self.goal])?;
-        loaded.prepare(cx)?;
-        loaded.read_from(cx, self.source.as_deref())?;
-        Ok(Scorer::new(loaded, wires))
+        let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
+        graph.prepare(cx)?;
+        graph.read_from(cx, self.source.as_deref())?;
+        Ok(Scorer::new(graph, wires))
     }
 
     /// The whole job that `scorer` is for.
     pub(crate) fn whole_job(&self, cx: &StepCx, scorer: &Scorer) -> Result<Job, StepError> {
-        let loaded = scorer.loaded();
-        self.job(cx, &loaded.source, loaded.lists())
+        let graph = scorer.graph();
+        self.job(cx, &graph.source()?.handle, graph.lists(), StepError::other)
     }
 
-    /// The job on a source, as far as it is known before the model is built (`lists`: columns that
-    /// the model reads).
+    /// The job on a source, as far as it is known before the model is built. `lists`: columns that
+    /// the model reads. `of_source`: how errors read that are not about the step's parameters.
     fn job(
         &self,
         cx: &StepCx,
         source: &SourceHandle,
         lists: Vec<ListColumn>,
+        of_source: impl FnOnce(DataError) -> StepError,
     ) -> Result<Job, StepError> {
         let columns = self.columns(cx.plan())?;
         let (keep, condition) =
@@ -299,7 +200,7 @@ impl Score {
         // and known of each file.
         let settings: Vec<_> = self.source_params(cx.plan())?;
         let config = JobConfig {
-            source: Arc::clone(&source.source) as Arc<dyn Source>,
+            source: source.source.clone(),
             columns,
             packer: self.packer(source.span_bytes),
             lists,
@@ -311,7 +212,13 @@ impl Score {
             by: self.by.clone(),
             settings: json!({"goal": self.goal, "source": settings, "path": cx.path().to_string(), "device": cx.device()}),
         };
-        Job::new(config).map_err(|error| self.at_parameter(cx, error))
+        Job::new(config).map_err(|error| match error {
+            JobError::Columns(taken) => taken.into_step_error(),
+            JobError::Data(error) => match self.parameter(&error) {
+                Some(name) => cx.refuse(&NodeError::param(name, error.to_string())),
+                None => of_source(error),
+            },
+        })
     }
 
     /// The parameters of the sources, but for where they read.
@@ -331,26 +238,21 @@ impl Score {
     fn at_output(&self, cx: &StepCx, error: impl std::fmt::Display) -> StepError {
         let error = NodeError::param("output", error.to_string())
             .help("name another folder, or one that is not there yet");
-        StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
+        cx.refuse(&error)
     }
 
-    /// An error about columns, pointing at the step's parameter that names them.
-    fn at_parameter(&self, cx: &StepCx, error: StepError) -> StepError {
-        let StepError::Failed { error, help } = error else { return error };
-        let param = match error.downcast_ref::<DataError>() {
-            Some(DataError::Predicate { condition, .. })
-                if self.condition.as_ref() == Some(condition) =>
-            {
-                "where"
+    /// The step's parameter that names the columns which the error is about.
+    fn parameter(&self, error: &DataError) -> Option<&'static str> {
+        match error {
+            DataError::Predicate { condition, .. } => {
+                let is_where = self.condition.as_ref() == Some(condition);
+                Some(if is_where { "where" } else { "keep" })
             }
-            Some(DataError::Predicate { .. }) => "keep",
-            Some(DataError::NoSuchColumn { column, .. }) if self.by.as_ref() == Some(column) => {
-                "by"
+            DataError::NoSuchColumn { column, .. } if self.by.as_ref() == Some(column) => {
+                Some("by")
             }
-            _ => return StepError::Failed { error, help },
-        };
-        let error = NodeError::param(param, error.to_string());
-        StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
+            _ => None,
+        }
     }
 }
 
@@ -413,14 +315,9 @@ impl Step for Score {
         if let Some(output) = &output {
             output.list().map_err(|e| self.at_output(cx, e))?;
         }
-        for (node, handle) in sources(cx, &[self.source.as_ref().unwrap_or(&self.goal)])? {
-            let job = self.job(cx, &handle, Vec::new()).map_err(|error| match error {
-                StepError::Failed { error, help } => match error.downcast::<DataError>() {
-                    Ok(error) => source_error(cx.plan(), &node, *error),
-                    Err(error) => StepError::Failed { error, help },
-                },
-                other => other,
-            })?;
+        for source in sources(cx.plan(), &[self.source.as_ref().unwrap_or(&self.goal)])? {
+            let of_source = |error| source.error(cx.plan(), error);
+            let job = self.job(cx, &source.handle, Vec::new(), of_source)?;
             if let Some(output) = &output {
                 let input: Vec<Location> =
                     job.tables.iter().map(|table| table.path.clone()).collect();
@@ -449,7 +346,7 @@ impl Step for Score {
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         let scorer = self.scorer(cx)?;
         let job = self.whole_job(cx, &scorer)?;
-        let units = job.divide(self.part_bytes, self.limit, &scorer.loaded().digest()?)?;
+        let units = job.divide(self.part_bytes, self.limit, &scorer.graph().digest()?)?;
         let outputs = self.outputs(cx)?;
         outputs.clear_partial()?;
         let manifest = job.manifest(&units);
