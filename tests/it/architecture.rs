@@ -1,4 +1,5 @@
-//! The rules of docs/architecture.md: which crate may use which, and no circle of files in a crate.
+//! The rules of docs/architecture.md: which crate may use which, and that no files of a crate use
+//! each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -175,12 +176,10 @@ impl Files {
                     at = if test { after_item(&tokens, at) } else { after_attribute(&tokens, at) };
                     continue;
                 }
-                TokenTree::Group(group) => {
-                    // `pub(crate)`
-                    if !(public && group.delimiter() == Delimiter::Parenthesis) {
-                        self.walk(file, group.stream(), module, children);
-                    }
-                }
+                // `pub(crate)`
+                TokenTree::Group(group)
+                    if public && group.delimiter() == Delimiter::Parenthesis => {}
+                TokenTree::Group(group) => self.walk(file, group.stream(), module, children),
                 TokenTree::Ident(ident) => match ident.to_string().as_str() {
                     "pub" => public = true,
                     "mod" if matches!(tokens.get(at + 1), Some(TokenTree::Ident(_))) => {
