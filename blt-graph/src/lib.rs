@@ -3,22 +3,23 @@
 //!
 //! This crate knows no model and no file format of data. Where to look:
 //!
-//! | you want to | read |
+//! | to | read |
 //! |---|---|
 //! | write a node | [`Node`], [`Port`], [`node!`](crate::node!) |
 //! | write a step (train, evaluate, ...) | [`Step`], [`StepCx`], [`step!`](crate::step!), [`Live`] |
 //! | read or change a pipeline's YAML | [`spec`], [`PipelineSpec::set`] |
 //! | write a graph in Rust | [`dsl::Graph`] |
-//! | know what is checked, and when | [`plan`], [`diagnostic`] |
+//! | see what is checked, and when | [`plan`], [`diagnostic`] |
 //! | run a pipeline | [`run::Runner`] |
-//! | know when a step's result is used again | [`run::store`] |
-//! | list nodes, print help | [`registry`], [`describe()`] |
+//! | see when a step's result is used again | [`run::store`] |
+//! | list nodes, print help | [`registry`], [`help()`], [`describe()`] |
+//! | test nodes and steps | [`testing`] |
 //!
-//! The way of a pipeline: [`PipelineSpec::read`] finds what the YAML says and where;
-//! [`PipelineSpec::set`] makes overrides; [`check_all`] resolves every variant into a
-//! checked [`Plan`], shapes included, before any file is opened; [`run::Runner`] runs the steps of
-//! each plan, using again what the store has under the same key; a step builds the part of
-//! the graph that it needs as [`Live`] and runs it on the batches of its sources.
+//! A pipeline goes through these stages. [`PipelineSpec::read`] reads the YAML and keeps the place of
+//! every value. [`PipelineSpec::set`] applies overrides. [`check_all`] turns every variant into a
+//! checked [`Plan`], shapes included, before any file is opened. [`run::Runner`] runs the steps of
+//! each plan, and uses the store's result where the key is the same. A step builds the part of the
+//! graph that it needs as [`Live`], and runs it on the batches of its sources.
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,4 +1,4 @@
-//! The [`Node`] trait: what a node is, and what it is given.
+//! The [`Node`] trait, and the contexts that its functions receive.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -17,10 +17,10 @@ use crate::world::World;
 /// A node: a struct whose fields are its parameters, with serde and schemars derives, and one
 /// registration line.
 ///
-/// The struct's doc comment is what `nodes NAME` prints, and so are its fields' doc comments; a
-/// field with `#[serde(default)]` may be left out. Unknown and missing parameters are refused
-/// before the struct sees them. No field may be called `node`, `in` or `doc`. Give floating-point
-/// parameters as `f64`: an `f32` prints with noise digits.
+/// `nodes NAME` prints the doc comments of the struct and of its fields. A field with
+/// `#[serde(default)]` may be left out in YAML. Unknown and missing parameters are refused before
+/// the struct is made. No field may be called `node`, `in` or `doc`. Use `f64` for floating-point
+/// parameters: an `f32` prints with noise digits.
 ///
 /// ```
 /// use blt_graph::{CheckCx, BuildCx, Node, NodeError, Port, RunCx};
@@ -63,7 +63,7 @@ use crate::world::World;
 /// # fn main() {}
 /// ```
 pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
-    /// What `node:` says in YAML.
+    /// The value of `node:` in YAML.
     const NAME: &'static str;
     /// Input port names, in the order of `In`; by default each port type's own,
     /// [`Port::PORT`](crate::Port::PORT).
@@ -82,8 +82,8 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// buffers, tables.
     type State: 'static;
 
-    /// Checks the parameters and what is known of the inputs; says what is known of the outputs. An
-    /// optional output that these parameters do not give is `None`. Opens no file.
+    /// Checks the parameters and what is known of the inputs, and returns what is known of the
+    /// outputs. An optional output that these parameters turn off is `None`. Opens no file.
     ///
     /// # Errors
     /// [`NodeError::param`] or [`NodeError::input`] where one is at fault, so that the diagnostic
@@ -94,33 +94,33 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
         cx: &CheckCx,
     ) -> Result<<Self::Out as Ports>::Infos, NodeError>;
 
-    /// What the outputs depend on beside the parameters, the inputs and the seed: fingerprints of
-    /// files. Part of the keys of steps that need this node. Asked before the first step
-    /// starts, so what is wrong with the files is best found here. May open files.
+    /// Fingerprints of files: what the outputs depend on beside the parameters, the inputs and the
+    /// seed. They are part of the keys of the steps that need this node. Called before the first
+    /// step starts, so this is the place to check the files. May open files.
     ///
     /// # Errors
-    /// What the files answer.
+    /// If a file cannot be read.
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
         let _ = base_dir;
         Ok(Vec::new())
     }
 
-    /// The graph that a node of several parts stands for; wires from outside carry the names of
-    /// this node's inputs. May open files.
+    /// The graph that a node of several parts stands for. In it, wires from outside have the names
+    /// of this node's inputs. May open files.
     ///
     /// # Errors
-    /// What the files answer.
+    /// If a file cannot be read.
     fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError> {
         let _ = base_dir;
         Ok(None)
     }
 
-    /// What this node is to a program that looks at a plan before anything is built: a value of a
-    /// type that the program defines (`blt_plugins::ModelPart`), found with
-    /// [`Plan::role`](crate::Plan::role). `None`: nothing in particular.
+    /// The node's role in the model, for a program that reads a plan before anything is built. It is
+    /// a value of a type that the program defines (`blt_plugins::ModelPart`), and
+    /// [`Plan::role`](crate::Plan::role) finds it. `None`: no role.
     ///
     /// # Errors
-    /// If the parameters and what is known of the inputs do not give the value.
+    /// If the parameters and what is known of the inputs do not determine the value.
     fn role(&self, inputs: <Self::In as Ports>::Infos) -> Result<Option<Box<dyn Any>>, NodeError> {
         let _ = inputs;
         Ok(None)
@@ -129,7 +129,7 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// Makes the state. May open files.
     ///
     /// # Errors
-    /// What the files or the device answer.
+    /// If a file cannot be read, or the device fails.
     fn build(
         &self,
         inputs: <Self::In as Ports>::Infos,
@@ -139,12 +139,12 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// Computes the outputs for the current batch. An optional output is `Some` if
     /// [`RunCx::wanted`] returns true for it.
     ///
-    /// A source of data leaves this function out: a step gives [`Live::run`](crate::Live::run) the
-    /// source's value of each batch, and the source itself is not run. By default the function
-    /// reports that no step did.
+    /// A source of data does not implement this function. A step passes each batch to
+    /// [`Live::run`](crate::Live::run) as the source's output, and the source itself does not run.
+    /// The default returns the error that no step passed a batch.
     ///
     /// # Errors
-    /// What the data or the device answer.
+    /// If the data is wrong, or the device fails.
     fn run(
         &self,
         state: &Self::State,
@@ -156,7 +156,7 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     }
 }
 
-/// What [`Node::check`] is given.
+/// The context of [`Node::check`].
 #[derive(Debug, Clone, Copy)]
 pub struct CheckCx<'a> {
     /// The node's name in the graph.
@@ -167,30 +167,31 @@ pub struct CheckCx<'a> {
 }
 
 impl CheckCx<'_> {
-    /// Warns of what is allowed, and probably not meant.
+    /// Reports a warning: something is allowed and probably not meant.
     pub fn warn(&self, warning: NodeError) {
         self.warnings.borrow_mut().push(warning);
     }
 }
 
-/// What [`Node::build`] is given.
+/// The context of [`Node::build`].
 pub struct BuildCx<'a> {
     /// The node's name in the graph.
     pub node: &'a str,
-    /// Derived from the pipeline's seed and the node's name, so that adding a node moves no other
-    /// node's numbers.
+    /// The node's seed. It is derived from the pipeline's seed and the node's name, so adding a node
+    /// changes no other node's numbers.
     pub seed: u64,
     /// The folder that relative paths in parameters start from.
     pub base_dir: &'a Path,
-    /// What the step lends.
+    /// The values that the step lends.
     pub world: &'a World,
     pub(crate) facilities: &'a mut Vec<(String, Rc<dyn Any>)>,
 }
 
 impl BuildCx<'_> {
-    /// Offers `facility` to the step that built this node, which finds it by type with
-    /// [`Live::facility`](crate::run::Live::facility): a source of documents, a set of parameters,
-    /// a threshold that can be calibrated. Returns the shared object, for the node's own state.
+    /// Offers `facility` to the step that builds this node: a source of documents, a set of
+    /// parameters, a threshold that can be calibrated. The step finds it by type, with
+    /// [`Live::facility`](crate::run::Live::facility). Returns the shared object, for the node's own
+    /// state.
     pub fn provide<T: 'static>(&mut self, facility: T) -> Rc<T> {
         let facility = Rc::new(facility);
         self.facilities.push((self.node.to_string(), facility.clone()));
@@ -198,18 +199,18 @@ impl BuildCx<'_> {
     }
 }
 
-/// What [`Node::run`] is given.
+/// The context of [`Node::run`].
 pub struct RunCx<'a> {
     /// The node's name in the graph.
     pub node: &'a str,
-    /// What the step lends.
+    /// The values that the step lends.
     pub world: &'a World,
     pub(crate) outputs: &'a [&'static str],
     pub(crate) wanted: &'a [bool],
 }
 
 impl RunCx<'_> {
-    /// Whether somebody uses the output `port` in this run: a node downstream, or the step itself.
+    /// Whether the output `port` is used in this run, by a node downstream or by the step itself.
     pub fn wanted(&self, port: &str) -> bool {
         self.outputs.iter().position(|name| *name == port).is_some_and(|index| self.wanted[index])
     }
@@ -274,7 +275,7 @@ impl<N: Node> AnyNode for N {
     }
 }
 
-/// A seed for `path` from the seed of the whole: `blake3(seed, path)`.
+/// A seed for the node or part `path`, from the pipeline's `seed`: `blake3(seed, path)`.
 pub fn derive_seed(seed: u64, path: &str) -> u64 {
     let mut hasher = blake3::Hasher::new_derive_key("blt 2025 seed of a node");
     hasher.update(&seed.to_le_bytes());

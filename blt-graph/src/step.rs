@@ -242,8 +242,8 @@ impl<'a> StepCx<'a> {
     }
 
     /// Fused or reference operations.
-    pub fn path(&self) -> ComputePath {
-        self.plan.path
+    pub fn compute_path(&self) -> ComputePath {
+        self.plan.compute_path
     }
 
     /// The number of threads to use. The results must not depend on it.

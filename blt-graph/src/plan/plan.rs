@@ -97,7 +97,7 @@ impl<'a> Goal<'a> {
 }
 
 /// A checked variant of a pipeline, with one seed: parameters are in their structs, wires are
-/// resolved, and every node has been told what is known of its inputs. No file has been opened.
+/// resolved, and every node that a goal needs has been checked. No file has been opened.
 #[derive(Clone)]
 pub struct Plan {
     /// The pipeline's name.
@@ -111,7 +111,7 @@ pub struct Plan {
     /// The device; `cpu` by default.
     pub device: String,
     /// Fused or reference operations; [`ComputePath::on`] is the default.
-    pub path: ComputePath,
+    pub compute_path: ComputePath,
     /// The variant's spec.
     pub spec: Rc<PipelineSpec>,
     /// Warnings: what is allowed and probably not meant.
@@ -160,8 +160,8 @@ impl Plan {
         })
     }
 
-    /// The nodes that `goals` need, by name, each after those that it reads from. The order depends
-    /// on the sub-graph alone, not on the order in which nodes are written.
+    /// The nodes that `goals` need, each after those that it reads from. The order depends only on
+    /// these nodes and their names, not on the order in which they are written.
     ///
     /// # Errors
     /// As [`goal`](Plan::goal).
@@ -223,11 +223,11 @@ impl Plan {
         node.inputs.iter().map(|id| id.and_then(info)).collect()
     }
 
-    /// The [`role`](crate::Node::role) of `node`, if it is one of type `T`. `None` also for a node
-    /// that no goal reaches, since nothing is known of its inputs.
+    /// The [`role`](crate::Node::role) of `node`, if it is of type `T`. `None` for a node that no goal
+    /// needs, since nothing is known of its inputs.
     ///
     /// # Errors
-    /// What the node's `role` answers.
+    /// The errors of the node's `role`.
     pub fn role<T: 'static>(&self, node: &PlannedNode) -> Result<Option<T>, NodeError> {
         if !node.used {
             return Ok(None);
@@ -260,7 +260,7 @@ impl Plan {
         PipelineSpec {
             seeds: vec![self.seed],
             device: Some(self.device.clone()),
-            path: Some(self.path),
+            compute_path: Some(self.compute_path),
             graph: GraphSpec { nodes: nodes.collect() },
             run: run.collect(),
             ablate: Ablation::default(),

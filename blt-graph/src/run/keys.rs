@@ -64,7 +64,7 @@ pub(super) fn step_keys<'a>(
             "earlier": earlier.iter().map(|earlier| &earlier.key).collect::<Vec<_>>(),
             "build": options.build,
             "crates": crates,
-            "path": plan.path.to_string(),
+            "path": plan.compute_path.to_string(),
             "device": plan.device,
             "dtype": options.dtype,
             "cpu": options.cpu_features,

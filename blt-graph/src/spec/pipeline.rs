@@ -19,8 +19,9 @@ pub struct PipelineSpec {
     pub seeds: Vec<u64>,
     /// `cpu` (the default), `cuda`, ...
     pub device: Option<String>,
-    /// Fused or reference operations; [`ComputePath::on`] is the default.
-    pub path: Option<ComputePath>,
+    /// Fused or reference operations (`path:` in YAML); [`ComputePath::on`] is the
+    /// default.
+    pub compute_path: Option<ComputePath>,
     /// The nodes.
     pub graph: GraphSpec,
     /// The steps, in order.
@@ -68,7 +69,7 @@ impl PipelineSpec {
             doc: None,
             seeds: vec![0],
             device: None,
-            path: None,
+            compute_path: None,
             graph,
             run: Vec::new(),
             ablate: Ablation::default(),
@@ -91,7 +92,7 @@ impl PipelineSpec {
         if let Some(device) = &self.device {
             map.insert("device".into(), json!(device));
         }
-        if let Some(path) = &self.path {
+        if let Some(path) = &self.compute_path {
             map.insert("path".into(), json!(path.to_string()));
         }
         map.insert("graph".into(), self.graph.to_value());

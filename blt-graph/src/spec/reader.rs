@@ -172,7 +172,7 @@ impl Reader<'_> {
                 },
                 "device" => spec.device = self.text(&path, value),
                 "path" => {
-                    spec.path = match value.as_str() {
+                    spec.compute_path = match value.as_str() {
                         Some("fused") => Some(ComputePath::Fused),
                         Some("reference") => Some(ComputePath::Reference),
                         _ => {

@@ -94,7 +94,7 @@ fn planned(
         variant: variant.to_string(),
         seed,
         base_dir: base_dir.to_path_buf(),
-        path: spec.path.unwrap_or_else(|| ComputePath::on(&device)),
+        compute_path: spec.compute_path.unwrap_or_else(|| ComputePath::on(&device)),
         device,
         spec: Rc::new(PipelineSpec { ablate: Ablation::default(), ..spec.clone() }),
         warnings,
