@@ -70,9 +70,9 @@ impl Graph {
         Self::default()
     }
 
-    /// Adds `node` as `name`, reading from `inputs`: `()` for none, a wire for one, a tuple of wires
-    /// for more. Returns the wire of its output, or a tuple of wires. Names are checked later, with
-    /// the rest of the graph.
+    /// Adds `node` as `name`, reading from `inputs`: `()` for none, a wire for one, a tuple of
+    /// wires for more. Returns the wire of its output, or a tuple of wires. Names are checked
+    /// later, with the rest of the graph.
     ///
     /// # Panics
     /// If `node` cannot be serialised, which derived `Serialize` on plain parameters always can.

@@ -1,4 +1,5 @@
-//! Files that no reader sees incomplete: atomic writes, and logs of JSON lines that can be cut back.
+//! Files that no reader sees incomplete: atomic writes, and logs of JSON lines that can be cut
+//! back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
@@ -28,8 +29,8 @@ impl FileError {
     }
 }
 
-/// Writes `bytes` to `path` so that no reader ever sees a part of them: into a temporary file in the
-/// same folder, which is flushed to the disk and then renamed.
+/// Writes `bytes` to `path` so that no reader ever sees a part of them: into a temporary file in
+/// the same folder, which is flushed to the disk and then renamed.
 ///
 /// # Errors
 /// If the disk is full, or the folder cannot be written to. The old file remains, and the temporary
@@ -88,8 +89,8 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the log at `path` and cuts it back to its first `lines` complete lines. 0 starts an empty
-    /// log; a step that continues passes the number in its checkpoint.
+    /// Opens the log at `path` and cuts it back to its first `lines` complete lines. 0 starts an
+    /// empty log; a step that continues passes the number in its checkpoint.
     ///
     /// # Errors
     /// If the file cannot be opened or cut, or holds fewer complete lines than that.
@@ -138,8 +139,8 @@ impl JsonLines {
         self.file.write_all(&line).map_err(FileError::on("write", &self.path))
     }
 
-    /// Flushes the log to the disk. A step calls this before it writes the checkpoint that counts the
-    /// lines.
+    /// Flushes the log to the disk. A step calls this before it writes the checkpoint that counts
+    /// the lines.
     ///
     /// # Errors
     /// If the log cannot be flushed.

@@ -6,7 +6,7 @@
 //! | to | read |
 //! |---|---|
 //! | write a node | [`Node`], [`Port`], [`node!`](crate::node!) |
-//! | write a step (train, evaluate, ...) | [`Step`], [`StepCx`], [`step!`](crate::step!), [`Live`] |
+//! | write a step (train, ...) | [`Step`], [`StepCx`], [`step!`](crate::step!), [`Live`] |
 //! | read or change a pipeline's YAML | [`spec`], [`PipelineSpec::set`] |
 //! | write a graph in Rust | [`dsl::Graph`] |
 //! | see what is checked, and when | [`plan`], [`diagnostic`] |
@@ -15,11 +15,11 @@
 //! | list nodes, print help | [`registry`], [`help()`], [`describe()`] |
 //! | test nodes and steps | [`testing`] |
 //!
-//! A pipeline goes through these stages. [`PipelineSpec::read`] reads the YAML and keeps the place of
-//! every value. [`PipelineSpec::set`] applies overrides. [`check_all`] turns every variant into a
-//! checked [`Plan`], shapes included, before any file is opened. [`run::Runner`] runs the steps of
-//! each plan, and uses the store's result where the key is the same. A step builds the part of the
-//! graph that it needs as [`Live`], and runs it on the batches of its sources.
+//! A pipeline goes through these stages. [`PipelineSpec::read`] reads the YAML and keeps the place
+//! of every value. [`PipelineSpec::set`] applies overrides. [`check_all`] turns every variant into
+//! a checked [`Plan`], shapes included, before any file is opened. [`run::Runner`] runs the steps
+//! of each plan, and uses the store's result where the key is the same. A step builds the part of
+//! the graph that it needs as [`Live`], and runs it on the batches of its sources.
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

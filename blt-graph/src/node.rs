@@ -50,7 +50,10 @@ use crate::world::World;
 ///     type Out = Number;
 ///     type State = ();
 ///     fn check(&self, _: (), _: &CheckCx) -> Result<(), NodeError> {
-///         if self.factor.is_finite() { Ok(()) } else { Err(NodeError::param("factor", "not finite")) }
+///         if !self.factor.is_finite() {
+///             return Err(NodeError::param("factor", "not finite"));
+///         }
+///         Ok(())
 ///     }
 ///     fn build(&self, _: (), _: &mut BuildCx) -> Result<(), NodeError> {
 ///         Ok(())
@@ -115,8 +118,8 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
         Ok(None)
     }
 
-    /// The node's role in the model, for a program that reads a plan before anything is built. It is
-    /// a value of a type that the program defines (`blt_plugins::ModelPart`), and
+    /// The node's role in the model, for a program that reads a plan before anything is built. It
+    /// is a value of a type that the program defines (`blt_plugins::ModelPart`), and
     /// [`Plan::role`](crate::Plan::role) finds it. `None`: no role.
     ///
     /// # Errors
@@ -177,8 +180,8 @@ impl CheckCx<'_> {
 pub struct BuildCx<'a> {
     /// The node's name in the graph.
     pub node: &'a str,
-    /// The node's seed. It is derived from the pipeline's seed and the node's name, so adding a node
-    /// changes no other node's numbers.
+    /// The node's seed. It is derived from the pipeline's seed and the node's name, so adding a
+    /// node changes no other node's numbers.
     pub seed: u64,
     /// The folder that relative paths in parameters start from.
     pub base_dir: &'a Path,
@@ -190,8 +193,8 @@ pub struct BuildCx<'a> {
 impl BuildCx<'_> {
     /// Offers `facility` to the step that builds this node: a source of documents, a set of
     /// parameters, a threshold that can be calibrated. The step finds it by type, with
-    /// [`Live::facility`](crate::run::Live::facility). Returns the shared object, for the node's own
-    /// state.
+    /// [`Live::facility`](crate::run::Live::facility). Returns the shared object, for the node's
+    /// own state.
     pub fn provide<T: 'static>(&mut self, facility: T) -> Rc<T> {
         let facility = Rc::new(facility);
         self.facilities.push((self.node.to_string(), facility.clone()));

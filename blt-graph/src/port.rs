@@ -1,9 +1,9 @@
 //! Port types, and the tuples of them that a node's inputs and outputs are.
 //!
 //! A [`Port`] is a marker type, usually an empty enum, so the type of its values may be in a crate
-//! that knows no graphs. A *slot* is a port `P`, or `Option<P>`: an input that may be left out, or an
-//! output that is computed only when it is used. [`Ports`] is `()`, one slot, or a tuple of one to
-//! five slots.
+//! that knows no graphs. A *slot* is a port `P`, or `Option<P>`: an input that may be left out, or
+//! an output that is computed only when it is used. [`Ports`] is `()`, one slot, or a tuple of one
+//! to five slots.
 
 use std::any::{Any, TypeId};
 use std::fmt::{self, Debug};
@@ -26,8 +26,8 @@ pub trait Port: 'static {
     const NAME: &'static str;
     /// The default name of an input or output of this type.
     const PORT: &'static str;
-    /// The value on a wire while the graph runs. It is cloned for each consumer but the last, so put
-    /// large data behind an `Rc`.
+    /// The value on a wire while the graph runs. It is cloned for each consumer but the last, so
+    /// put large data behind an `Rc`.
     type Value: Clone + 'static;
     /// What is known of the values before any data is read: widths, vocabulary sizes, counts. `()`
     /// for nothing.

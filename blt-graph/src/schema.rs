@@ -175,9 +175,9 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
     closed.then_some(properties)
 }
 
-/// The keys in `value`, at any depth, that the schema does not have: the path of each, and the names
-/// that are valid there. serde ignores such keys, so a misspelt parameter would keep its default
-/// without an error.
+/// The keys in `value`, at any depth, that the schema does not have: the path of each, and the
+/// names that are valid there. serde ignores such keys, so a misspelt parameter would keep its
+/// default without an error.
 pub(crate) fn unknown_keys(
     root: &Value,
     value: &Map<String, Value>,

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use crate::plan::Plan;
 use crate::spec::{GraphSpec, Inputs};
 
-/// The graph of `plan` as text for the user: nodes in the order of data flow, wires, types, and what
-/// is known of each output.
+/// The graph of `plan` as text for the user: nodes in the order of data flow, wires, types, and
+/// what is known of each output.
 pub fn describe(plan: &Plan) -> String {
     let mut text = format!("{} (variant {}, seed {})\n", plan.pipeline, plan.variant, plan.seed);
     if let Some(doc) = &plan.spec.doc {

@@ -223,8 +223,8 @@ impl Plan {
         node.inputs.iter().map(|id| id.and_then(info)).collect()
     }
 
-    /// The [`role`](crate::Node::role) of `node`, if it is of type `T`. `None` for a node that no goal
-    /// needs, since nothing is known of its inputs.
+    /// The [`role`](crate::Node::role) of `node`, if it is of type `T`. `None` for a node that no
+    /// goal needs, since nothing is known of its inputs.
     ///
     /// # Errors
     /// The errors of the node's `role`.

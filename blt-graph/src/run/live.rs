@@ -44,8 +44,8 @@ struct LiveNode {
     optional: Vec<bool>,
 }
 
-/// Why a graph's goals were not computed: the diagnostics for the user, and the error of the node at
-/// fault.
+/// Why a graph's goals were not computed: the diagnostics for the user, and the error of the node
+/// at fault.
 #[derive(Debug)]
 pub struct RunFailed {
     pub diagnostics: Diagnostics,
@@ -170,10 +170,10 @@ impl Live {
             .collect()
     }
 
-    /// Computes `goals`, given the values of some outputs (`node` or `node.port`): usually the current
-    /// batch of each source. A node with a given output does not run, and neither do nodes that only
-    /// it reads. Of a node's optional outputs, only those are computed that a goal or another node
-    /// uses.
+    /// Computes `goals`, given the values of some outputs (`node` or `node.port`): usually the
+    /// current batch of each source. A node with a given output does not run, and neither do nodes
+    /// that only it reads. Of a node's optional outputs, only those are computed that a goal or
+    /// another node uses.
     ///
     /// # Errors
     /// If an output or goal is not in the graph that was built, a given value is of another port

@@ -32,7 +32,8 @@ pub struct RunOptions {
     pub dtype: String,
     /// The processor features that may change a result's bits, for keys: [`cpu_features`].
     pub cpu_features: String,
-    /// The number of threads that steps may use. Not part of keys, since results do not depend on it.
+    /// The number of threads that steps may use. Not part of keys, since results do not depend on
+    /// it.
     pub threads: usize,
     /// The variants to run; all if empty. All are checked in any case.
     pub variants: Vec<String>,

@@ -1,7 +1,7 @@
 //! [`Runner`]: the steps of every variant, through the store, into a run directory.
 //!
 //! ```text
-//! runs/<name>/<id>/            id: start time (UTC) and four hex digits, so that names sort by time
+//! runs/<name>/<id>/            id: start time (UTC) and four hex digits; names sort by time
 //!   pipeline.yaml              the pipeline as written
 //!   resolved.yaml              the pipeline with overrides applied and defaults written out
 //!   status.json                running, done, failed or interrupted; the error; times

@@ -70,8 +70,8 @@ impl PipelineSpec {
         self.edit(path.trim(), value, &moved, &root)
     }
 
-    /// The pipeline with `value` at `path`. `written` is the key in `places` of the place where path
-    /// and value are written.
+    /// The pipeline with `value` at `path`. `written` is the key in `places` of the place where
+    /// path and value are written.
     pub(crate) fn edit(
         &self,
         path: &str,

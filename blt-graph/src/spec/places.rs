@@ -14,7 +14,8 @@ pub(crate) struct Loc {
 }
 
 impl Loc {
-    /// The place to underline: a scalar itself. For a map or list, which may be pages long, the key.
+    /// The place to underline: a scalar itself. For a map or list, which may be pages long, the
+    /// key.
     pub fn point(&self) -> Place {
         match &self.key {
             Some(key) if !self.scalar => key.clone(),

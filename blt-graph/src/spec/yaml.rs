@@ -4,10 +4,10 @@
 //! It refuses merge keys, tags of unknown meaning, a second document, keys given twice, infinite
 //! numbers, deep nesting, and aliases that expand to too much.
 //!
-//! saphyr's own tree (`MarkedYaml` in saphyr 0.3) was weighed and not taken. It keeps places, limits
-//! aliases and refuses a key given twice, but it reports only one of the two keys, reads `<<` as an
-//! ordinary key, limits no depth, and gives numbers a meaning of its own (`007` is seven), so that
-//! most of this module would remain as a second walk over that tree.
+//! saphyr's own tree (`MarkedYaml` in saphyr 0.3) was weighed and not taken. It keeps places,
+//! limits aliases and refuses a key given twice, but it reports only one of the two keys, reads
+//! `<<` as an ordinary key, limits no depth, and gives numbers a meaning of its own (`007` is
+//! seven), so that most of this module would remain as a second walk over that tree.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

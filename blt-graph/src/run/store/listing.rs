@@ -98,8 +98,8 @@ impl Store {
         Ok(entries)
     }
 
-    /// Removes every step for which `choose` returns true, except those in use. Files that runs have
-    /// linked stay in those runs.
+    /// Removes every step for which `choose` returns true, except those in use. Files that runs
+    /// have linked stay in those runs.
     ///
     /// # Errors
     /// If the folder cannot be read or written to.
