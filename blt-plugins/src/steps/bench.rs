@@ -126,7 +126,7 @@ impl Step for Bench {
         let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
         let result = BenchResult {
             goal: self.goal.clone(),
-            path: cx.path().to_string(),
+            path: cx.compute_path().to_string(),
             device: graph.backend().device(),
             threads: cx.threads() as u64,
             simd: blt_core::backend::fused::level().to_owned(),
