@@ -62,8 +62,21 @@ fn list_item(data_type: &DataType) -> Option<&DataType> {
     }
 }
 
-/// The position of a column, or an error that names those there are.
-pub(crate) fn position(schema: &Schema, column: &str, path: &Location) -> Result<usize, DataError> {
+/// The source's parameter that names the column of documents.
+pub(crate) const COLUMN: Option<&str> = Some("column");
+/// The source's parameter that names the column that decides a document's portion.
+pub(crate) const SPLIT_BY: Option<&str> = Some("split.by");
+
+/// The position of a column, which `parameter` of the source names.
+///
+/// # Errors
+/// If there is no such column; the error names those there are.
+pub(crate) fn position(
+    schema: &Schema,
+    column: &str,
+    parameter: Option<&'static str>,
+    path: &Location,
+) -> Result<usize, DataError> {
     schema.index_of(column).map_err(|_| {
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         let nearest = columns
@@ -74,7 +87,8 @@ pub(crate) fn position(schema: &Schema, column: &str, path: &Location) -> Result
             })
             .min()
             .map(|(_, c)| c.clone());
-        DataError::NoSuchColumn { column: column.to_string(), path: path.clone(), nearest, columns }
+        let (column, path) = (column.to_string(), path.clone());
+        DataError::NoSuchColumn { column, parameter, path, nearest, columns }
     })
 }
 
@@ -98,39 +112,36 @@ impl Wanted {
         request: &Request,
     ) -> Result<Self, DataError> {
         let mut columns = Vec::new();
-        let mut need =
-            |column: &str, serves: &dyn Fn(&DataType) -> bool, expected: &'static str| {
-                let at = position(schema, column, path)?;
-                let (column, found) = (column.to_string(), schema.field(at).data_type());
-                if !serves(found) {
-                    let path = path.clone();
-                    return Err(DataError::ColumnType {
-                        column,
-                        path,
-                        found: found.to_string(),
-                        expected,
-                    });
-                }
-                columns.push(column);
-                Ok(())
-            };
-        need(column, &is_text, TEXT)?;
-        for column in filter.column().into_iter().chain(request.scalars.iter().map(String::as_str))
-        {
-            need(column, &|t| !t.is_nested(), SCALAR)?;
+        let mut need = |column: &str,
+                        parameter: Option<&'static str>,
+                        serves: &dyn Fn(&DataType) -> bool,
+                        expected: &'static str| {
+            let at = position(schema, column, parameter, path)?;
+            let (column, found) = (column.to_string(), schema.field(at).data_type());
+            if !serves(found) {
+                let (path, found) = (path.clone(), found.to_string());
+                return Err(DataError::ColumnType { column, parameter, path, found, expected });
+            }
+            columns.push(column);
+            Ok(())
+        };
+        need(column, COLUMN, &is_text, TEXT)?;
+        if let Some(column) = filter.column() {
+            need(column, SPLIT_BY, &|t| !t.is_nested(), SCALAR)?;
         }
-        for list in &request.lists {
-            match list.kind {
-                ListKind::PerId => need(
-                    &list.column,
-                    &|t| list_item(t).is_some_and(DataType::is_floating),
-                    FLOATS,
-                )?,
-                ListKind::PatchLengths => need(
-                    &list.column,
-                    &|t| list_item(t).is_some_and(DataType::is_integer),
-                    INTEGERS,
-                )?,
+        for column in &request.scalars {
+            need(column, None, &|t| !t.is_nested(), SCALAR)?;
+        }
+        for ListColumn { column, kind } in &request.lists {
+            match kind {
+                ListKind::PerId => {
+                    let floats = |t: &DataType| list_item(t).is_some_and(DataType::is_floating);
+                    need(column, None, &floats, FLOATS)?;
+                }
+                ListKind::PatchLengths => {
+                    let integers = |t: &DataType| list_item(t).is_some_and(DataType::is_integer);
+                    need(column, None, &integers, INTEGERS)?;
+                }
             }
         }
         columns.sort();

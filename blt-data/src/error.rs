@@ -37,12 +37,30 @@ pub enum DataError {
     #[error("a setting of the source is wrong: {what}")]
     Config { what: String },
 
+    /// What a source answers about a parameter of its own.
+    #[error("{what}")]
+    Parameter { parameter: &'static str, what: String },
+
     #[error("no column `{column}` in {path}{}; its columns: {}",
         .nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), .columns.join(", "))]
-    NoSuchColumn { column: String, path: Location, nearest: Option<String>, columns: Vec<String> },
+    NoSuchColumn {
+        column: String,
+        /// The parameter of the source that names the column; None if the request names it.
+        parameter: Option<&'static str>,
+        path: Location,
+        nearest: Option<String>,
+        columns: Vec<String>,
+    },
 
     #[error("column `{column}` of {path} is {found}, but {expected}")]
-    ColumnType { column: String, path: Location, found: String, expected: &'static str },
+    ColumnType {
+        column: String,
+        /// The parameter of the source that names the column; None if the request names it.
+        parameter: Option<&'static str>,
+        path: Location,
+        found: String,
+        expected: &'static str,
+    },
 
     #[error(
         "{path} and {first} have different columns: `{column}` is {found} in the one and {expected} in the other; \
@@ -130,6 +148,40 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// The source's parameter at fault, dots between the names of nested ones: `path`, `column`,
+    /// `split` or `split.by` of the sources of this crate; what [`DataError::Parameter`] names of
+    /// another. None if no parameter of the source is at fault, but the request or the data.
+    pub fn parameter(&self) -> Option<&'static str> {
+        match self {
+            DataError::NoSuchColumn { parameter, .. } | DataError::ColumnType { parameter, .. } => {
+                *parameter
+            }
+            DataError::Parameter { parameter, .. } => Some(parameter),
+            DataError::NoSplit { .. } => Some("split"),
+            DataError::NoSuchFile { .. }
+            | DataError::NoMatch { .. }
+            | DataError::BadGlob { .. }
+            | DataError::EmptyFolder { .. }
+            | DataError::NotAFile { .. }
+            | DataError::Read { .. }
+            | DataError::Storage(_)
+            | DataError::SchemaDiffers { .. }
+            | DataError::WrongFormat { .. }
+            | DataError::Corrupt { .. }
+            | DataError::Changed { .. }
+            | DataError::Empty { .. }
+            | DataError::NoBytes { .. } => Some("path"),
+            DataError::Config { .. }
+            | DataError::Predicate { .. }
+            | DataError::NoTables
+            | DataError::NoSuchRow { .. }
+            | DataError::NullList { .. }
+            | DataError::ListLength { .. }
+            | DataError::ListValue { .. }
+            | DataError::Cursor { .. } => None,
+        }
+    }
+
     pub(crate) fn read(path: &Location, cause: impl ToString) -> Self {
         DataError::Read { path: path.clone(), cause: cause.to_string() }
     }

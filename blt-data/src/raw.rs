@@ -12,7 +12,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 
-use crate::columns::{Chunk, Origin, Wanted, position};
+use crate::columns::{Chunk, Origin, SPLIT_BY, Wanted, position};
 use crate::corpus::Index;
 use crate::error::DataError;
 use crate::formats::{Batches, DataFile, Format, UnitReader, reader};
@@ -85,7 +85,7 @@ impl RowPlan {
             let path = &file.found.path;
             // A split column that is mistyped shows whichever part is read.
             if let Some(column) = config.split.as_ref().and_then(Split::column) {
-                position(&file.schema, column, path)?;
+                position(&file.schema, column, SPLIT_BY, path)?;
             }
             Wanted::resolve(&file.schema, path, &config.column, filter.clone(), &documents)
         };

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use self::files::Found;
 use self::scans::Scans;
-use crate::columns::{Wanted, position};
+use crate::columns::{COLUMN, SPLIT_BY, Wanted, position};
 use crate::error::DataError;
 use crate::formats::{self, DataFile, Format, Partition};
 use crate::order::Order;
@@ -164,7 +164,7 @@ impl Corpus {
         let (schema, path) = self.schema()?;
         // A split column that is mistyped shows whichever part is read.
         if let Some(column) = self.config.split.as_ref().and_then(Split::column) {
-            position(&schema, column, &path)?;
+            position(&schema, column, SPLIT_BY, &path)?;
         }
         Wanted::resolve(&schema, &path, &self.config.column, filter, request)
     }
@@ -228,7 +228,7 @@ impl Source for Corpus {
 
     fn describe(&self) -> Result<Description, DataError> {
         let wanted = self.schema()?;
-        let at = position(&wanted.0, &self.config.column, &wanted.1)?;
+        let at = position(&wanted.0, &self.config.column, COLUMN, &wanted.1)?;
         let index = self.index()?;
         Ok(Description {
             paths: self.config.paths.join(", "),

@@ -181,6 +181,7 @@ fn columns_that_do_not_serve() {
 
     let error = Corpus::new(with("txet")).unwrap().check(&Request::all()).unwrap_err();
     assert!(matches!(error, DataError::NoSuchColumn { .. }), "{error:?}");
+    assert_eq!(error.parameter(), Some("column"));
     let message = error.to_string();
     assert!(message.contains("no column `txet`") && message.contains("a.parquet"), "{message}");
     assert!(
@@ -190,6 +191,7 @@ fn columns_that_do_not_serve() {
 
     let error = read(with("id"), &Request::all()).unwrap_err();
     assert!(matches!(error, DataError::ColumnType { .. }), "{error:?}");
+    assert_eq!(error.parameter(), Some("column"));
     assert!(
         error.to_string().contains("column `id`") && error.to_string().contains("Int64"),
         "{error}"
@@ -197,11 +199,15 @@ fn columns_that_do_not_serve() {
 
     let mut config = with("text");
     config.split = Some(Split::new(0.5, "url"));
-    let error = Corpus::new(config).unwrap().check(&Request::all()).unwrap_err().to_string();
+    let error = Corpus::new(config).unwrap().check(&Request::all()).unwrap_err();
+    assert_eq!(error.parameter(), Some("split.by"));
+    let error = error.to_string();
     assert!(error.contains("no column `url`") && !error.contains("did you mean"), "{error}");
 
     let request = Request { scalars: vec!["domain".into()], ..Request::all() };
-    assert!(matches!(read(with("text"), &request), Err(DataError::NoSuchColumn { .. })));
+    let error = read(with("text"), &request).unwrap_err();
+    assert!(matches!(error, DataError::NoSuchColumn { .. }), "{error:?}");
+    assert_eq!(error.parameter(), None);
 
     let source = Corpus::new(with("text")).unwrap();
     let columns: Vec<String> = source

@@ -177,6 +177,7 @@ impl Job {
             let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
             return Err(DataError::NoSuchColumn {
                 column: by.clone(),
+                parameter: None,
                 path,
                 nearest: None,
                 columns,
