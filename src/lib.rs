@@ -26,7 +26,13 @@ pub use blt_report as report;
 pub use cli::{main, main_from};
 pub use {schemars, serde};
 
-/// README's Rust compiles.
+/// The Rust of README and of the book compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-pub struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/pipelines.md")]
+    struct Pipelines;
+    #[doc = include_str!("../docs/plugins.md")]
+    struct Plugins;
+}
