@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ahead;
 mod columns;
 mod corpus;
 mod error;
@@ -41,6 +42,7 @@ mod salvage;
 mod source;
 mod split;
 pub mod storage;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -50,11 +52,12 @@ pub use error::DataError;
 pub use memory::{MemoryRows, in_memory};
 pub use order::Order;
 pub use pack::{BatchReader, BatchState, Packer, Pending};
-pub use raw::{RawRow, RawRows, RowReader, size_of};
+pub use raw::{RawRow, ReadRows, RowReader, size_of};
 pub use reader::{Counts, Cursor};
-pub use row_batches::{RawEvent, RowBatches, RowState, Rows};
+pub use row_batches::{Packed, PackedRows, RowBatches, RowState};
 pub use rows::{Group, OnError, RowError, RowRequest, RowSpan, Sample, Table, Unreadable};
 pub use source::{
     Column, Description, Document, DocumentReader, Request, Row, Source, SourceConfig, SourceKind,
 };
 pub use split::{BY_CONTENT, Part, Split};
+pub use stream::Stream;

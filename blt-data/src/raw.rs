@@ -21,6 +21,7 @@ use crate::rows::{OnError, RowError, RowRequest, Unreadable};
 use crate::salvage::Salvage;
 use crate::split::{Filter, Part, Split};
 use crate::storage::Location;
+use crate::stream::Stream;
 use crate::{Document, Request, Row, SourceConfig};
 
 /// Rows of a piece, at most.
@@ -37,24 +38,20 @@ pub enum RawRow {
     Failed(u64, RowError),
 }
 
-/// What comes next of whole rows.
+/// Rows that were read.
 #[derive(Clone, Debug)]
-pub enum RawRows {
-    /// Rows of a span that were chosen, with all columns, and each one's document: one of `rows`
-    /// for each of `columns`.
-    Rows { span: usize, columns: RecordBatch, rows: Vec<RawRow> },
-    /// Of rows that came, or were not chosen, since the last of these.
-    Unreadable { span: usize, group: Unreadable },
-    /// The span has no more rows. `groups_skipped`: those that by their statistics have none that
-    /// the condition takes.
-    End { span: usize, groups_skipped: u64 },
+pub struct ReadRows {
+    /// All columns of the file.
+    pub columns: RecordBatch,
+    /// The document of each row of `columns`.
+    pub documents: Vec<RawRow>,
 }
 
 /// A stream of whole rows.
 pub trait RowReader: Send {
     /// What comes next, or None after the last span's end.
     #[allow(clippy::should_implement_trait)]
-    fn next(&mut self) -> Result<Option<RawRows>, DataError>;
+    fn next(&mut self) -> Result<Option<Stream<ReadRows>>, DataError>;
 }
 
 /// A checked request on an indexed corpus.
@@ -218,12 +215,6 @@ struct Chosen {
     salvaged: bool,
 }
 
-enum Next {
-    Chosen(Chosen),
-    Unreadable(Unreadable),
-    End { groups_skipped: u64 },
-}
-
 /// A corpus's rows.
 pub(crate) struct Reader {
     plan: RowPlan,
@@ -274,8 +265,8 @@ impl Reader {
         })
     }
 
-    /// What comes next, with its span.
-    fn advance(&mut self) -> Result<Option<(usize, Next)>, DataError> {
+    /// What comes next.
+    fn advance(&mut self) -> Result<Option<Stream<Chosen>>, DataError> {
         if self.open.is_none() {
             if self.next == self.plan.request.spans.len() {
                 return Ok(None);
@@ -285,23 +276,23 @@ impl Reader {
         }
         let open = self.open.as_mut().expect("opened above");
         let next = open.advance(&self.plan)?;
-        let span = open.span;
-        if matches!(next, Next::End { .. }) {
+        if matches!(next, Stream::End { .. }) {
             self.open = None;
         }
-        Ok(Some((span, next)))
+        Ok(Some(next))
     }
 }
 
 impl OpenSpan {
-    fn advance(&mut self, plan: &RowPlan) -> Result<Next, DataError> {
+    fn advance(&mut self, plan: &RowPlan) -> Result<Stream<Chosen>, DataError> {
+        let span = self.span;
         loop {
             if self.left == 0 {
-                return Ok(Next::End { groups_skipped: self.groups_skipped });
+                return Ok(Stream::End { span, groups_skipped: self.groups_skipped });
             }
             let Some(reading) = &mut self.unit else {
                 let Some(unit) = self.units.pop_front() else {
-                    return Ok(Next::End { groups_skipped: self.groups_skipped });
+                    return Ok(Stream::End { span, groups_skipped: self.groups_skipped });
                 };
                 let at = &plan.index.units[unit];
                 if at.rows > 0 {
@@ -352,7 +343,7 @@ impl OpenSpan {
                             let (columns, cause) = (rest.lost(), std::mem::take(cause));
                             let unreadable = Unreadable { group: at.unit, rows, columns, cause };
                             self.unit = None;
-                            return Ok(Next::Unreadable(unreadable));
+                            return Ok(Stream::Unreadable { span, group: unreadable });
                         }
                     },
                 }
@@ -363,7 +354,10 @@ impl OpenSpan {
             reading.read += piece.num_rows() as u64;
             let kept = self.choose(plan, &piece, unit, first)?;
             if !kept.is_empty() {
-                return Ok(Next::Chosen(Chosen { piece, kept, first, unit, salvaged }));
+                return Ok(Stream::Rows {
+                    span,
+                    rows: Chosen { piece, kept, first, unit, salvaged },
+                });
             }
         }
     }
@@ -455,7 +449,7 @@ pub(crate) fn content(
 }
 
 impl Chosen {
-    fn rows(&self, plan: &RowPlan) -> Result<Vec<RawRow>, DataError> {
+    fn read(self, plan: &RowPlan) -> Result<ReadRows, DataError> {
         let at = &plan.index.units[self.unit];
         let path = &plan.index.files[at.file].found.path;
         let (wanted, mut chunk) = (plan.wanted[&at.file].as_ref(), None);
@@ -474,27 +468,20 @@ impl Chosen {
             };
             content(chunk, i as usize, wanted, &origin, plan.request.on_error)
         };
-        self.kept.iter().map(row).collect()
+        let documents = self.kept.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        let columns = match documents.len() == self.piece.num_rows() {
+            true => self.piece,
+            false => take_record_batch(&self.piece, &UInt32Array::from(self.kept))
+                .map_err(|e| DataError::read(path, e))?,
+        };
+        Ok(ReadRows { columns, documents })
     }
 }
 
 impl RowReader for Reader {
-    fn next(&mut self) -> Result<Option<RawRows>, DataError> {
-        let Some((span, next)) = self.advance()? else { return Ok(None) };
-        Ok(Some(match next {
-            Next::End { groups_skipped } => RawRows::End { span, groups_skipped },
-            Next::Unreadable(group) => RawRows::Unreadable { span, group },
-            Next::Chosen(chosen) => {
-                let rows = chosen.rows(&self.plan)?;
-                let path = &self.plan.index.files[self.plan.request.spans[span].table].found.path;
-                let columns = match rows.len() == chosen.piece.num_rows() {
-                    true => chosen.piece,
-                    false => take_record_batch(&chosen.piece, &UInt32Array::from(chosen.kept))
-                        .map_err(|e| DataError::read(path, e))?,
-                };
-                RawRows::Rows { span, columns, rows }
-            }
-        }))
+    fn next(&mut self) -> Result<Option<Stream<ReadRows>>, DataError> {
+        let Some(next) = self.advance()? else { return Ok(None) };
+        next.try_map(|chosen| chosen.read(&self.plan)).map(Some)
     }
 }
 
@@ -528,9 +515,9 @@ pub(crate) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> 
             let mut count = 0;
             loop {
                 match open.advance(&reader.plan)? {
-                    Next::Chosen(chosen) => count += chosen.kept.len() as u64,
-                    Next::Unreadable(_) => {}
-                    Next::End { .. } => break count,
+                    Stream::Rows { rows: chosen, .. } => count += chosen.kept.len() as u64,
+                    Stream::Unreadable { .. } => {}
+                    Stream::End { .. } => break count,
                 }
             }
         };

@@ -8,8 +8,8 @@ use super::summary::{HistogramOf, Summary, UnreadableRows};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use blt_data::Unreadable;
 use blt_data::storage::{Location, Sink};
-use blt_data::{Rows, Unreadable};
 use blt_graph::StepError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -141,10 +141,13 @@ impl<'a> PartWriter<'a> {
         failed(&self.path, self.unit, error)
     }
 
-    pub fn write(&mut self, rows: &Rows, mut scores: Vec<RowScores>) -> Result<(), StepError> {
+    pub fn write(
+        &mut self,
+        rows: &RecordBatch,
+        mut scores: Vec<RowScores>,
+    ) -> Result<(), StepError> {
         let Job { config, columns, schemas, .. } = self.job;
-        let arrays =
-            rows.columns.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
+        let arrays = rows.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
         let schema = &schemas[self.unit.span.table];
         let mut batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {
