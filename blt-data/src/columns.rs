@@ -8,31 +8,12 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::nearest::nearest;
+use crate::request::{Document, ListColumn, ListKind, Request, Row};
 use crate::split::Filter;
 use crate::storage::Location;
-use crate::{Document, Request, Row};
-
-/// What a requested list column holds, and so which types and lengths it must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ListKind {
-    /// A finite number for each byte id (BOS first): `n_bytes + 1` floats; one more, for EOS, is
-    /// accepted and unused.
-    PerId,
-    /// Patch lengths, BOS's own patch (of length 1) first: integers that sum to `n_bytes + 1`, or
-    /// to one more with the unseen next byte; zeros are skipped.
-    PatchLengths,
-}
-
-/// A list column to read beside the text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListColumn {
-    pub column: String,
-    pub kind: ListKind,
-}
 
 const TEXT: &str = "documents are read from text or binary: Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, \
                     or a dictionary of one of these";
@@ -79,16 +60,8 @@ pub(crate) fn position(
 ) -> Result<usize, DataError> {
     schema.index_of(column).map_err(|_| {
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let nearest = columns
-            .iter()
-            .map(|c| (strsim::damerau_levenshtein(&c.to_lowercase(), &column.to_lowercase()), c))
-            .filter(|(distance, c)| {
-                *distance <= 1 + c.chars().count().min(column.chars().count()) / 3
-            })
-            .min()
-            .map(|(_, c)| c.clone());
-        let (column, path) = (column.to_string(), path.clone());
-        DataError::NoSuchColumn { column, parameter, path, nearest, columns }
+        let (nearest, path) = (nearest(column, &columns), path.clone());
+        DataError::NoSuchColumn { column: column.to_string(), parameter, path, nearest, columns }
     })
 }
 
@@ -236,12 +209,12 @@ impl Scalar {
     }
 }
 
-/// Where rows lie, for messages.
+/// Where a row is, for messages.
 pub(crate) struct Origin<'a> {
     pub path: &'a Location,
-    /// Row in the corpus.
+    /// The row's number in the source.
     pub row: u64,
-    /// Row in the file.
+    /// The row's number in the file.
     pub file_row: u64,
 }
 
@@ -283,7 +256,7 @@ impl Chunk {
         self.n_rows
     }
 
-    /// Row `i` of the chunk, or None if it lies in another part.
+    /// Row `i` of the chunk, or None if it is in another portion.
     pub(crate) fn row(
         &self,
         i: usize,
@@ -293,7 +266,7 @@ impl Chunk {
         if self.admits(i, wanted) { self.content(i, wanted, origin).map(Some) } else { Ok(None) }
     }
 
-    /// Whether row `i` lies in the requested part.
+    /// Whether row `i` is in the requested portion.
     pub(crate) fn admits(&self, i: usize, wanted: &Wanted) -> bool {
         wanted.filter.admits(|| {
             let by_column = self.key.as_ref().and_then(|key| key.bytes(i));
@@ -301,7 +274,7 @@ impl Chunk {
         })
     }
 
-    /// Row `i`, whatever part it lies in.
+    /// Row `i`, whatever portion it is in.
     pub(crate) fn content(
         &self,
         i: usize,

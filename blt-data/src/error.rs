@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::portion::Portion;
 use crate::predicate::PredicateError;
-use crate::split::Part;
 use crate::storage::{Location, StorageError};
 
 /// Why a corpus could not be read.
@@ -84,23 +84,18 @@ pub enum DataError {
     Changed { path: Location },
 
     #[error(
-        "the {part} part of {corpus} has no documents (rows read: {rows}, of them null in this part: {nulls}); \
+        "the {portion} part of {corpus} has no documents (rows read: {rows}, of them null in this part: {nulls}); \
          check `path`, `column` and `split`"
     )]
-    Empty { corpus: String, part: Part, rows: u64, nulls: u64 },
+    Empty { corpus: String, portion: Portion, rows: u64, nulls: u64 },
 
     #[error(
-        "the {part} part of {corpus} has no bytes: all of its {documents} documents are empty; check `path` and `column`"
+        "the {portion} part of {corpus} has no bytes: all of its {documents} documents are empty; check `path` and `column`"
     )]
-    NoBytes { corpus: String, part: Part, documents: u64 },
+    NoBytes { corpus: String, portion: Portion, documents: u64 },
 
     #[error("`{condition}` does not fit the columns of {path}: {error}")]
     Predicate { condition: String, path: Location, error: Box<PredicateError> },
-
-    #[error(
-        "this source gives documents and no files of rows, so their rows can't be written back with other columns"
-    )]
-    NoTables,
 
     #[error("no row {row}: the corpus has {rows} rows")]
     NoSuchRow { row: u64, rows: u64 },
@@ -137,9 +132,9 @@ pub enum DataError {
     },
 
     #[error(
-        "the {part} part was asked for, but the source has no {missing}; give it one, such as {example}"
+        "the {portion} part was asked for, but the source has no {missing}; give it one, such as {example}"
     )]
-    NoSplit { part: Part, missing: &'static str, example: &'static str },
+    NoSplit { portion: Portion, missing: &'static str, example: &'static str },
 
     #[error(
         "the saved reading position does not fit this corpus: {what}; it can only continue on the data and settings it came from"
@@ -173,7 +168,6 @@ impl DataError {
             | DataError::NoBytes { .. } => Some("path"),
             DataError::Config { .. }
             | DataError::Predicate { .. }
-            | DataError::NoTables
             | DataError::NoSuchRow { .. }
             | DataError::NullList { .. }
             | DataError::ListLength { .. }

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 
-use crate::Request;
-use crate::columns::{Chunk, ListColumn, Origin, Wanted};
+use crate::columns::{Chunk, Origin, Wanted};
 use crate::error::DataError;
+use crate::portion::Portion;
 use crate::raw::{RawRow, ReadRows, RowReader, content, pieces};
+use crate::request::{ListColumn, Request};
 use crate::rows::OnError;
-use crate::split::{Filter, Part};
+use crate::split::Filter;
 use crate::storage::Location;
 use crate::stream::Stream;
 
@@ -48,7 +49,7 @@ impl MemoryRows {
         on_error: OnError,
     ) -> Result<Self, DataError> {
         let request = Request { lists: lists.to_vec(), ..Request::all() };
-        let filter = Filter::new(None, Part::All, false)?;
+        let filter = Filter::new(None, Portion::All, false)?;
         let wanted = Wanted::resolve(schema, &in_memory(), column, filter, &request)?;
         Ok(MemoryRows {
             wanted,

@@ -8,10 +8,10 @@ use blt_core::bytes::{Batch, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::ahead::Ahead;
-use crate::columns::{ListColumn, ListKind};
 use crate::error::DataError;
-use crate::reader::{Counts, Cursor};
-use crate::{Document, DocumentReader, Request, Row, Source};
+use crate::reader::{Counts, Cursor, ReadDocuments, Reader};
+use crate::request::{Document, ListColumn, ListKind, Request, Row};
+use crate::source::Source;
 
 /// How documents become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -200,7 +200,7 @@ type Next = Result<(Option<Packed>, BatchState), DataError>;
 
 /// Makes batches on the thread it is called from.
 struct Producer {
-    reader: Box<dyn DocumentReader>,
+    reader: Reader,
     packer: Packer,
     lists: Vec<ListColumn>,
     cutting: Option<Cutting>,

@@ -8,12 +8,11 @@ use std::collections::VecDeque;
 use arrow::array::RecordBatch;
 use blt_core::bytes::Batch;
 
-use crate::Document;
 use crate::ahead::Ahead;
-use crate::columns::ListColumn;
 use crate::error::DataError;
 use crate::pack::{Cutting, Laid, Packer, empty_batch};
 use crate::raw::{RawRow, ReadRows, RowReader, size_of};
+use crate::request::{Document, ListColumn};
 use crate::rows::RowError;
 use crate::stream::Stream;
 

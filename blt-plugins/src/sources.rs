@@ -4,7 +4,7 @@
 use crate::facilities::{self, SourceHandle};
 use crate::plan_queries::outputs_of;
 use crate::ports::Bytes;
-use blt_data::{DataError, Request};
+use blt_data::{DataError, ReadDocuments, Request};
 use blt_graph::{Live, NodeError, Plan, PlannedNode, StepCx, StepError, World};
 
 /// A source of documents: a node, and what it provides.

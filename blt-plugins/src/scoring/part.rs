@@ -105,7 +105,7 @@ impl<'a> PartWriter<'a> {
         let random = RandomState::new().hash_one(std::process::id());
         let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
         let sink = Sink::create(&path, &partial).map_err(|e| failed(&path, unit, e))?;
-        let schema = &job.schemas[unit.span.table];
+        let schema = &job.schemas[unit.span.file];
         let mut pairs: Vec<KeyValue> =
             schema.metadata().iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
         // A map has no order, and the same scores are to be the same file.
@@ -148,7 +148,7 @@ impl<'a> PartWriter<'a> {
     ) -> Result<(), StepError> {
         let Job { config, columns, schemas, .. } = self.job;
         let arrays = rows.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
-        let schema = &schemas[self.unit.span.table];
+        let schema = &schemas[self.unit.span.file];
         let mut batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {
             Some(by) => {

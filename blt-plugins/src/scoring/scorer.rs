@@ -17,7 +17,7 @@ use blt_core::bytes::{Batch, Span};
 use blt_core::patches::PatchError;
 use blt_data::{
     ListColumn, OnError, Packed, PackedRows, Packer, RowBatches, RowError, RowReader, RowState,
-    Stream,
+    Stream, open_rows,
 };
 use blt_graph::{RunFailed, StepError};
 use std::collections::VecDeque;
@@ -128,10 +128,7 @@ impl Scorer {
         watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
     ) -> Result<Vec<Summary>, StepError> {
         let spans = which.iter().map(|&i| units.units[i].span.clone()).collect();
-        let reader = job
-            .config
-            .source
-            .open_rows(&job.request(spans))
+        let reader = open_rows(job.config.source.clone(), job.request(spans))
             .map_err(|e| self.graph.data_error(e))?;
         let lists = job.config.lists.clone();
         let events = RowBatches::start(reader, job.config.packer.clone(), lists, EVENTS_AHEAD)?;
