@@ -3,7 +3,7 @@
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
 use blt_core::patch::stream::PatchStream;
-use blt_data::{ListColumn, Part, Source};
+use blt_data::{ListColumn, Portion, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -146,7 +146,7 @@ impl Facilities for ParamSet {
 /// learned once, recorded in the checkpoint, and fixed from then on.
 pub trait Prepare {
     /// The documents to learn from; `None` if there is nothing to learn, or nothing left to learn.
-    fn wants(&self) -> Option<Part>;
+    fn wants(&self) -> Option<Portion>;
     /// Most bytes of documents to learn from.
     fn max_bytes(&self) -> u64;
     /// Starts learning. Until [`finish`](Prepare::finish), the node is run to show it data, and its

@@ -5,7 +5,8 @@ use super::units::{self, FORMAT, Manifest, Unit, Units};
 use arrow::datatypes::SchemaRef;
 use blt_data::predicate::Predicate;
 use blt_data::{
-    DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table,
+    DataError, FileSlice, ListColumn, OnError, Packer, Portion, RowFile, RowRequest, RowShare,
+    Source, count_rows, open_rows,
 };
 use blt_graph::StepError;
 use serde_json::{Value, json};
@@ -24,11 +25,11 @@ pub struct JobConfig {
     /// List columns that the model reads.
     pub lists: Vec<ListColumn>,
     /// The documents to read.
-    pub part: Part,
+    pub portion: Portion,
     /// The condition on input columns for which rows are read.
     pub condition: Option<Predicate>,
-    /// The sample of these rows to read.
-    pub sample: Option<Sample>,
+    /// The share of these rows to read.
+    pub row_share: Option<RowShare>,
     /// The condition on input columns and scores for which rows are written.
     pub keep: Option<Predicate>,
     /// What to do with rows that cannot be read or scored.
@@ -46,7 +47,9 @@ pub struct Job {
     /// The score columns.
     pub columns: Columns,
     /// The input files.
-    pub tables: Vec<Table>,
+    pub files: Arc<[RowFile]>,
+    /// Digests of the input files.
+    fingerprints: Vec<String>,
     /// For each input file, the schema of its parts.
     pub(super) schemas: Vec<SchemaRef>,
 }
@@ -68,53 +71,55 @@ impl Job {
     /// column with the name of a score.
     pub fn new(config: JobConfig) -> Result<Self, JobError> {
         config.packer.check()?;
-        let tables = config.source.tables()?;
+        let files = config.source.files()?;
+        let fingerprints = config.source.file_fingerprints()?;
         let columns = Columns {
-            large: tables.iter().any(|t| t.document_bytes() >= i32::MAX as u64),
+            large: files.iter().any(|f| f.document_bytes() >= i32::MAX as u64),
             nullable: config.on_error == OnError::Null,
             ..config.columns
         };
-        let schemas = tables
+        let schemas = files
             .iter()
-            .map(|t| columns.schema(&t.schema, &t.path))
+            .map(|f| columns.schema(&f.schema, &f.path))
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
             keep.check(schemas.iter().map(AsRef::as_ref)).map_err(|(at, error)| {
-                let (condition, path) = (keep.to_string(), tables[at].path.clone());
+                let (condition, path) = (keep.to_string(), files[at].path.clone());
                 DataError::Predicate { condition, path, error: error.into() }
             })?;
         }
         if let Some(by) = &config.by
-            && tables.iter().all(|t| t.schema.index_of(by).is_err())
+            && files.iter().all(|f| f.schema.index_of(by).is_err())
         {
-            let (path, schema) = (tables[0].path.clone(), &tables[0].schema);
+            let (path, schema) = (files[0].path.clone(), &files[0].schema);
             let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
             return Err(DataError::NoSuchColumn {
                 column: by.clone(),
+                parameter: None,
                 path,
                 nearest: None,
                 columns,
             }
             .into());
         }
-        let job = Job { config, columns, tables, schemas };
+        let job = Job { config, columns, files, fingerprints, schemas };
         // Opening the rows checks the request.
-        let whole = (0..job.tables.len()).map(|table| job.whole(table)).collect();
-        job.config.source.open_rows(&job.request(whole))?;
+        let whole = (0..job.files.len()).map(|file| job.whole(file)).collect();
+        open_rows(job.config.source.clone(), job.request(whole))?;
         Ok(job)
     }
 
-    fn whole(&self, table: usize) -> RowSpan {
-        RowSpan { table, groups: 0..self.tables[table].groups.len(), limit: None }
+    fn whole(&self, file: usize) -> FileSlice {
+        FileSlice { file, groups: 0..self.files[file].groups.len(), limit: None }
     }
 
-    pub(super) fn request(&self, spans: Vec<RowSpan>) -> RowRequest {
+    pub(super) fn request(&self, slices: Vec<FileSlice>) -> RowRequest {
         RowRequest {
-            part: self.config.part,
+            portion: self.config.portion,
             lists: self.config.lists.clone(),
-            spans,
+            slices,
             condition: self.config.condition.clone(),
-            sample: self.config.sample,
+            row_share: self.config.row_share,
             on_error: self.config.on_error,
         }
     }
@@ -133,24 +138,25 @@ impl Job {
         limit: Option<u64>,
         model: &str,
     ) -> Result<Units, StepError> {
-        let mut spans: Vec<RowSpan> = Vec::new();
-        for table in 0..self.tables.len() {
-            let whole = self.whole(table);
+        let mut spans: Vec<FileSlice> = Vec::new();
+        for (file, row_file) in self.files.iter().enumerate() {
+            let whole = self.whole(file);
             let (mut from, mut bytes) = (0, 0u64);
-            for (at, group) in self.tables[table].groups.iter().enumerate() {
+            for (at, group) in row_file.groups.iter().enumerate() {
                 if at > from && bytes + group.bytes > part_bytes {
-                    spans.push(RowSpan { groups: from..at, ..whole.clone() });
+                    spans.push(FileSlice { groups: from..at, ..whole.clone() });
                     (from, bytes) = (at, 0);
                 }
                 bytes += group.bytes;
             }
-            spans.push(RowSpan { groups: from..whole.groups.end, ..whole });
+            spans.push(FileSlice { groups: from..whole.groups.end, ..whole });
         }
         let inputs: Vec<(&str, Option<Range<usize>>)> =
             spans.iter().map(|span| self.named(span)).collect();
         let names = units::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
         if let Some(limit) = limit {
-            let counts = self.config.source.count_rows(&self.request(spans.clone()), limit)?;
+            let counts =
+                count_rows(self.config.source.clone(), self.request(spans.clone()), limit)?;
             let mut left = limit;
             for (span, count) in spans.iter_mut().zip(counts) {
                 // Spans that were not counted are past the last row.
@@ -160,12 +166,12 @@ impl Job {
             let last = spans.iter().position(|s| s.limit == Some(0)).unwrap_or(spans.len());
             spans.truncate(last.max(1));
         }
-        let unit = |(span, part): (RowSpan, String)| {
-            let table = &self.tables[span.table];
-            let rows: u64 = table.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
+        let unit = |(span, part): (FileSlice, String)| {
+            let file = &self.files[span.file];
+            let rows: u64 = file.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
             Unit {
                 part,
-                input: table.name.clone(),
+                input: file.name.clone(),
                 rows: rows.min(span.limit.unwrap_or(u64::MAX)),
                 key: self.key(&span, model),
                 span,
@@ -178,12 +184,12 @@ impl Job {
     }
 
     /// The [`Unit::key`] of a span of the input.
-    fn key(&self, span: &RowSpan, model: &str) -> String {
+    fn key(&self, span: &FileSlice, model: &str) -> String {
         let key = json!({
             "format": FORMAT,
             "version": env!("CARGO_PKG_VERSION"),
             "model": model,
-            "input": self.tables[span.table].fingerprint,
+            "input": self.fingerprints[span.file],
             "groups": span.groups,
             "limit": span.limit,
             "settings": self.settings(),
@@ -194,15 +200,15 @@ impl Job {
     /// Whether a unit that another process made belongs to this job: its input, settings and model
     /// are the same.
     pub fn has(&self, unit: &Unit, model: &str) -> bool {
-        let table = self.tables.get(unit.span.table).filter(|t| t.name == unit.input);
-        table.is_some_and(|t| unit.span.groups.end <= t.groups.len())
+        let file = self.files.get(unit.span.file).filter(|f| f.name == unit.input);
+        file.is_some_and(|f| unit.span.groups.end <= f.groups.len())
             && self.key(&unit.span, model) == unit.key
     }
 
     /// The name of the input file of a span, and its row groups unless they are all of the file's.
-    fn named(&self, span: &RowSpan) -> (&str, Option<Range<usize>>) {
-        let table = &self.tables[span.table];
-        (&table.name, (span.groups.len() < table.groups.len()).then(|| span.groups.clone()))
+    fn named(&self, span: &FileSlice) -> (&str, Option<Range<usize>>) {
+        let file = &self.files[span.file];
+        (&file.name, (span.groups.len() < file.groups.len()).then(|| span.groups.clone()))
     }
 
     /// Everything that a part depends on apart from input, model and span. Scores do not depend on
@@ -214,9 +220,9 @@ impl Job {
             "span_bytes": config.packer.span_bytes,
             "context_bytes": config.packer.context_bytes,
             "lists": config.lists,
-            "part": config.part,
+            "part": config.portion,
             "where": config.condition.as_ref().map(ToString::to_string),
-            "sample": config.sample,
+            "sample": config.row_share,
             "keep": config.keep.as_ref().map(ToString::to_string),
             "on_error": config.on_error,
             "by": config.by,

@@ -9,8 +9,8 @@ use super::units::{FOOTER_KEY, FORMAT, Unit};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use blt_data::Unreadable;
 use blt_data::storage::{Location, Sink};
-use blt_data::{Rows, Unreadable};
 use blt_graph::StepError;
 use blt_report::results::{HistogramOf, UnreadableRows};
 use parquet::arrow::ArrowWriter;
@@ -48,7 +48,7 @@ impl<'a> PartWriter<'a> {
         let random = RandomState::new().hash_one(std::process::id());
         let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
         let sink = Sink::create(&path, &partial).map_err(|e| failed(&path, unit, e))?;
-        let schema = &job.schemas[unit.span.table];
+        let schema = &job.schemas[unit.span.file];
         let mut pairs: Vec<KeyValue> =
             schema.metadata().iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
         // A hash map has no order, and the same scores must give the same file.
@@ -85,11 +85,14 @@ impl<'a> PartWriter<'a> {
     }
 
     /// Writes rows with their scores.
-    pub fn write(&mut self, rows: &Rows, mut scores: Vec<RowScores>) -> Result<(), StepError> {
+    pub fn write(
+        &mut self,
+        rows: &RecordBatch,
+        mut scores: Vec<RowScores>,
+    ) -> Result<(), StepError> {
         let Job { config, columns, schemas, .. } = self.job;
-        let arrays =
-            rows.columns.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
-        let schema = &schemas[self.unit.span.table];
+        let arrays = rows.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
+        let schema = &schemas[self.unit.span.file];
         let mut batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {
             Some(by) => {

@@ -1,6 +1,6 @@
 //! The units of a job, the names of their parts, and the manifest that lists them.
 
-use blt_data::RowSpan;
+use blt_data::FileSlice;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ pub struct Unit {
     pub input: String,
     /// The row groups of the input file.
     #[serde(flatten)]
-    pub span: RowSpan,
+    pub span: FileSlice,
     /// Rows in the span, or its limit if that is less.
     pub rows: u64,
     /// A digest of the input file, the span, the model and the settings.
