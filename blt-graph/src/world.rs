@@ -55,6 +55,10 @@ impl World {
     }
 }
 
+/// What a user can do about an error of a node, where the node itself says nothing: a step inserts
+/// it, so that a node's `?` on an error of the backend is enough. None: nothing is known.
+pub struct ErrorHelp(pub fn(&(dyn std::error::Error + 'static)) -> Option<String>);
+
 /// Told of each node as a graph runs, so that a step can attribute time and FLOPs to nodes.
 pub trait NodeObserver {
     /// Node `node` is about to run.

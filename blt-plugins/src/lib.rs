@@ -21,7 +21,5 @@ pub mod steps;
 pub mod storage;
 
 pub use fingerprint::fingerprint;
-pub use loaded::{
-    CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, device_failure, untrained,
-};
+pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, untrained};
 pub use model::{ParamSet, session, with_params};

@@ -10,7 +10,7 @@ use blt_core::backend::device::{Device, DeviceError};
 use blt_core::backend::dfdx::Dfdx;
 use blt_core::backend::fused::Fused;
 use blt_core::backend::gpu;
-use blt_core::backend::{Backend, ParamId};
+use blt_core::backend::{Backend, BackendError, ParamId};
 use blt_core::bytes::Batch;
 use blt_core::checkpoint::{self, CheckpointError};
 use blt_core::hf::ModelShape;
@@ -18,12 +18,11 @@ use blt_core::model::Session;
 use blt_core::params::NamedParam;
 use blt_core::tensor_file::TensorFile;
 use blt_graph::{
-    ComputePath, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError, World,
-    write_atomic,
+    ComputePath, ErrorHelp, Live, Node, NodeError, Plan, PlannedNode, Port, StepCx, StepError,
+    World, write_atomic,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -193,10 +192,12 @@ fn device_error(error: DeviceError) -> StepError {
     StepError::other(error).help(help)
 }
 
-/// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a
-/// step as a panic.
-pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
-    gpu::failure(panic).map(device_error)
+/// The error of a backend, with what the user can do about it.
+pub fn device_failed(error: BackendError) -> StepError {
+    match error.help() {
+        Some(help) => StepError::other(error).help(help),
+        None => StepError::other(error),
+    }
 }
 
 /// A step's `source` must be a node that gives bytes and reads nothing.
@@ -286,6 +287,9 @@ impl Loaded {
         };
         let world = World::new();
         world.insert(Session::new(backend(cx)?));
+        world.insert(ErrorHelp(|error| {
+            error.downcast_ref::<BackendError>()?.help().map(str::to_owned)
+        }));
         let session =
             world.get::<Session>().ok_or_else(|| StepError::other("the world lost the session"))?;
         let live = Live::build(cx.plan(), goals, world)?;
@@ -334,7 +338,10 @@ impl Loaded {
                     let data = file
                         .get_f32(stored.ok_or_else(missing)?, &p.canonical.stored_shape())
                         .map_err(CheckpointError::from)?;
-                    self.session.backend.write_param(p.canonical.id, &data);
+                    self.session
+                        .backend
+                        .write_param(p.canonical.id, &data)
+                        .map_err(device_failed)?;
                 }
             }
         }
@@ -516,9 +523,8 @@ impl Loaded {
                     for p in self.params.iter().filter(|p| p.node == node.name) {
                         add(p.canonical.name.as_bytes());
                         let mut of_param = blake3::Hasher::new();
-                        for values in
-                            self.session.backend.read_param(p.canonical.id).chunks(1 << 14)
-                        {
+                        let numbers = self.session.backend.read_param(p.canonical.id)?;
+                        for values in numbers.chunks(1 << 14) {
                             of_param.update(
                                 &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
                             );

@@ -10,7 +10,7 @@ use crate::plan::{Plan, PortId};
 use crate::port::{AnyValue, Port};
 use crate::registry::NodeEntry;
 use crate::step::StepError;
-use crate::world::World;
+use crate::world::{ErrorHelp, World};
 
 /// The nodes that some goals need, built.
 ///
@@ -210,9 +210,14 @@ impl Live {
             if let Some(observer) = &observer {
                 observer.before(&node.name);
             }
-            let failed = |error: NodeError| RunFailed {
-                diagnostics: self.plan.diagnose(&node.name, &error).into(),
-                error: Some(error),
+            let failed = |mut error: NodeError| {
+                if error.help.is_none()
+                    && let Some(known) = self.world.get::<ErrorHelp>()
+                {
+                    error.help = (known.0)(&*error.error);
+                }
+                let diagnostics = self.plan.diagnose(&node.name, &error).into();
+                RunFailed { diagnostics, error: Some(error) }
             };
             let given = node.node.run(node.state.as_ref(), inputs, &cx).map_err(failed)?;
             if let Some(observer) = &observer {

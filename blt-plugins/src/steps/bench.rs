@@ -1,5 +1,7 @@
 use crate::data::{BatchReader, Packer, Request};
-use crate::loaded::{Feed, Loaded, backend, check_sources, fingerprints, first_wire};
+use crate::loaded::{
+    Feed, Loaded, backend, check_sources, device_failed, fingerprints, first_wire,
+};
 use crate::memory;
 use crate::ports::{Loss, Patches};
 use crate::profile::{NodeCost, NodeProfile};
@@ -265,15 +267,16 @@ fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
     }
     let backend = backend(cx)?;
     let n = 4096;
-    let weight = backend.add_param([n, n], vec![0.5; n * n], false);
-    let x = backend.constant(n, n, vec![1.0; n * n]);
-    let rate = |_| {
+    let weight = backend.add_param([n, n], vec![0.5; n * n], false)?;
+    let x = backend.constant(n, n, vec![1.0; n * n])?;
+    let mut best: f64 = 0.0;
+    for _ in 0..8 {
         let started = Instant::now();
-        backend.linear(&x, weight);
-        backend.synchronize();
-        2.0 * (n as f64).powi(3) / started.elapsed().as_secs_f64()
-    };
-    Ok((0..8).map(rate).fold(0.0, f64::max))
+        backend.linear(&x, weight)?;
+        backend.synchronize()?;
+        best = best.max(2.0 * (n as f64).powi(3) / started.elapsed().as_secs_f64());
+    }
+    Ok(best)
 }
 
 struct Measuring<'a> {
@@ -323,7 +326,7 @@ impl Measuring<'_> {
             let ids: usize = unit.iter().map(|batch| batch.len()).sum();
             let started = Instant::now();
             let sum = run(&profile, repetition as u64, unit)?;
-            self.loaded.session.backend.synchronize();
+            self.loaded.session.backend.synchronize()?;
             let took = started.elapsed().as_secs_f64();
             let counted: usize = unit.iter().map(|batch| batch.n_counted_bytes()).sum();
             last = sum.map(|sum| sum / counted.max(1) as f64);
@@ -401,14 +404,15 @@ impl Measuring<'_> {
                 loaded.live.world().insert(Feed(batch.clone()));
                 backend.record(true);
                 let loss = loaded.get::<Loss>(&step.goal)?;
-                profile.backward(&loss.loss);
+                profile.backward(&loss.loss).map_err(device_failed)?;
                 nats += (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum::<f64>();
             }
             backend.record(false);
-            backend.synchronize();
+            backend.synchronize()?;
             let started = Instant::now();
-            optimiser.step(backend, &ids, repetition + 1, repetition + 1);
-            backend.synchronize();
+            let step = optimiser.step(backend, &ids, repetition + 1, repetition + 1);
+            step.map_err(device_failed)?;
+            backend.synchronize()?;
             profile.add_seconds(OPTIMISER, started.elapsed().as_secs_f64());
             Ok(Some(nats))
         })?;

@@ -117,7 +117,7 @@ impl Export {
             };
             // EOS, where the goal scores it, is not compared.
             let targets = next_byte_targets(&batch, false);
-            let read_back = model.forward(session, &batch, &patches).loss(session, &targets);
+            let read_back = model.forward(session, &batch, &patches)?.loss(session, &targets)?;
             verified.patches +=
                 (0..batch.n_spans()).map(|s| patches.n_counted(&batch, s) as u64).sum::<u64>();
             for ((target, &a), &b) in targets.iter().zip(&read_back.nats).zip(own.nats.iter()) {

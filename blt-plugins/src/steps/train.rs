@@ -1,7 +1,7 @@
 use crate::data::{BatchReader, BatchState, Packer, Request};
 use crate::loaded::{
     CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources,
-    fingerprints, warn_untrained,
+    device_failed, fingerprints, warn_untrained,
 };
 use crate::ports::Loss;
 use blt_core::backend::ParamId;
@@ -316,7 +316,7 @@ impl Step for Train {
                 loaded.live.world().insert(Feed(batch.clone()));
                 backend.record(true);
                 let loss = loaded.get::<Loss>(&self.goal)?;
-                backend.backward(&loss.loss);
+                backend.backward(&loss.loss).map_err(device_failed)?;
                 let nats: f64 = (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum();
                 if !nats.is_finite() {
                     return Err(StepError::other(format!(
@@ -332,7 +332,7 @@ impl Step for Train {
             }
             backend.record(false);
             step += 1;
-            let norm = optimiser.step(&*backend, &ids, step, t0 + step);
+            let norm = optimiser.step(&*backend, &ids, step, t0 + step).map_err(device_failed)?;
             if !norm.is_finite() {
                 return Err(StepError::other(format!(
                     "the gradient of `{}` is not finite at step {step}",

@@ -34,7 +34,7 @@ impl Node for TopKAccuracy {
         (logits, batch): (LogitsValue, Rc<Batch>),
         cx: &RunCx,
     ) -> Result<MetricValue, NodeError> {
-        let rows = logits.head.logits(&session(cx));
+        let rows = logits.head.logits(&session(cx))?;
         let (mut hits, mut count) = (0.0, 0.0);
         for (row, target) in rows.chunks_exact(VOCAB).zip(next_byte_targets(&batch, false)) {
             let Some(target) = target else { continue };
