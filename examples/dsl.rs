@@ -9,7 +9,7 @@ use blt::prelude::*;
 /// The same graph as in YAML; `tests/it/dsl.rs` holds the two against each other.
 pub fn graph() -> GraphSpec {
     let mut g = Graph::new();
-    let split = Some(DataSplit::of(0.1, "id"));
+    let split = Some(Split::of(0.1, "id"));
     let corpus =
         ParquetBytes { split, span_bytes: 4096, ..ParquetBytes::new("corpus/sample.parquet") };
     let docs = g.add("docs", corpus, ());

@@ -341,7 +341,7 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
         return say(registry::help(kind, name).map_err(|d| d.render(color()))?.trim_end())
             .map_err(plain);
     }
-    let summary = |doc: String| doc.lines().next().unwrap_or_default().to_owned();
+    let summary = |doc: String| doc.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     let entries: Vec<(&str, String)> = match kind {
         "node" => registry::nodes().into_iter().map(|e| (e.name, summary(e.doc()))).collect(),
         _ => registry::steps().into_iter().map(|e| (e.name, summary(e.doc()))).collect(),

@@ -15,13 +15,24 @@ pub mod prelude;
 mod regress;
 
 pub use blt_core as core;
+pub use blt_data as data;
+pub use blt_derive::{node, params, step};
 pub use blt_graph as graph;
-pub use blt_graph::{node, step};
 pub use blt_plugins as plugins;
+#[doc(hidden)]
+pub use blt_plugins::__macro;
+pub use blt_plugins::testing;
 pub use blt_report as report;
 pub use cli::{main, main_from};
+pub use {schemars, serde};
 
-/// README's Rust compiles.
+/// The Rust of README and of the book compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-pub struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/pipelines.md")]
+    struct Pipelines;
+    #[doc = include_str!("../docs/plugins.md")]
+    struct Plugins;
+}

@@ -1,18 +1,32 @@
-//! What a node of your own needs: `use blt::prelude::*;`.
+//! What a node or a graph of your own needs: `use blt::prelude::*;`.
+//!
+//! The types of wires are under [`port`]: `port::Patches` is what a wire is declared as, [`Patches`]
+//! the value that it carries.
 
-pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB};
+pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB, is_byte};
 pub use blt_core::model::next_byte_targets;
-pub use blt_core::patches::Patches as PackedPatches;
+pub use blt_core::optim::AdamWConfig;
+pub use blt_core::patch::Patches;
+pub use blt_core::patch::stream::PatchStream;
+pub use blt_data::{Part, Request, Split};
+pub use blt_derive::{node, params, step};
 pub use blt_graph::{
-    BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Port, RunCx, Step, StepCx,
-    StepError,
+    BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Plan, Port, RunCx, Step,
+    StepCx, StepError, write_atomic,
 };
-pub use blt_plugins::data::Split as DataSplit;
-pub use blt_plugins::nodes::*;
-pub use blt_plugins::ports::*;
-pub use blt_plugins::steps::*;
-pub use blt_plugins::{session, with_params};
-pub use schemars::{self, JsonSchema};
-pub use serde::{Deserialize, Serialize};
+pub use blt_plugins::nodes::{
+    ArrowBytes, Blt, BpePatch, ByteEmbed, ByteLm, BytePatch, ColumnEntropies, ColumnPatch,
+    EntropyPatch, Latent, LocalDecoder, LocalEncoder, NextByteLoss, ParquetBytes, SpacePatch,
+    StridePatch, TextFiles,
+};
+pub use blt_plugins::ports::{
+    self as port, ByteStatesInfo, ByteStatesValue, BytesInfo, LogitsValue, LossValue, MetricValue,
+    PatchStatesInfo, PatchStatesValue, PatchesInfo,
+};
+pub use blt_plugins::steps::{Bench, Evaluate, Export, Score, Train};
+pub use blt_plugins::{
+    Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher, TrainedGraph,
+    fingerprints, provide, session, with_params,
+};
 pub use serde_json::json;
 pub use std::rc::Rc;

@@ -107,4 +107,15 @@ impl Batch {
     pub fn span_ids(&self, s: usize) -> &[u16] {
         &self.ids[self.offsets[s]..self.offsets[s + 1]]
     }
+
+    /// The bytes of span `s`, without its BOS. The span must hold bytes alone after BOS, as
+    /// [`push`](Batch::push) makes it.
+    pub fn bytes(&self, s: usize) -> Vec<u8> {
+        self.span_ids(s)[1..].iter().map(|&id| (id - OFFSET) as u8).collect()
+    }
+}
+
+/// Whether `id` stands for `byte`.
+pub fn is_byte(id: u16, byte: u8) -> bool {
+    id == byte as u16 + OFFSET
 }

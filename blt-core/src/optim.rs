@@ -31,6 +31,21 @@ pub struct AdamWConfig {
 }
 
 impl AdamWConfig {
+    /// A constant learning rate; betas of 0.9 and 0.95, a decay of 0.1, clipping at a norm of 1.
+    pub fn constant(lr: f64) -> Self {
+        AdamWConfig {
+            lr,
+            betas: (0.9, 0.95),
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: Some(1.0),
+            warmup: 0,
+            decay: Decay::Constant,
+            min_lr: 1.0,
+            steps: 0,
+        }
+    }
+
     /// The learning rate of step `t`, counted from 1.
     pub fn lr_at(&self, t: u64) -> f64 {
         let t = if planted(Bug::ScheduleStep) { t - 1 } else { t };

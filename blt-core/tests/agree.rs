@@ -177,7 +177,7 @@ fn fused_agrees_with_the_reference() {
 /// How a GPU keeps its parameters, on the processor: tables whole, gradients and moments beside
 /// them, updated by dfdx's Adam kernel.
 fn resident() -> Box<dyn Backend> {
-    Box::new(Dfdx::<f32, _>::resident(Cpu::default(), "cpu"))
+    Box::new(Dfdx::<f32, _>::resident(Cpu::default(), device::Device::Cpu))
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! # enum Number {}
 //! # impl Port for Number {
 //! #     const NAME: &'static str = "Number";
+//! #     const PORT: &'static str = "number";
 //! #     type Value = f64;
 //! #     type Info = ();
 //! # }

@@ -18,7 +18,7 @@
 //! [`PipelineSpec::set`] makes overrides; [`check_all`] resolves every variant into a
 //! checked [`Plan`], shapes included, before any file is opened; [`run::Runner`] runs the steps of
 //! each plan, using again what the store has under the same key; a step builds the part of
-//! the graph that it needs as [`Live`] and runs it on batches that it puts into the [`World`].
+//! the graph that it needs as [`Live`] and runs it on the batches of its sources.
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -45,7 +45,7 @@ pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};
 pub use node::{BuildCx, CheckCx, Node, NodeError, RunCx, derive_seed};
 pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all, describe};
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
-pub use run::{Live, Outputs, RunFailed};
+pub use run::{Live, NodeObserver, Outputs, RunFailed};
 pub use spec::{GraphSpec, PipelineSpec, Variant};
 pub use step::{ComputePath, Earlier, Progress, Silent, Step, StepCx, StepError, StepHeading};
-pub use world::{ErrorHelp, NodeObserver, World};
+pub use world::{ErrorHelp, World};

@@ -31,6 +31,7 @@ use crate::world::World;
 /// pub enum Number {}
 /// impl Port for Number {
 ///     const NAME: &'static str = "Number";
+///     const PORT: &'static str = "number";
 ///     type Value = f64;
 ///     type Info = ();
 /// }
@@ -44,7 +45,6 @@ use crate::world::World;
 ///
 /// impl Node for Scale {
 ///     const NAME: &'static str = "Scale";
-///     const INPUTS: &'static [&'static str] = &["number"];
 ///     const OUTPUTS: &'static [&'static str] = &["scaled"];
 ///     const EXAMPLE: &'static str = "{node: Scale, in: x, factor: 2.0}";
 ///     type In = Number;
@@ -66,14 +66,16 @@ use crate::world::World;
 pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// What `node:` says in YAML.
     const NAME: &'static str;
-    /// Input port names, in the order of `In`.
-    const INPUTS: &'static [&'static str];
-    /// Output port names, in the order of `Out`. The first is what a bare `node` wire means.
-    const OUTPUTS: &'static [&'static str];
+    /// Input port names, in the order of `In`; by default each port type's own,
+    /// [`Port::PORT`](crate::Port::PORT).
+    const INPUTS: &'static [&'static str] = <Self::In as Ports>::NAMES;
+    /// Output port names, in the order of `Out`; by default each port type's own. The first is what
+    /// a bare `node` wire means.
+    const OUTPUTS: &'static [&'static str] = <Self::Out as Ports>::NAMES;
     /// The node in a pipeline, as a YAML flow mapping: `{node: Scale, in: x, factor: 2.0}`. Its
     /// wires may name anything.
     const EXAMPLE: &'static str;
-    /// The inputs. `()` makes a source, which finds the current batch in the [`World`].
+    /// The inputs. `()` makes a source.
     type In: Ports;
     /// The outputs.
     type Out: Ports;
@@ -114,6 +116,17 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
         Ok(None)
     }
 
+    /// What this node is to a program that looks at a plan before anything is built: a value of a
+    /// type that the program defines (`blt_plugins::ModelPart`), found with
+    /// [`Plan::role`](crate::Plan::role). `None`: nothing in particular.
+    ///
+    /// # Errors
+    /// If the parameters and what is known of the inputs do not give the value.
+    fn role(&self, inputs: <Self::In as Ports>::Infos) -> Result<Option<Box<dyn Any>>, NodeError> {
+        let _ = inputs;
+        Ok(None)
+    }
+
     /// Makes the state. May open files.
     ///
     /// # Errors
@@ -125,7 +138,11 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     ) -> Result<Self::State, NodeError>;
 
     /// Computes the outputs for the current batch. An optional output is `Some` if
-    /// [`RunCx::wanted`] says so.
+    /// [`RunCx::wanted`] returns true for it.
+    ///
+    /// A source of data leaves this function out: a step gives [`Live::run`](crate::Live::run) the
+    /// source's value of each batch, and the source itself is not run. By default the function
+    /// reports that no step did.
     ///
     /// # Errors
     /// What the data or the device answer.
@@ -134,7 +151,10 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
         state: &Self::State,
         inputs: <Self::In as Ports>::Values,
         cx: &RunCx,
-    ) -> Result<<Self::Out as Ports>::Values, NodeError>;
+    ) -> Result<<Self::Out as Ports>::Values, NodeError> {
+        let _ = (state, inputs, cx);
+        Err(NodeError::other("no step has handed in a batch"))
+    }
 }
 
 /// What a node or a step found wrong, and which part of it is at fault.
@@ -312,6 +332,7 @@ pub(crate) trait AnyNode: Any {
         cx: &RunCx,
     ) -> Result<Vec<Option<AnyValue>>, NodeError>;
     fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
+    fn role(&self, inputs: &[Option<AnyInfo>]) -> Result<Option<Box<dyn Any>>, NodeError>;
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError>;
     fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError>;
 }
@@ -343,6 +364,9 @@ impl<N: Node> AnyNode for N {
     }
     fn params(&self) -> Result<serde_json::Value, serde_json::Error> {
         serde_json::to_value(self)
+    }
+    fn role(&self, inputs: &[Option<AnyInfo>]) -> Result<Option<Box<dyn Any>>, NodeError> {
+        Node::role(self, N::In::infos(inputs))
     }
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
         Node::depends(self, base_dir)

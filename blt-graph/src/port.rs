@@ -16,6 +16,7 @@ use std::rc::Rc;
 /// pub enum Text {}
 /// impl blt_graph::Port for Text {
 ///     const NAME: &'static str = "Text";
+///     const PORT: &'static str = "text";
 ///     type Value = std::rc::Rc<str>;
 ///     type Info = ();
 /// }
@@ -23,6 +24,8 @@ use std::rc::Rc;
 pub trait Port: 'static {
     /// The name that users read in help and diagnostics.
     const NAME: &'static str;
+    /// What nodes call an input or an output of this type, unless they choose another name.
+    const PORT: &'static str;
     /// What a wire carries while the graph runs. Cloned for each consumer but the last: put large
     /// data behind an `Rc`.
     type Value: Clone + 'static;
@@ -104,6 +107,11 @@ impl AnyValue {
         }
         let value = self.value.downcast::<P::Value>().ok()?;
         Some(Rc::try_unwrap(value).unwrap_or_else(|shared| (*shared).clone()))
+    }
+
+    /// Whether it is a value of the port that `slot` is of.
+    pub(crate) fn fits(&self, slot: &SlotType) -> bool {
+        self.port == slot.id
     }
 
     /// [`Port::NAME`] of the port that this is a value of.
@@ -229,6 +237,8 @@ pub trait Ports: 'static {
     /// Typed handles on outputs, in the same form. An optional output gives a plain wire: using it
     /// is wanting it.
     type Wires;
+    /// [`Port::PORT`] of each.
+    const NAMES: &'static [&'static str];
     #[doc(hidden)]
     fn slots() -> Vec<SlotType>;
     #[doc(hidden)]
@@ -256,6 +266,7 @@ impl Ports for () {
     type Infos = ();
     type Values = ();
     type Wires = ();
+    const NAMES: &'static [&'static str] = &[];
     fn slots() -> Vec<SlotType> {
         Vec::new()
     }
@@ -274,6 +285,7 @@ impl<S: Slot> Ports for S {
     type Infos = S::Info;
     type Values = S::Value;
     type Wires = Wire<S::Port>;
+    const NAMES: &'static [&'static str] = &[<S::Port as Port>::PORT];
     fn slots() -> Vec<SlotType> {
         vec![slot_type::<S>()]
     }
@@ -378,6 +390,7 @@ macro_rules! tuple_ports {
             type Infos = ($($slot::Info,)+);
             type Values = ($($slot::Value,)+);
             type Wires = ($(Wire<$slot::Port>,)+);
+            const NAMES: &'static [&'static str] = &[$(<$slot::Port as Port>::PORT),+];
             fn slots() -> Vec<SlotType> {
                 vec![$(slot_type::<$slot>()),+]
             }

@@ -290,7 +290,7 @@ pub struct StepCx<'a> {
     pub(crate) threads: usize,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
-    pub(crate) lent: Rc<World>,
+    pub(crate) lent: World,
 }
 
 impl<'a> StepCx<'a> {
@@ -306,7 +306,7 @@ impl<'a> StepCx<'a> {
             threads,
             progress: &Silent,
             interrupt: Arc::default(),
-            lent: Rc::default(),
+            lent: World::new(),
         }
     }
 
@@ -378,6 +378,11 @@ impl<'a> StepCx<'a> {
     /// Where to report progress.
     pub fn progress(&self) -> &dyn Progress {
         self.progress
+    }
+
+    /// An error of the step's parameters, pointing at the step.
+    pub fn refuse(&self, error: &NodeError) -> StepError {
+        StepError::Document(self.plan.diagnose_step(self.index, error).into())
     }
 
     /// Whether the user wants to stop: save the state and return [`StepError::Interrupted`].

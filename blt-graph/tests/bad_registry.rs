@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 enum Number {}
 impl Port for Number {
     const NAME: &'static str = "Number";
+    const PORT: &'static str = "number";
     type Value = f64;
     type Info = ();
 }

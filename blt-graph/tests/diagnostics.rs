@@ -7,7 +7,7 @@ mod nodes;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blt_graph::{Diagnostics, Live, PipelineSpec, World, check_all};
+use blt_graph::{AnyValue, Diagnostics, Live, PipelineSpec, World, check_all};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/diagnostics")
@@ -112,10 +112,11 @@ run:
     let mut said =
         format!("=== build\n{}\n", Live::build(&plan, &["a"], World::new()).err().unwrap());
     let live = Live::build(&plan, &["c"], World::new()).unwrap();
-    said.push_str(&format!("=== run\n{}\n", live.run(&["c"]).unwrap_err()));
-    said.push_str(&format!("=== another goal\n{}\n", live.run(&["a"]).unwrap_err()));
-    live.world().insert(nodes::Batch(1.0));
-    said.push_str(&format!("=== another type\n{}\n", live.get::<nodes::Number>("c").unwrap_err()));
+    said.push_str(&format!("=== run\n{}\n", live.run(&[], &["c"]).unwrap_err()));
+    said.push_str(&format!("=== another goal\n{}\n", live.run(&[], &["a"]).unwrap_err()));
+    let b = ("b", AnyValue::new::<nodes::Number>(1.0));
+    let failed = live.get::<nodes::Number>(&[b], "c").unwrap_err();
+    said.push_str(&format!("=== another type\n{failed}\n"));
     golden("live", &said).unwrap();
 }
 

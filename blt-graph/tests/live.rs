@@ -9,10 +9,10 @@ use std::path::Path;
 use std::rc::{Rc, Weak};
 
 use blt_graph::{
-    BuildCx, CheckCx, ErrorHelp, Graph, Live, Node, NodeError, NodeObserver, PipelineSpec, Plan,
-    Port, RunCx, World, derive_seed,
+    AnyValue, BuildCx, CheckCx, ErrorHelp, Graph, Live, Node, NodeError, NodeObserver,
+    PipelineSpec, Plan, Port, RunCx, World, derive_seed,
 };
-use nodes::{Add, Batch, Constant, Measured, Number, Reads, Scale, Show, Source, Text};
+use nodes::{Add, Constant, Measured, Number, Scale, Show, Source, Text, batch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -48,39 +48,50 @@ impl NodeObserver for Log {
 #[test]
 fn each_needed_node_runs_once_after_its_inputs() {
     let log = Rc::new(Log::default());
-    let world = World::new();
-    world.observe(log.clone());
-    world.insert(Batch(1.5));
-    let live = Live::build(&plan(DIAMOND), &["text", "sum"], world).unwrap();
+    let live = Live::build(&plan(DIAMOND), &["text", "sum"], World::new()).unwrap();
+    live.observe(log.clone());
     let names: Vec<&str> = live.nodes().collect();
     assert_eq!(names, ["source", "thrice", "twice", "sum", "text"]);
-    let mut outputs = live.run(&["text", "sum.sum"]).unwrap();
+    let mut outputs = live.run(&batch(1.5), &["text", "sum.sum"]).unwrap();
     assert_eq!(outputs.get::<Number>("sum.sum").unwrap(), 7.5);
     assert_eq!(&*outputs.take::<Text>("text").unwrap(), "7.5");
     assert!(outputs.take::<Text>("text").is_err(), "it was taken");
     let expected = "+source -source +thrice -thrice +twice -twice +sum -sum +text -text";
     assert_eq!(log.0.take().join(" "), expected);
     // Another goal of the same graph needs less.
-    live.world().insert(Batch(2.0));
-    assert_eq!(live.get::<Number>("twice").unwrap(), 4.0);
+    assert_eq!(live.get::<Number>(&batch(2.0), "twice").unwrap(), 4.0);
     assert_eq!(log.0.take().join(" "), "+source -source +twice -twice");
-    assert_eq!(live.facility::<Reads>("source").unwrap().0.get(), 2);
-    assert!(live.facility::<Reads>("twice").is_none());
+    assert_eq!(live.facility::<Measured>("text").unwrap().0.get(), 0);
+    assert!(live.facility::<Measured>("twice").is_none());
+}
+
+#[test]
+fn a_given_value_takes_the_place_of_its_node_and_of_what_only_it_reads() {
+    let log = Rc::new(Log::default());
+    let live = Live::build(&plan(DIAMOND), &["sum"], World::new()).unwrap();
+    live.observe(log.clone());
+    let two = |wire| (wire, AnyValue::new::<Number>(2.0));
+    // Two nodes at once, neither of them a source.
+    assert_eq!(live.get::<Number>(&[two("twice"), two("thrice.scaled")], "sum").unwrap(), 4.0);
+    assert_eq!(log.0.take().join(" "), "+thrice -thrice +twice -twice +sum -sum");
+    let failed = |given: &[(&str, AnyValue)]| live.run(given, &["sum"]).unwrap_err().to_string();
+    assert!(failed(&[]).contains("no step has handed in a batch"), "{}", failed(&[]));
+    let text = ("source", AnyValue::new::<Text>("2".into()));
+    assert!(failed(&[text]).contains("`source` carries Number, and is given Text"));
+    assert!(failed(&[two("unused")]).contains("`unused` is not among the goals"));
 }
 
 #[test]
 fn an_optional_output_is_computed_when_somebody_wants_it() {
     let measured = |goals: &[&str]| {
-        let world = World::new();
-        world.insert(Batch(1.0));
-        let live = Live::build(&plan(DIAMOND), goals, world).unwrap();
-        live.run(goals).unwrap();
-        live.world().get::<Measured>().map(|measured| measured.0)
+        let live = Live::build(&plan(DIAMOND), goals, World::new()).unwrap();
+        live.run(&batch(1.0), goals).unwrap();
+        live.facility::<Measured>("text").unwrap().0.get()
     };
-    assert_eq!(measured(&["text"]), None);
-    assert_eq!(measured(&["text.length"]), Some(1));
-    assert_eq!(measured(&["length"]), Some(1));
-    assert_eq!(measured(&["text", "length", "text.length"]), Some(1));
+    assert_eq!(measured(&["text"]), 0);
+    assert_eq!(measured(&["text.length"]), 1);
+    assert_eq!(measured(&["length"]), 1);
+    assert_eq!(measured(&["text", "length", "text.length"]), 1);
 }
 
 #[test]
@@ -107,6 +118,7 @@ fn a_nodes_seed_depends_on_the_seed_and_its_name_alone() {
 enum Tracked {}
 impl Port for Tracked {
     const NAME: &'static str = "Tracked";
+    const PORT: &'static str = "tracked";
     type Value = Rc<Vec<u8>>;
     type Info = ();
 }
@@ -115,6 +127,7 @@ impl Port for Tracked {
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Make {}
 
+#[derive(Default)]
 struct Made(RefCell<Weak<Vec<u8>>>);
 
 impl Node for Make {
@@ -133,7 +146,7 @@ impl Node for Make {
     }
     fn run(&self, _: &(), _: (), cx: &RunCx) -> Result<Rc<Vec<u8>>, NodeError> {
         let value = Rc::new(vec![1, 2, 3]);
-        cx.world.insert(Made(RefCell::new(Rc::downgrade(&value))));
+        cx.world.get::<Made>().unwrap().0.replace(Rc::downgrade(&value));
         Ok(value)
     }
 }
@@ -189,8 +202,10 @@ fn a_value_is_dropped_after_its_last_use() {
     g.add("sum", Add {}, (first, last));
     let spec = PipelineSpec::new("drop", g.finish());
     let plan = Plan::check(&spec, "base", 0, Path::new(".")).unwrap();
-    let live = Live::build(&plan, &["sum"], World::new()).unwrap();
-    assert_eq!(live.get::<Number>("sum").unwrap(), 12.0);
+    let mut world = World::new();
+    world.insert(Made::default());
+    let live = Live::build(&plan, &["sum"], world).unwrap();
+    assert_eq!(live.get::<Number>(&[], "sum").unwrap(), 12.0);
 }
 
 /// Fails with an error of a library.
@@ -222,13 +237,13 @@ fn what_a_step_knows_of_an_error_is_the_help_of_its_diagnostic() {
     let plan = plan("graph:\n  full: {node: Full}\n");
     let failed = |world: World| {
         let live = Live::build(&plan, &["full"], world).unwrap();
-        live.get::<Number>("full").unwrap_err()
+        live.get::<Number>(&[], "full").unwrap_err()
     };
     let plain = failed(World::new());
     assert!(plain.diagnostics.to_string().contains("the device is full"), "{plain}");
     assert!(!plain.diagnostics.to_string().contains("use less"), "{plain}");
     assert!(plain.cause::<std::io::Error>().is_some());
-    let world = World::new();
+    let mut world = World::new();
     world.insert(ErrorHelp(|error| {
         error.downcast_ref::<std::io::Error>().map(|_| "use less".to_owned())
     }));
@@ -247,8 +262,7 @@ fn a_graph_in_rust_runs() {
     let plan =
         Plan::check(&PipelineSpec::new("rust", g.finish()), "base", 0, Path::new(".")).unwrap();
     let live = Live::build(&plan, &["text", &path], World::new()).unwrap();
-    live.world().insert(Batch(1.0));
     assert_eq!(path, "text.length");
-    assert_eq!(live.get::<Number>(&path).unwrap(), 6.0);
-    assert_eq!(&*live.get::<Text>("text").unwrap(), "12.000");
+    assert_eq!(live.get::<Number>(&batch(1.0), &path).unwrap(), 6.0);
+    assert_eq!(&*live.get::<Text>(&batch(1.0), "text").unwrap(), "12.000");
 }

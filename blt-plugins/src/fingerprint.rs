@@ -1,8 +1,8 @@
 //! What a run's numbers were made with, the contents of its data included.
 
-use crate::loaded::SourceHandle;
-use crate::storage::Location;
-use blt_graph::{Live, Plan, StepError, World};
+use crate::sources::{DocumentSource, sources};
+use blt_data::storage::Location;
+use blt_graph::{Plan, StepError};
 use blt_report::regress::{Fingerprint, short_digest};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -37,19 +37,30 @@ fn add_data(data: &mut BTreeMap<String, String>, plan: &Plan) -> Result<(), Step
             }
             continue;
         }
-        let live = Live::build(plan, &[&node.name], World::new())?;
-        let Some(handle) = live.facility::<SourceHandle>(&node.name) else { continue };
-        let Ok(tables) = handle.source.tables() else {
-            // A user's own source need not read tables from files.
-            data.insert(node.name.clone(), short_digest(&handle.source.fingerprint()?));
-            continue;
-        };
-        for table in tables {
-            match &table.path {
-                Location::Local(path) => add_path(data, path, &table.name)?,
-                Location::Remote(_) => {
-                    data.insert(table.name, short_digest(&table.fingerprint));
-                }
+        for source in sources(plan, &[&node.name])? {
+            add_source(data, plan, &source)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds digests of what a source reads.
+fn add_source(
+    data: &mut BTreeMap<String, String>,
+    plan: &Plan,
+    source: &DocumentSource,
+) -> Result<(), StepError> {
+    let Ok(tables) = source.handle.source.tables() else {
+        // A user's own source need not read tables from files.
+        let digest = source.handle.source.fingerprint().map_err(|e| source.error(plan, e))?;
+        data.insert(source.node.clone(), short_digest(&digest));
+        return Ok(());
+    };
+    for table in tables {
+        match &table.path {
+            Location::Local(path) => add_path(data, path, &table.name)?,
+            Location::Remote(_) => {
+                data.insert(table.name, short_digest(&table.fingerprint));
             }
         }
     }

@@ -4,22 +4,50 @@
 //! This is the only crate that knows both the graph and the model. A node of your own does what a
 //! file in [`nodes`] does, in your own crate, on the port types of [`ports`].
 
-pub mod bpe;
-mod closed_form;
-pub mod data;
-mod fingerprint;
-mod loaded;
-mod memory;
-mod model;
-pub mod nodes;
-pub mod ports;
-pub mod predicate;
-mod profile;
-pub mod scoring;
-mod shape;
-pub mod steps;
-pub mod storage;
+// The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
+extern crate self as blt;
 
+mod checkpoint;
+mod device;
+mod facilities;
+mod fingerprint;
+mod lint;
+mod memory;
+pub mod metric;
+mod model;
+mod model_part;
+pub mod nodes;
+pub mod patcher;
+mod plan_queries;
+pub mod ports;
+mod profile;
+mod recognise;
+pub mod scoring;
+mod short_form;
+mod sources;
+pub mod steps;
+pub mod testing;
+mod trained_graph;
+
+pub use checkpoint::{CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StoredModel};
+pub use device::backend;
+pub use facilities::{Facilities, ParamSet, Prepare, SourceHandle, provide};
 pub use fingerprint::fingerprint;
-pub use loaded::{CHECKPOINT_DIR, Feed, Prepare, Prepared, SourceHandle, WantsList, untrained};
-pub use model::{ParamSet, session, with_params};
+pub use lint::untrained;
+pub use metric::Metric;
+pub use model::{session, with_params};
+pub use model_part::ModelPart;
+pub use patcher::{Patcher, SpanPatcher, StreamPatcher};
+pub use profile::{NodeCost, NodeProfile};
+pub use recognise::NotBlt;
+pub use sources::{DocumentSource, check_source, check_sources, fingerprints};
+pub use trained_graph::{Batches, NodeParam, TrainedGraph};
+
+/// What the attributes of blt-derive refer to.
+#[doc(hidden)]
+pub mod __macro {
+    pub use crate::short_form::{ShortForm, forms};
+    pub use blt_graph;
+    pub use schemars;
+    pub use serde;
+}

@@ -1,23 +1,24 @@
 //! What the model nodes share: their session, their parameter sets, and the checks of an
 //! attention's sizes.
 
+use crate::facilities::{ParamSet, provide};
 use blt_core::backend::{BlockConfig, CrossConfig};
 use blt_core::hf::{HfError, Weights};
 use blt_core::model::{Session, default_ffn};
-use blt_core::params::{NamedParam, ParamMaker};
+use blt_core::params::ParamMaker;
 use blt_core::planted::{Bug, planted};
 use blt_graph::{BuildCx, NodeError, RunCx};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// A node's parameters: the facility by which steps save, load and update them.
-pub struct ParamSet(pub Vec<NamedParam>);
+const LENT: &str = "a step lends the session to the graph that it builds";
 
-/// The session that steps put into the world.
+/// The session that the step lends: the backend that nodes compute on.
+///
+/// # Panics
+/// If the graph was built without one.
 pub fn session(cx: &RunCx) -> Rc<Session> {
-    cx.world
-        .get::<Session>()
-        .expect("a step puts the session into the world before it runs a graph")
+    cx.world.get::<Session>().expect(LENT)
 }
 
 /// Builds a part of the model whose parameters are read from `weights` (`names`: canonical names to
@@ -28,15 +29,12 @@ pub fn with_stored_params<T>(
     names: &BTreeMap<String, String>,
     make: impl FnOnce(&mut ParamMaker) -> T,
 ) -> Result<T, HfError> {
-    let session = cx
-        .world
-        .get::<Session>()
-        .expect("a step puts the session into the world before it builds a graph");
+    let session = cx.world.get::<Session>().expect(LENT);
     let view = |name: &str, shape: &[usize]| {
         weights.view(names.get(name).map_or(name, String::as_str), shape)
     };
     let (part, params) = ParamMaker::read(&*session.backend, view, make)?;
-    cx.provide(ParamSet(params));
+    provide(cx, ParamSet(params));
     Ok(part)
 }
 
@@ -48,15 +46,12 @@ pub fn with_params<T>(
     cx: &mut BuildCx,
     make: impl FnOnce(&mut ParamMaker) -> T,
 ) -> Result<T, NodeError> {
-    let session = cx
-        .world
-        .get::<Session>()
-        .expect("a step puts the session into the world before it builds a graph");
+    let session = cx.world.get::<Session>().expect(LENT);
     let seed = if planted(Bug::SeedIgnored) { 0 } else { cx.seed };
     let mut maker = ParamMaker::new(&*session.backend, seed);
     let part = make(&mut maker);
     let params = maker.finish()?;
-    cx.provide(ParamSet(params));
+    provide(cx, ParamSet(params));
     Ok(part)
 }
 
@@ -71,6 +66,23 @@ pub struct Sizes {
     pub rope_theta: f64,
     pub eps: f64,
 }
+
+/// The [`Sizes`] in a node's parameters.
+macro_rules! sizes {
+    ($node:expr, dim: $dim:expr, window: $window:expr) => {
+        $crate::model::Sizes {
+            dim: $dim,
+            layers: $node.layers,
+            heads: $node.heads,
+            kv_heads: $node.kv_heads,
+            ffn: $node.ffn,
+            window: $window,
+            rope_theta: $node.rope_theta,
+            eps: $node.eps,
+        }
+    };
+}
+pub(crate) use sizes;
 
 impl Sizes {
     /// The sizes of a block as one would write them; inverse of `resolve` where a head's width is
@@ -157,16 +169,4 @@ pub fn cross_of(block: &BlockConfig) -> CrossConfig {
         head_dim: block.head_dim,
         eps: block.eps,
     }
-}
-
-pub fn default_window() -> Option<usize> {
-    Some(512)
-}
-
-pub fn default_theta() -> f64 {
-    500_000.0
-}
-
-pub fn default_eps() -> f64 {
-    1e-5
 }

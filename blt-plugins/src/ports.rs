@@ -4,6 +4,7 @@
 use blt_core::backend::Tensor;
 use blt_core::bytes::Batch;
 use blt_core::model::Head;
+use blt_core::patch::stream::PatchStream;
 use blt_graph::Port;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ pub struct BytesInfo {
 
 impl Port for Bytes {
     const NAME: &'static str = "Bytes";
+    const PORT: &'static str = "bytes";
     type Value = Rc<Batch>;
     type Info = BytesInfo;
 }
@@ -26,16 +28,31 @@ impl Port for Bytes {
 /// Patch starts.
 pub enum Patches {}
 
+/// Whether a patcher looks ahead. Nobody writes that down: it follows from the patcher's type.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct PatchesInfo {
-    /// Whether byte i+1 starts a patch depends on bytes after i (BPE, columns): such runs are not
-    /// ranked with the others.
+    /// Whether byte i+1 starts a patch may depend on bytes after i (BPE, columns): such runs are
+    /// not ranked with the others.
     pub boundary_lookahead: bool,
+}
+
+impl PatchesInfo {
+    /// Of an incremental patcher, whose state in a span is an `S`.
+    pub fn streamed<S: PatchStream>() -> Self {
+        PatchesInfo { boundary_lookahead: false }
+    }
+
+    /// Of any other.
+    pub fn looks_ahead() -> Self {
+        PatchesInfo { boundary_lookahead: true }
+    }
 }
 
 impl Port for Patches {
     const NAME: &'static str = "Patches";
-    type Value = Rc<blt_core::patches::Patches>;
+    const PORT: &'static str = "patches";
+    type Value = Rc<blt_core::patch::Patches>;
     type Info = PatchesInfo;
 }
 
@@ -44,6 +61,7 @@ pub enum Entropies {}
 
 impl Port for Entropies {
     const NAME: &'static str = "Entropies";
+    const PORT: &'static str = "entropies";
     type Value = Rc<Vec<f32>>;
     type Info = ();
 }
@@ -64,6 +82,7 @@ pub struct ByteStatesInfo {
 
 impl Port for ByteStates {
     const NAME: &'static str = "ByteStates";
+    const PORT: &'static str = "bytes";
     type Value = ByteStatesValue;
     type Info = ByteStatesInfo;
 }
@@ -74,7 +93,7 @@ pub enum PatchStates {}
 #[derive(Clone)]
 pub struct PatchStatesValue {
     pub states: Tensor,
-    pub patches: Rc<blt_core::patches::Patches>,
+    pub patches: Rc<blt_core::patch::Patches>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +105,7 @@ pub struct PatchStatesInfo {
 
 impl Port for PatchStates {
     const NAME: &'static str = "PatchStates";
+    const PORT: &'static str = "patches";
     type Value = PatchStatesValue;
     type Info = PatchStatesInfo;
 }
@@ -101,6 +121,7 @@ pub struct LogitsValue {
 
 impl Port for Logits {
     const NAME: &'static str = "Logits";
+    const PORT: &'static str = "logits";
     type Value = LogitsValue;
     type Info = ();
 }
@@ -118,6 +139,11 @@ pub struct LossValue {
 }
 
 impl LossValue {
+    /// Nats of all counted bytes of the batch.
+    pub fn total_nats(&self) -> f64 {
+        (0..self.batch.n_spans()).map(|s| self.span_nats(s)).sum()
+    }
+
     /// Nats of span `s`'s counted bytes (EOS is not a byte).
     pub fn span_nats(&self, s: usize) -> f64 {
         let (a, b) = (self.batch.offsets[s], self.batch.offsets[s + 1]);
@@ -127,6 +153,7 @@ impl LossValue {
 
 impl Port for Loss {
     const NAME: &'static str = "Loss";
+    const PORT: &'static str = "loss";
     type Value = LossValue;
     type Info = ();
 }
@@ -141,8 +168,14 @@ pub struct MetricValue {
 }
 
 impl MetricValue {
-    pub fn of(name: &str, sum: f64, count: f64) -> Self {
-        MetricValue { sums: BTreeMap::from([(name.to_owned(), (sum, count))]) }
+    /// One sum with its count.
+    pub fn of(name: impl Into<String>, sum: f64, count: f64) -> Self {
+        MetricValue { sums: BTreeMap::from([(name.into(), (sum, count))]) }
+    }
+
+    /// The share `part / whole`.
+    pub fn share(name: impl Into<String>, part: usize, whole: usize) -> Self {
+        MetricValue::of(name, part as f64, whole as f64)
     }
 
     pub fn merge(&mut self, other: &MetricValue) {
@@ -155,6 +188,7 @@ impl MetricValue {
 
 impl Port for Metric {
     const NAME: &'static str = "Metric";
+    const PORT: &'static str = "metric";
     type Value = MetricValue;
     type Info = ();
 }

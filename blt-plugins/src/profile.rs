@@ -3,15 +3,11 @@
 use blt_core::backend::{BackendError, Tensor};
 use blt_core::model::Session;
 use blt_graph::NodeObserver;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
-
-/// Facility of a node that is more than a patcher: the forward FLOPs that its patcher took.
-#[derive(Default)]
-pub struct PatcherFlops(pub Cell<u64>);
 
 /// What a node took.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,12 +10,19 @@ use blt_core::bytes::{BOS, Batch, OFFSET, VOCAB};
 use blt_core::hf::{HfConfig, Weights};
 use blt_core::model::Session;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
-use blt_graph::{Live, PipelineSpec, Plan, World, check_all, describe};
-use blt_plugins::{Feed, ports};
+use blt_graph::{
+    AnyValue, BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, check_all,
+    describe,
+};
+use blt_plugins::nodes::LocalDecoder;
+use blt_plugins::ports;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -230,13 +237,14 @@ fn evaluations_and_scores_are_those_of_the_reference_implementation() {
 /// Logits of the wire `blt.logits`, `[1 + bytes, 260]`, and patch lengths with the unseen next
 /// byte, for each text alone.
 fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f32>, Vec<usize>)> {
-    let world = World::new();
+    let mut world = World::new();
     world.insert(Session::new(backend));
     let live = Live::build(plan, &["blt.logits", "blt.patches"], world)
         .unwrap_or_else(|e| panic!("{}", e.render(false)));
     let of = |text: &String| {
-        live.world().insert(Feed(Rc::new(Batch::from_documents([text.as_bytes()]))));
-        let mut found = live.run(&["blt.logits", "blt.patches"]).unwrap();
+        let batch = Rc::new(Batch::from_documents([text.as_bytes()]));
+        let docs = ("docs", AnyValue::new::<ports::Bytes>(batch));
+        let mut found = live.run(&[docs], &["blt.logits", "blt.patches"]).unwrap();
         let logits = found.take::<ports::Logits>("blt.logits").unwrap();
         let patches = found.take::<ports::Patches>("blt.patches").unwrap();
         let mut lengths: Vec<usize> = patches.offsets().windows(2).map(|o| o[1] - o[0]).collect();
@@ -778,6 +786,78 @@ fn what_the_layout_cannot_say_is_refused_before_anything_runs() {
         );
     let error = place.fails(&twice);
     assert!(error.contains("it has 2 Latent nodes where a BLT model has one"), "{error}");
+}
+
+/// A decoder as a plugin may write one: it wraps `LocalDecoder`, under other names.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct WrappedDecoder {
+    /// The decoder.
+    decoder: LocalDecoder,
+}
+
+impl Node for WrappedDecoder {
+    const NAME: &'static str = "WrappedDecoder";
+    const INPUTS: &'static [&'static str] = &["states", "latents"];
+    const OUTPUTS: &'static [&'static str] = &["out"];
+    const EXAMPLE: &'static str = "{node: WrappedDecoder, in: {states: encoder.bytes, latents: latent}, decoder: {layers: 1, heads: 2}}";
+    type In = <LocalDecoder as Node>::In;
+    type Out = <LocalDecoder as Node>::Out;
+    type State = <LocalDecoder as Node>::State;
+
+    fn check(
+        &self,
+        inputs: (ports::ByteStatesInfo, ports::PatchStatesInfo),
+        cx: &CheckCx,
+    ) -> Result<(), NodeError> {
+        self.decoder.check(inputs, cx)
+    }
+
+    fn role(
+        &self,
+        inputs: (ports::ByteStatesInfo, ports::PatchStatesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        self.decoder.role(inputs)
+    }
+
+    fn build(
+        &self,
+        inputs: (ports::ByteStatesInfo, ports::PatchStatesInfo),
+        cx: &mut BuildCx,
+    ) -> Result<Self::State, NodeError> {
+        self.decoder.build(inputs, cx)
+    }
+
+    fn run(
+        &self,
+        state: &Self::State,
+        inputs: (ports::ByteStatesValue, ports::PatchStatesValue),
+        cx: &RunCx,
+    ) -> Result<ports::LogitsValue, NodeError> {
+        self.decoder.run(state, inputs, cx)
+    }
+}
+
+blt_graph::node!(WrappedDecoder);
+
+#[test]
+fn a_plugin_s_decoder_exports_and_counts_as_the_built_in_one() {
+    let place = Place::new(&corpus());
+    let built_in = trained(STRIDE, "", &TRAIN.replace("steps: 50", "steps: 3"));
+    let old = "LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, ";
+    assert_eq!(built_in.matches(old).count(), 1);
+    let wrapped = built_in
+        .replace(old, "WrappedDecoder, in: {states: encoder.bytes, latents: latent}, decoder: {")
+        .replace("rope_theta: 5000.0}", "rope_theta: 5000.0}}");
+    let (expected, found) = (place.run(&built_in), place.run(&wrapped));
+    assert_eq!(nats(&step(&found, 1)), nats(&step(&expected, 1)));
+    let closed_form =
+        |run| json_of(step(run, 1).join("result.json"))["closed_form_flops_per_byte"].clone();
+    assert!(closed_form(&found).as_f64() > Some(0.0));
+    assert_eq!(closed_form(&found), closed_form(&expected));
+    for file in ["config.json", "model.safetensors"] {
+        let read = |run: &RunReport| fs::read(run.dir.path.join("outputs/hf").join(file)).unwrap();
+        assert_eq!(read(&found), read(&expected), "{file}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn loading(dir: &Path) -> f64 {
     let spec = PipelineSpec::parse(&yaml, "memory.yaml").unwrap();
     let plan = check_all(&spec, dir).unwrap().remove(0);
     let before = anonymous();
-    let world = World::new();
+    let mut world = World::new();
     world.insert(Session::new(Rc::new(Fused::new())));
     let live =
         Live::build(&plan, &["blt"], world).unwrap_or_else(|e| panic!("{}", e.render(false)));

@@ -3,11 +3,11 @@
 
 use crate::error::{Error, message, step_error};
 use crate::scorer::all_threads;
+use blt_data::storage::Location;
 use blt_graph::run::{RunError, RunOptions, Runner};
 use blt_graph::{PipelineSpec, Progress, Step, StepError, StepHeading};
 use blt_plugins::scoring::{RemoteStep, Scheduler, Unit, UnitDone};
 use blt_plugins::steps::Score;
-use blt_plugins::storage::Location;
 use blt_report::progress;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;

@@ -4,7 +4,7 @@ use crate::arrow_data::{Scored, import};
 use crate::error::{Error, step_error};
 use crate::owner::Owner;
 use blt_graph::StepError;
-use blt_plugins::scoring::{BatchOptions, BatchScorer};
+use blt_plugins::steps::{BatchOptions, BatchScorer};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};

@@ -4,13 +4,14 @@ use crate::error::{Error, step_error};
 use crate::owner::Owner;
 use crate::scorer::forked;
 use blt_graph::StepError;
-use blt_plugins::scoring::{self, RemoteStep, Unit};
+use blt_plugins::scoring::{RemoteStep, Unit};
+use blt_plugins::steps;
 use pyo3::prelude::*;
 
 /// Scores units of one `score` step, in whatever process. `step`: what the driver gave, JSON.
 #[pyclass(module = "blt._blt", frozen)]
 pub struct Worker {
-    owner: Owner<scoring::Worker>,
+    owner: Owner<steps::Worker>,
 }
 
 fn damaged(error: &serde_json::Error) -> PyErr {
@@ -24,7 +25,7 @@ impl Worker {
     #[new]
     fn new(py: Python<'_>, step: &str, threads: usize) -> PyResult<Self> {
         let step: RemoteStep = serde_json::from_str(step).map_err(|e| damaged(&e))?;
-        let build = move || scoring::Worker::open(step, threads);
+        let build = move || steps::Worker::open(step, threads);
         let owner = py.detach(|| Owner::start(threads.max(1), build, StepError::other));
         Ok(Worker { owner: owner.map_err(|e| step_error(&e))? })
     }

@@ -2,7 +2,7 @@
 //! table. The command line and the Python package both call [`finish`].
 
 use crate::html::{self, MACHINE_FILE, ReportError, ReportInput};
-use crate::results::{self, VariantRun};
+use crate::results::{self, Results, VariantRun};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::RunReport;
 use blt_graph::{Diagnostics, PipelineSpec, StepError, write_atomic};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct Finished {
     pub runs: Vec<VariantRun>,
-    pub results: Value,
+    pub results: Results,
 }
 
 impl Finished {

@@ -9,5 +9,6 @@ pub mod html;
 pub mod progress;
 pub mod regress;
 pub mod results;
+mod stats;
 
 pub use finish::{Finished, check_report, finish, write_report};

@@ -11,13 +11,16 @@ use blt_core::backend::{Backend, BlockConfig, CrossConfig, CrossParams, HashConf
 use blt_core::bytes::Batch;
 use blt_core::model::{self, Session};
 use blt_core::params::ParamMaker;
-use blt_core::patch::Patches;
-use blt_core::patch::space_patches;
+use blt_core::patch::stream::ByteStream;
+use blt_core::patch::{Patches, space_patches};
+use blt_graph::registry::{self, NodeEntry};
 use blt_graph::{
-    BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World, registry,
+    AnyValue, BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World,
 };
-use blt_plugins::Feed;
 use blt_plugins::ports;
+use blt_plugins::testing::Alone;
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -84,8 +87,13 @@ run:
     Plan::check(&spec, "base", 7, Path::new(".")).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
 
+fn docs(text: &[u8]) -> [(&'static str, AnyValue); 1] {
+    let batch = Rc::new(Batch::from_documents([text]));
+    [("docs", AnyValue::new::<ports::Bytes>(batch))]
+}
+
 fn live(plan: &Plan, goals: &[&str]) -> Live {
-    let world = World::new();
+    let mut world = World::new();
     world.insert(Session::new(Rc::new(Fused::new())));
     Live::build(plan, goals, world).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
@@ -93,9 +101,8 @@ fn live(plan: &Plan, goals: &[&str]) -> Live {
 fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
     let live = live(plan, &["decoder", "patches"]);
     move |text| {
-        live.world().insert(Feed(Rc::new(Batch::from_documents([text]))));
         let mut values = live
-            .run(&["decoder", "patches"])
+            .run(&docs(text), &["decoder", "patches"])
             .unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
         let logits = values.take::<ports::Logits>("decoder").unwrap();
         let patches = values.take::<ports::Patches>("patches").unwrap();
@@ -111,8 +118,8 @@ fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
 fn middle(node: &str, difference: bool) -> f32 {
     let plan = plan("{node: BytePatch, in: docs}", "k: 1");
     let live = live(&plan, &[&format!("{node}.entropies")]);
-    live.world().insert(Feed(Rc::new(Batch::from_documents([TEXT.as_bytes()]))));
-    let entropies = live.get::<ports::Entropies>(&format!("{node}.entropies")).unwrap();
+    let goal = format!("{node}.entropies");
+    let entropies = live.get::<ports::Entropies>(&docs(TEXT.as_bytes()), &goal).unwrap();
     let mut values: Vec<f32> = match difference {
         false => entropies.to_vec(),
         true => entropies.windows(2).map(|w| w[1] - w[0]).collect(),
@@ -183,6 +190,45 @@ fn the_table_above_covers_every_patcher_that_is_registered() {
     }
 }
 
+#[test]
+fn every_incremental_patcher_streams_the_patches_that_it_packs() {
+    let base = tempfile::tempdir().unwrap();
+    let model = base.path().join("path/to/dir");
+    std::fs::create_dir_all(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/k2_base").join(name);
+        std::fs::copy(fixture, model.join(name)).unwrap();
+    }
+    let byte = prop_oneof![3 => Just(b'a'), 2 => Just(b' '), 1 => Just(b'\n'), 1 => any::<u8>()];
+    let documents = prop::collection::vec(prop::collection::vec(byte, 0..40), 1..4);
+    let (mut streamed, mut wrong) = (Vec::new(), Vec::new());
+    let gives_patches =
+        |entry: &&NodeEntry| entry.out_slots().iter().any(|slot| slot.name == "Patches");
+    for entry in registry::nodes().into_iter().filter(gives_patches) {
+        let alone = Alone::of_example(entry, base.path());
+        let alone = alone.unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+        if !alone.is_incremental_patcher() {
+            continue;
+        }
+        let result = TestRunner::deterministic().run(&documents, |documents| {
+            let documents: Vec<&[u8]> = documents.iter().map(Vec::as_slice).collect();
+            alone.streams(&documents).map_err(TestCaseError::fail)
+        });
+        match result {
+            Ok(()) => streamed.push(entry.name),
+            Err(error) => wrong.push((entry.name, error.to_string())),
+        }
+    }
+    assert!(streamed.len() >= 5, "{streamed:?}");
+    // The one that only claims it is caught; no other is.
+    assert_eq!(
+        wrong.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        ["StartsAtNewline"],
+        "{wrong:#?}"
+    );
+    assert!(wrong[0].1.contains("cannot stream"), "{wrong:?}");
+}
+
 /// Starts a patch at each newline, and claims to be incremental: whether byte i+1 starts a patch
 /// depends on byte i+1.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -199,7 +245,7 @@ impl Node for StartsAtNewline {
     type State = ();
 
     fn check(&self, _: ports::BytesInfo, _: &CheckCx) -> Result<ports::PatchesInfo, NodeError> {
-        Ok(ports::PatchesInfo { boundary_lookahead: false })
+        Ok(ports::PatchesInfo::streamed::<ByteStream>())
     }
     fn build(&self, _: ports::BytesInfo, _: &mut BuildCx) -> Result<(), NodeError> {
         Ok(())

@@ -11,6 +11,7 @@ mod common;
 mod doubts;
 mod dsl;
 mod gpu;
+mod own_step;
 mod readme;
 mod registry;
 mod regress;

@@ -1,8 +1,10 @@
-//! Patches: the value, the rules that make it, and the calibration of a rule's threshold.
+//! Patches: the value, the rules that make it from a batch or byte by byte, and the calibration of
+//! a rule's threshold.
 
 pub mod calibrate;
 mod patches;
 mod rules;
+pub mod stream;
 
 pub use patches::{PatchError, PatchStats, Patches};
 pub use rules::{

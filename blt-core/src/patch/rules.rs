@@ -6,8 +6,9 @@
 //!
 //! A rule is *incremental* if whether position t + 1 starts a patch depends on ids up to t alone.
 //! Then a prefix computes what the whole text did, [`Patches::next_starts`] included, and the model
-//! may generate byte by byte. Every function here is; patches from lists
-//! ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise.
+//! may generate byte by byte. Every function here is, and has a form in
+//! [`stream`](super::stream) that makes the same patches byte by byte. Patches from
+//! lists ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise.
 //!
 //! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and
 //! keeps a rule incremental.
@@ -167,7 +168,7 @@ multiversion! {
 
 /// Branchless (`&`, `|`), so that loops over it become SIMD.
 #[inline(always)]
-fn space_like(id: u16) -> bool {
+pub(crate) fn space_like(id: u16) -> bool {
     let byte = id.wrapping_sub(OFFSET);
     let digit = byte.wrapping_sub(b'0' as u16) < 10;
     let letter = (byte | 0x20).wrapping_sub(b'a' as u16) < 26;

@@ -312,6 +312,25 @@ impl Plan {
             .collect()
     }
 
+    /// What is known of each input of `node`.
+    pub(crate) fn input_infos(&self, node: &PlannedNode) -> Vec<Option<AnyInfo>> {
+        let info = |id: PortId| self.nodes[id.node].infos[id.port].clone();
+        node.inputs.iter().map(|id| id.and_then(info)).collect()
+    }
+
+    /// The [`role`](crate::Node::role) of `node`, if it is one of type `T`. `None` also for a node
+    /// that no goal reaches, since nothing is known of its inputs.
+    ///
+    /// # Errors
+    /// What the node's `role` answers.
+    pub fn role<T: 'static>(&self, node: &PlannedNode) -> Result<Option<T>, NodeError> {
+        if !node.used {
+            return Ok(None);
+        }
+        let role = node.node.role(&self.input_infos(node))?;
+        Ok(role.and_then(|role| role.downcast().ok()).map(|role| *role))
+    }
+
     /// The crates of the nodes that `goals` need.
     pub(crate) fn origins(&self, indices: &[usize]) -> BTreeSet<(&'static str, &'static str)> {
         indices

@@ -1,7 +1,8 @@
 //! [`Live`]: the part of a plan that some goals need, built and ready to run.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -14,15 +15,23 @@ use crate::world::{ErrorHelp, World};
 
 /// The nodes that some goals need, built.
 ///
-/// Each [`run`](Live::run) computes goals from the current state of the [`World`] (the batch that
-/// the step put there); each node that they need runs once, and a value is dropped after its last
-/// use.
+/// Each [`run`](Live::run) computes goals from the values that it is given for sources; each node
+/// that the goals need runs once, and a value is dropped after its last use.
 pub struct Live {
     plan: Plan,
     world: World,
     /// Each after those that it reads from.
     nodes: Vec<LiveNode>,
     facilities: Vec<(String, Rc<dyn Any>)>,
+    observer: RefCell<Option<Rc<dyn NodeObserver>>>,
+}
+
+/// Notified of each node as a graph runs, so that a step can attribute time and FLOPs to nodes.
+pub trait NodeObserver {
+    /// Node `node` is about to run (or to take the value that the step gives for it).
+    fn before(&self, node: &str);
+    /// Node `node` has run without an error.
+    fn after(&self, node: &str);
 }
 
 struct LiveNode {
@@ -92,11 +101,7 @@ impl Live {
                 ))
                 .into());
             }
-            let infos: Vec<_> = planned
-                .inputs
-                .iter()
-                .map(|id| id.and_then(|id| plan.nodes[id.node].infos[id.port].clone()))
-                .collect();
+            let infos = plan.input_infos(planned);
             let mut cx = BuildCx {
                 node: &planned.name,
                 seed: derive_seed(plan.seed, &planned.name),
@@ -124,12 +129,17 @@ impl Live {
                 optional: planned.entry.out_slots().iter().map(|slot| slot.optional).collect(),
             });
         }
-        Ok(Live { plan: plan.clone(), world, nodes, facilities })
+        Ok(Live { plan: plan.clone(), world, nodes, facilities, observer: RefCell::default() })
     }
 
     /// What the step lends to the nodes.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// Notifies `observer` from now on; it replaces an earlier one.
+    pub fn observe(&self, observer: Rc<dyn NodeObserver>) {
+        *self.observer.borrow_mut() = Some(observer);
     }
 
     /// The plan it was built from.
@@ -159,13 +169,20 @@ impl Live {
             .collect()
     }
 
-    /// Computes `goals`. Of a node's optional outputs only those are computed that a goal or a node
-    /// on the way uses.
+    /// Computes `goals`, given the values of some outputs (`node` or `node.port`): the current batch
+    /// of each source, usually. A node with a given output is not run, and neither is what only it
+    /// reads. Of a node's optional outputs only those are computed that a goal or a node on the way
+    /// uses.
     ///
     /// # Errors
-    /// A goal that was not among those built for, or what a node's `run` answers, pointing at the
-    /// node.
-    pub fn run<S: AsRef<str>>(&self, goals: &[S]) -> Result<Outputs, RunFailed> {
+    /// An output or goal that is not in the graph that was built, a given value of another port
+    /// type, or what a node's `run` answers, pointing at the node.
+    pub fn run<S: AsRef<str>>(
+        &self,
+        given: &[(&str, AnyValue)],
+        goals: &[S],
+    ) -> Result<Outputs, RunFailed> {
+        let mut given = self.given(given)?;
         let goals: Vec<(String, PortId)> = goals
             .iter()
             .map(|goal| Ok((goal.as_ref().to_string(), self.port(goal.as_ref())?)))
@@ -173,14 +190,15 @@ impl Live {
         let mut needed: BTreeSet<usize> = BTreeSet::new();
         let mut stack: Vec<usize> = goals.iter().map(|(_, id)| id.node).collect();
         while let Some(index) = stack.pop() {
-            if needed.insert(index) {
+            if needed.insert(index) && !given.contains_key(&index) {
                 stack.extend(self.nodes[index].inputs.iter().flatten().map(|id| id.node));
             }
         }
         // How often each output is still to be read.
         let mut uses: Vec<Vec<usize>> =
             self.nodes.iter().map(|node| vec![0; node.optional.len()]).collect();
-        let reads = needed.iter().flat_map(|index| self.nodes[*index].inputs.iter().flatten());
+        let run = needed.iter().filter(|index| !given.contains_key(index));
+        let reads = run.flat_map(|index| self.nodes[*index].inputs.iter().flatten());
         for id in reads.chain(goals.iter().map(|(_, id)| id)) {
             if let Some(count) = uses[id.node].get_mut(id.port) {
                 *count += 1;
@@ -188,42 +206,24 @@ impl Live {
         }
         let mut values: Vec<Vec<Option<AnyValue>>> =
             self.nodes.iter().map(|node| vec![None; node.optional.len()]).collect();
-        let observer = self.world.observer();
+        let observer = self.observer.borrow().clone();
         for &index in &needed {
             let node = &self.nodes[index];
-            let mut inputs = Vec::with_capacity(node.inputs.len());
-            for id in &node.inputs {
-                inputs.push(id.and_then(|id| take(&mut values, &mut uses, id)));
-            }
-            let wanted: Vec<bool> = node
-                .optional
-                .iter()
-                .zip(&uses[index])
-                .map(|(optional, uses)| !optional || *uses > 0)
-                .collect();
-            let cx = RunCx {
-                node: &node.name,
-                world: &self.world,
-                outputs: node.entry.outputs,
-                wanted: &wanted,
-            };
             if let Some(observer) = &observer {
                 observer.before(&node.name);
             }
-            let failed = |mut error: NodeError| {
-                if error.help.is_none()
-                    && let Some(known) = self.world.get::<ErrorHelp>()
-                {
-                    error.help = (known.0)(&*error.error);
+            let outputs = match given.remove(&index) {
+                Some(outputs) => outputs,
+                None => {
+                    let mut input = |id| take(&mut values, &mut uses, id);
+                    let inputs = node.inputs.iter().map(|id| id.and_then(&mut input)).collect();
+                    self.run_node(node, inputs, &uses[index])?
                 }
-                let diagnostics = self.plan.diagnose(&node.name, &error).into();
-                RunFailed { diagnostics, error: Some(error) }
             };
-            let given = node.node.run(node.state.as_ref(), inputs, &cx).map_err(failed)?;
             if let Some(observer) = &observer {
                 observer.after(&node.name);
             }
-            for (port, value) in given.into_iter().enumerate() {
+            for (port, value) in outputs.into_iter().enumerate() {
                 if uses[index][port] == 0 {
                     continue;
                 }
@@ -244,12 +244,64 @@ impl Live {
         Ok(Outputs { values: found.collect() })
     }
 
+    /// Runs one node. `uses`: how often each of its outputs is still to be read.
+    fn run_node(
+        &self,
+        node: &LiveNode,
+        inputs: Vec<Option<AnyValue>>,
+        uses: &[usize],
+    ) -> Result<Vec<Option<AnyValue>>, RunFailed> {
+        let optional = node.optional.iter().zip(uses);
+        let wanted: Vec<bool> = optional.map(|(optional, uses)| !optional || *uses > 0).collect();
+        let cx = RunCx {
+            node: &node.name,
+            world: &self.world,
+            outputs: node.entry.outputs,
+            wanted: &wanted,
+        };
+        node.node.run(node.state.as_ref(), inputs, &cx).map_err(|mut error| {
+            if error.help.is_none()
+                && let Some(known) = self.world.get::<ErrorHelp>()
+            {
+                error.help = (known.0)(&*error.error);
+            }
+            let diagnostics = self.plan.diagnose(&node.name, &error).into();
+            RunFailed { diagnostics, error: Some(error) }
+        })
+    }
+
+    /// The given values by node and port.
+    fn given(
+        &self,
+        given: &[(&str, AnyValue)],
+    ) -> Result<BTreeMap<usize, Vec<Option<AnyValue>>>, Diagnostics> {
+        let mut by_node: BTreeMap<usize, Vec<Option<AnyValue>>> = BTreeMap::new();
+        for (wire, value) in given {
+            let PortId { node, port } = self.port(wire)?;
+            let slots = self.nodes[node].entry.out_slots();
+            let slot = slots.get(port);
+            if !slot.is_some_and(|slot| value.fits(slot)) {
+                let carries = slot.map_or("nothing", |slot| slot.name);
+                let found = value.port_name();
+                let what = format!("`{wire}` carries {carries}, and is given {found}");
+                return Err(Diagnostic::error(what).into());
+            }
+            let values = by_node.entry(node).or_insert_with(|| vec![None; slots.len()]);
+            values[port] = Some(value.clone());
+        }
+        Ok(by_node)
+    }
+
     /// Computes the one goal `goal`, which is of port type `P`.
     ///
     /// # Errors
     /// As [`run`](Live::run), and if the goal is of another type.
-    pub fn get<P: Port>(&self, goal: &str) -> Result<P::Value, Diagnostics> {
-        self.run(&[goal]).map_err(|failed| failed.diagnostics)?.take::<P>(goal)
+    pub fn get<P: Port>(
+        &self,
+        given: &[(&str, AnyValue)],
+        goal: &str,
+    ) -> Result<P::Value, Diagnostics> {
+        self.run(given, &[goal]).map_err(|failed| failed.diagnostics)?.take::<P>(goal)
     }
 
     fn port(&self, goal: &str) -> Result<PortId, Diagnostics> {
@@ -311,11 +363,5 @@ impl Outputs {
     pub fn get<P: Port>(&self, goal: &str) -> Result<P::Value, Diagnostics> {
         Outputs { values: self.values.iter().filter(|(name, _)| name == goal).cloned().collect() }
             .take::<P>(goal)
-    }
-
-    /// The goals and their values, in the order asked for; `None` for a node without outputs, or a
-    /// value that was taken.
-    pub fn into_values(self) -> Vec<(String, Option<AnyValue>)> {
-        self.values
     }
 }

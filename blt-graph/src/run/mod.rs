@@ -5,7 +5,7 @@ mod rundir;
 mod runner;
 pub mod store;
 
-pub use live::{Live, Outputs, RunFailed};
+pub use live::{Live, NodeObserver, Outputs, RunFailed};
 pub use rundir::{RunDir, State, Status, utc};
 pub use runner::{
     PlanRun, Resume, RunError, RunOptions, RunReport, Runner, StepRun, choose_variants,

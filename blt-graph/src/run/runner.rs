@@ -23,7 +23,6 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -256,7 +255,7 @@ pub struct Runner<'a> {
     options: RunOptions,
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
-    lent: Rc<World>,
+    lent: World,
 }
 
 /// A step with its key, before it is run.
@@ -275,7 +274,7 @@ impl<'a> Runner<'a> {
             options,
             progress: &SILENT,
             interrupt: Arc::default(),
-            lent: Rc::default(),
+            lent: World::new(),
         }
     }
 
@@ -283,7 +282,7 @@ impl<'a> Runner<'a> {
     /// a step do something in another way than its own. The results may not depend on it, for
     /// no key holds it.
     #[must_use]
-    pub fn lend<T: 'static>(self, value: T) -> Self {
+    pub fn lend<T: 'static>(mut self, value: T) -> Self {
         self.lent.insert(value);
         self
     }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use blt_graph::{
-    BuildCx, CheckCx, JsonLines, Live, Node, NodeError, Plan, Port, RunCx, Step, StepCx, StepError,
-    World, write_atomic,
+    AnyValue, BuildCx, CheckCx, JsonLines, Live, Node, NodeError, Plan, Port, RunCx, Step, StepCx,
+    StepError, World, write_atomic,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde_json::json;
 pub enum Number {}
 impl Port for Number {
     const NAME: &'static str = "Number";
+    const PORT: &'static str = "number";
     type Value = f64;
     type Info = ();
 }
@@ -21,6 +22,7 @@ impl Port for Number {
 pub enum Text {}
 impl Port for Text {
     const NAME: &'static str = "Text";
+    const PORT: &'static str = "text";
     type Value = Rc<str>;
     type Info = TextInfo;
 }
@@ -57,8 +59,15 @@ impl Node for Constant {
 }
 blt_graph::node!(Constant);
 
-/// The batch that a step puts into the world.
-pub struct Batch(pub f64);
+/// The batch of a [`Source`] called `source`.
+pub fn batch(number: f64) -> [(&'static str, AnyValue); 1] {
+    [("source", AnyValue::new::<Number>(number))]
+}
+
+/// The same, if the graph reads `source`.
+pub fn given(live: &Live, number: f64) -> Vec<(&'static str, AnyValue)> {
+    batch(number).into_iter().filter(|(node, _)| live.nodes().any(|name| name == *node)).collect()
+}
 
 /// The number of the current batch, from a file that must exist.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -68,10 +77,6 @@ pub struct Source {
     pub path: Option<String>,
 }
 
-/// What a source provides for steps: how often it was read.
-#[derive(Default)]
-pub struct Reads(pub Cell<usize>);
-
 impl Node for Source {
     const NAME: &'static str = "Source";
     const INPUTS: &'static [&'static str] = &[];
@@ -79,11 +84,11 @@ impl Node for Source {
     const EXAMPLE: &'static str = "{node: Source}";
     type In = ();
     type Out = Number;
-    type State = Rc<Reads>;
+    type State = ();
     fn check(&self, _: (), _: &CheckCx) -> Result<(), NodeError> {
         Ok(())
     }
-    fn build(&self, _: (), cx: &mut BuildCx) -> Result<Rc<Reads>, NodeError> {
+    fn build(&self, _: (), cx: &mut BuildCx) -> Result<(), NodeError> {
         if let Some(path) = &self.path {
             let path = cx.base_dir.join(path);
             std::fs::metadata(&path).map_err(|error| {
@@ -91,12 +96,7 @@ impl Node for Source {
                     .help("give a file that exists")
             })?;
         }
-        Ok(cx.provide(Reads::default()))
-    }
-    fn run(&self, reads: &Rc<Reads>, _: (), cx: &RunCx) -> Result<f64, NodeError> {
-        reads.0.set(reads.0.get() + 1);
-        let batch = cx.world.get::<Batch>().ok_or_else(|| NodeError::other("there is no batch"))?;
-        Ok(batch.0)
+        Ok(())
     }
 }
 blt_graph::node!(Source);
@@ -231,24 +231,23 @@ impl Node for Show {
     const EXAMPLE: &'static str = "{node: Show, in: x, digits: 3}";
     type In = Number;
     type Out = (Text, Option<Number>);
-    type State = Cell<usize>;
+    type State = Rc<Measured>;
     fn check(&self, _: (), _: &CheckCx) -> Result<(TextInfo, Option<()>), NodeError> {
         Ok((TextInfo { width: self.digits }, self.measure.then_some(())))
     }
-    fn build(&self, _: (), cx: &mut BuildCx) -> Result<Cell<usize>, NodeError> {
+    fn build(&self, _: (), cx: &mut BuildCx) -> Result<Rc<Measured>, NodeError> {
         cx.provide(cx.seed);
-        Ok(Cell::new(0))
+        Ok(cx.provide(Measured::default()))
     }
     fn run(
         &self,
-        measured: &Cell<usize>,
+        measured: &Rc<Measured>,
         number: f64,
         cx: &RunCx,
     ) -> Result<(Rc<str>, Option<f64>), NodeError> {
         let text: Rc<str> = format!("{number:.*}", self.digits).into();
         let length = cx.wanted("length").then(|| {
-            measured.set(measured.get() + 1);
-            cx.world.insert(Measured(measured.get()));
+            measured.0.set(measured.0.get() + 1);
             text.len() as f64
         });
         Ok((text, length))
@@ -256,8 +255,9 @@ impl Node for Show {
 }
 blt_graph::node!(Show);
 
-/// How often `Show` computed its optional output.
-pub struct Measured(pub usize);
+/// What `Show` provides to steps: how often it computed its optional output.
+#[derive(Default)]
+pub struct Measured(pub Cell<usize>);
 
 /// Cuts a text into columns of equal width.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -372,8 +372,7 @@ impl Step for Sum {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            live.world().insert(Batch(state.done as f64));
-            state.total += live.get::<Number>(&self.goal)?;
+            state.total += live.get::<Number>(&given(&live, state.done as f64), &self.goal)?;
             state.done += 1;
             metrics.push(&json!({"step": state.done, "total": state.total}))?;
             metrics.sync()?;
@@ -418,8 +417,7 @@ impl Step for Look {
         let earlier: Vec<_> =
             cx.earlier().iter().map(|e| format!("{} {}", e.index, e.step)).collect();
         let live = Live::build(cx.plan(), &[&self.goal], World::new())?;
-        live.world().insert(Batch(7.0));
-        live.run(&[&self.goal])?;
+        live.run(&given(&live, 7.0), &[&self.goal])?;
         std::fs::create_dir_all(cx.dir().join("outputs"))?;
         write_atomic(cx.dir().join("outputs/earlier.txt"), earlier.join(", "))?;
         Ok(())

@@ -1,18 +1,22 @@
-use crate::loaded::{CheckpointState, ParamFiles, STATE_FILE};
+use super::graph_of_model::graph_of;
+use crate::checkpoint::{CheckpointState, STATE_FILE};
+use crate::facilities::{Facilities, provide};
 use crate::model::{session, with_stored_params};
+use crate::model_part::ModelPart;
+use crate::patcher::entropy_stream;
 use crate::ports::{
     Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
 };
-use crate::profile::PatcherFlops;
-use crate::shape::{WholeModel, graph_of};
 use blt_core::backend::BackendError;
 use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
+use blt_core::patch::stream::{EntropyStream, PatchStream};
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -30,8 +34,7 @@ use std::rc::Rc;
 /// then, which is the entropy model's own. Parameters stay as they are, unless a train step's goal
 /// is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which
 /// fine-tunes that alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Blt {
     /// The checkpoint directory.
     pub checkpoint: PathBuf,
@@ -50,7 +53,40 @@ struct Stored {
 /// The model, and what its entropy model cost.
 pub struct State {
     model: blt::Blt,
-    patcher_flops: Rc<PatcherFlops>,
+    about: Rc<About>,
+}
+
+/// What steps ask of the node.
+struct About {
+    shape: ModelShape,
+    files: Vec<PathBuf>,
+    patcher_flops: Cell<u64>,
+}
+
+impl Facilities for About {
+    fn param_files(&self) -> Option<&[PathBuf]> {
+        Some(&self.files)
+    }
+
+    fn whole_model(&self) -> Option<&ModelShape> {
+        Some(&self.shape)
+    }
+
+    fn patcher_flops(&self) -> u64 {
+        self.patcher_flops.get()
+    }
+
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        match self.shape.patching {
+            PatchingShape::Entropy { rule, max_patch_length, .. } => {
+                entropy_stream(rule, max_patch_length, bos_entropy)
+            }
+            PatchingShape::Outside => Ok(None),
+        }
+    }
 }
 
 /// In the order of the ports.
@@ -63,10 +99,6 @@ type Outputs = (
 );
 
 impl Blt {
-    pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
-        Blt { checkpoint: checkpoint.into() }
-    }
-
     /// Opens the checkpoint and holds the tensors' names, shapes and types against what it says of
     /// the model; reads no numbers.
     fn open(&self, base_dir: &Path) -> Result<Stored, NodeError> {
@@ -112,12 +144,10 @@ impl Blt {
     }
 }
 
+#[node(example = "in: docs, checkpoint: path/to/dir")]
 impl Node for Blt {
-    const NAME: &'static str = "Blt";
-    const INPUTS: &'static [&'static str] = &["bytes", "patches"];
     const OUTPUTS: &'static [&'static str] =
         &["loss", "logits", "patches", "entropies", "entropy_loss"];
-    const EXAMPLE: &'static str = "{node: Blt, in: docs, checkpoint: path/to/dir}";
     type In = (Bytes, Option<Patches>);
     type Out = (Option<Loss>, Option<Logits>, Option<Patches>, Option<Entropies>, Option<Loss>);
     type State = State;
@@ -135,7 +165,7 @@ impl Node for Blt {
             ));
         }
         let entropies = patches.is_none().then_some(());
-        let patches = patches.unwrap_or(PatchesInfo { boundary_lookahead: false });
+        let patches = patches.unwrap_or_else(PatchesInfo::streamed::<EntropyStream>);
         Ok((Some(()), Some(()), Some(patches), entropies, entropies))
     }
 
@@ -170,6 +200,10 @@ impl Node for Blt {
         Ok(Some(graph_of(&self.open(base_dir)?.shape)))
     }
 
+    fn role(&self, _: (BytesInfo, Option<PatchesInfo>)) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Whole.role()
+    }
+
     fn build(
         &self,
         (_, patches): (BytesInfo, Option<PatchesInfo>),
@@ -186,12 +220,12 @@ impl Node for Blt {
             return Err(NodeError::input("patches", msg)
                 .help("wire a patcher: `in: {bytes: docs, patches: p}`"));
         }
-        let files: Vec<PathBuf> = weights.files().map(Path::to_path_buf).collect();
+        let files =
+            std::iter::once(description).chain(weights.files().map(Path::to_path_buf)).collect();
         let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
         let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
-        cx.provide(WholeModel(shape));
-        cx.provide(ParamFiles(std::iter::once(description).chain(files).collect()));
-        Ok(State { model, patcher_flops: cx.provide(PatcherFlops::default()) })
+        let about = About { shape, files, patcher_flops: Cell::new(0) };
+        Ok(State { model, about: provide(cx, about) })
     }
 
     fn run(
@@ -211,7 +245,7 @@ impl Node for Blt {
                 let (before, wanted) = (session.flops(), cx.wanted("entropy_loss"));
                 let made = state.model.patch(&session, &batch, wanted);
                 let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
-                let flops = &state.patcher_flops.0;
+                let flops = &state.about.patcher_flops;
                 flops.set(flops.get() + session.flops() - before);
                 (
                     Rc::new(made.patches),
@@ -229,5 +263,3 @@ impl Node for Blt {
         Ok((loss, logits, Some(patches), entropies, entropy_loss))
     }
 }
-
-blt_graph::node!(Blt);

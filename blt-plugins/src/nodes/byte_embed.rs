@@ -1,57 +1,35 @@
 use crate::model::{session, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{ByteStates, ByteStatesInfo, ByteStatesValue, Bytes, BytesInfo};
 use blt_core::backend::{HASH_PRIMES, HashConfig};
 use blt_core::bytes::Batch;
 use blt_core::model;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::rc::Rc;
 
 /// Byte embeddings plus hash n-gram embeddings.
 ///
 /// Each n-gram of the last n ids that ends at a byte is hashed into a table of its own for each
 /// (function, n), and the rows are summed onto the byte's embedding, without normalisation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct ByteEmbed {
     /// Width of the byte states.
     pub dim: usize,
     /// n-gram sizes; an empty list has no hash tables.
-    #[serde(default = "default_ngrams")]
+    #[default((3..=8).collect())]
     pub ngrams: Vec<usize>,
     /// Rows of each hash table.
-    #[serde(default = "default_table")]
+    #[default(4096)]
     pub table: usize,
     /// Hash functions for each n-gram size, 1 to 11.
-    #[serde(default = "default_functions")]
+    #[default(1)]
     pub functions: usize,
 }
 
-fn default_ngrams() -> Vec<usize> {
-    (3..=8).collect()
-}
-
-fn default_table() -> usize {
-    4096
-}
-
-fn default_functions() -> usize {
-    1
-}
-
 impl ByteEmbed {
-    /// All else at its default.
-    pub fn new(dim: usize) -> Self {
-        ByteEmbed {
-            dim,
-            ngrams: default_ngrams(),
-            table: default_table(),
-            functions: default_functions(),
-        }
-    }
-
-    pub(crate) fn hash(&self) -> Option<HashConfig> {
+    fn hash(&self) -> Option<HashConfig> {
         (!self.ngrams.is_empty()).then(|| HashConfig {
             sizes: self.ngrams.clone(),
             functions: self.functions,
@@ -60,12 +38,8 @@ impl ByteEmbed {
     }
 }
 
+#[node(example = "in: docs, dim: 64, ngrams: [3, 4, 5], table: 4096")]
 impl Node for ByteEmbed {
-    const NAME: &'static str = "ByteEmbed";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["bytes"];
-    const EXAMPLE: &'static str =
-        "{node: ByteEmbed, in: docs, dim: 64, ngrams: [3, 4, 5], table: 4096}";
     type In = Bytes;
     type Out = ByteStates;
     type State = model::ByteEmbed;
@@ -100,6 +74,10 @@ impl Node for ByteEmbed {
         Ok(ByteStatesInfo { dim: self.dim })
     }
 
+    fn role(&self, _: BytesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Embedding(self.hash()).role()
+    }
+
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
         with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash()))
     }
@@ -113,5 +91,3 @@ impl Node for ByteEmbed {
         Ok(ByteStatesValue { states: part.forward(&session(cx), &batch)?, batch })
     }
 }
-
-blt_graph::node!(ByteEmbed);

@@ -1,12 +1,15 @@
-use crate::model::{Sizes, default_eps, default_window, session, with_params};
+use crate::model::{session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
 use blt_core::backend::BlockConfig;
 use blt_core::bytes::Batch;
+use blt_core::hf::ByteLmShape;
 use blt_core::model::{self, next_byte_targets};
 use blt_core::patching::newline_reset;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::rc::Rc;
 
 /// Where the model's context begins anew.
@@ -24,85 +27,40 @@ pub enum ContextReset {
 /// A bare wire means its entropies (nats of the next byte, at each id). Train it with `goal:
 /// NAME.loss`; a graph that only uses its entropies does not train it, since patch borders have no
 /// gradient.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct ByteLm {
     /// Width.
     pub dim: usize,
-    /// Transformer layers.
+    #[shared]
     pub layers: usize,
-    /// Attention heads.
+    #[shared]
     pub heads: usize,
-    /// Key/value heads; as many as `heads` where left out.
-    #[serde(default)]
+    #[shared]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
-    /// left out.
-    #[serde(default)]
+    #[shared]
     pub ffn: Option<usize>,
-    /// How many bytes back a byte sees, itself included; null: the whole span.
-    #[serde(default = "default_window")]
+    #[shared]
     pub window: Option<usize>,
     /// Where the context begins anew: `none`, or `newline` (at the byte after each newline, as
     /// after BOS).
-    #[serde(default = "no_reset")]
+    #[default(ContextReset::None)]
     #[schemars(with = "String")]
     pub context_reset: ContextReset,
-    /// RoPE's base.
-    #[serde(default = "theta")]
+    #[shared]
+    #[default(10_000.0)]
     pub rope_theta: f64,
-    /// RMSNorm's epsilon.
-    #[serde(default = "default_eps")]
+    #[shared]
     pub eps: f64,
 }
 
-fn no_reset() -> ContextReset {
-    ContextReset::None
-}
-
-fn theta() -> f64 {
-    10_000.0
-}
-
 impl ByteLm {
-    /// All else at its default; set fields with `..ByteLm::new(64, 2, 4)`.
-    pub fn new(dim: usize, layers: usize, heads: usize) -> Self {
-        ByteLm {
-            dim,
-            layers,
-            heads,
-            kv_heads: None,
-            ffn: None,
-            window: default_window(),
-            context_reset: no_reset(),
-            rope_theta: theta(),
-            eps: default_eps(),
-        }
+    fn block(&self) -> Result<BlockConfig, NodeError> {
+        sizes!(self, dim: self.dim, window: self.window).resolve()
     }
 }
 
-impl ByteLm {
-    pub(crate) fn block(&self) -> Result<BlockConfig, NodeError> {
-        Sizes {
-            dim: self.dim,
-            layers: self.layers,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            ffn: self.ffn,
-            window: self.window,
-            rope_theta: self.rope_theta,
-            eps: self.eps,
-        }
-        .resolve()
-    }
-}
-
+#[node(example = "in: docs, dim: 64, layers: 2, heads: 4, window: 128")]
 impl Node for ByteLm {
-    const NAME: &'static str = "ByteLm";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["entropies", "loss", "logits"];
-    const EXAMPLE: &'static str =
-        "{node: ByteLm, in: docs, dim: 64, layers: 2, heads: 4, window: 128}";
     type In = Bytes;
     type Out = (Option<Entropies>, Option<Loss>, Option<Logits>);
     type State = model::ByteLm;
@@ -114,6 +72,15 @@ impl Node for ByteLm {
     ) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
         self.block()?;
         Ok((Some(()), Some(()), Some(())))
+    }
+
+    fn role(&self, _: BytesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        let shape = ByteLmShape {
+            layers: self.layers,
+            block: self.block()?,
+            reset_at_newline: self.context_reset == ContextReset::Newline,
+        };
+        ModelPart::EntropyModel(shape).role()
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteLm, NodeError> {
@@ -148,5 +115,3 @@ impl Node for ByteLm {
         })
     }
 }
-
-blt_graph::node!(ByteLm);

@@ -1,42 +1,25 @@
-use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
+use crate::patcher::StreamPatcher;
+use crate::ports::Bytes;
 use blt_core::bytes::Batch;
-use blt_core::patching;
-use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use std::rc::Rc;
+use blt_core::patch::stream::ByteStream;
+use blt_core::patch::{self, Patches};
+use blt_derive::{node, params};
+use blt_graph::NodeError;
 
 /// Every byte is a patch of its own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct BytePatch {}
 
-impl Node for BytePatch {
-    const NAME: &'static str = "BytePatch";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: BytePatch, in: docs}";
+#[node]
+impl StreamPatcher for BytePatch {
     type In = Bytes;
-    type Out = Patches;
-    type State = ();
+    type Stream = ByteStream;
 
-    fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<PatchesInfo, NodeError> {
-        Ok(PatchesInfo { boundary_lookahead: false })
+    fn begin(&self, _: Option<f32>) -> ByteStream {
+        ByteStream
     }
 
-    fn build(&self, _: BytesInfo, _: &mut BuildCx) -> Result<(), NodeError> {
-        Ok(())
-    }
-
-    fn run(
-        &self,
-        _: &(),
-        batch: Rc<Batch>,
-        _: &RunCx,
-    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
-        let patches = patching::byte_patches(&batch);
-        Ok(Rc::new(patches))
+    fn patches(&self, batch: &Batch, _: Option<&[f32]>) -> Result<Patches, NodeError> {
+        Ok(patch::byte_patches(batch))
     }
 }
-
-blt_graph::node!(BytePatch);

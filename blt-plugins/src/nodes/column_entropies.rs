@@ -1,31 +1,25 @@
-use crate::data::{ListColumn, ListKind};
-use crate::loaded::WantsList;
+use crate::facilities::provide;
 use crate::ports::{Bytes, BytesInfo, Entropies};
 use blt_core::bytes::Batch;
+use blt_data::{ListColumn, ListKind};
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
 /// Entropies computed elsewhere, from a list column of the input file.
 ///
 /// A list of float16, float32 or float64, in nats. Element 0 belongs to BOS; a row has `n_bytes +
 /// 1` elements (one more, for EOS, is accepted and unused). float16 values are compared as float32.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct ColumnEntropies {
     /// The list column.
     pub column: String,
 }
 
+#[node(example = "in: docs, column: entropies")]
 impl Node for ColumnEntropies {
-    const NAME: &'static str = "ColumnEntropies";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["entropies"];
-    const EXAMPLE: &'static str = "{node: ColumnEntropies, in: docs, column: entropies}";
     type In = Bytes;
     type Out = Entropies;
-    type State = ();
 
     fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<(), NodeError> {
         if self.column.is_empty() {
@@ -35,7 +29,7 @@ impl Node for ColumnEntropies {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
-        cx.provide(WantsList(ListColumn { column: self.column.clone(), kind: ListKind::PerId }));
+        provide(cx, ListColumn { column: self.column.clone(), kind: ListKind::PerId });
         Ok(())
     }
 
@@ -61,5 +55,3 @@ impl Node for ColumnEntropies {
         Ok(Rc::new(entropies))
     }
 }
-
-blt_graph::node!(ColumnEntropies);

@@ -1,11 +1,10 @@
-use super::check_max_patch_length;
-use crate::data::{ListColumn, ListKind};
-use crate::loaded::WantsList;
+use crate::facilities::provide;
+use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
+use blt_data::{ListColumn, ListKind};
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
 /// Patches computed elsewhere, from a list column of patch lengths.
@@ -13,38 +12,30 @@ use std::rc::Rc;
 /// A list of integers, BOS's own patch first; they sum to `n_bytes + 1` (one more, for the unseen
 /// next byte, is accepted). Zeros are skipped. Where a patch starts may depend on later bytes, so
 /// such runs carry the mark `boundary_lookahead`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct ColumnPatch {
     /// The list column.
     pub column: String,
-    /// Longest patch in bytes; longer ones are split greedily from the left.
-    #[serde(default)]
+    #[shared]
     pub max_patch_length: Option<usize>,
 }
 
+#[node(example = "in: docs, column: patch_lengths")]
 impl Node for ColumnPatch {
-    const NAME: &'static str = "ColumnPatch";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: ColumnPatch, in: docs, column: patch_lengths}";
     type In = Bytes;
     type Out = Patches;
-    type State = ();
 
     fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<PatchesInfo, NodeError> {
         check_max_patch_length(self.max_patch_length)?;
         if self.column.is_empty() {
             return Err(NodeError::param("column", "the column's name is empty"));
         }
-        Ok(PatchesInfo { boundary_lookahead: true })
+        Ok(PatchesInfo::looks_ahead())
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<(), NodeError> {
-        cx.provide(WantsList(ListColumn {
-            column: self.column.clone(),
-            kind: ListKind::PatchLengths,
-        }));
+        let column = self.column.clone();
+        provide(cx, ListColumn { column, kind: ListKind::PatchLengths });
         Ok(())
     }
 
@@ -61,5 +52,3 @@ impl Node for ColumnPatch {
         Ok(Rc::new(patches.split_if(self.max_patch_length)?))
     }
 }
-
-blt_graph::node!(ColumnPatch);

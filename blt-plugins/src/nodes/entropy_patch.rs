@@ -1,13 +1,16 @@
-use super::check_max_patch_length;
-use crate::data::Part;
-use crate::loaded::{AtEnd, Prepare, Prepared};
+use crate::facilities::{Facilities, Prepare, provide};
+use crate::model_part::ModelPart;
+use crate::patcher::{check_max_patch_length, entropy_stream};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
+use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_core::patching::{self, EntropyRule};
+use blt_data::Part;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -27,58 +30,34 @@ pub enum Rule {
 /// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size: the
 /// threshold is then found on training documents set aside from all training, after
 /// `max_patch_length`, within 2 %, before training starts, and recorded. Paper section 2.3.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct EntropyPatch {
     /// Which comparison starts a patch: `global`, `relative` or `both`.
-    #[serde(default = "global")]
+    #[default(Rule::Global)]
     #[schemars(with = "String")]
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
-    #[serde(default)]
     pub threshold: Option<f64>,
     /// Threshold of the rise of the entropy over the byte before, in nats.
-    #[serde(default)]
     pub relative_threshold: Option<f64>,
     /// Wanted mean patch size in bytes; stands for the threshold that is not given.
-    #[serde(default)]
     pub bytes_per_patch: Option<f64>,
-    /// Longest patch in bytes; longer ones are split greedily from the left.
-    #[serde(default)]
+    #[shared]
     pub max_patch_length: Option<usize>,
     /// How many bytes of documents to find the threshold on, at most.
-    #[serde(default = "calibration_bytes")]
+    #[default(1 << 20)]
     pub calibration_bytes: u64,
-}
-
-fn global() -> Rule {
-    Rule::Global
-}
-
-fn calibration_bytes() -> u64 {
-    1 << 20
 }
 
 impl EntropyPatch {
     /// The global rule, calibrated to a mean patch size.
     pub fn bytes_per_patch(bytes_per_patch: f64) -> Self {
-        EntropyPatch {
-            bytes_per_patch: Some(bytes_per_patch),
-            threshold: None,
-            ..Self::threshold(0.0)
-        }
+        EntropyPatch { bytes_per_patch: Some(bytes_per_patch), ..Self::default() }
     }
 
     /// The global rule at a threshold in nats.
     pub fn threshold(threshold: f64) -> Self {
-        EntropyPatch {
-            rule: global(),
-            threshold: Some(threshold),
-            relative_threshold: None,
-            bytes_per_patch: None,
-            max_patch_length: None,
-            calibration_bytes: calibration_bytes(),
-        }
+        EntropyPatch { threshold: Some(threshold), ..Self::default() }
     }
 
     /// A rule whose thresholds are known.
@@ -88,11 +67,11 @@ impl EntropyPatch {
             EntropyRule::Relative { threshold } => (Rule::Relative, None, Some(threshold)),
             EntropyRule::Both { global, relative } => (Rule::Both, Some(global), Some(relative)),
         };
-        EntropyPatch { rule, threshold, relative_threshold, ..Self::threshold(0.0) }
+        EntropyPatch { rule, threshold, relative_threshold, ..Self::default() }
     }
 
     /// The rule; a threshold that is to be found reads 0.
-    pub(crate) fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
+    fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
         Ok(match self.given()? {
             Given::Rule(rule) => rule,
             Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
@@ -205,6 +184,12 @@ pub struct Threshold {
 const ONE_BYTE_LIMIT: u64 = 8192;
 
 impl Threshold {
+    /// The rule, once its threshold is known.
+    fn rule(&self) -> Result<EntropyRule, NodeError> {
+        let rule = *self.rule.borrow();
+        rule.ok_or_else(|| NodeError::other("the threshold has not been found yet"))
+    }
+
     /// Watches for a given threshold under which every byte starts a patch: a far dearer model than
     /// was meant.
     fn watch(&self, batch: &Batch, patches: &blt_core::patches::Patches) -> Result<(), NodeError> {
@@ -238,6 +223,23 @@ impl Threshold {
             "raise `{name}`, or have it found: `bytes_per_patch: 4`; an untrained entropy model calls for a train step of its own; \
              one-byte patches on purpose are the node BytePatch"
         )))
+    }
+}
+
+impl Facilities for Threshold {
+    fn prepare(&self) -> Option<&dyn Prepare> {
+        Some(self)
+    }
+
+    fn check_end(&self) -> Result<(), NodeError> {
+        self.refuse_one_byte_patches()
+    }
+
+    fn patch_stream(
+        &self,
+        bos_entropy: Option<f32>,
+    ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
+        entropy_stream(self.rule()?, self.params.max_patch_length, bos_entropy)
     }
 }
 
@@ -308,12 +310,8 @@ impl Prepare for Threshold {
     }
 }
 
+#[node(example = "in: {bytes: docs, entropies: entropy}, bytes_per_patch: 6")]
 impl Node for EntropyPatch {
-    const NAME: &'static str = "EntropyPatch";
-    const INPUTS: &'static [&'static str] = &["bytes", "entropies"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str =
-        "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 6}";
     type In = (Bytes, Entropies);
     type Out = Patches;
     type State = Rc<Threshold>;
@@ -327,7 +325,12 @@ impl Node for EntropyPatch {
             let msg = format!("patches of at most {max} bytes can't have a mean of {wanted}");
             return Err(NodeError::param("bytes_per_patch", msg));
         }
-        Ok(PatchesInfo { boundary_lookahead: false })
+        Ok(PatchesInfo::streamed::<EntropyStream>())
+    }
+
+    fn role(&self, _: (BytesInfo, ())) -> Result<Option<Box<dyn Any>>, NodeError> {
+        let (rule, max_patch_length) = (self.rule_or_zero()?, self.max_patch_length);
+        ModelPart::EntropyPatcher { rule, max_patch_length }.role()
     }
 
     fn build(&self, _: (BytesInfo, ()), cx: &mut BuildCx) -> Result<Rc<Threshold>, NodeError> {
@@ -335,7 +338,7 @@ impl Node for EntropyPatch {
             Given::Rule(rule) => (Some(rule), None),
             Given::Find(unknown) => (None, Some(unknown)),
         };
-        let threshold = Rc::new(Threshold {
+        let threshold = Threshold {
             node: cx.node.to_owned(),
             params: self.clone(),
             unknown,
@@ -344,11 +347,8 @@ impl Node for EntropyPatch {
             one_byte: Cell::new(
                 (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
             ),
-        });
-        cx.provide(Prepared(threshold.clone()));
-        let at_end = threshold.clone();
-        cx.provide(AtEnd(Box::new(move || at_end.refuse_one_byte_patches())));
-        Ok(threshold)
+        };
+        Ok(provide(cx, threshold))
     }
 
     fn run(
@@ -361,12 +361,9 @@ impl Node for EntropyPatch {
             collecting.push(&batch, &entropies)?;
             return Ok(Rc::new(patching::byte_patches(&batch)));
         }
-        let rule = *threshold.rule.borrow();
-        let rule = rule.ok_or_else(|| NodeError::other("the threshold has not been found yet"))?;
+        let rule = threshold.rule()?;
         let patches = patching::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?;
         threshold.watch(&batch, &patches)?;
         Ok(Rc::new(patches))
     }
 }
-
-blt_graph::node!(EntropyPatch);

@@ -1,73 +1,40 @@
-use crate::model::{Sizes, default_eps, default_theta, session, with_params};
+use crate::model::{session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{PatchStates, PatchStatesInfo, PatchStatesValue};
 use blt_core::model;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::any::Any;
 
 /// The latent transformer over patches: causal inside a span, positions count patches, no final
 /// norm.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Latent {
     /// Width; patch states of another width are projected to it.
     pub dim: usize,
-    /// Transformer layers.
+    #[shared]
     pub layers: usize,
-    /// Attention heads.
+    #[shared]
     pub heads: usize,
-    /// Key/value heads; as many as `heads` where left out.
-    #[serde(default)]
+    #[shared]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
-    /// left out.
-    #[serde(default)]
+    #[shared]
     pub ffn: Option<usize>,
-    /// RoPE's base.
-    #[serde(default = "default_theta")]
+    #[shared]
     pub rope_theta: f64,
-    /// RMSNorm's epsilon.
-    #[serde(default = "default_eps")]
+    #[shared]
     pub eps: f64,
 }
 
 impl Latent {
-    /// All else at its default.
-    pub fn new(dim: usize, layers: usize, heads: usize) -> Self {
-        Latent {
-            dim,
-            layers,
-            heads,
-            kv_heads: None,
-            ffn: None,
-            rope_theta: default_theta(),
-            eps: default_eps(),
-        }
+    fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
+        let block = sizes!(self, dim: self.dim, window: None).resolve()?;
+        Ok(model::LatentConfig { layers: self.layers, block, input_dim })
     }
 }
 
-impl Latent {
-    pub(crate) fn config(&self, input_dim: usize) -> Result<model::LatentConfig, NodeError> {
-        let sizes = Sizes {
-            dim: self.dim,
-            layers: self.layers,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            ffn: self.ffn,
-            window: None,
-            rope_theta: self.rope_theta,
-            eps: self.eps,
-        };
-        Ok(model::LatentConfig { layers: self.layers, block: sizes.resolve()?, input_dim })
-    }
-}
-
+#[node(example = "in: encoder.patches, dim: 128, layers: 4, heads: 4")]
 impl Node for Latent {
-    const NAME: &'static str = "Latent";
-    const INPUTS: &'static [&'static str] = &["patches"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str =
-        "{node: Latent, in: encoder.patches, dim: 128, layers: 4, heads: 4}";
     type In = PatchStates;
     type Out = PatchStates;
     type State = model::Latent;
@@ -75,6 +42,10 @@ impl Node for Latent {
     fn check(&self, input: PatchStatesInfo, _: &CheckCx) -> Result<PatchStatesInfo, NodeError> {
         self.config(input.dim)?;
         Ok(PatchStatesInfo { dim: self.dim, k: input.k })
+    }
+
+    fn role(&self, input: PatchStatesInfo) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Latent(self.config(input.dim)?).role()
     }
 
     fn build(&self, input: PatchStatesInfo, cx: &mut BuildCx) -> Result<model::Latent, NodeError> {
@@ -94,5 +65,3 @@ impl Node for Latent {
         })
     }
 }
-
-blt_graph::node!(Latent);

@@ -1,14 +1,14 @@
-use crate::model::{
-    Sizes, cross_of, default_eps, default_theta, default_window, session, with_params,
-};
+use crate::model::{cross_of, session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo,
     PatchStatesValue,
 };
 use blt_core::model;
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 
 /// In which decoder layers bytes attend to the latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,72 +23,35 @@ pub enum DecoderCross {
 ///
 /// It starts from the encoder's byte states. A byte reads the k rows of the last patch that ended
 /// before the next byte's patch began. Paper section 3.3.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct LocalDecoder {
-    /// Transformer layers.
+    #[shared]
     pub layers: usize,
     /// Attention heads, of self- and cross-attention.
     pub heads: usize,
-    /// Key/value heads; as many as `heads` where left out.
-    #[serde(default)]
+    #[shared]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
-    /// left out.
-    #[serde(default)]
+    #[shared]
     pub ffn: Option<usize>,
-    /// How many bytes back a byte sees, itself included; null: the whole span.
-    #[serde(default = "default_window")]
+    #[shared]
     pub window: Option<usize>,
     /// Layers before which bytes attend to the latents: `all` or `first`.
-    #[serde(default = "all")]
+    #[default(DecoderCross::All)]
     #[schemars(with = "String")]
     pub cross: DecoderCross,
-    /// RoPE's base.
-    #[serde(default = "default_theta")]
+    #[shared]
     pub rope_theta: f64,
-    /// RMSNorm's epsilon.
-    #[serde(default = "default_eps")]
+    #[shared]
     pub eps: f64,
 }
 
-fn all() -> DecoderCross {
-    DecoderCross::All
-}
-
 impl LocalDecoder {
-    /// All else at its default.
-    pub fn new(layers: usize, heads: usize) -> Self {
-        LocalDecoder {
-            layers,
-            heads,
-            kv_heads: None,
-            ffn: None,
-            window: default_window(),
-            cross: all(),
-            rope_theta: default_theta(),
-            eps: default_eps(),
-        }
-    }
-}
-
-impl LocalDecoder {
-    pub(crate) fn config(
+    fn config(
         &self,
         bytes: &ByteStatesInfo,
         patches: &PatchStatesInfo,
     ) -> Result<model::LocalDecoderConfig, NodeError> {
-        let sizes = Sizes {
-            dim: bytes.dim,
-            layers: self.layers,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            ffn: self.ffn,
-            window: self.window,
-            rope_theta: self.rope_theta,
-            eps: self.eps,
-        };
-        let block = sizes.resolve()?;
+        let block = sizes!(self, dim: bytes.dim, window: self.window).resolve()?;
         let cross = cross_of(&block);
         Ok(model::LocalDecoderConfig {
             layers: self.layers,
@@ -101,11 +64,8 @@ impl LocalDecoder {
     }
 }
 
+#[node(example = "in: {bytes: encoder.bytes, patches: latent}, layers: 2, heads: 4, window: 128")]
 impl Node for LocalDecoder {
-    const NAME: &'static str = "LocalDecoder";
-    const INPUTS: &'static [&'static str] = &["bytes", "patches"];
-    const OUTPUTS: &'static [&'static str] = &["logits"];
-    const EXAMPLE: &'static str = "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 2, heads: 4, window: 128}";
     type In = (ByteStates, PatchStates);
     type Out = Logits;
     type State = model::LocalDecoder;
@@ -116,6 +76,13 @@ impl Node for LocalDecoder {
         _: &CheckCx,
     ) -> Result<(), NodeError> {
         self.config(&bytes, &patches).map(drop)
+    }
+
+    fn role(
+        &self,
+        (bytes, patches): (ByteStatesInfo, PatchStatesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Decoder(self.config(&bytes, &patches)?).role()
     }
 
     fn build(
@@ -143,5 +110,3 @@ impl Node for LocalDecoder {
         Ok(LogitsValue { head, batch: bytes.batch })
     }
 }
-
-blt_graph::node!(LocalDecoder);

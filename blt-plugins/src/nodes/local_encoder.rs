@@ -1,15 +1,14 @@
-use crate::model::{
-    Sizes, cross_of, default_eps, default_theta, default_window, session, with_params,
-};
+use crate::model::{cross_of, session, sizes, with_params};
+use crate::model_part::ModelPart;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue,
     Patches, PatchesInfo,
 };
 use blt_core::backend::Pooling;
 use blt_core::model::{self, CrossLayers};
+use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::rc::Rc;
 
 /// The local encoder: a light byte transformer, then cross-attention from pooled patch queries to
@@ -18,92 +17,41 @@ use std::rc::Rc;
 /// A patch's query is pooled from its byte states, mapped to k rows, and each row attends to the
 /// bytes of the patch alone. Self-attention sees the last `window` bytes of the span and crosses
 /// patch borders. Paper section 3.2.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct LocalEncoder {
-    /// Transformer layers.
-    #[serde(default = "one")]
+    #[shared]
+    #[default(1)]
     pub layers: usize,
     /// Attention heads, of self- and cross-attention.
     pub heads: usize,
-    /// Key/value heads; as many as `heads` where left out.
-    #[serde(default)]
+    #[shared]
     pub kv_heads: Option<usize>,
-    /// Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where
-    /// left out.
-    #[serde(default)]
+    #[shared]
     pub ffn: Option<usize>,
-    /// How many bytes back a byte sees, itself included; null: the whole span.
-    #[serde(default = "default_window")]
+    #[shared]
     pub window: Option<usize>,
     /// Query rows a patch; the patch states are k times the byte width.
-    #[serde(default = "two")]
+    #[default(2)]
     pub k: usize,
     /// Layers in which patches attend to their bytes: `last`, `all` (pooled once and refined, the
     /// paper), or `all_repool` (pooled anew in each layer, so that only the last has an
     /// effect: the Hugging Face layout's `cross_attn_all_layers`).
-    #[serde(default = "last")]
+    #[default(CrossLayers::Last)]
     #[schemars(with = "String")]
     pub cross: CrossLayers,
     /// How a patch's query is pooled from its byte states: `max`, `mean` or `min`.
-    #[serde(default = "max")]
+    #[default(Pooling::Max)]
     #[schemars(with = "String")]
     pub pooling: Pooling,
-    /// RoPE's base.
-    #[serde(default = "default_theta")]
+    #[shared]
     pub rope_theta: f64,
-    /// RMSNorm's epsilon.
-    #[serde(default = "default_eps")]
+    #[shared]
     pub eps: f64,
 }
 
-fn one() -> usize {
-    1
-}
-
-fn two() -> usize {
-    2
-}
-
-fn last() -> CrossLayers {
-    CrossLayers::Last
-}
-
-fn max() -> Pooling {
-    Pooling::Max
-}
-
 impl LocalEncoder {
-    /// All else at its default.
-    pub fn new(heads: usize) -> Self {
-        LocalEncoder {
-            layers: one(),
-            heads,
-            kv_heads: None,
-            ffn: None,
-            window: default_window(),
-            k: two(),
-            cross: last(),
-            pooling: max(),
-            rope_theta: default_theta(),
-            eps: default_eps(),
-        }
-    }
-}
-
-impl LocalEncoder {
-    pub(crate) fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
-        let sizes = Sizes {
-            dim,
-            layers: self.layers,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            ffn: self.ffn,
-            window: self.window,
-            rope_theta: self.rope_theta,
-            eps: self.eps,
-        };
-        let block = sizes.resolve()?;
+    fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
+        let block = sizes!(self, dim: dim, window: self.window).resolve()?;
         if self.k == 0 {
             return Err(NodeError::param("k", "a patch has at least one query row, k: 1"));
         }
@@ -119,11 +67,8 @@ impl LocalEncoder {
     }
 }
 
+#[node(example = "in: {bytes: embed, patches: patches}, layers: 1, heads: 4, k: 2, window: 128")]
 impl Node for LocalEncoder {
-    const NAME: &'static str = "LocalEncoder";
-    const INPUTS: &'static [&'static str] = &["bytes", "patches"];
-    const OUTPUTS: &'static [&'static str] = &["bytes", "patches"];
-    const EXAMPLE: &'static str = "{node: LocalEncoder, in: {bytes: embed, patches: patches}, layers: 1, heads: 4, k: 2, window: 128}";
     type In = (ByteStates, Patches);
     type Out = (ByteStates, PatchStates);
     type State = model::LocalEncoder;
@@ -135,6 +80,13 @@ impl Node for LocalEncoder {
     ) -> Result<(ByteStatesInfo, PatchStatesInfo), NodeError> {
         self.config(bytes.dim)?;
         Ok((bytes.clone(), PatchStatesInfo { dim: self.k * bytes.dim, k: self.k }))
+    }
+
+    fn role(
+        &self,
+        (bytes, _): (ByteStatesInfo, PatchesInfo),
+    ) -> Result<Option<Box<dyn Any>>, NodeError> {
+        ModelPart::Encoder(self.config(bytes.dim)?).role()
     }
 
     fn build(
@@ -166,5 +118,3 @@ impl Node for LocalEncoder {
         ))
     }
 }
-
-blt_graph::node!(LocalEncoder);

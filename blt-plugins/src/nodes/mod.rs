@@ -2,13 +2,14 @@
 //! tree.
 
 mod blt;
-mod bpe_patch;
+mod bpe;
 mod byte_embed;
 mod byte_lm;
 mod byte_patch;
 mod column_entropies;
 mod column_patch;
 mod entropy_patch;
+mod graph_of_model;
 mod latent;
 mod local_decoder;
 mod local_encoder;
@@ -17,8 +18,8 @@ mod sources;
 mod space_patch;
 mod stride_patch;
 
-pub use blt::Blt;
-pub use bpe_patch::BpePatch;
+pub use self::blt::Blt;
+pub use bpe::BpePatch;
 pub use byte_embed::ByteEmbed;
 pub use byte_lm::{ByteLm, ContextReset};
 pub use byte_patch::BytePatch;
@@ -32,14 +33,3 @@ pub use next_byte_loss::NextByteLoss;
 pub use sources::{ArrowBytes, ParquetBytes, Paths, TextFiles};
 pub use space_patch::SpacePatch;
 pub use stride_patch::StridePatch;
-
-/// `max_patch_length: 0` is refused wherever it can be given.
-fn check_max_patch_length(max: Option<usize>) -> Result<(), blt_graph::NodeError> {
-    match max {
-        Some(0) => Err(blt_graph::NodeError::param(
-            "max_patch_length",
-            "a patch has at least one byte, max_patch_length: 1",
-        )),
-        _ => Ok(()),
-    }
-}

@@ -1,14 +1,13 @@
 //! The three sources differ in the format they read; the rest is one implementation.
 
-use crate::data::{Corpus, SourceConfig, SourceKind, Split};
-use crate::loaded::{Feed, SourceHandle};
+use crate::facilities::{SourceHandle, provide};
 use crate::ports::{Bytes, BytesInfo};
-use crate::storage::Location;
-use blt_core::bytes::Batch;
-use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use blt_data::storage::Location;
+use blt_data::{Corpus, SourceConfig, SourceKind, Split};
+use blt_derive::{node, params};
+use blt_graph::{BuildCx, CheckCx, Node, NodeError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// One path or several.
@@ -19,6 +18,12 @@ pub enum Paths {
     Many(Vec<String>),
 }
 
+impl<P: Into<String>> From<P> for Paths {
+    fn from(path: P) -> Self {
+        Paths::One(path.into())
+    }
+}
+
 impl Paths {
     fn list(&self) -> Vec<String> {
         match self {
@@ -26,18 +31,6 @@ impl Paths {
             Paths::Many(paths) => paths.clone(),
         }
     }
-}
-
-fn text() -> String {
-    "text".into()
-}
-
-fn span_bytes() -> usize {
-    8192
-}
-
-fn shuffle_buffer() -> usize {
-    256
 }
 
 /// What the three have in common once their parameters are read.
@@ -94,19 +87,9 @@ impl Common<'_> {
             extensions: None,
         };
         let source = Arc::new(Corpus::new(config)?);
-        cx.provide(SourceHandle {
-            source,
-            span_bytes: self.span_bytes,
-            shuffle_buffer: self.shuffle_buffer,
-        });
+        let (span_bytes, shuffle_buffer) = (self.span_bytes, self.shuffle_buffer);
+        provide(cx, SourceHandle { source, span_bytes, shuffle_buffer });
         Ok(())
-    }
-}
-
-fn batch(cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
-    match cx.world.get::<Feed>() {
-        Some(feed) => Ok(feed.0.clone()),
-        None => Err(NodeError::other("no step has handed in a batch")),
     }
 }
 
@@ -132,14 +115,10 @@ macro_rules! source_node {
             }
         }
 
+        #[node(example = $example)]
         impl Node for $name {
-            const NAME: &'static str = stringify!($name);
-            const INPUTS: &'static [&'static str] = &[];
-            const OUTPUTS: &'static [&'static str] = &["bytes"];
-            const EXAMPLE: &'static str = $example;
             type In = ();
             type Out = Bytes;
-            type State = ();
 
             fn check(&self, _: (), cx: &CheckCx) -> Result<BytesInfo, NodeError> {
                 self.common().check(cx)
@@ -148,13 +127,7 @@ macro_rules! source_node {
             fn build(&self, _: (), cx: &mut BuildCx) -> Result<(), NodeError> {
                 self.common().build(self.kind(), cx)
             }
-
-            fn run(&self, _: &(), _: (), cx: &RunCx) -> Result<Rc<Batch>, NodeError> {
-                batch(cx)
-            }
         }
-
-        blt_graph::node!($name);
     };
 }
 
@@ -163,68 +136,43 @@ macro_rules! source_node {
 /// Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, and dictionaries of these. Row
 /// groups stream: memory does not grow with the data. Only the columns that the graph needs are
 /// read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct ParquetBytes {
     /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the
     /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`, `https://`) of such.
     pub path: Paths,
-    /// The column that holds the documents.
-    #[serde(default = "text")]
+    #[shared]
     pub column: String,
-    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column
-    /// `id` (or of the `content`).
-    #[serde(default)]
+    #[shared]
     pub split: Option<Split>,
-    /// Longer documents are cut into spans of this many bytes; a span sees no other.
-    #[serde(default = "span_bytes")]
+    #[shared]
     pub span_bytes: usize,
-    /// Documents in the buffer from which training draws at random.
-    #[serde(default = "shuffle_buffer")]
+    #[shared]
     pub shuffle_buffer: usize,
-}
-
-impl ParquetBytes {
-    /// All else at its default: column `text`, no split.
-    pub fn new(path: impl Into<String>) -> Self {
-        ParquetBytes {
-            path: Paths::One(path.into()),
-            column: text(),
-            split: None,
-            span_bytes: span_bytes(),
-            shuffle_buffer: shuffle_buffer(),
-        }
-    }
 }
 
 source_node!(
     ParquetBytes,
     |this| SourceKind::Parquet,
     &this.column,
-    "{node: ParquetBytes, path: corpus/sample.parquet, column: text, split: {valid: 0.1, by: id}}"
+    "path: corpus/sample.parquet, column: text, split: {valid: 0.1, by: id}"
 );
 
 /// Documents from a column of Arrow IPC files or streams.
 ///
 /// Column types as `ParquetBytes`; record batches stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct ArrowBytes {
     /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the
     /// pipeline's file.
     pub path: Paths,
-    /// The column that holds the documents.
-    #[serde(default = "text")]
+    #[shared]
     pub column: String,
-    /// How documents are divided: `{valid: 0.1, by: id}` holds a tenth out, by the hash of column
-    /// `id` (or of the `content`).
-    #[serde(default)]
+    #[shared]
     pub split: Option<Split>,
-    /// Longer documents are cut into spans of this many bytes; a span sees no other.
-    #[serde(default = "span_bytes")]
+    #[shared]
     pub span_bytes: usize,
-    /// Documents in the buffer from which training draws at random.
-    #[serde(default = "shuffle_buffer")]
+    #[shared]
     pub shuffle_buffer: usize,
 }
 
@@ -232,28 +180,24 @@ source_node!(
     ArrowBytes,
     |this| SourceKind::ArrowIpc,
     &this.column,
-    "{node: ArrowBytes, path: corpus.arrow, column: text, split: {valid: 0.1, by: content}}"
+    "path: corpus.arrow, column: text, split: {valid: 0.1, by: content}"
 );
 
 /// Text files; each is a document, or each of its lines.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct TextFiles {
     /// A file, a folder (its `.txt` files) or a glob, or a list of them; relative to the
     /// pipeline's file.
     pub path: Paths,
     /// Each line is a document, its newline left out.
-    #[serde(default)]
+    #[default(false)]
     pub lines: bool,
     /// How documents are divided: `{valid: 0.1, by: path}` holds a tenth out, by the hash of the
     /// `path` or of the `content`.
-    #[serde(default)]
     pub split: Option<Split>,
-    /// Longer documents are cut into spans of this many bytes; a span sees no other.
-    #[serde(default = "span_bytes")]
+    #[shared]
     pub span_bytes: usize,
-    /// Documents in the buffer from which training draws at random.
-    #[serde(default = "shuffle_buffer")]
+    #[shared]
     pub shuffle_buffer: usize,
 }
 
@@ -261,5 +205,5 @@ source_node!(
     TextFiles,
     |this| SourceKind::Text { lines: this.lines },
     "text",
-    "{node: TextFiles, path: 'docs/**/*.txt', split: {valid: 0.1, by: path}}"
+    "path: 'docs/**/*.txt', split: {valid: 0.1, by: path}"
 );

@@ -1,12 +1,12 @@
 //! The columns that scoring adds to a table.
 
-use crate::data::RowError;
-use crate::storage::Location;
 use arrow::array::{
     ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use blt_data::RowError;
+use blt_data::storage::Location;
 use blt_graph::StepError;
 use serde::Serialize;
 use std::f64::consts::LN_2;
@@ -74,6 +74,21 @@ impl Scores {
     }
 }
 
+/// Rows that are to be scored have columns that scoring writes.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} has columns `{columns}` itself, and scoring writes columns of these names")]
+pub struct ColumnsTaken {
+    path: Location,
+    columns: String,
+}
+
+impl ColumnsTaken {
+    /// With what the user can do about it.
+    pub fn into_step_error(self) -> StepError {
+        StepError::other(self).help("rename them in the input, or leave them out")
+    }
+}
+
 impl Columns {
     fn list(&self, item: DataType) -> DataType {
         let item = Field::new_list_field(item, true).into();
@@ -102,7 +117,7 @@ impl Columns {
     ///
     /// # Errors
     /// If the rows have one of the columns themselves.
-    pub fn schema(&self, rows: &Schema, path: &Location) -> Result<SchemaRef, StepError> {
+    pub fn schema(&self, rows: &Schema, path: &Location) -> Result<SchemaRef, ColumnsTaken> {
         let scores = self.fields();
         let taken: Vec<&str> = scores
             .iter()
@@ -110,11 +125,7 @@ impl Columns {
             .filter(|name| rows.index_of(name).is_ok())
             .collect();
         if !taken.is_empty() {
-            return Err(StepError::other(format!(
-                "{path} has columns `{}` itself, and scoring writes columns of these names",
-                taken.join("`, `")
-            ))
-            .help("rename them in the input, or leave them out"));
+            return Err(ColumnsTaken { path: path.clone(), columns: taken.join("`, `") });
         }
         let kept = rows.fields().iter().map(|field| match self.nullable && !field.is_nullable() {
             true => Arc::new(field.as_ref().clone().with_nullable(true)),
@@ -129,7 +140,7 @@ impl Columns {
 
     /// One array for each of [`Columns::fields`]. Takes the lists out of the rows: those of a large
     /// document are not copied.
-    pub(super) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
+    pub(crate) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
         let log_probs = self
             .log_probs
             .then(|| self.floats(rows, |scores| &mut scores.log_probs))

@@ -1,12 +1,12 @@
 //! What is scored, and its division into units.
 
-use super::columns::Columns;
+use super::columns::{Columns, ColumnsTaken};
 use super::part;
-use crate::data::{
+use arrow::datatypes::SchemaRef;
+use blt_data::predicate::Predicate;
+use blt_data::{
     DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table,
 };
-use crate::predicate::Predicate;
-use arrow::datatypes::SchemaRef;
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,6 +43,15 @@ pub struct Job {
     pub tables: Vec<Table>,
     /// Of each table's parts.
     pub(super) schemas: Vec<SchemaRef>,
+}
+
+/// Why a [`Job`] cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Columns(#[from] ColumnsTaken),
 }
 
 /// A span of input and its output part: what is scored as one, and again if it was not finished.
@@ -143,7 +152,7 @@ impl Job {
     /// # Errors
     /// If a file or column is missing, a column's type does not serve, or a table has a score's
     /// column itself.
-    pub fn new(config: JobConfig) -> Result<Self, StepError> {
+    pub fn new(config: JobConfig) -> Result<Self, JobError> {
         config.packer.check()?;
         let tables = config.source.tables()?;
         let columns = Columns {

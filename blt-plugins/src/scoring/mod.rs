@@ -13,9 +13,8 @@
 //! which units are done; `manifest.json` lists all that there are. So units may as well be scored
 //! by other processes and machines: [`remote`](RemoteStep) is how they come to know of them.
 //!
-//! A [`BatchScorer`] gives record batches that are in memory the same columns, to the bit.
+//! A [`BatchScorer`](crate::steps::BatchScorer) gives record batches that are in memory the same columns, to the bit.
 
-mod batches;
 mod columns;
 mod job;
 mod outputs;
@@ -24,11 +23,10 @@ mod remote;
 mod scorer;
 mod summary;
 
-pub use batches::{BatchOptions, BatchScorer};
-pub use columns::{Columns, RowScores, Scores};
-pub use job::{Job, JobConfig, Manifest, Unit, Units};
+pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
+pub use job::{Job, JobConfig, JobError, Manifest, Unit, Units};
 pub use outputs::{MANIFEST, Outputs, refusal};
 pub use part::{FOOTER_KEY, Footer};
-pub use remote::{RemoteStep, Scheduler, UnitDone, Worker};
+pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};

@@ -3,7 +3,7 @@
 use super::job::{Manifest, Unit};
 use super::part::{FOOTER_KEY, Footer};
 use super::summary::Summary;
-use crate::storage::{Entry, Input, Location, StorageError, abort_uploads, write_whole};
+use blt_data::storage::{Entry, Input, Location, StorageError, abort_uploads, write_whole};
 use blt_graph::StepError;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ impl Outputs {
         }
         match known {
             Some(_) => Ok(()),
-            None => write_whole(&place, serde_json::to_vec_pretty(manifest)?),
+            None => Ok(write_whole(&place, serde_json::to_vec_pretty(manifest)?)?),
         }
     }
 

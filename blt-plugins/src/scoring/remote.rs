@@ -3,21 +3,18 @@
 //! The `score` step runs where it always does, and divides the work as it always does; only the
 //! units that are left to do go to a [`Scheduler`] that the program lends to it
 //! ([`Runner::lend`](blt_graph::run::Runner::lend)). The scheduler brings each [`Unit`], with the
-//! [`RemoteStep`], to some process, whose [`Worker`] builds the same model and job again, holds the
+//! [`RemoteStep`], to some process, whose [`Worker`](crate::steps::Worker) builds the same model and job again, holds the
 //! unit's key against its own, and writes the part as this process would. Both cross as JSON.
 
-use super::job::{Job, Unit, Units};
+use super::job::{Unit, Units};
 use super::outputs::Outputs;
-use super::scorer::{Scorer, Seen};
+use super::scorer::Seen;
 use super::summary::Summary;
-use crate::profile::NodeProfile;
-use crate::steps::Score;
 use blt_graph::run::cpu_features;
-use blt_graph::{Earlier, PipelineSpec, Plan, StepCx, StepError};
+use blt_graph::{Earlier, StepCx, StepError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::rc::Rc;
 
 /// A `score` step, as another process is told of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,7 +36,7 @@ pub struct RemoteStep {
     pub outputs: Outputs,
 }
 
-/// What a [`Worker`] answers for a unit whose part is written.
+/// What a [`Worker`](crate::steps::Worker) answers for a unit whose part is written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnitDone {
     /// The processor, as far as it changes bits.
@@ -49,7 +46,7 @@ pub struct UnitDone {
 
 /// Brings units to workers. Lent to the runner as `Rc<dyn Scheduler>`.
 pub trait Scheduler {
-    /// Has each of `units` scored by a [`Worker`] of `step`, in any order, again where a process or
+    /// Has each of `units` scored by a [`Worker`](crate::steps::Worker) of `step`, in any order, again where a process or
     /// machine was lost, and calls `done` with its place in `units` once its worker has
     /// answered.
     ///
@@ -133,68 +130,5 @@ impl RemoteStep {
         let summaries = summaries
             .ok_or_else(|| StepError::other("the scheduler ended before all units were scored"))?;
         Ok((summaries, seconds))
-    }
-}
-
-/// A `score` step made ready in another process: it holds the model, and scores one unit after the
-/// other.
-pub struct Worker {
-    step: RemoteStep,
-    scorer: Scorer,
-    job: Job,
-    profile: Rc<NodeProfile>,
-}
-
-impl Worker {
-    /// Builds the step's model, and looks at the input's files. `threads`: for messages to nodes;
-    /// who calls decides the pool.
-    ///
-    /// # Errors
-    /// If the version is another one, or what the pipeline names is not here as it was where the
-    /// step was divided.
-    pub fn open(step: RemoteStep, threads: usize) -> Result<Self, StepError> {
-        let version = env!("CARGO_PKG_VERSION");
-        if step.version != version {
-            let msg = format!(
-                "the step was begun by version {}, and this worker has version {version}",
-                step.version
-            );
-            return Err(StepError::other(msg).help("install the same version on all machines"));
-        }
-        let spec = PipelineSpec::parse(&step.pipeline, "the resolved pipeline")
-            .map_err(StepError::Document)?;
-        let plan = Plan::check(&spec, &step.variant, step.seed, &step.base_dir)
-            .map_err(StepError::Document)?;
-        let score = Score::of(&plan, step.index)?;
-        let score = score
-            .ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
-        let cx = StepCx::outside(&plan, step.index, step.earlier.clone(), threads);
-        let scorer = score.scorer(&cx)?;
-        let model = scorer.loaded().digest()?;
-        if model != step.model {
-            let msg =
-                format!("the model is {model} here, and {} where the step was divided", step.model);
-            return Err(StepError::other(msg)
-                .help("all machines read one checkpoint, which stays as it is meanwhile"));
-        }
-        let job = score.whole_job(&cx, &scorer)?;
-        let profile = scorer.profile();
-        Ok(Worker { step, scorer, job, profile })
-    }
-
-    /// Scores a unit and writes its part, in place of one that is there.
-    ///
-    /// # Errors
-    /// If it is no unit of this job, or as [`Scorer::score`].
-    pub fn score(&mut self, unit: &Unit) -> Result<UnitDone, StepError> {
-        if !self.job.has(unit, &self.step.model) {
-            let msg = format!("{} is not here as it was when the work was divided", unit.input);
-            return Err(StepError::other(msg)
-                .help("all machines read the same files, of one size and time of modification, which stay as they are meanwhile"));
-        }
-        let units = Units { model: self.step.model.clone(), units: vec![unit.clone()] };
-        self.scorer.score(&self.job, &units, &[0], &self.step.outputs, &mut |_| Ok(()))?;
-        let costs = self.profile.take().into_iter().map(|(node, cost)| (node, cost.seconds));
-        Ok(UnitDone { cpu_features: cpu_features(), seconds_by_node: costs.collect() })
     }
 }

@@ -9,15 +9,15 @@ use super::job::{Job, Unit, Units};
 use super::outputs::Outputs;
 use super::part::PartWriter;
 use super::summary::Summary;
-use crate::data::{
+use crate::ports::{Entropies, Loss, LossValue, Patches};
+use crate::profile::NodeProfile;
+use crate::trained_graph::TrainedGraph;
+use blt_core::bytes::{Batch, Span};
+use blt_core::patches::PatchError;
+use blt_data::{
     ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows,
     Unreadable,
 };
-use crate::loaded::{Feed, Loaded};
-use crate::ports::{Entropies, Loss, LossValue, Patches};
-use crate::profile::NodeProfile;
-use blt_core::bytes::{Batch, Span};
-use blt_core::patches::PatchError;
 use blt_graph::{RunFailed, StepError};
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;
@@ -53,24 +53,22 @@ impl Seen {
 
 /// A model that is ready to score.
 pub struct Scorer {
-    loaded: Loaded,
+    graph: TrainedGraph,
     wires: Wires,
 }
 
 impl Scorer {
-    pub fn new(loaded: Loaded, wires: Wires) -> Self {
-        Scorer { loaded, wires }
+    pub fn new(graph: TrainedGraph, wires: Wires) -> Self {
+        Scorer { graph, wires }
     }
 
-    pub fn loaded(&self) -> &Loaded {
-        &self.loaded
+    pub fn graph(&self) -> &TrainedGraph {
+        &self.graph
     }
 
     /// What each node takes from now on.
     pub(crate) fn profile(&self) -> Rc<NodeProfile> {
-        let profile = Rc::new(NodeProfile::new(self.loaded.session.clone()));
-        self.loaded.live.world().observe(profile.clone());
-        profile
+        self.graph.profile()
     }
 
     fn compute(
@@ -89,7 +87,7 @@ impl Scorer {
     ///
     /// # Errors
     /// A row that cannot be read or scored, unless `on_error` says otherwise.
-    pub(super) fn score_rows(
+    pub(crate) fn score_rows(
         &self,
         reader: Box<dyn RowReader>,
         columns: Columns,
@@ -136,7 +134,7 @@ impl Scorer {
             .config
             .source
             .open_rows(&job.request(spans))
-            .map_err(|e| self.loaded.data_error(e))?;
+            .map_err(|e| self.graph.data_error(e))?;
         let lists = job.config.lists.clone();
         let events = RowBatches::start(reader, job.config.packer.clone(), lists, EVENTS_AHEAD)?;
         std::thread::scope(|scope| {
@@ -314,7 +312,7 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
         watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
     ) -> Result<(), StepError> {
         loop {
-            let event = events.next_event().map_err(|e| self.scorer.loaded.data_error(e))?;
+            let event = events.next_event().map_err(|e| self.scorer.graph.data_error(e))?;
             let Some(event) = event else { return Ok(()) };
             match event {
                 RawEvent::Rows(rows) => self.waiting.push_back(Waiting::Rows(OpenRows::new(rows))),
@@ -353,11 +351,10 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
 
     /// What the graph says of a batch.
     fn values(&self, batch: &Rc<Batch>) -> Result<Values, RunFailed> {
-        let Scorer { loaded, wires: Wires { loss, patches, entropies } } = self.scorer;
-        loaded.live.world().insert(Feed(batch.clone()));
+        let Scorer { graph, wires: Wires { loss, patches, entropies } } = self.scorer;
         let entropies = entropies.as_ref().filter(|_| self.columns.entropies);
         let goals: Vec<&String> = loss.iter().chain(patches).chain(entropies).collect();
-        let mut found = loaded.live.run(&goals)?;
+        let mut found = graph.run(batch, &goals)?;
         Ok(Values {
             loss: loss.as_ref().map(|wire| found.take::<Loss>(wire)).transpose()?,
             patches: patches.as_ref().map(|wire| found.take::<Patches>(wire)).transpose()?,

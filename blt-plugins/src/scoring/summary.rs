@@ -1,7 +1,7 @@
 //! What is in parts, in numbers.
 
 use super::columns::{Columns, RowScores, Scores};
-use crate::data::{RowError, Unreadable};
+use blt_data::{RowError, Unreadable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

@@ -1,14 +1,14 @@
-use crate::data::{BatchReader, Packer, Request};
-use crate::loaded::{
-    Feed, Loaded, backend, check_sources, device_failed, fingerprints, first_wire,
-};
+use crate::device::backend;
 use crate::memory;
+use crate::plan_queries::first_wire;
 use crate::ports::{Loss, Patches};
 use crate::profile::{NodeCost, NodeProfile};
-use blt_core::backend::ParamId;
+use crate::sources::{check_sources, fingerprints};
+use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
-use blt_core::optim::{AdamWConfig, Decay};
+use blt_core::optim::AdamWConfig;
+use blt_data::Request;
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -166,21 +166,13 @@ impl Bench {
     fn read(
         &self,
         cx: &StepCx,
-        loaded: &Loaded,
+        graph: &TrainedGraph,
         ids: usize,
         count: usize,
     ) -> Result<Vec<Rc<Batch>>, StepError> {
-        let request =
-            Request { lists: loaded.lists(), ..self.request(cx, loaded.source.shuffle_buffer) };
-        let packer = Packer::new(loaded.source.span_bytes, ids)?;
-        let reader = BatchReader::new(loaded.source.source.clone(), request, packer);
-        let mut reader = reader.map_err(|e| loaded.data_error(e))?;
-        (0..count)
-            .map(|_| {
-                let batch = reader.next_batch().map_err(|e| loaded.data_error(e))?;
-                batch.map(Rc::new).ok_or_else(|| StepError::other("the training documents ran out"))
-            })
-            .collect()
+        let request = self.request(cx, graph.source()?.handle.shuffle_buffer);
+        let mut batches = graph.batches(request, ids)?;
+        (0..count).map(|_| batches.next_or_end()).collect()
     }
 }
 
@@ -225,14 +217,14 @@ impl Step for Bench {
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         memory::reset_peak();
         memory::begin();
-        let mut loaded = Loaded::build(cx, &[&self.goal])?;
-        loaded.prepare(cx)?;
+        let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
+        graph.prepare(cx)?;
         let machine = machine_rate(cx)?;
-        let measuring = Measuring { step: self, cx, loaded: &loaded, machine };
+        let measuring = Measuring { step: self, cx, graph: &graph, machine };
         // First, so that its memory is not measured on what evaluation left behind.
         let training = self.train.then(|| measuring.training()).transpose()?;
         let (training, training_memory) = training.unzip();
-        let batches = self.read(cx, &loaded, self.evaluation_batch_bytes, self.batches)?;
+        let batches = self.read(cx, &graph, self.evaluation_batch_bytes, self.batches)?;
         let units: Vec<&[Rc<Batch>]> = batches.chunks(1).collect();
         let forward = |name, wire: &str| {
             measuring.phase(name, &units, |_, _, unit| measuring.forward(wire, &unit[0]))
@@ -244,11 +236,11 @@ impl Step for Bench {
             kind: "bench".to_owned(),
             goal: self.goal.clone(),
             path: cx.path().to_string(),
-            device: loaded.session.backend.device(),
+            device: graph.backend().device(),
             threads: cx.threads(),
             simd: blt_core::backend::fused::level().to_owned(),
             machine_flops_per_second: machine,
-            parameters: loaded.n_parameters(),
+            parameters: graph.n_parameters(),
             training,
             training_memory,
             evaluation,
@@ -282,23 +274,17 @@ fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
 struct Measuring<'a> {
     step: &'a Bench,
     cx: &'a StepCx<'a>,
-    loaded: &'a Loaded,
+    graph: &'a TrainedGraph,
     machine: f64,
 }
 
 impl Measuring<'_> {
     /// Forward alone; the goal's nats, if it is a loss.
     fn forward(&self, goal: &str, batch: &Rc<Batch>) -> Result<Option<f64>, StepError> {
-        self.loaded.live.world().insert(Feed(batch.clone()));
-        let mut values = self.loaded.live.run(&[goal])?;
-        let loss = self
-            .cx
-            .plan()
-            .goal(goal)?
-            .is::<Loss>()
-            .then(|| values.take::<Loss>(goal))
-            .transpose()?;
-        Ok(loss.map(|loss| (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum()))
+        let mut values = self.graph.run(batch, &[goal])?;
+        let is_loss = self.cx.plan().goal(goal)?.is::<Loss>();
+        let loss = is_loss.then(|| values.take::<Loss>(goal)).transpose()?;
+        Ok(loss.map(|loss| loss.total_nats()))
     }
 
     /// Times `run` on the units in turn. It is given the profile, the repetition (from 0, warm-up
@@ -310,8 +296,7 @@ impl Measuring<'_> {
         mut run: impl FnMut(&NodeProfile, u64, &[Rc<Batch>]) -> Result<Option<f64>, StepError>,
     ) -> Result<PhaseRate, StepError> {
         let Bench { warmup, repeats, goal, .. } = self.step;
-        let profile = Rc::new(NodeProfile::new(self.loaded.session.clone()));
-        self.loaded.live.world().observe(profile.clone());
+        let profile = self.graph.profile();
         self.cx.progress().start(&format!("{name} {goal}"), Some((warmup + repeats) as u64));
         let (mut rates, mut bytes, mut seconds) = (Vec::new(), 0, 0.0);
         let (mut first, mut last) = (None, None);
@@ -326,7 +311,7 @@ impl Measuring<'_> {
             let ids: usize = unit.iter().map(|batch| batch.len()).sum();
             let started = Instant::now();
             let sum = run(&profile, repetition as u64, unit)?;
-            self.loaded.session.backend.synchronize()?;
+            self.graph.backend().synchronize()?;
             let took = started.elapsed().as_secs_f64();
             let counted: usize = unit.iter().map(|batch| batch.n_counted_bytes()).sum();
             last = sum.map(|sum| sum / counted.max(1) as f64);
@@ -347,7 +332,7 @@ impl Measuring<'_> {
         let flops: f64 = costs.values().map(flops_of).sum();
         let median = rates[rates.len() / 2];
         let flops_per_second = median * flops / bytes as f64;
-        let graph = self.loaded.live.nodes().chain([OPTIMISER]);
+        let graph = self.graph.nodes().chain([OPTIMISER]);
         let nodes = graph.filter_map(|node| Some((node, costs.get(node)?))).map(|(node, cost)| {
             NodeSeconds {
                 node: node.to_owned(),
@@ -374,50 +359,33 @@ impl Measuring<'_> {
 
     /// Optimiser steps, and the memory that they take.
     fn training(&self) -> Result<(PhaseRate, TrainingMemory), StepError> {
-        let (step, loaded) = (self.step, self.loaded);
+        let (step, graph) = (self.step, self.graph);
         let batches =
-            step.read(self.cx, loaded, step.batch_bytes, step.accumulate * step.batches)?;
+            step.read(self.cx, graph, step.batch_bytes, step.accumulate * step.batches)?;
         let units: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
-        let ids: Vec<ParamId> = loaded.ids();
-        let backend = &*loaded.session.backend;
+        let backend = graph.backend();
         backend.recompute(step.recompute);
-        let optimiser = AdamWConfig {
-            lr: 3e-4,
-            betas: (0.9, 0.95),
-            eps: 1e-8,
-            weight_decay: 0.1,
-            clip: Some(1.0),
-            warmup: 0,
-            decay: Decay::Constant,
-            min_lr: 1.0,
-            steps: (step.warmup + step.repeats) as u64,
-        };
+        let optimiser = AdamWConfig::constant(3e-4);
         let rate = self.phase("train", &units, |profile, repetition, unit| {
             if repetition == step.warmup as u64 {
-                backend.touch_moments(&ids);
+                backend.touch_moments(&graph.param_ids());
                 memory::reset_peak();
             }
             let total: usize = unit.iter().map(|b| b.n_counted_bytes()).sum();
             let mut nats = 0.0;
             for batch in unit {
-                loaded.session.loss_weight.set(batch.n_counted_bytes() as f64 / total as f64);
-                loaded.live.world().insert(Feed(batch.clone()));
-                backend.record(true);
-                let loss = loaded.get::<Loss>(&step.goal)?;
-                profile.backward(&loss.loss).map_err(device_failed)?;
-                nats += (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum::<f64>();
+                let share = batch.n_counted_bytes() as f64 / total as f64;
+                nats += graph.gradients(batch, &step.goal, share)?.total_nats();
             }
-            backend.record(false);
             backend.synchronize()?;
             let started = Instant::now();
-            let step = optimiser.step(backend, &ids, repetition + 1, repetition + 1);
-            step.map_err(device_failed)?;
+            graph.update(&optimiser, repetition + 1, repetition + 1)?;
             backend.synchronize()?;
             profile.add_seconds(OPTIMISER, started.elapsed().as_secs_f64());
             Ok(Some(nats))
         })?;
         let peak = memory::peak();
-        let moments: u64 = 3 * 4 * loaded.n_parameters() as u64;
+        let moments: u64 = 3 * 4 * graph.n_parameters() as u64;
         // What is resident is the host's.
         let on_host = backend.device() == "cpu";
         let beyond = memory::begin()

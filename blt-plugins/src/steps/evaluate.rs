@@ -1,12 +1,14 @@
-use crate::data::{BatchReader, Counts, DataError, Packer, Part, Request};
-use crate::loaded::{
-    Feed, Loaded, backend, boundary_lookahead, check_source, check_sources, fingerprints,
-    first_wire, nodes_behind_borders, read_by_patchers, sources, warn_untrained,
-};
+use crate::device::backend;
+use crate::lint::warn_untrained;
+use crate::plan_queries::{boundary_lookahead, first_wire, nodes_behind_borders, read_by_patchers};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
-use crate::profile::{NodeProfile, PatcherFlops};
+use crate::profile::NodeProfile;
+use crate::recognise::closed_form_flops;
+use crate::sources::{check_source, check_sources, fingerprints, sources};
+use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patches::PatchStats;
+use blt_data::{Counts, DataError, Part, Request};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -126,8 +128,10 @@ struct Sample {
 
 struct Measuring<'a> {
     step: &'a Evaluate,
-    loaded: Loaded,
+    graph: &'a TrainedGraph,
     profile: Rc<NodeProfile>,
+    /// FLOPs of the patchers inside nodes before the first batch, by node.
+    patcher_flops: BTreeMap<String, u64>,
     patches_wire: Option<String>,
     entropies_wire: Option<String>,
     open: BTreeMap<u64, Open>,
@@ -201,17 +205,15 @@ impl Step for Evaluate {
         backend(cx)?;
         let request = Request::part(self.split.part());
         if let Some(source) = &self.source {
-            for (_, handle) in sources(cx, &read)? {
-                if let Err(DataError::NoSplit { .. }) = handle.source.check(&request) {
+            for found in sources(cx.plan(), &read)? {
+                if let Err(DataError::NoSplit { .. }) = found.handle.source.check(&request) {
                     let msg = format!(
                         "`{source}` has no `split`, so it has no {} documents",
                         self.split.part()
                     );
                     let error = NodeError::param("split", msg)
                         .help("`split: all` measures all of its documents");
-                    return Err(StepError::Document(
-                        cx.plan().diagnose_step(cx.index(), &error).into(),
-                    ));
+                    return Err(cx.refuse(&error));
                 }
             }
         }
@@ -219,13 +221,9 @@ impl Step for Evaluate {
         if let Some(by) = &self.by {
             // The rest of the request is fine, so what is wrong now is wrong with `by`.
             let request = Request { scalars: vec![by.clone()], ..request };
-            for (_, handle) in sources(cx, &read)? {
-                let at_by = |e| {
-                    StepError::Document(
-                        cx.plan().diagnose_step(cx.index(), &NodeError::param("by", e)).into(),
-                    )
-                };
-                handle.source.check(&request).map_err(at_by)?;
+            for found in sources(cx.plan(), &read)? {
+                let at_by = |e| cx.refuse(&NodeError::param("by", e));
+                found.handle.source.check(&request).map_err(at_by)?;
             }
         }
         warn_untrained(cx)?;
@@ -234,29 +232,23 @@ impl Step for Evaluate {
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         let refs = self.computed();
-        let mut loaded = Loaded::build(cx, &refs)?;
-        loaded.prepare(cx)?;
-        loaded.read_from(cx, self.source.as_deref())?;
-        loaded.live.facilities::<PatcherFlops>().iter().for_each(|(_, flops)| flops.0.set(0));
-        let profile = Rc::new(NodeProfile::new(loaded.session.clone()));
-        loaded.live.world().observe(profile.clone());
+        let mut graph = TrainedGraph::build(cx, &refs)?;
+        graph.prepare(cx)?;
+        graph.read_from(cx, self.source.as_deref())?;
         let request = Request {
             scalars: self.by.iter().cloned().collect(),
-            lists: loaded.lists(),
             limit: self.limit,
             ..Request::part(self.split.part())
         };
-        let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
-        let reader = BatchReader::new(loaded.source.source.clone(), request, packer)
-            .map_err(|e| loaded.data_error(e))?;
-        let mut reader = reader.read_ahead(2);
+        let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
             patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
             entropies_wire: read_by_patchers(cx.plan(), &refs)?,
             step: self,
-            loaded,
-            profile,
+            graph: &graph,
+            profile: graph.profile(),
+            patcher_flops: patcher_flops(&graph),
             open: BTreeMap::new(),
             total: Sums::default(),
             groups: BTreeMap::new(),
@@ -269,20 +261,16 @@ impl Step for Evaluate {
         };
         cx.progress().start(&format!("evaluate {}", self.goal), None);
         let started = Instant::now();
-        loop {
-            let Some(batch) = reader.next_batch().map_err(|e| measuring.loaded.data_error(e))?
-            else {
-                break;
-            };
+        while let Some(batch) = batches.next()? {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            let groups = reader
+            let groups = batches
                 .scalars()
                 .iter()
                 .map(|of_span| self.by.as_ref().and_then(|by| of_span.get(by).cloned().flatten()));
             let groups: Vec<Option<String>> = groups.collect();
-            measuring.measure(batch, &groups)?;
+            measuring.measure(&batch, &groups)?;
             let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
             let bpb = measuring.total.bpb().unwrap_or(f64::NAN);
             cx.progress().update(
@@ -290,7 +278,7 @@ impl Step for Evaluate {
                 &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))],
             );
         }
-        let counts = reader.counts();
+        let counts = batches.counts();
         if measuring.total.bytes == 0 {
             return Err(StepError::other(format!(
                 "the {} documents hold no bytes ({} null, {} empty); there is nothing to measure",
@@ -299,23 +287,21 @@ impl Step for Evaluate {
                 counts.empty
             )));
         }
-        measuring.loaded.check_end()?;
+        graph.check_end()?;
         let seconds = started.elapsed().as_secs_f64();
         measuring.finish(cx, &counts, seconds)
     }
 }
 
 impl Measuring<'_> {
-    fn measure(&mut self, batch: Batch, groups: &[Option<String>]) -> Result<(), StepError> {
-        let batch = Rc::new(batch);
+    fn measure(&mut self, batch: &Rc<Batch>, groups: &[Option<String>]) -> Result<(), StepError> {
         self.ids += batch.len() as u64;
         self.spans += batch.n_spans() as u64;
-        self.loaded.live.world().insert(Feed(batch.clone()));
         let mut goals: Vec<&str> = vec![&self.step.goal];
         goals.extend(self.step.metrics.iter().map(String::as_str));
         goals.extend(self.patches_wire.as_deref());
         goals.extend(self.entropies_wire.as_deref());
-        let mut values = self.loaded.live.run(&goals)?;
+        let mut values = self.graph.run(batch, &goals)?;
         let loss = values.take::<Loss>(&self.step.goal)?;
         for metric in &self.step.metrics {
             self.metrics.merge(&values.take::<Metric>(metric)?);
@@ -325,7 +311,7 @@ impl Measuring<'_> {
         let entropies =
             self.entropies_wire.as_ref().map(|wire| values.take::<Entropies>(wire)).transpose()?;
         if let Some(patches) = &patches {
-            self.patch_stats.add(&batch, patches);
+            self.patch_stats.add(batch, patches);
         }
         for (s, span) in batch.spans.iter().enumerate() {
             let open = self
@@ -335,13 +321,13 @@ impl Measuring<'_> {
             open.nats += loss.span_nats(s);
             open.bytes += (span.range.len() - span.context) as u64;
             if let Some(patches) = &patches {
-                open.patches += patches.n_counted(&batch, s) as u64;
+                open.patches += patches.n_counted(batch, s) as u64;
             }
             if span.range.start == 0
                 && !span.range.is_empty()
                 && !self.samples.contains_key(&open.group)
             {
-                let sample = self.sample(&batch, s, patches.as_deref(), entropies.as_deref());
+                let sample = self.sample(batch, s, patches.as_deref(), entropies.as_deref());
                 let group = self.open[&span.row].group.clone();
                 self.samples.insert(group.clone(), Sample { group, ..sample });
             }
@@ -417,14 +403,14 @@ impl Measuring<'_> {
         let behind = nodes_behind_borders(plan, &goal)?;
         let of_nodes =
             flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
-        let inside = self.loaded.live.facilities::<PatcherFlops>();
-        let of_parts = inside
-            .iter()
-            .filter(|(node, _)| !behind.contains(node))
-            .map(|(_, f)| f.0.get() as f64 / bytes);
+        let inside = patcher_flops(self.graph);
+        let of_parts =
+            inside.iter().filter(|(node, _)| !behind.contains(*node)).map(|(node, flops)| {
+                (flops - self.patcher_flops.get(node).unwrap_or(&0)) as f64 / bytes
+            });
         let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
         let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
-        for p in &self.loaded.params {
+        for p in self.graph.params() {
             *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
         }
         let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
@@ -446,12 +432,12 @@ impl Measuring<'_> {
             "flops_per_byte": flops_by_node.values().fold(0.0, |a, b| a + b),
             "entropy_flops_per_byte": entropy_flops,
             "flops_by_node": flops_by_node,
-            "closed_form_flops_per_byte": crate::closed_form::per_byte(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
-            "parameters": self.loaded.n_parameters(),
+            "closed_form_flops_per_byte": closed_form_flops(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
+            "parameters": self.graph.n_parameters(),
             "parameters_by_node": parameters_by_node,
             "boundary_lookahead": boundary_lookahead(plan, &refs)?,
             "metrics": self.metrics.sums.iter().map(|(name, (sum, count))| (name.clone(), sum / count)).collect::<BTreeMap<_, _>>(),
-            "prepared": self.loaded.prepared_summary(),
+            "prepared": self.graph.prepared_summary(),
         });
         write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
         let samples: Vec<&Sample> = self.samples.values().collect();
@@ -468,6 +454,12 @@ impl Measuring<'_> {
         ));
         Ok(())
     }
+}
+
+/// Forward FLOPs of the patchers inside nodes since the graph was built, by node.
+fn patcher_flops(graph: &TrainedGraph) -> BTreeMap<String, u64> {
+    let flops = graph.facilities().map(|(node, f)| (node, f.patcher_flops()));
+    flops.filter(|(_, flops)| *flops > 0).collect()
 }
 
 blt_graph::step!(Evaluate);

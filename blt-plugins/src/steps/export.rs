@@ -1,15 +1,16 @@
-use crate::data::{BatchReader, Packer, Part, Request};
-use crate::loaded::{
-    CHECKPOINT_DIR, Feed, Loaded, fingerprints, first_wire, nodes_behind_borders, warn_untrained,
-};
-use crate::model::ParamSet;
+use crate::checkpoint::CHECKPOINT_DIR;
+use crate::lint::warn_untrained;
+use crate::plan_queries::{first_wire, nodes_behind_borders};
 use crate::ports::{Logits, Loss, Patches};
-use crate::shape::{self, Found, NotBlt, WholeModel};
+use crate::recognise::{self, Found, NotBlt};
+use crate::sources::fingerprints;
+use crate::trained_graph::TrainedGraph;
 use blt_core::backend::ParamId;
 use blt_core::blt::Blt;
 use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
+use blt_data::{Part, Request};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,11 +76,11 @@ impl Export {
     fn verify(
         &self,
         cx: &StepCx,
-        loaded: &Loaded,
+        graph: &TrainedGraph,
         dir: &Path,
         documents: u64,
     ) -> Result<Verified, StepError> {
-        let session = &loaded.session;
+        let session = graph.session();
         let config = HfConfig::read(dir)?;
         let shape = config.to_model();
         let weights = Weights::open(dir)?;
@@ -91,19 +92,14 @@ impl Export {
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
             std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
-        let request =
-            Request { lists: loaded.lists(), limit: Some(documents), ..Request::part(Part::All) };
-        let packer = Packer::new(loaded.source.span_bytes, VERIFY_BATCH)?;
-        let reader = BatchReader::new(loaded.source.source.clone(), request, packer);
-        let mut reader = reader.map_err(|e| loaded.data_error(e))?;
+        let request = Request { limit: Some(documents), ..Request::part(Part::All) };
+        let mut batches = graph.batches(request, VERIFY_BATCH)?;
         let mut verified = Verified::default();
-        while let Some(batch) = reader.next_batch().map_err(|e| loaded.data_error(e))? {
+        while let Some(batch) = batches.next()? {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            let batch = Rc::new(batch);
-            loaded.live.world().insert(Feed(batch.clone()));
-            let mut values = loaded.live.run(&goals)?;
+            let mut values = graph.run(&batch, &goals)?;
             let own = values.take::<Loss>(&self.goal)?;
             let patches = match model.patch(session, &batch, false) {
                 Some(made) => Rc::new(made?.patches),
@@ -197,7 +193,7 @@ impl Step for Export {
             return Err(NodeError::param("dir", msg)
                 .help("a name such as `hf`; absolute paths and `..` lead elsewhere"));
         }
-        match shape::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
+        match recognise::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
             // Its shape is known when its files are opened, in `depends`.
             Found::Whole(_) => Ok(()),
             Found::Parts(parts) => match HfConfig::from_model(&parts.shape) {
@@ -209,12 +205,11 @@ impl Step for Export {
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         let plan = cx.plan();
-        let at_goal =
-            |error: NodeError| StepError::Document(plan.diagnose_step(cx.index(), &error).into());
-        if let Found::Whole(_) = shape::find(plan, &plan.needs(&[&self.goal])?)
+        let at_goal = |error: NodeError| cx.refuse(&error);
+        if let Found::Whole(_) = recognise::find(plan, &plan.needs(&[&self.goal])?)
             .map_err(|e| at_goal(self.not_a_model(e)))?
         {
-            let model = Loaded::build(cx, &[&self.goal])?
+            let model = TrainedGraph::build(cx, &[&self.goal])?
                 .model()
                 .map_err(|e| at_goal(self.not_a_model(e)))?;
             HfConfig::from_model(&model.shape)
@@ -226,32 +221,29 @@ impl Step for Export {
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let at_goal = |error: NodeError| {
-            StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
-        };
-        let mut loaded = Loaded::build(cx, &[&self.goal])?;
-        loaded.prepare(cx)?;
-        let model = loaded.model().map_err(|e| at_goal(self.not_a_model(e)))?;
+        let at_goal = |error: NodeError| cx.refuse(&error);
+        let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
+        graph.prepare(cx)?;
+        let model = graph.model().map_err(|e| at_goal(self.not_a_model(e)))?;
         let config = HfConfig::from_model(&model.shape)
             .map_err(|refused| at_goal(self.refused(&refused)))?;
         let behind = nodes_behind_borders(cx.plan(), &[&self.goal])?;
-        for (node, set) in loaded.live.facilities::<ParamSet>() {
-            // They would be left behind. What makes the patches may be.
-            if !set.0.is_empty() && !model.nodes.contains(&node) && !behind.contains(&node) {
-                let kind = cx.plan().node(&node).map_or("", |n| n.entry.name);
-                return Err(at_goal(self.not_a_model(NotBlt::ForeignParams { node, kind })));
-            }
+        // Parameters of other nodes would be left behind. Those that make the patches may be.
+        let foreign = |node: &String| !model.nodes.contains(node) && !behind.contains(node);
+        if let Some(node) = graph.params().iter().map(|p| &p.node).find(|node| foreign(node)) {
+            let kind = cx.plan().node(node).map_or("", |n| n.entry.name);
+            let error = NotBlt::ForeignParams { node: node.clone(), kind };
+            return Err(at_goal(self.not_a_model(error)));
         }
         let trained = cx.earlier().iter().any(|step| step.dir.join(CHECKPOINT_DIR).is_dir());
-        if !trained
-            && !model.nodes.iter().any(|node| loaded.live.facility::<WholeModel>(node).is_some())
-        {
+        let from_files = graph.facilities().any(|(_, f)| f.whole_model().is_some());
+        if !trained && !from_files {
             cx.progress().message(&format!(
                 "`{}` is exported untrained: no step before has trained it",
                 self.goal
             ));
         }
-        let of_model = loaded.params.iter().filter(|p| model.nodes.contains(&p.node));
+        let of_model = graph.params().iter().filter(|p| model.nodes.contains(&p.node));
         let ids: BTreeMap<&str, ParamId> =
             of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
         let specs = config.parameters();
@@ -266,10 +258,10 @@ impl Step for Export {
         }
         cx.progress().start(&format!("export {}", self.goal), None);
         let dir = cx.dir().join("outputs").join(&self.dir);
-        write_directory(&dir, &config, |name| loaded.session.backend.read_param(ids[name]))?;
+        write_directory(&dir, &config, |name| graph.backend().read_param(ids[name]))?;
         let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
         let verified =
-            self.verify.map(|documents| self.verify(cx, &loaded, &dir, documents)).transpose()?;
+            self.verify.map(|documents| self.verify(cx, &graph, &dir, documents)).transpose()?;
         let mut result = json!({
             "kind": "export",
             "goal": self.goal,

@@ -9,5 +9,5 @@ mod train;
 pub use bench::{Bench, Measured, NodeSeconds, PhaseRate, TrainingMemory};
 pub use evaluate::{Evaluate, Split};
 pub use export::Export;
-pub use score::{Emit, Score};
+pub use score::{BatchOptions, BatchScorer, Emit, Score, Worker};
 pub use train::Train;

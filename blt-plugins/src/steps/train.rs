@@ -1,13 +1,12 @@
-use crate::data::{BatchReader, BatchState, Packer, Request};
-use crate::loaded::{
-    CHECKPOINT_DIR, CheckpointState, Feed, Loaded, STATE_FILE, backend, check_sources,
-    device_failed, fingerprints, warn_untrained,
-};
+use crate::checkpoint::{self, CHECKPOINT_DIR, ResumeFolder};
+use crate::device::backend;
+use crate::lint::warn_untrained;
 use crate::ports::Loss;
-use blt_core::backend::ParamId;
+use crate::sources::{check_sources, fingerprints};
+use crate::trained_graph::{Batches, TrainedGraph};
 use blt_core::bytes::Batch;
-use blt_core::checkpoint;
 use blt_core::optim::{AdamWConfig, Decay};
+use blt_data::{BatchState, Request};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -111,7 +110,7 @@ fn clip() -> Option<f64> {
 #[derive(Serialize, Deserialize)]
 struct Progress {
     step: u64,
-    /// Where the reader stands.
+    /// The reader's place.
     data: BatchState,
     /// Bytes trained on.
     bytes: u64,
@@ -233,175 +232,211 @@ impl Step for Train {
         warn_untrained(cx)?;
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
-            let dir = cx.base_dir().join(from);
-            CheckpointState::read(&dir).map_err(|e| at_from(cx, e))?;
-            for file in [STATE_FILE, checkpoint::MODEL_FILE, checkpoint::OPTIMIZER_FILE] {
-                let path = dir.join(file);
-                let bytes = std::fs::read(&path).map_err(|e| {
-                    at_from(
-                        cx,
-                        StepError::other(format!("cannot read checkpoint {}: {e}", path.display())),
-                    )
-                })?;
-                on.push(format!("from {file} {}", blake3::hash(&bytes)));
-            }
+            let digests = checkpoint::digests(&cx.base_dir().join(from));
+            let digests = digests.map_err(|e| at_from(cx, e))?;
+            on.extend(digests.iter().map(|digest| format!("from {digest}")));
         }
         Ok(on)
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let dir = cx.dir().to_owned();
-        let mut loaded = Loaded::build(cx, &[&self.goal])?;
+        let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
+        let shuffle_buffer = graph.source()?.handle.shuffle_buffer;
         if let Some(from) = &self.from {
             let from = cx.base_dir().join(from);
-            let restored = loaded.restore(&from, true).and_then(|_| loaded.restore_moments(&from));
-            restored.map_err(|e| at_from(cx, e))?;
+            restore(&mut graph, &from).map_err(|e| at_from(cx, e))?;
         }
-        let resumed = if cx.resumed() { latest(&dir)? } else { None };
-        let mut state = None;
-        if let Some(path) = &resumed {
-            let training = loaded.restore(path, true)?;
-            loaded.restore_moments(path)?;
-            let training: Progress = serde_json::from_value(training.unwrap_or_default())?;
-            state = Some(training);
-        }
-        loaded.prepare(cx)?;
-        let t0 = match &state {
-            Some(s) => loaded.t - s.step,
-            None => loaded.t,
+        let resume = ResumeFolder::of(cx.dir());
+        let latest = if cx.resumed() { resume.latest()? } else { None };
+        let state: Option<Progress> = match &latest {
+            Some(path) => {
+                let training = restore(&mut graph, path)?;
+                Some(serde_json::from_value(training.unwrap_or_default())?)
+            }
+            None => None,
         };
-
-        let request = Request {
-            exclude_calibration: true,
-            lists: loaded.lists(),
-            ..Request::training(cx.seed(), loaded.source.shuffle_buffer)
-        };
-        let packer = Packer::new(loaded.source.span_bytes, self.batch_bytes)?;
-        let source = loaded.source.source.clone();
-        let reader = match &state {
-            None => BatchReader::new(source, request, packer),
-            Some(s) => BatchReader::restore(source, request, packer, &s.data),
-        }
-        .map_err(|e| loaded.data_error(e))?;
-        let mut reader = reader.read_ahead(2 * self.accumulate);
-        let (mut metrics_lines, mut timings_lines) =
-            state.as_ref().map_or((0, 0), |s| (s.metrics_lines, s.timings_lines));
-        let mut metrics = JsonLines::open(dir.join("metrics.jsonl"), metrics_lines)?;
-        let mut timings = JsonLines::open(dir.join("timings.jsonl"), timings_lines)?;
-        let (mut step, mut bytes, mut window) =
-            state.as_ref().map_or((0, 0, Window::default()), |s| (s.step, s.bytes, s.window));
-
-        let optimiser = self.optimiser();
-        let ids: Vec<ParamId> = loaded.ids();
-        let backend = loaded.session.backend.clone();
-        backend.recompute(self.recompute);
-        let started = Instant::now();
-        let (mut clock, mut clock_bytes, first_bytes) = (Instant::now(), bytes, bytes);
-        if resumed.is_some() {
+        graph.prepare(cx)?;
+        let request =
+            Request { exclude_calibration: true, ..Request::training(cx.seed(), shuffle_buffer) };
+        let batches = match &state {
+            None => graph.batches(request, self.batch_bytes),
+            Some(state) => graph.resume_batches(request, self.batch_bytes, &state.data),
+        }?
+        .read_ahead(2 * self.accumulate);
+        graph.backend().recompute(self.recompute);
+        let mut training = Training::new(self, cx, &graph, batches, state)?;
+        if latest.is_some() {
+            let step = training.state.step;
             cx.progress().message(&format!("going on after step {step} of {}", self.steps));
         }
         cx.progress().start(&format!("train {}", self.goal), Some(self.steps));
-        while step < self.steps {
-            let micro: Vec<Rc<Batch>> = (0..self.accumulate)
-                .map(|_| {
-                    let batch = reader.next_batch().map_err(|e| loaded.data_error(e))?;
-                    batch
-                        .map(Rc::new)
-                        .ok_or_else(|| StepError::other("the training documents ran out"))
-                })
-                .collect::<Result<_, _>>()?;
-            let total: usize = micro.iter().map(|b| b.n_counted_bytes()).sum();
-            for batch in micro {
-                loaded.session.loss_weight.set(batch.n_counted_bytes() as f64 / total as f64);
-                loaded.live.world().insert(Feed(batch.clone()));
-                backend.record(true);
-                let loss = loaded.get::<Loss>(&self.goal)?;
-                backend.backward(&loss.loss).map_err(device_failed)?;
-                let nats: f64 = (0..batch.n_spans()).map(|s| loss.span_nats(s)).sum();
-                if !nats.is_finite() {
-                    return Err(StepError::other(format!(
-                        "the loss of `{}` is not finite at step {}",
-                        self.goal,
-                        step + 1
-                    ))
-                    .help("lower `lr`, or lengthen `warmup`"));
-                }
-                window.nats += nats;
-                window.bytes += batch.n_counted_bytes() as u64;
-                bytes += batch.n_counted_bytes() as u64;
-            }
-            backend.record(false);
-            step += 1;
-            let norm = optimiser.step(&*backend, &ids, step, t0 + step).map_err(device_failed)?;
-            if !norm.is_finite() {
-                return Err(StepError::other(format!(
-                    "the gradient of `{}` is not finite at step {step}",
-                    self.goal
-                ))
-                .help("lower `lr`, or lengthen `warmup`"));
-            }
-            window.norm = norm;
-            if step % self.log_every == 0 || step == self.steps {
-                let bpb = window.nats / std::f64::consts::LN_2 / window.bytes.max(1) as f64;
-                let lr = optimiser.lr_at(step);
-                metrics.push(&json!({
-                    "goal": self.goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
-                }))?;
-                let rate = (bytes - clock_bytes) as f64 / clock.elapsed().as_secs_f64();
-                timings.push(&json!({
-                    "goal": self.goal, "step": step, "seconds": clock.elapsed().as_secs_f64(), "bytes_per_second": rate,
-                }))?;
-                metrics_lines += 1;
-                timings_lines += 1;
-                (clock, clock_bytes, window) = (Instant::now(), bytes, Window::default());
-                cx.progress().update(
-                    step,
-                    &[("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))],
-                );
-            }
-            let stop = cx.interrupted();
-            if step < self.steps && (step % self.checkpoint_every == 0 || stop) {
-                metrics.sync()?;
-                timings.sync()?;
-                let progress = Progress {
-                    step,
-                    data: reader.state().clone(),
-                    bytes,
-                    window,
-                    metrics_lines,
-                    timings_lines,
-                };
-                let path = dir.join(RESUME_DIR).join(format!("{step:08}"));
-                loaded.save(&path, t0 + step, Some(serde_json::to_value(progress)?))?;
-                drop_older(&dir, step)?;
+        training.run(&resume)?;
+        training.finish()?;
+        Ok(resume.remove()?)
+    }
+}
+
+/// Reads all of a checkpoint: parameters, moments, and the training loop's state.
+fn restore(graph: &mut TrainedGraph, dir: &Path) -> Result<Option<serde_json::Value>, StepError> {
+    let training = graph.restore(dir, true)?;
+    graph.restore_moments(dir)?;
+    Ok(training)
+}
+
+/// A [`Train`] step under way.
+struct Training<'a> {
+    train: &'a Train,
+    cx: &'a StepCx<'a>,
+    graph: &'a TrainedGraph,
+    batches: Batches<'a>,
+    optimiser: AdamWConfig,
+    /// Optimiser steps behind the parameters before the first step of this training.
+    t0: u64,
+    state: Progress,
+    metrics: JsonLines,
+    timings: JsonLines,
+    started: Instant,
+    /// Bytes trained on before `started`.
+    first_bytes: u64,
+    /// When the last line of metrics was written, and the bytes trained on then.
+    clock: (Instant, u64),
+}
+
+impl<'a> Training<'a> {
+    fn new(
+        train: &'a Train,
+        cx: &'a StepCx<'a>,
+        graph: &'a TrainedGraph,
+        batches: Batches<'a>,
+        state: Option<Progress>,
+    ) -> Result<Self, StepError> {
+        let state = state.unwrap_or_else(|| Progress {
+            step: 0,
+            data: batches.state().clone(),
+            bytes: 0,
+            window: Window::default(),
+            metrics_lines: 0,
+            timings_lines: 0,
+        });
+        let lines = |name, lines| JsonLines::open(cx.dir().join(name), lines);
+        Ok(Training {
+            metrics: lines("metrics.jsonl", state.metrics_lines)?,
+            timings: lines("timings.jsonl", state.timings_lines)?,
+            optimiser: train.optimiser(),
+            t0: graph.t() - state.step,
+            started: Instant::now(),
+            first_bytes: state.bytes,
+            clock: (Instant::now(), state.bytes),
+            train,
+            cx,
+            graph,
+            batches,
+            state,
+        })
+    }
+
+    fn run(&mut self, resume: &ResumeFolder) -> Result<(), StepError> {
+        let Train { steps, checkpoint_every, log_every, .. } = *self.train;
+        while self.state.step < steps {
+            self.step()?;
+            let step = self.state.step;
+            if step.is_multiple_of(log_every) || step == steps {
+                self.log()?;
             }
             // After the last step there is nothing to save but the result.
-            if stop && step < self.steps {
+            let stop = self.cx.interrupted() && step < steps;
+            if stop || step < steps && step.is_multiple_of(checkpoint_every) {
+                self.save(resume)?;
+            }
+            if stop {
                 return Err(StepError::Interrupted);
             }
         }
-        loaded.check_end()?;
-        metrics.sync()?;
-        timings.sync()?;
-        loaded.save(&dir.join(CHECKPOINT_DIR), t0 + step, None)?;
-        let seconds = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// One optimiser step.
+    fn step(&mut self) -> Result<(), StepError> {
+        let (goal, step) = (&self.train.goal, self.state.step + 1);
+        let not_finite = |what: &str| {
+            StepError::other(format!("the {what} of `{goal}` is not finite at step {step}"))
+                .help("lower `lr`, or lengthen `warmup`")
+        };
+        let micro: Vec<Rc<Batch>> = (0..self.train.accumulate)
+            .map(|_| self.batches.next_or_end())
+            .collect::<Result<_, _>>()?;
+        let total: usize = micro.iter().map(|batch| batch.n_counted_bytes()).sum();
+        for batch in micro {
+            let bytes = batch.n_counted_bytes();
+            let loss = self.graph.gradients(&batch, goal, bytes as f64 / total as f64)?;
+            let nats = loss.total_nats();
+            if !nats.is_finite() {
+                return Err(not_finite("loss"));
+            }
+            self.state.window.nats += nats;
+            self.state.window.bytes += bytes as u64;
+            self.state.bytes += bytes as u64;
+        }
+        let norm = self.graph.update(&self.optimiser, step, self.t0 + step)?;
+        if !norm.is_finite() {
+            return Err(not_finite("gradient"));
+        }
+        self.state.window.norm = norm;
+        self.state.step = step;
+        Ok(())
+    }
+
+    /// Writes a line of metrics and one of timings.
+    fn log(&mut self) -> Result<(), StepError> {
+        let (goal, Progress { step, bytes, .. }) = (&self.train.goal, &self.state);
+        let (step, bytes) = (*step, *bytes);
+        let window = std::mem::take(&mut self.state.window);
+        let bpb = window.nats / std::f64::consts::LN_2 / window.bytes.max(1) as f64;
+        let lr = self.optimiser.lr_at(step);
+        self.metrics.push(&json!({
+            "goal": goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
+        }))?;
+        let (since, before) = self.clock;
+        let rate = (bytes - before) as f64 / since.elapsed().as_secs_f64();
+        self.timings.push(&json!({
+            "goal": goal, "step": step, "seconds": since.elapsed().as_secs_f64(), "bytes_per_second": rate,
+        }))?;
+        self.state.metrics_lines += 1;
+        self.state.timings_lines += 1;
+        self.clock = (Instant::now(), bytes);
+        let fields = [("bpb", format!("{bpb:.3}")), ("bytes/s", format!("{rate:.0}"))];
+        self.cx.progress().update(step, &fields);
+        Ok(())
+    }
+
+    /// Writes a checkpoint to resume from, and removes older ones.
+    fn save(&mut self, resume: &ResumeFolder) -> Result<(), StepError> {
+        self.metrics.sync()?;
+        self.timings.sync()?;
+        self.state.data = self.batches.state().clone();
+        let step = self.state.step;
+        let training = serde_json::to_value(&self.state)?;
+        self.graph.save(&resume.at(step), self.t0 + step, Some(training))?;
+        Ok(resume.keep_only(step)?)
+    }
+
+    /// Writes the final checkpoint and the results.
+    fn finish(mut self) -> Result<(), StepError> {
+        self.graph.check_end()?;
+        self.metrics.sync()?;
+        self.timings.sync()?;
+        let (dir, Progress { step, bytes, .. }) = (self.cx.dir(), &self.state);
+        self.graph.save(&dir.join(CHECKPOINT_DIR), self.t0 + step, None)?;
+        let seconds = self.started.elapsed().as_secs_f64();
         let result = json!({
-            "kind": "train", "goal": self.goal, "steps": step, "bytes": bytes, "parameters": loaded.n_parameters(),
-            "prepared": loaded.prepared_summary(),
+            "kind": "train", "goal": self.train.goal, "steps": step, "bytes": bytes, "parameters": self.graph.n_parameters(),
+            "prepared": self.graph.prepared_summary(),
         });
         write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
-        let timing = json!({ "train_bytes_per_second": (bytes - first_bytes) as f64 / seconds });
+        let rate = (bytes - self.first_bytes) as f64 / seconds;
+        let timing = json!({ "train_bytes_per_second": rate });
         write_atomic(dir.join("timing.json"), timing.to_string())?;
-        // Renamed first: a kill in the middle of removing must not leave half a checkpoint to
-        // resume from.
-        let (resume, done) = (dir.join(RESUME_DIR), dir.join("resume.done"));
-        if resume.exists() {
-            std::fs::rename(&resume, &done)?;
-        }
-        if done.exists() {
-            std::fs::remove_dir_all(done)?;
-        }
-        cx.progress().finish(&format!("{bytes} bytes in {seconds:.1} s"));
+        self.cx.progress().finish(&format!("{bytes} bytes in {seconds:.1} s"));
         Ok(())
     }
 }
@@ -410,37 +445,10 @@ impl Step for Train {
 fn at_from(cx: &StepCx, error: StepError) -> StepError {
     let StepError::Failed { error, help } = error else { return error };
     let error = NodeError::param("from", error);
-    let error = match help {
+    cx.refuse(&match help {
         Some(help) => error.help(help),
         None => error,
-    };
-    StepError::Document(cx.plan().diagnose_step(cx.index(), &error).into())
-}
-
-/// Checkpoints of a step that has not finished.
-const RESUME_DIR: &str = "resume";
-
-/// The newest whole checkpoint of a step that was stopped.
-fn latest(dir: &Path) -> Result<Option<PathBuf>, StepError> {
-    let resume = dir.join(RESUME_DIR);
-    if !resume.exists() {
-        return Ok(None);
-    }
-    let mut found: Vec<PathBuf> =
-        std::fs::read_dir(resume)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-    found.retain(|p| p.extension().is_none());
-    found.sort();
-    Ok(found.pop())
-}
-
-fn drop_older(dir: &Path, step: u64) -> Result<(), StepError> {
-    for entry in std::fs::read_dir(dir.join(RESUME_DIR))? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy() != format!("{step:08}")) {
-            std::fs::remove_dir_all(path)?;
-        }
-    }
-    Ok(())
+    })
 }
 
 blt_graph::step!(Train);

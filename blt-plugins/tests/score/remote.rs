@@ -3,9 +3,8 @@
 use crate::bench::*;
 use blt_graph::run::{RunOptions, Runner};
 use blt_graph::{PipelineSpec, StepError};
-use blt_plugins::scoring::{
-    BatchOptions, BatchScorer, RemoteStep, Scheduler, Unit, UnitDone, Worker,
-};
+use blt_plugins::scoring::{RemoteStep, Scheduler, Unit, UnitDone};
+use blt_plugins::steps::{BatchOptions, BatchScorer, Worker};
 use std::path::PathBuf;
 use std::rc::Rc;
 

@@ -1,8 +1,10 @@
-//! What results.json says, read leniently: what is missing, null or not a number is left out of the
-//! report.
+//! What results.json says, as the report shows it: what is missing, null or not a number is left
+//! out.
 
+use crate::results::{self, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults};
 use serde_json::Value;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 /// A paired difference to the baseline in bits per byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -10,6 +12,19 @@ pub struct Difference {
     pub bpb: f64,
     /// Standard error; None where it is not known (one document and one seed).
     pub se: Option<f64>,
+}
+
+/// What a `score` step measured, and its rate.
+#[derive(Clone, Debug)]
+pub struct Score {
+    pub result: ScoreResult,
+    pub bytes_per_second: Option<f64>,
+}
+
+impl Score {
+    pub fn bpb(&self) -> Option<f64> {
+        self.result.counts.sums.likelihood.as_ref()?.bpb
+    }
 }
 
 /// What a node of a variant found before training.
@@ -49,12 +64,12 @@ pub struct Variant {
     pub prepared: Vec<Found>,
     pub difference: Option<Difference>,
     /// What its `score` steps left.
-    pub scores: Vec<Value>,
+    pub scores: Vec<Score>,
 }
 
 /// All variants, in the order of results.json.
 #[derive(Clone, Debug)]
-pub struct Results {
+pub struct Facts {
     pub pipeline: String,
     pub id: String,
     pub seeds: Vec<String>,
@@ -62,20 +77,13 @@ pub struct Results {
     pub variants: Vec<Variant>,
 }
 
-fn number(value: &Value, key: &str) -> Option<f64> {
-    value.get(key)?.as_f64().filter(|v| v.is_finite())
+fn finite(value: Option<f64>) -> Option<f64> {
+    value.filter(|v| v.is_finite())
 }
 
-fn text(value: &Value, key: &str) -> Option<String> {
-    value.get(key)?.as_str().map(str::to_owned)
-}
-
-fn numbers(value: &Value, key: &str) -> Vec<(String, f64)> {
-    let map = value.get(key).and_then(Value::as_object);
-    map.into_iter()
-        .flatten()
-        .filter_map(|(k, v)| Some((k.clone(), v.as_f64().filter(|v| v.is_finite())?)))
-        .collect()
+/// The numbers that are known.
+fn numbers(by_name: &BTreeMap<String, Option<f64>>) -> Vec<(String, f64)> {
+    by_name.iter().filter_map(|(name, v)| Some((name.clone(), finite(*v)?))).collect()
 }
 
 fn plain(value: &Value) -> String {
@@ -89,8 +97,8 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn prepared(value: &Value, seed: Option<&str>) -> Vec<Found> {
-    let nodes = value.get("prepared").and_then(Value::as_object);
+fn prepared(results: &VariantResults, seed: Option<&str>) -> Vec<Found> {
+    let nodes = results.evaluated.as_ref().map(|evaluated| &evaluated.result.prepared);
     let values = |of_node: &Value| match of_node {
         Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
         Value::Null => Vec::new(),
@@ -105,45 +113,44 @@ fn prepared(value: &Value, seed: Option<&str>) -> Vec<Found> {
 }
 
 impl Variant {
-    fn read(index: usize, name: &str, value: &Value) -> Self {
-        let mut patch_lengths: Vec<(usize, f64)> = numbers(value, "patch_lengths")
-            .into_iter()
-            .filter_map(|(length, count)| Some((length.parse().ok()?, count)))
-            .collect();
-        patch_lengths.sort_by_key(|(length, _)| *length);
-        let by_seed = value.get("seeds").and_then(Value::as_object);
-        let prepared = match by_seed {
-            Some(seeds) => {
-                seeds.iter().flat_map(|(seed, of_seed)| prepared(of_seed, Some(seed))).collect()
+    fn of(index: usize, name: &str, results: &VariantResults) -> Self {
+        let evaluated = results.evaluated.clone().unwrap_or_default();
+        let (measured, timing) = (evaluated.result, evaluated.timing);
+        let count = |(&length, count): (&u64, &Number)| Some((length as usize, count.finite()?));
+        let score = |record: &StepRecord| match &record.result {
+            StepResult::Score(result) => {
+                let timing = record.timing.as_ref();
+                let bytes_per_second = timing.and_then(|timing| timing.score_bytes_per_second);
+                Some(Score { result: result.clone(), bytes_per_second })
             }
-            None => prepared(value, None),
+            _ => None,
         };
-        let steps = value.get("steps").and_then(Value::as_array).into_iter();
-        let difference = value
-            .get("difference")
-            .and_then(|d| Some(Difference { bpb: number(d, "bpb")?, se: number(d, "se") }));
+        let difference = |d: &results::Difference| {
+            Some(Difference { bpb: finite(Some(d.bpb))?, se: finite(Some(d.se)) })
+        };
+        let by_seed = results.by_seed().into_iter();
         Variant {
             index,
             name: name.to_owned(),
-            bpb: number(value, "bpb"),
-            bpb_se: number(value, "bpb_se_seeds"),
-            bpb_by: numbers(value, "bpb_by"),
-            bytes: number(value, "bytes"),
-            documents: number(value, "documents"),
-            bytes_per_patch: number(value, "bytes_per_patch"),
-            patch_lengths,
-            flops: number(value, "flops_per_byte"),
-            entropy_flops: number(value, "entropy_flops_per_byte"),
-            flops_by_node: numbers(value, "flops_by_node"),
-            closed_form: number(value, "closed_form_flops_per_byte"),
-            parameters: number(value, "parameters"),
-            train_rate: number(value, "train_bytes_per_second"),
-            evaluate_rate: number(value, "evaluate_bytes_per_second"),
-            lookahead: value.get("boundary_lookahead").and_then(Value::as_bool).unwrap_or(false),
-            metrics: numbers(value, "metrics"),
-            prepared,
-            difference,
-            scores: steps.flatten().filter_map(|step| step.get("score")).cloned().collect(),
+            bpb: finite(measured.bpb),
+            bpb_se: finite(results.bpb_se_seeds),
+            bpb_by: numbers(&measured.bpb_by),
+            bytes: measured.bytes.finite(),
+            documents: measured.documents.finite(),
+            bytes_per_patch: finite(measured.bytes_per_patch),
+            patch_lengths: measured.patch_lengths.iter().flatten().filter_map(count).collect(),
+            flops: finite(measured.flops_per_byte),
+            entropy_flops: finite(measured.entropy_flops_per_byte),
+            flops_by_node: measured.flops_by_node.into_iter().collect(),
+            closed_form: finite(measured.closed_form_flops_per_byte),
+            parameters: measured.parameters.finite(),
+            train_rate: finite(results.train_bytes_per_second),
+            evaluate_rate: finite(timing.evaluate_bytes_per_second),
+            lookahead: measured.boundary_lookahead,
+            metrics: numbers(&measured.metrics),
+            prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
+            difference: results.difference.as_ref().and_then(difference),
+            scores: results.steps.iter().filter_map(score).collect(),
         }
     }
 }
@@ -158,28 +165,23 @@ fn by_bpb(a: &&Variant, b: &&Variant) -> Ordering {
     }
 }
 
-impl Results {
-    pub fn read(value: &Value) -> Self {
-        let variants = value.get("variants").and_then(Value::as_object);
-        let variants = variants.into_iter().flatten().enumerate();
-        let mut seeds: Vec<String> = value
-            .get("seeds")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .map(Value::to_string)
-            .collect();
+impl Facts {
+    pub fn of(results: &Results) -> Self {
+        let mut seeds: Vec<String> = results.seeds.iter().map(u64::to_string).collect();
         if seeds.is_empty() {
-            seeds.extend(value.get("seed").filter(|s| !s.is_null()).map(Value::to_string));
+            seeds.extend(results.seed.map(|seed| seed.to_string()));
         }
-        Results {
-            pipeline: text(value, "pipeline").unwrap_or_else(|| "pipeline".to_owned()),
-            id: text(value, "id").unwrap_or_default(),
+        let pipeline = match results.pipeline.as_str() {
+            "" => "pipeline",
+            name => name,
+        };
+        let variants = results.variants.iter().enumerate();
+        Facts {
+            pipeline: pipeline.to_owned(),
+            id: results.id.clone(),
             seeds,
-            baseline: text(value, "baseline"),
-            variants: variants
-                .map(|(index, (name, value))| Variant::read(index, name, value))
-                .collect(),
+            baseline: results.baseline.clone(),
+            variants: variants.map(|(i, (name, of))| Variant::of(i, name, of)).collect(),
         }
     }
 
@@ -477,7 +479,7 @@ mod tests {
     fn only_variants_that_another_beats_in_both_are_off_the_frontier() {
         let of = |bpb: f64, flops: f64| serde_json::json!({"bpb": bpb, "flops_per_byte": flops});
         let results = serde_json::json!({"variants": {"dear": of(2.0, 9.0), "cheap": of(3.0, 1.0), "beaten": of(3.0, 2.0), "middle": of(2.5, 4.0)}});
-        let results = Results::read(&results);
+        let results = Facts::of(&serde_json::from_value(results).unwrap());
         let names: Vec<&str> = results.frontier().iter().map(|v| v.name.as_str()).collect();
         assert_eq!(names, ["cheap", "middle", "dear"]);
     }
@@ -486,7 +488,7 @@ mod tests {
     fn errors_of_two_that_are_paired_to_a_third_add_up() {
         let of = |bpb: f64, se: f64| serde_json::json!({"bpb": bpb, "difference": {"bpb": 0.1, "se": se}});
         let results = serde_json::json!({"baseline": "b", "variants": {"b": {"bpb": 2.0}, "x": of(2.1, 0.03), "y": of(2.21, 0.04), "z": {"bpb": 2.3}}});
-        let results = Results::read(&results);
+        let results = Facts::of(&serde_json::from_value(results).unwrap());
         let [b, x, y, z] = results.variants.as_slice() else { panic!("four variants") };
         assert_eq!(results.standard_error(b, x), Some(0.03));
         assert!((results.standard_error(x, y).unwrap() - 0.05).abs() < 1e-12);

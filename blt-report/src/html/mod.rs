@@ -18,8 +18,9 @@ pub use page::html;
 pub use sample::Sample;
 pub use table::table;
 
-use crate::results::SCHEMA;
+use crate::results::{MetricsLine, Results, SCHEMA, lenient};
 use blt_graph::FileError;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -54,10 +55,10 @@ pub enum ReportError {
 #[derive(Clone, Debug, Default)]
 pub struct ReportInput {
     /// results.json; see [`results`](crate::results).
-    pub results: Value,
-    /// Lines of metrics.jsonl. Training's have `variant`, `goal`, `step`, `bpb` and `bytes`;
-    /// others are passed over.
-    pub metrics: Vec<Value>,
+    pub results: Results,
+    /// Lines of metrics.jsonl. Those of training have `variant`, `goal`, `step`, `bpb` and
+    /// `bytes`; others are not shown.
+    pub metrics: Vec<MetricsLine>,
     /// For each variant what its evaluation on the first seed kept.
     pub samples: BTreeMap<String, Vec<Sample>>,
     /// The pipeline as it was written.
@@ -78,10 +79,17 @@ impl ReportInput {
         let Some(results) = json::<Value>(&path)? else {
             return Err(ReportError::NotARun { path: dir.to_path_buf() });
         };
-        if results.get("schema").and_then(Value::as_u64) != Some(u64::from(SCHEMA)) {
-            let found = results.get("schema").cloned().unwrap_or_default();
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Versioned {
+            schema: Value,
+        }
+        let Versioned { schema: found } = read_object(&results);
+        if found != SCHEMA {
             return Err(ReportError::Schema { path, found });
         }
+        let damaged = |source| ReportError::Damaged { path, source };
+        let results: Results = serde_json::from_value(results).map_err(damaged)?;
         let metrics_path = dir.join("metrics.jsonl");
         let metrics = text(&metrics_path)?.unwrap_or_default();
         let metrics = metrics.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(
@@ -91,7 +99,7 @@ impl ReportInput {
                     line: i + 1,
                     source,
                 };
-                serde_json::from_str(line).map_err(damaged)
+                serde_json::from_str(line).map(|line| read_object(&line)).map_err(damaged)
             },
         );
         let mut facts = Vec::new();
@@ -140,6 +148,11 @@ pub fn machine() -> Value {
         facts.insert("threads available".to_owned(), threads.get().to_string().into());
     }
     Value::Object(facts)
+}
+
+/// Reads what fits the type; what is no object fits none.
+fn read_object<T: DeserializeOwned + Default>(value: &Value) -> T {
+    value.as_object().map(lenient).unwrap_or_default()
 }
 
 /// None if there is no such file.

@@ -1,9 +1,10 @@
 //! From a run's facts to the page: which charts there are, and what goes into them.
 
-use super::facts::{Found, Results, Variant, columns, listed, mega};
+use super::facts::{Facts, Found, Variant, columns, listed, mega};
 use super::sample::{self, SHADES, Sample};
 use super::svg::{self, Bar, Line, LinePoint, Look, Part, Point};
 use super::{ReportError, ReportInput, scores, table};
+use crate::results::MetricsLine;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ const NODE_COLOURS: usize = 8;
 /// # Errors
 /// Only if the template itself is at fault; missing results are left out.
 pub fn html(input: &ReportInput) -> Result<String, ReportError> {
-    let results = Results::read(&input.results);
+    let results = Facts::of(&input.results);
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -58,11 +59,11 @@ pub(super) fn named(variant: &Variant) -> Value {
     context! { swatch => safe(look(variant).swatch()), name => variant.name.as_str(), lookahead => variant.lookahead }
 }
 
-fn legend(results: &Results) -> Vec<Value> {
+fn legend(results: &Facts) -> Vec<Value> {
     results.variants.iter().map(named).collect()
 }
 
-fn ranking(results: &Results) -> Value {
+fn ranking(results: &Facts) -> Value {
     let used = table::used(results, true);
     let row = |rank: Option<usize>, v: &Variant| {
         context! {
@@ -85,7 +86,7 @@ fn ranking(results: &Results) -> Value {
 }
 
 /// Bits per byte against what they cost.
-fn scatters(results: &Results) -> Vec<Value> {
+fn scatters(results: &Facts) -> Vec<Value> {
     let against = |slug: &str, title: &str, x_title: &str, of: fn(&Variant) -> Option<f64>| {
         let point = |v: &Variant| {
             let error = v.bpb_se.filter(|e| *e > 0.0);
@@ -111,27 +112,21 @@ fn scatters(results: &Results) -> Vec<Value> {
 type Curve = Vec<(f64, f64)>;
 
 /// Loss curves, a chart for each goal, that of the last training first.
-fn curves(results: &Results, lines: &[serde_json::Value]) -> Vec<Value> {
-    let in_bytes =
-        lines.iter().filter(|l| l.get("bpb").is_some()).all(|l| l.get("bytes").is_some());
+fn curves(results: &Facts, lines: &[MetricsLine]) -> Vec<Value> {
+    let in_bytes = lines.iter().filter(|l| l.bpb.is_some()).all(|l| l.bytes.is_some());
     // Goal by goal in the order in which they were trained first; of each, variant and seed.
     let mut goals: Vec<(String, u64)> = Vec::new();
-    let mut curves: BTreeMap<(String, String, String), (Curve, f64)> = BTreeMap::new();
+    let mut curves: BTreeMap<(String, String, Option<u64>), (Curve, f64)> = BTreeMap::new();
     for line in lines {
-        let of =
-            |key: &str| line.get(key).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
-        let (Some(goal), Some(bpb)) = (line.get("goal").and_then(|g| g.as_str()), of("bpb")) else {
-            continue;
-        };
-        let Some(at) = of(if in_bytes { "bytes" } else { "step" }) else { continue };
-        let run_step = line.get("run_step").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let (Some(goal), Some(bpb)) = (&line.goal, line.bpb) else { continue };
+        let Some(at) = (if in_bytes { line.bytes } else { line.step }) else { continue };
+        let (at, run_step) = (at as f64, line.run_step.unwrap_or(0));
         match goals.iter_mut().find(|(g, _)| g == goal) {
             Some((_, last)) => *last = run_step.max(*last),
-            None => goals.push((goal.to_owned(), run_step)),
+            None => goals.push((goal.clone(), run_step)),
         }
-        let variant = line.get("variant").and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-        let seed = line.get("seed").map(ToString::to_string).unwrap_or_default();
-        let (curve, offset) = curves.entry((goal.to_owned(), variant, seed)).or_default();
+        let variant = line.variant.clone().unwrap_or_default();
+        let (curve, offset) = curves.entry((goal.clone(), variant, line.seed)).or_default();
         // A second training of the same goal goes on where the first ended.
         if let Some((last, _)) = curve.last()
             && at + *offset <= *last
@@ -204,7 +199,7 @@ fn over_seeds(curves: &[&Curve], scale: f64) -> Vec<LinePoint> {
 }
 
 /// A small chart of bars for each domain, on one scale.
-fn domains(results: &Results) -> Vec<Value> {
+fn domains(results: &Facts) -> Vec<Value> {
     let mut names: Vec<&String> = Vec::new();
     for (name, _) in results.variants.iter().flat_map(|v| &v.bpb_by) {
         if !names.contains(&name) {
@@ -237,7 +232,7 @@ fn domains(results: &Results) -> Vec<Value> {
 }
 
 /// The distribution of patch lengths of each variant, on one axis of lengths.
-fn lengths(results: &Results) -> Vec<Value> {
+fn lengths(results: &Facts) -> Vec<Value> {
     // As far as the longest variant's 99.5 %; what is longer is counted into the last bar.
     let reach = |v: &Variant| {
         let total: f64 = v.patch_lengths.iter().map(|(_, count)| count).sum();
@@ -276,7 +271,7 @@ fn lengths(results: &Results) -> Vec<Value> {
 }
 
 /// Sample texts group by group, each under every variant; variants that show the same share a line.
-fn samples(results: &Results, samples: &BTreeMap<String, Vec<Sample>>) -> Value {
+fn samples(results: &Facts, samples: &BTreeMap<String, Vec<Sample>>) -> Value {
     let of_variant = || {
         let have = results.variants.iter().filter_map(|v| Some((v, samples.get(&v.name)?)));
         have.flat_map(|(v, list)| list.iter().map(move |s| (v, s)))
@@ -336,7 +331,7 @@ fn samples(results: &Results, samples: &BTreeMap<String, Vec<Sample>>) -> Value 
     }
 }
 
-fn metrics(results: &Results) -> Value {
+fn metrics(results: &Facts) -> Value {
     let (names, rows) = table::metrics(results);
     context! {
         names => names,
@@ -345,7 +340,7 @@ fn metrics(results: &Results) -> Value {
 }
 
 /// FLOPs per byte by node, a stacked bar for each variant.
-fn flops(results: &Results) -> Value {
+fn flops(results: &Facts) -> Value {
     let mut totals: Vec<(&String, f64)> = Vec::new();
     for (node, flops) in results.variants.iter().flat_map(|v| &v.flops_by_node) {
         match totals.iter_mut().find(|(name, _)| *name == node) {
@@ -407,7 +402,7 @@ fn flops(results: &Results) -> Value {
 }
 
 /// What nodes found before training: thresholds, vocabularies.
-fn prepared(results: &Results) -> Value {
+fn prepared(results: &Facts) -> Value {
     let mut keys: Vec<&String> = Vec::new();
     let rows = || results.variants.iter().flat_map(|v| v.prepared.iter().map(move |p| (v, p)));
     for (key, _) in rows().flat_map(|(_, found)| &found.values) {

@@ -1,23 +1,16 @@
 //! What `score` steps wrote: their counts, and the distribution of bits per byte in all and by a
 //! column.
 
-use super::facts::{Results, Variant, grouped};
+use super::facts::{Facts, Score, Variant, grouped};
 use super::page::{look, named, safe};
 use super::svg;
+use crate::results::{
+    HistogramGroup, HistogramOf, Ordered, ScoreHistogram, ScoreResult, UnreadableRows,
+};
 use minijinja::{Value, context};
 
 /// Values of a column that are shown, those of the most bytes.
 const SHOWN: usize = 24;
-
-type Json = serde_json::Value;
-
-fn count(value: &Json, key: &str) -> Option<String> {
-    Some(grouped(value.get(key)?.as_f64()?))
-}
-
-fn number(value: &Json, key: &str, decimals: usize) -> Option<String> {
-    Some(format!("{:.decimals$}", value.get(key)?.as_f64()?))
-}
 
 /// Counts by the number of their bin, from the first to the last that has any.
 struct Bins {
@@ -26,13 +19,12 @@ struct Bins {
 }
 
 impl Bins {
-    fn read(group: &Json, width: f64) -> Option<Self> {
-        let counts = group.get("counts")?.as_object()?.iter();
-        let bin = |(from, count): (&String, &Json)| {
-            Some(((from.parse::<f64>().ok()? / width).round() as usize, count.as_f64()?))
+    fn of(group: &HistogramGroup, width: f64) -> Option<Self> {
+        let bin = |(from, &count): (&str, &u64)| {
+            Some(((from.parse::<f64>().ok()? / width).round() as usize, count as f64))
         };
         let counts: Vec<(usize, f64)> =
-            counts.filter_map(bin).filter(|(_, count)| *count > 0.0).collect();
+            group.counts.iter().filter_map(bin).filter(|(_, count)| *count > 0.0).collect();
         let first = counts.iter().map(|(bin, _)| *bin).min()?;
         let last = counts.iter().map(|(bin, _)| *bin).max()?;
         let mut all = vec![0.0; last - first + 1];
@@ -51,7 +43,7 @@ impl Bins {
 }
 
 /// A section for each score step of each variant.
-pub fn sections(results: &Results) -> Vec<Value> {
+pub fn sections(results: &Facts) -> Vec<Value> {
     let mut sections = Vec::new();
     for variant in &results.variants {
         for (n, score) in variant.scores.iter().enumerate() {
@@ -61,75 +53,61 @@ pub fn sections(results: &Results) -> Vec<Value> {
     sections
 }
 
-fn section(results: &Results, variant: &Variant, n: usize, score: &Json) -> Value {
-    let histogram = score.get("histogram");
-    let of = histogram
-        .and_then(|h| h.get("of"))
-        .and_then(Json::as_str)
-        .unwrap_or_default()
-        .replace('_', " ");
-    let failed = score.get("failed").and_then(Json::as_object).into_iter().flatten();
-    let failed = failed
-        .map(|(cause, n)| format!("{n} {}", cause.replace('_', " ")))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let unreadable = score.get("unreadable").and_then(Json::as_array).into_iter().flatten();
-    let unreadable = unreadable.filter_map(|rows| {
-        let at = |key: &str| rows["rows"][key].as_u64();
-        let (input, group, first, end) =
-            (rows["input"].as_str()?, rows["group"].as_u64()?, at("start")?, at("end")?);
-        Some(format!("{input}, row group {group}, rows {first} to {}", end.checked_sub(1)?))
-    });
-    let by = histogram.and_then(|h| h.get("by")).and_then(Json::as_str);
+fn section(results: &Facts, variant: &Variant, n: usize, score: &Score) -> Value {
+    let ScoreResult { goal, counts, unreadable, histogram, .. } = &score.result;
+    let histogram = histogram.as_ref();
+    let failed = counts.failed.iter().map(|(cause, n)| format!("{n} {}", cause.replace('_', " ")));
+    let failed = failed.collect::<Vec<_>>().join(", ");
+    let unreadable =
+        unreadable.iter().filter_map(|UnreadableRows { input, group, rows, .. }| {
+            let last = rows.end.checked_sub(1)?;
+            Some(format!("{input}, row group {group}, rows {} to {last}", rows.start))
+        });
+    let patching = counts.sums.patching.as_ref();
     context! {
         variant => named(variant),
         several => results.variants.len() > 1,
-        goal => score.get("goal").and_then(Json::as_str),
-        rows => count(score, "rows"),
-        kept => count(score, "kept").filter(|_| score.get("kept") != score.get("rows")),
-        documents => count(score, "documents"),
-        bytes => count(score, "bytes"),
-        nulls => count(score, "nulls"),
+        goal => goal,
+        rows => count(counts.rows),
+        kept => (counts.kept != counts.rows).then(|| count(counts.kept)),
+        documents => count(counts.documents),
+        bytes => count(counts.bytes),
+        nulls => count(counts.nulls),
         failed => (!failed.is_empty()).then_some(failed),
         unreadable => unreadable.take(SHOWN).collect::<Vec<_>>(),
-        bpb => number(score, "bpb", 4),
-        bytes_per_patch => number(score, "bytes_per_patch", 2),
-        of => of,
-        by => by,
+        bpb => score.bpb().map(|bpb| format!("{bpb:.4}")),
+        bytes_per_patch => patching.and_then(|p| p.bytes_per_patch).map(|n| format!("{n:.2}")),
+        of => histogram.map(|h| h.of.name().replace('_', " ")).unwrap_or_default(),
+        by => histogram.and_then(|h| h.by.as_deref()),
         charts => histogram.map(|h| charts(variant, n, h)).unwrap_or_default(),
-        left_out => groups(histogram).len().saturating_sub(SHOWN),
+        left_out => histogram.map_or(0, |h| groups(h).len().saturating_sub(SHOWN)),
     }
 }
 
-fn groups(histogram: Option<&Json>) -> Vec<(&String, &Json)> {
-    histogram
-        .and_then(|h| h.get("groups"))
-        .and_then(Json::as_object)
-        .into_iter()
-        .flatten()
-        .collect()
+fn count(count: u64) -> String {
+    grouped(count as f64)
+}
+
+fn groups(histogram: &ScoreHistogram) -> Vec<(&str, &HistogramGroup)> {
+    histogram.groups.iter().flat_map(Ordered::iter).collect()
 }
 
 /// That of all documents, then those of the column's values, on one axis.
-fn charts(variant: &Variant, n: usize, histogram: &Json) -> Vec<Value> {
-    let number_of = |key: &str| histogram.get(key).and_then(Json::as_f64).filter(|w| *w > 0.0);
-    let (Some(width), Some(all)) = (number_of("width"), histogram.get("all")) else {
+fn charts(variant: &Variant, n: usize, histogram: &ScoreHistogram) -> Vec<Value> {
+    let width = histogram.width;
+    let Some(bins) = Bins::of(&histogram.all, width).filter(|_| width > 0.0) else {
         return Vec::new();
     };
-    let Some(bins) = Bins::read(all, width) else { return Vec::new() };
     let (first, last) = (bins.first, bins.first + bins.counts.len() - 1);
-    let mean = |group: &Json| match histogram.get("of").and_then(Json::as_str) {
-        Some("bits_per_byte") => group.get("bpb").and_then(Json::as_f64),
-        _ => group.get("bytes_per_patch").and_then(Json::as_f64),
+    let mean = |group: &HistogramGroup| match histogram.of {
+        HistogramOf::BitsPerByte => group.sums.likelihood.as_ref()?.bpb,
+        HistogramOf::BytesPerPatch => group.sums.patching.as_ref()?.bytes_per_patch,
     };
-    let mut shown = groups(Some(histogram));
-    shown.sort_by(|(a, x), (b, y)| {
-        y["bytes"].as_u64().cmp(&x["bytes"].as_u64()).then_with(|| a.cmp(b))
-    });
+    let mut shown = groups(histogram);
+    shown.sort_by(|(a, x), (b, y)| y.bytes.cmp(&x.bytes).then_with(|| a.cmp(b)));
     shown.truncate(SHOWN);
-    let everything = "all".to_owned();
-    let chart = |(i, (name, group)): (usize, (&String, &Json))| {
-        let shares = Bins::read(group, width)?.over(first, last);
+    let chart = |(i, (name, group)): (usize, (&str, &HistogramGroup))| {
+        let shares = Bins::of(group, width)?.over(first, last);
         let slug = format!("scores-{}-{n}-{i}", variant.index);
         let title = format!("Scores of {name}");
         let from = first as f64 * width;
@@ -138,11 +116,11 @@ fn charts(variant: &Variant, n: usize, histogram: &Json) -> Vec<Value> {
         Some(context! {
             name => svg::shortened(name, 40),
             svg => safe(svg),
-            documents => count(group, "documents"),
-            bytes => count(group, "bytes"),
+            documents => count(group.documents),
+            bytes => count(group.bytes),
             mean => mean(group).map(|m| format!("{m:.3}")),
         })
     };
-    let all = std::iter::once((&everything, all));
+    let all = std::iter::once(("all", &histogram.all));
     all.chain(shown).enumerate().filter_map(chart).collect()
 }

@@ -1,19 +1,19 @@
 //! The closing table: what the terminal shows when a run ends, and the same rows for the page.
 
-use super::facts::{Results, Variant, columns, grouped, mega, significant};
-use serde_json::Value;
+use super::facts::{Facts, Variant, columns, grouped, mega, significant};
+use crate::results::Results;
 
 /// A column: its title, and a variant's cell where there is a value.
 pub struct Column {
     pub title: &'static str,
     /// What the title means, at more length.
     pub about: &'static str,
-    pub cells: fn(&Results, &Variant) -> Option<String>,
+    pub cells: fn(&Facts, &Variant) -> Option<String>,
     /// Only on the page; a terminal is too narrow.
     pub page_only: bool,
 }
 
-fn difference(results: &Results, variant: &Variant) -> Option<String> {
+fn difference(results: &Facts, variant: &Variant) -> Option<String> {
     if results.is_baseline(variant) {
         return Some("baseline".to_owned());
     }
@@ -85,13 +85,13 @@ pub const COLUMNS: &[Column] = &[
     Column {
         title: "scored bits/byte",
         about: "bits per byte of the documents of the last score step, whatever part they are of",
-        cells: |_, v| Some(format!("{:.4}", v.scores.last()?.get("bpb")?.as_f64()?)),
+        cells: |_, v| Some(format!("{:.4}", v.scores.last()?.bpb()?)),
         page_only: false,
     },
     Column {
         title: "score bytes/s",
         about: "bytes per second of the last score step, reading and writing included",
-        cells: |_, v| Some(grouped(v.scores.last()?.get("score_bytes_per_second")?.as_f64()?)),
+        cells: |_, v| v.scores.last()?.bytes_per_second.map(grouped),
         page_only: false,
     },
     Column {
@@ -103,7 +103,7 @@ pub const COLUMNS: &[Column] = &[
 ];
 
 /// The columns that at least one variant has a value for.
-pub fn used(results: &Results, page: bool) -> Vec<&'static Column> {
+pub fn used(results: &Facts, page: bool) -> Vec<&'static Column> {
     let has = |c: &&Column| {
         let baseline_only = c.title.starts_with("difference")
             && results.variants.iter().all(|v| v.difference.is_none());
@@ -113,15 +113,15 @@ pub fn used(results: &Results, page: bool) -> Vec<&'static Column> {
 }
 
 /// A variant's cells; a dash where there is no value.
-pub fn cells(results: &Results, variant: &Variant, of: &[&Column]) -> Vec<String> {
+pub fn cells(results: &Facts, variant: &Variant, of: &[&Column]) -> Vec<String> {
     of.iter().map(|c| (c.cells)(results, variant).unwrap_or_else(|| "–".to_owned())).collect()
 }
 
 /// The closing table for a terminal: ranked variants by bits per byte, then those whose patch
 /// borders look ahead, apart and without a rank, then those that were not evaluated; below, what a
 /// reader has to know. Ends without a newline.
-pub fn table(results: &Value) -> String {
-    let results = Results::read(results);
+pub fn table(results: &Results) -> String {
+    let results = Facts::of(results);
     if results.variants.is_empty() {
         return "no variant left results".to_owned();
     }
@@ -204,7 +204,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 /// Metrics of plugin nodes: their names in order of first appearance, and a row for each variant
 /// that has any.
-pub fn metrics(results: &Results) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
+pub fn metrics(results: &Facts) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
     let mut names: Vec<String> = Vec::new();
     for (name, _) in results.variants.iter().flat_map(|v| &v.metrics) {
         if !names.contains(name) {

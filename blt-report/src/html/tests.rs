@@ -45,8 +45,20 @@ fn results() -> Value {
     json!({"schema": 1, "pipeline": "ablation", "id": "r1", "seed": 42, "seeds": [42], "baseline": "stride-6", "variants": variants})
 }
 
-fn line(variant: &str, goal: &str, run_step: u64, step: u64, bpb: f64) -> Value {
-    json!({"variant": variant, "run_step": run_step, "goal": goal, "step": step, "bpb": bpb, "lr": 1e-3, "grad_norm": 1.0, "bytes": step * 16384})
+fn read(results: Value) -> Results {
+    serde_json::from_value(results).unwrap()
+}
+
+fn line(variant: &str, goal: &str, run_step: u64, step: u64, bpb: f64) -> MetricsLine {
+    MetricsLine {
+        variant: Some(variant.to_owned()),
+        run_step: Some(run_step),
+        goal: Some(goal.to_owned()),
+        step: Some(step),
+        bpb: Some(bpb),
+        bytes: Some(step * 16384),
+        ..MetricsLine::default()
+    }
 }
 
 fn input() -> ReportInput {
@@ -67,7 +79,7 @@ fn input() -> ReportInput {
         },
     );
     ReportInput {
-        results: results(),
+        results: read(results()),
         metrics,
         samples: samples.into_iter().collect(),
         pipeline: "name: ablation # <as written>\n".to_owned(),
@@ -167,7 +179,7 @@ fn the_summary_says_who_is_ahead_and_how_surely() {
 
 #[test]
 fn the_table_ranks_and_sets_lookahead_apart() {
-    let table = table(&results());
+    let table = table(&read(results()));
     let at = |text: &str| table.find(text).unwrap_or_else(|| panic!("no {text} in\n{table}"));
     assert!(at("1  entropy") < at("2  space") && at("2  space") < at("3  stride-6 *"));
     assert!(at("3  stride-6 *") < at("not ranked") && at("not ranked") < at("   bpe "), "{table}");
@@ -184,11 +196,13 @@ fn the_table_ranks_and_sets_lookahead_apart() {
 fn errors_over_seeds_are_drawn() {
     let mut input = input();
     assert!(!page(&input).contains("class=\"e c"));
-    input.results["seeds"] = json!([42, 43]);
-    for (_, variant) in input.results["variants"].as_object_mut().unwrap() {
+    let mut results = results();
+    results["seeds"] = json!([42, 43]);
+    for (_, variant) in results["variants"].as_object_mut().unwrap() {
         variant["bpb_se_seeds"] = json!(0.004);
         variant["seeds"] = json!({"42": variant.clone(), "43": variant.clone()});
     }
+    input.results = read(results);
     let html = page(&input);
     assert!(
         html.contains("class=\"e c0\"")
@@ -200,8 +214,8 @@ fn errors_over_seeds_are_drawn() {
 
 #[test]
 fn what_is_not_there_is_left_out() {
-    let mut input = input();
-    for (_, variant) in input.results["variants"].as_object_mut().unwrap() {
+    let (mut input, mut results) = (input(), results());
+    for (_, variant) in results["variants"].as_object_mut().unwrap() {
         for key in [
             "bytes_per_patch",
             "patch_lengths",
@@ -215,7 +229,12 @@ fn what_is_not_there_is_left_out() {
             variant[key] = Value::Null;
         }
     }
-    input.metrics = vec![json!({"rows": 3}), json!({"goal": "loss", "bpb": null, "step": 1})];
+    input.results = read(results);
+    input.metrics = [json!({"rows": 3}), json!({"goal": "loss", "bpb": null, "step": 1})]
+        .iter()
+        .chain([&json!({"goal": 7, "bpb": 2.0, "step": 1})])
+        .map(read_object)
+        .collect();
     input.samples.clear();
     let html = page(&input);
     for heading in [
@@ -242,9 +261,9 @@ fn nothing_at_all_is_no_panic() {
         json!({"variants": {"a": {"bpb": 0.0, "bytes_per_patch": 0.0, "flops_per_byte": 0.0, "patch_lengths": {"3": 0}, "bpb_by": {"x": 0.0}}}}),
         json!({"baseline": "gone", "variants": {"a": {"bpb": -1.5, "bytes_per_patch": 1e300}, "b": {"bpb": 1e-300, "bytes_per_patch": -4, "boundary_lookahead": true}}}),
     ] {
-        let input = ReportInput { results: results.clone(), ..ReportInput::default() };
+        let input = ReportInput { results: read_object(&results), ..ReportInput::default() };
         page(&input);
-        assert!(!table(&results).is_empty());
+        assert!(!table(&input.results).is_empty());
     }
 }
 
@@ -252,12 +271,13 @@ fn nothing_at_all_is_no_panic() {
 fn names_are_text_wherever_they_stand() {
     let mut input = input();
     let hostile = "<img onerror=x>&\"'";
-    let text = input.results.to_string().replace("space", &hostile.replace('"', "\\\""));
-    input.results = serde_json::from_str(&text).unwrap();
-    input.results["variants"][hostile]["metrics"] = json!({ hostile: 1.0 });
-    input.results["variants"][hostile]["bpb_by"] = json!({ hostile: 1.0 });
-    input.results["variants"][hostile]["flops_by_node"] = json!({ hostile: 1.0 });
-    input.results["variants"][hostile]["prepared"] = json!({ hostile: { hostile: hostile } });
+    let text = results().to_string().replace("space", &hostile.replace('"', "\\\""));
+    let mut results: Value = serde_json::from_str(&text).unwrap();
+    results["variants"][hostile]["metrics"] = json!({ hostile: 1.0 });
+    results["variants"][hostile]["bpb_by"] = json!({ hostile: 1.0 });
+    results["variants"][hostile]["flops_by_node"] = json!({ hostile: 1.0 });
+    results["variants"][hostile]["prepared"] = json!({ hostile: { hostile: hostile } });
+    input.results = read(results);
     input.samples.insert(hostile.to_owned(), vec![sample(hostile, 1, hostile, 3, true)]);
     input.metrics.push(line(hostile, hostile, 7, 1, 2.0));
     let html = page(&input);
@@ -266,14 +286,15 @@ fn names_are_text_wherever_they_stand() {
 
 #[test]
 fn twenty_variants_all_look_different() {
-    let mut input = input();
+    let (mut input, mut results) = (input(), results());
     let names: Vec<String> =
         (0..20).map(|i| format!("pooling={i},{}", "long ".repeat(9))).collect();
     let variants = names
         .iter()
         .enumerate()
         .map(|(i, n)| (n.clone(), variant(2.0 + i as f64 * 1e-3, 6.0, 0.0)));
-    input.results["variants"] = Value::Object(variants.collect());
+    results["variants"] = Value::Object(variants.collect());
+    input.results = read(results);
     let html = page(&input);
     let legend = &html[html.find("<ul class=\"legend\">").unwrap()..];
     let legend = &legend[..legend.find("</ul>").unwrap()];
@@ -296,7 +317,8 @@ fn a_run_directory_is_read_and_its_faults_are_named() {
     page(&bare);
 
     let whole = input();
-    write("metrics.jsonl", &whole.metrics.iter().map(|l| format!("{l}\n")).collect::<String>());
+    let line = |line: &MetricsLine| serde_json::to_string(line).unwrap() + "\n";
+    write("metrics.jsonl", &whole.metrics.iter().map(line).collect::<String>());
     write(SAMPLES_FILE, &serde_json::to_string(&whole.samples).unwrap());
     write("pipeline.yaml", &whole.pipeline);
     write("resolved.yaml", &whole.resolved);
@@ -322,9 +344,9 @@ fn a_run_directory_is_read_and_its_faults_are_named() {
 
 #[test]
 fn scores_are_shown_by_their_column() {
-    let group = |documents: u64, bpb: f64, counts: Value| json!({"documents": documents, "bytes": documents * 100, "bpb": bpb, "counts": counts});
+    let group = |documents: u64, bpb: f64, counts: Value| json!({"documents": documents, "bytes": documents * 100, "nats": 1.0, "bpb": bpb, "counts": counts});
     let score = json!({
-        "goal": "loss", "rows": 12, "kept": 5, "documents": 9, "bytes": 900, "nulls": 1, "empty": 0, "bpb": 2.5,
+        "goal": "loss", "rows": 12, "kept": 5, "documents": 9, "bytes": 900, "nulls": 1, "empty": 0, "nats": 1.0, "bpb": 2.5,
         "failed": {"unreadable": 2},
         "unreadable": [{"input": "in/<a>.parquet", "group": 3, "rows": {"start": 30, "end": 32}, "columns": ["text"], "cause": "x"}],
         "histogram": {
@@ -332,8 +354,9 @@ fn scores_are_shown_by_their_column() {
             "groups": {"<en>": group(4, 2.05, json!({"2.0": 4})), "ko": group(5, 3.15, json!({"3.1": 5})), "none": group(0, 0.0, json!({}))},
         },
     });
-    let mut input = input();
-    input.results["variants"]["space"]["steps"] = json!([{"train": {}}, {"score": score}]);
+    let (mut input, mut results) = (input(), results());
+    results["variants"]["space"]["steps"] = json!([{"train": {}}, {"score": score}]);
+    input.results = read(results);
     let html = page(&input);
     for said in [
         "12 rows, 9 documents of 900 bytes: 2.5000 bits per byte",

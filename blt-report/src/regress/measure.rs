@@ -1,7 +1,8 @@
 //! What a run measured, number by number.
 
 use super::Fingerprint;
-use crate::results::{Entry, VariantRun};
+use crate::results::{Entry, StepResult, VariantRun, compared, parse, read_text};
+use crate::stats::{mean, standard_error_about};
 use blt_graph::{StepError, run::RunReport};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,25 +26,6 @@ pub struct Measured {
     pub made_with: Fingerprint,
     pub variants: Numbers,
 }
-
-/// Parts of a result that are not compared: breakdowns whose sums are, settings of the pipeline,
-/// and formulas of its sizes.
-const LEFT_OUT: &[&str] = &[
-    "bytes_by",
-    "closed_form_flops_per_byte",
-    "empty",
-    "flops_by_node",
-    "nulls",
-    "parameters_by_node",
-    "parts",
-    "patch_lengths",
-    "histogram",
-    "rule",
-    "step",
-    "steps",
-    "tensors",
-    "wanted_bytes_per_patch",
-];
 
 impl Measured {
     /// Reads the results that the steps of a finished run wrote.
@@ -99,89 +81,68 @@ fn numbers(runs: &[VariantRun]) -> Result<Numbers, StepError> {
 }
 
 fn over_seeds(values: &[f64]) -> Number {
-    let n = values.len() as f64;
     let value = match values.iter().all(|v| *v == values[0]) {
         true => values[0],
-        false => values.iter().sum::<f64>() / n,
+        false => mean(values),
     };
-    let squares = values.iter().map(|v| (v - value).powi(2)).sum::<f64>();
-    Number { value, se: (values.len() > 1).then(|| (squares / (n - 1.0) / n).sqrt()) }
+    Number { value, se: standard_error_about(values, value) }
 }
 
 fn of_run(
     run: &VariantRun,
     mine: impl Fn(&Entry) -> bool,
 ) -> Result<BTreeMap<String, f64>, StepError> {
-    let evaluation = run.entries.iter().rposition(|entry| entry.step == "evaluate");
+    let results = run.entries.iter().map(|entry| StepResult::read(&entry.dir));
+    let results = results.collect::<Result<Vec<_>, _>>()?;
+    let evaluation =
+        results.iter().rposition(|result| matches!(result, Some(StepResult::Evaluate(_))));
     let mut found = BTreeMap::new();
-    for (index, entry) in run.entries.iter().enumerate() {
+    for (index, (entry, mut result)) in run.entries.iter().zip(results).enumerate() {
         if Some(index) == evaluation {
-            collect(&result(entry)?, "", &mut found);
+            compared(&result, "", &mut found)?;
         } else if mine(entry) {
-            let mut result = result(entry)?;
-            if let Some(result) = result.as_object_mut().filter(|_| evaluation.is_some()) {
-                result.shift_remove("prepared");
+            if let Some(result) = result.as_mut().filter(|_| evaluation.is_some()) {
+                result.forget_prepared();
             }
-            for value in [last_metrics(entry)?, result] {
-                collect(&value, &format!("run.{index}.{}.", entry.step), &mut found);
-            }
+            let name = format!("run.{index}.{}.", entry.step);
+            compared(&last_metrics(entry)?, &name, &mut found)?;
+            compared(&result, &name, &mut found)?;
         }
     }
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<Option<String>, StepError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StepError::other(format!("cannot read {}: {error}", path.display()))),
-    }
-}
-
-fn parse(text: &str, path: &Path) -> Result<Value, StepError> {
-    serde_json::from_str(text)
-        .map_err(|e| StepError::other(format!("{} is damaged: {e}", path.display())))
-}
-
-fn result(entry: &Entry) -> Result<Value, StepError> {
-    let path = entry.dir.join("result.json");
-    read(&path)?.map_or(Ok(Value::Null), |text| parse(&text, &path))
-}
-
-fn last_metrics(entry: &Entry) -> Result<Value, StepError> {
+/// The last line of metrics.jsonl, whatever it holds.
+fn last_metrics(entry: &Entry) -> Result<Option<Value>, StepError> {
     let path = entry.dir.join("metrics.jsonl");
-    let text = read(&path)?.unwrap_or_default();
-    text.lines().last().map_or(Ok(Value::Null), |line| parse(line, &path))
-}
-
-fn collect(value: &Value, name: &str, found: &mut BTreeMap<String, f64>) {
-    match value {
-        Value::Object(map) => {
-            let dot = if name.is_empty() || name.ends_with('.') { "" } else { "." };
-            for (key, value) in map.iter().filter(|(key, _)| !LEFT_OUT.contains(&key.as_str())) {
-                collect(value, &format!("{name}{dot}{key}"), found);
-            }
-        }
-        Value::Bool(value) => {
-            found.insert(name.to_owned(), f64::from(u8::from(*value)));
-        }
-        Value::Number(number) => {
-            found.extend(number.as_f64().map(|value| (name.to_owned(), value)));
-        }
-        _ => {}
-    }
+    let text = read_text(&path)?.unwrap_or_default();
+    text.lines().last().map(|line| parse(line, &path)).transpose()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::{EvaluateResult, TrainResult};
     use serde_json::json;
     use std::fs;
 
-    fn entry(root: &Path, name: &str, step: &str, result: Value, metrics: &str) -> Entry {
+    fn prepared(of_node: Value) -> BTreeMap<String, Value> {
+        BTreeMap::from([("p".to_owned(), of_node)])
+    }
+
+    fn train() -> StepResult {
+        let prepared = prepared(json!({"threshold": 1.5}));
+        StepResult::Train(TrainResult { bytes: 9, prepared, ..TrainResult::default() })
+    }
+
+    fn evaluate(result: EvaluateResult) -> StepResult {
+        StepResult::Evaluate(result)
+    }
+
+    fn entry(root: &Path, name: &str, step: &str, result: StepResult, metrics: &str) -> Entry {
         let dir = root.join(name);
         fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("result.json"), result.to_string()).unwrap();
+        result.write(&dir).unwrap();
         fs::write(dir.join("metrics.jsonl"), metrics).unwrap();
         Entry { step: step.into(), dir }
     }
@@ -194,15 +155,28 @@ mod tests {
                 root.path(),
                 "a",
                 "train",
-                json!({"kind": "train", "bytes": 9, "prepared": {"p": {"threshold": 1.5}}}),
+                train(),
                 "{\"bpb\": 8.0, \"step\": 1}\n{\"bpb\": 7.5, \"step\": 2}\n",
             ),
             entry(
                 root.path(),
                 "b",
                 "evaluate",
-                json!({"bpb": 7.25, "bpb_by": {"x y": 7.0}, "boundary_lookahead": true, "patch_lengths": {"1": 3},
-                       "by": null, "parts": [1, 2], "prepared": {"p": {"threshold": 1.5, "rule": {"threshold": 1.5}}}}),
+                evaluate(EvaluateResult {
+                    bpb: Some(7.25),
+                    bpb_by: BTreeMap::from([("x y".to_owned(), Some(7.0))]),
+                    boundary_lookahead: true,
+                    patch_lengths: Some(BTreeMap::from([(1, 3u64.into())])),
+                    prepared: prepared(json!({"threshold": 1.5, "rule": {"threshold": 1.5}})),
+                    ..EvaluateResult::default()
+                }),
+                "",
+            ),
+            entry(
+                root.path(),
+                "c",
+                "count",
+                StepResult::Other(json!({"rows": 4, "parts": [1, 2], "by": {"parts": 3, "x": 5}})),
                 "",
             ),
         ];
@@ -216,6 +190,9 @@ mod tests {
             ("prepared.p.threshold", 1.5),
             ("run.0.train.bpb", 7.5),
             ("run.0.train.bytes", 9.0),
+            ("run.0.train.parameters", 0.0),
+            ("run.2.count.by.x", 5.0),
+            ("run.2.count.rows", 4.0),
         ];
         assert_eq!(of, expected);
     }
@@ -223,14 +200,9 @@ mod tests {
     #[test]
     fn a_step_that_variants_share_stands_under_the_first() {
         let root = tempfile::tempdir().unwrap();
-        let train = entry(
-            root.path(),
-            "t",
-            "train",
-            json!({"bytes": 9, "prepared": {"p": {"threshold": 1.5}}}),
-            "",
-        );
-        let evaluate = entry(root.path(), "e", "evaluate", json!({"bpb": 2.0}), "");
+        let train = entry(root.path(), "t", "train", train(), "");
+        let measured = EvaluateResult { bpb: Some(2.0), ..EvaluateResult::default() };
+        let evaluate = entry(root.path(), "e", "evaluate", evaluate(measured), "");
         let run = |variant: &str, entries: &[&Entry]| VariantRun {
             variant: variant.into(),
             seed: 1,
@@ -243,27 +215,30 @@ mod tests {
         ])
         .unwrap();
         let names = |variant: &str| of[variant].keys().map(String::as_str).collect::<Vec<_>>();
-        assert_eq!(names("b"), ["run.0.train.bytes", "run.0.train.prepared.p.threshold"]);
+        let of_train = ["bytes", "parameters", "prepared.p.threshold"];
+        assert_eq!(names("b"), of_train.map(|name| format!("run.0.train.{name}")));
         // An evaluation is every variant's own, so that each has its bits per byte.
-        assert_eq!((names("a"), names("c")), (vec!["bpb"], vec!["bpb"]));
+        let of_evaluation = vec!["boundary_lookahead", "bpb"];
+        assert_eq!((names("a"), names("c")), (of_evaluation.clone(), of_evaluation));
     }
 
     #[test]
     fn seeds_are_averaged_and_a_metric_that_one_lacks_is_missing() {
         let root = tempfile::tempdir().unwrap();
-        let run = |seed: u64, result: Value| VariantRun {
-            variant: "v".into(),
-            seed,
-            entries: vec![entry(root.path(), &seed.to_string(), "evaluate", result, "")],
+        let run = |seed: u64, bpb: f64, metrics: &[&str]| {
+            let metrics = metrics.iter().map(|name| ((*name).to_owned(), Some(1.0))).collect();
+            let bpb = Some(bpb);
+            let parameters = 7u64.into();
+            let result =
+                evaluate(EvaluateResult { bpb, metrics, parameters, ..EvaluateResult::default() });
+            let entries = vec![entry(root.path(), &seed.to_string(), "evaluate", result, "")];
+            VariantRun { variant: "v".into(), seed, entries }
         };
-        let runs = [
-            run(1, json!({"bpb": 2.0, "odd": 1, "parameters": 7})),
-            run(2, json!({"bpb": 4.0, "parameters": 7})),
-        ];
+        let runs = [run(1, 2.0, &["odd"]), run(2, 4.0, &[])];
         let of = numbers(&runs).unwrap();
         // The deviation is sqrt(2), the mean's error sqrt(2) / sqrt(2).
         assert_eq!(of["v"]["bpb"], Number { value: 3.0, se: Some(1.0) });
         assert_eq!(of["v"]["parameters"], Number { value: 7.0, se: Some(0.0) });
-        assert!(!of["v"].contains_key("odd"));
+        assert!(!of["v"].contains_key("metrics.odd"));
     }
 }

@@ -1,44 +1,31 @@
 use blt::prelude::*;
 
 /// A patch starts after each newline: a line is a patch.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct NewlinePatch {
-    /// Longest patch in bytes; longer lines are split greedily from the left.
-    #[serde(default)]
+    #[shared]
     max_patch_length: Option<usize>,
 }
 
-impl Node for NewlinePatch {
-    const NAME: &'static str = "NewlinePatch";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: NewlinePatch, in: docs, max_patch_length: 16}";
-    type In = Bytes;
-    type Out = Patches;
-    type State = ();
+#[node(example = "max_patch_length: 16")]
+impl Patcher for NewlinePatch {
+    const LOOK_BACK: usize = 1;
 
-    fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<PatchesInfo, NodeError> {
-        Ok(PatchesInfo { boundary_lookahead: false })
+    fn starts_next(&self, so_far: &[u8]) -> bool {
+        so_far.ends_with(b"\n")
     }
 
-    fn build(&self, _: BytesInfo, _: &mut BuildCx) -> Result<(), NodeError> {
-        Ok(())
-    }
-
-    fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<PackedPatches>, NodeError> {
-        let newline = |id: u16| id == b'\n' as u16 + OFFSET;
-        // An id starts a patch where the one before it, in the same span, is a newline.
-        let starts: Vec<bool> =
-            (0..batch.len()).map(|i| i > 0 && newline(batch.ids[i - 1])).collect();
-        let next_starts = (0..batch.n_spans())
-            .map(|s| batch.span_ids(s).last().is_some_and(|&id| newline(id)))
-            .collect();
-        Ok(Rc::new(
-            PackedPatches::from_flags(&batch, &starts, next_starts)
-                .split_if(self.max_patch_length)?,
-        ))
+    fn max_patch_length(&self) -> Option<usize> {
+        self.max_patch_length
     }
 }
 
-blt::node!(NewlinePatch);
+#[test]
+fn a_line_is_a_patch() {
+    let checked = |max_patch_length| {
+        blt::testing::check(NewlinePatch { max_patch_length }, b"one\ntwo three\n")
+    };
+    assert_eq!(checked(None).get::<port::Patches>("patches").starts, [0, 1, 5]);
+    assert_eq!(checked(Some(4)).get::<port::Patches>("patches").starts, [0, 1, 5, 9, 13]);
+    assert_eq!(checked(None).get::<port::Patches>("patches").next_starts, [true]);
+}

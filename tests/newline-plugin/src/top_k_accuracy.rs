@@ -1,49 +1,32 @@
 use blt::prelude::*;
 
 /// How often the next byte is among the k most probable.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct TopKAccuracy {
     /// How many guesses count.
     k: usize,
 }
 
-impl Node for TopKAccuracy {
-    const NAME: &'static str = "TopKAccuracy";
-    const INPUTS: &'static [&'static str] = &["logits", "bytes"];
-    const OUTPUTS: &'static [&'static str] = &["metric"];
-    const EXAMPLE: &'static str = "{node: TopKAccuracy, in: {logits: decoder, bytes: docs}, k: 5}";
-    type In = (Logits, Bytes);
-    type Out = Metric;
-    type State = ();
-
-    fn check(&self, _: ((), BytesInfo), _: &CheckCx) -> Result<(), NodeError> {
+#[node(example = "k: 5")]
+impl Metric for TopKAccuracy {
+    fn check(&self) -> Result<(), NodeError> {
         match self.k {
             0 => Err(NodeError::param("k", "at least one guess counts, k: 1")),
             _ => Ok(()),
         }
     }
 
-    fn build(&self, _: ((), BytesInfo), _: &mut BuildCx) -> Result<(), NodeError> {
-        Ok(())
-    }
-
-    fn run(
-        &self,
-        _: &(),
-        (logits, batch): (LogitsValue, Rc<Batch>),
-        cx: &RunCx,
-    ) -> Result<MetricValue, NodeError> {
-        let rows = logits.head.logits(&session(cx))?;
-        let (mut hits, mut count) = (0.0, 0.0);
-        for (row, target) in rows.chunks_exact(VOCAB).zip(next_byte_targets(&batch, false)) {
-            let Some(target) = target else { continue };
-            let better = row.iter().filter(|&&logit| logit > row[target as usize]).count();
-            hits += (better < self.k) as u8 as f64;
-            count += 1.0;
-        }
-        Ok(MetricValue::of(&format!("top_{}_accuracy", self.k), hits, count))
+    fn measure(&self, logits: &[&[f32]], targets: &[usize]) -> MetricValue {
+        let better = |row: &[f32], target: usize| row.iter().filter(|&&l| l > row[target]).count();
+        let hits = logits.iter().zip(targets).filter(|&(row, &t)| better(row, t) < self.k).count();
+        MetricValue::share(format!("top_{}_accuracy", self.k), hits, targets.len())
     }
 }
 
-blt::node!(TopKAccuracy);
+#[test]
+fn all_guesses_count_or_few() {
+    let share =
+        |k| blt::testing::check(TopKAccuracy { k }, b"some bytes").get::<port::Metric>("metric");
+    assert_eq!(share(VOCAB), MetricValue::share("top_260_accuracy", 10, 10));
+    assert!(share(1).sums["top_1_accuracy"].0 < 10.0);
+}

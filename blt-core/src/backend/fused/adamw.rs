@@ -395,10 +395,10 @@ mod tests {
                         prop_assert_eq!(state(&lazy, id), state(&dense, id));
                         prop_assert!(lazy.params.borrow()[0].lag.steps.is_empty(), "notes are dropped when all is up to date");
                     }
-                    Event::Write => [&lazy, &dense].iter().for_each(|f| f.write_param(id, &fresh())),
+                    Event::Write => [&lazy, &dense].iter().for_each(|f| f.write_param(id, &fresh()).unwrap()),
                     Event::WriteMoments => {
                         let v: Vec<f32> = fresh().iter().map(|x| x * x).collect();
-                        [&lazy, &dense].iter().for_each(|f| f.write_moments(id, &fresh(), &v));
+                        [&lazy, &dense].iter().for_each(|f| f.write_moments(id, &fresh(), &v).unwrap());
                     }
                     Event::Weight => prop_assert_eq!(bits(&lazy.weight(id)), bits(&dense.weight(id))),
                 }

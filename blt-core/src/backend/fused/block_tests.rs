@@ -168,7 +168,7 @@ fn fused_with(
         grads.take(backend.value(&x).unwrap().id).unwrap().to_vec()
     };
     let mut all = vec![dx];
-    all.extend(ids.iter().map(|id| backend.grad(*id).unwrap()));
+    all.extend(ids.iter().map(|id| backend.grad(*id).unwrap().unwrap()));
     (backend.to_host(&y).unwrap(), all.try_into().unwrap())
 }
 

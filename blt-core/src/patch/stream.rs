@@ -1,0 +1,214 @@
+//! Incremental patchers, byte by byte: for each rule of [`patch`](super) a state that reads one
+//! byte of a span at a time.
+//!
+//! A [`PatchStream`] cannot look ahead, whatever it does: it is asked whether a byte starts a patch
+//! before that byte exists. The rules' packed forms are fast on whole batches; that the two forms
+//! make the same patches is tested for every registered patcher (`tests/causality.rs`).
+
+use super::patches::{Patches, PatchesBuilder};
+use super::rules::{EntropyRule, space_like};
+use crate::bytes::{BOS, Batch, OFFSET};
+
+/// The state of an incremental patcher in one span: what it remembers of the bytes so far.
+pub trait PatchStream {
+    /// Reads the next byte of the span; returns whether the byte after it starts a patch. Takes
+    /// constant time.
+    ///
+    /// `entropy`, in nats, is that of the byte after `byte`, given all bytes up to `byte`; `None`
+    /// where the patcher reads no entropies.
+    ///
+    /// The answer after a span's last byte is the [`next_starts`](Patches::next_starts) of the
+    /// span. The first byte of a span starts a patch whatever a patcher returns, and no patcher is
+    /// asked.
+    fn push(&mut self, byte: u8, entropy: Option<f32>) -> bool;
+}
+
+impl<S: PatchStream + ?Sized> PatchStream for Box<S> {
+    fn push(&mut self, byte: u8, entropy: Option<f32>) -> bool {
+        (**self).push(byte, entropy)
+    }
+}
+
+/// [`byte_patches`](super::byte_patches): every byte starts a patch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByteStream;
+
+impl PatchStream for ByteStream {
+    fn push(&mut self, _: u8, _: Option<f32>) -> bool {
+        true
+    }
+}
+
+/// [`stride_patches`](super::stride_patches): patches of `stride` bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct StrideStream {
+    stride: usize,
+    /// Bytes of the patch in hand.
+    length: usize,
+}
+
+impl StrideStream {
+    /// `stride` is at least 1.
+    pub fn new(stride: usize) -> Self {
+        StrideStream { stride, length: 0 }
+    }
+}
+
+impl PatchStream for StrideStream {
+    fn push(&mut self, _: u8, _: Option<f32>) -> bool {
+        self.length += 1;
+        let full = self.length >= self.stride;
+        if full {
+            self.length = 0;
+        }
+        full
+    }
+}
+
+/// [`space_patches`](super::space_patches): a patch starts after a space-like byte that
+/// does not follow another.
+#[derive(Clone, Copy, Debug)]
+pub struct SpaceStream {
+    after_space: bool,
+}
+
+impl Default for SpaceStream {
+    fn default() -> Self {
+        SpaceStream { after_space: space_like(BOS) }
+    }
+}
+
+impl PatchStream for SpaceStream {
+    fn push(&mut self, byte: u8, _: Option<f32>) -> bool {
+        let space = space_like(byte as u16 + OFFSET);
+        let after_space = std::mem::replace(&mut self.after_space, space);
+        space && !after_space
+    }
+}
+
+/// [`entropy_patches`](super::entropy_patches): a patch starts where the entropy, or its
+/// rise, is above a threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct EntropyStream {
+    rule: EntropyRule,
+    /// The entropy after the byte before, in nats.
+    before: f32,
+}
+
+impl EntropyStream {
+    /// `bos_entropy`, in nats, is that of the span's first byte, given BOS alone.
+    pub fn new(rule: EntropyRule, bos_entropy: f32) -> Self {
+        EntropyStream { rule, before: bos_entropy }
+    }
+}
+
+impl PatchStream for EntropyStream {
+    /// # Panics
+    /// Without an entropy.
+    fn push(&mut self, _: u8, entropy: Option<f32>) -> bool {
+        let last = entropy.expect("an entropy patcher is given an entropy with each byte");
+        let rise = last - std::mem::replace(&mut self.before, last);
+        match self.rule {
+            EntropyRule::Global { threshold } => last > threshold as f32,
+            EntropyRule::Relative { threshold } => rise > threshold as f32,
+            EntropyRule::Both { global, relative } => {
+                last > global as f32 && rise > relative as f32
+            }
+        }
+    }
+}
+
+/// A patcher whose patches are split where they are longer than `max_patch_length`, greedily from
+/// the left, as [`Patches::split_if`] does.
+#[derive(Clone, Copy, Debug)]
+pub struct SplitStream<S> {
+    stream: S,
+    max_patch_length: Option<usize>,
+    /// Bytes of the patch in hand.
+    length: usize,
+}
+
+impl<S: PatchStream> SplitStream<S> {
+    /// `max_patch_length` is in bytes, at least 1; `None`: patches of any length.
+    pub fn new(stream: S, max_patch_length: Option<usize>) -> Self {
+        SplitStream { stream, max_patch_length, length: 0 }
+    }
+}
+
+impl<S: PatchStream> PatchStream for SplitStream<S> {
+    fn push(&mut self, byte: u8, entropy: Option<f32>) -> bool {
+        self.length += 1;
+        let starts = self.stream.push(byte, entropy) || Some(self.length) == self.max_patch_length;
+        if starts {
+            self.length = 0;
+        }
+        starts
+    }
+}
+
+/// Makes a batch's patches by pushing its bytes, span by span. `entropies` is `[n]`, one for each
+/// id of the batch, BOS included. `begin` makes the state for a new span; it is given the entropy
+/// of BOS, that of the span's first byte.
+pub fn stream_patches<S: PatchStream>(
+    batch: &Batch,
+    entropies: Option<&[f32]>,
+    begin: impl Fn(Option<f32>) -> S,
+) -> Patches {
+    let mut patches = PatchesBuilder::new(batch);
+    for span in batch.offsets.windows(2) {
+        let (a, b) = (span[0], span[1]);
+        let entropy = |i: usize| entropies.map(|entropies| entropies[i]);
+        let mut stream = begin(entropy(a));
+        patches.starts.push(a);
+        // Whether id i starts a patch; the first byte does.
+        let mut starts = true;
+        for i in a + 1..b {
+            if starts {
+                patches.starts.push(i);
+            }
+            starts = stream.push((batch.ids[i] - OFFSET) as u8, entropy(i));
+        }
+        patches.next = starts;
+        patches.end_span();
+    }
+    patches.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch;
+
+    #[test]
+    fn a_stream_makes_the_patches_of_its_rule() {
+        let texts = ["ab  cd, 한글\n\nx", "", "a", "one two"];
+        let batch = Batch::from_documents(texts.map(str::as_bytes));
+        let entropies: Vec<f32> = (0..batch.len()).map(|i| (i * 7919 % 13) as f32 / 4.0).collect();
+        assert_eq!(stream_patches(&batch, None, |_| ByteStream), patch::byte_patches(&batch));
+        assert_eq!(
+            stream_patches(&batch, None, |_| SpaceStream::default()),
+            patch::space_patches(&batch)
+        );
+        for stride in 1..5 {
+            assert_eq!(
+                stream_patches(&batch, None, |_| StrideStream::new(stride)),
+                patch::stride_patches(&batch, stride).unwrap()
+            );
+        }
+        for rule in [
+            EntropyRule::Global { threshold: 1.0 },
+            EntropyRule::Relative { threshold: 0.25 },
+            EntropyRule::Both { global: 1.0, relative: 0.25 },
+        ] {
+            for max in [None, Some(1), Some(3)] {
+                let stream = |bos: Option<f32>| {
+                    SplitStream::new(EntropyStream::new(rule, bos.unwrap()), max)
+                };
+                assert_eq!(
+                    stream_patches(&batch, Some(&entropies), stream),
+                    patch::entropy_patches(&batch, &entropies, rule, max).unwrap()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! From paths, folders and globs to an ordered list of files.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+use crate::storage::{Entry, Input, Location, StorageError, Url};
+
+/// A file of a corpus as found.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub path: Location,
+    /// As shown to users: relative to the base where it lies below it, `/` between the parts; or
+    /// its URL.
+    pub name: String,
+    pub size: u64,
+    /// Nanoseconds since 1970, 0 where that is not known.
+    pub modified: u128,
+    /// A store's mark of this version of it.
+    pub tag: Option<String>,
+}
+
+impl Found {
+    fn new(entry: Entry, base: &Path) -> Self {
+        let Entry { location: path, size, modified, tag } = entry;
+        let name = match &path {
+            Location::Local(path) => {
+                let shown = path.strip_prefix(base).unwrap_or(path);
+                shown.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
+            }
+            Location::Remote(url) => url.to_string(),
+        };
+        Found { path, name, size, modified, tag }
+    }
+
+    /// # Errors
+    /// If it cannot be opened, or is not what was found any more (a store is asked for the very
+    /// version by its tag).
+    pub fn open(&self) -> Result<Input, DataError> {
+        if let Location::Local(path) = &self.path
+            && let Ok(now) = path.metadata()
+        {
+            let Entry { size, modified, .. } = Entry::local(path.clone(), &now);
+            if (size, modified) != (self.size, self.modified) {
+                return Err(DataError::Changed { path: self.path.clone() });
+            }
+        }
+        let (location, tag) = (self.path.clone(), self.tag.clone());
+        Ok(Input::open(&Entry { location, size: self.size, modified: self.modified, tag })?)
+    }
+
+    /// What tells this version of it from others, as far as that is known without reading.
+    pub fn version(&self) -> String {
+        self.tag.clone().unwrap_or_else(|| self.modified.to_string())
+    }
+
+    pub fn is_remote(&self) -> bool {
+        matches!(self.path, Location::Remote(_))
+    }
+}
+
+/// What makes a pattern a glob.
+const GLOB: [char; 3] = ['*', '?', '['];
+
+/// Finds the files of `patterns`, in order; inside a folder or glob they are sorted by path.
+///
+/// Each pattern is a file, a folder (searched all the way down for the extensions; names that begin
+/// with `.` are left out) or a glob, relative to `base`, or a URL of such. A path that exists is
+/// taken as it is, even if it reads like a glob. A file named twice is read twice.
+pub(crate) fn find(
+    patterns: &[String],
+    base: &Path,
+    extensions: &[String],
+) -> Result<Vec<Found>, DataError> {
+    if patterns.is_empty() {
+        return Err(DataError::Config { what: "no `path` is given".into() });
+    }
+    let mut found = Vec::new();
+    for pattern in patterns {
+        let mut of_pattern = match Location::parse(pattern, base)? {
+            Location::Local(path) => find_local(pattern, path, base, extensions)?,
+            Location::Remote(url) => find_remote(pattern, *url, base, extensions)?,
+        };
+        of_pattern.sort_by(|a, b| a.location.cmp(&b.location));
+        found.extend(of_pattern.into_iter().map(|entry| Found::new(entry, base)));
+    }
+    Ok(found)
+}
+
+/// Of all files in a folder those that belong.
+fn of_folder(folder: Location, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
+    let mut entries = folder.list()?;
+    entries.retain(|entry| {
+        let name = entry.location.to_string();
+        extensions.iter().any(|extension| name.ends_with(extension.as_str()))
+    });
+    match entries.is_empty() {
+        true => Err(DataError::EmptyFolder { path: folder, extensions: extensions.to_vec() }),
+        false => Ok(entries),
+    }
+}
+
+fn find_local(
+    pattern: &str,
+    path: PathBuf,
+    base: &Path,
+    extensions: &[String],
+) -> Result<Vec<Entry>, DataError> {
+    let mut paths = Vec::new();
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => {
+            for entry in of_folder(path.into(), extensions)? {
+                match entry.location {
+                    Location::Local(path) => paths.push(path),
+                    Location::Remote(_) => unreachable!("a local folder holds local files"),
+                }
+            }
+        }
+        Ok(_) => paths.push(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !pattern.contains(GLOB) {
+                return Err(DataError::NoSuchFile { path: path.into(), base: base.to_path_buf() });
+            }
+            // The base is a name and not a pattern.
+            let full = match Path::new(pattern).is_absolute() {
+                true => PathBuf::from(pattern),
+                false => {
+                    PathBuf::from(glob::Pattern::escape(&base.to_string_lossy())).join(pattern)
+                }
+            };
+            let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
+            for entry in glob::glob(&full.to_string_lossy()).map_err(|e| bad(e.to_string()))? {
+                let path = entry
+                    .map_err(|e| DataError::read(&e.path().to_path_buf().into(), e.error()))?;
+                if !path.is_dir() {
+                    paths.push(path);
+                }
+            }
+            if paths.is_empty() {
+                return Err(DataError::NoMatch {
+                    pattern: pattern.to_owned(),
+                    base: base.to_path_buf(),
+                });
+            }
+        }
+        Err(error) => return Err(DataError::read(&path.into(), error)),
+    }
+    let entry = |path: PathBuf| {
+        let meta =
+            std::fs::metadata(&path).map_err(|e| DataError::read(&path.clone().into(), e))?;
+        match meta.is_file() {
+            true => Ok(Entry::local(path, &meta)),
+            false => Err(DataError::NotAFile { path: path.into() }),
+        }
+    };
+    paths.into_iter().map(entry).collect()
+}
+
+fn find_remote(
+    pattern: &str,
+    url: Url,
+    base: &Path,
+    extensions: &[String],
+) -> Result<Vec<Entry>, DataError> {
+    let is_glob = url.key.contains(GLOB);
+    // A web server tells nothing of folders, so that a glob is no file's name there.
+    let whole = match is_glob && url.is_web() {
+        true => None,
+        false => Location::from(url.clone()).entry()?,
+    };
+    if let Some(entry) = whole {
+        return Ok(vec![entry]);
+    }
+    if !is_glob {
+        return match of_folder(Location::from(url.clone()), extensions) {
+            // A name that no `/` ends is a file's as much as a folder's, and there is neither.
+            Err(DataError::EmptyFolder { path, .. })
+                if !url.key.ends_with('/') && !url.key.is_empty() =>
+            {
+                Err(DataError::NoSuchFile { path, base: base.to_path_buf() })
+            }
+            Err(DataError::Storage(StorageError::NoListing { .. }))
+                if !url.key.ends_with('/') && !url.key.is_empty() =>
+            {
+                Err(StorageError::Missing { at: url.to_string() }.into())
+            }
+            other => other,
+        };
+    }
+    let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
+    let glob = glob::Pattern::new(&url.key).map_err(|e| bad(e.to_string()))?;
+    // As on a disk, `*` ends at a `/`.
+    let options =
+        glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    let before = &url.key[..url.key.find(GLOB).unwrap_or(0)];
+    let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut entries = Location::from(Url { key: folder.to_owned(), ..url.clone() }).list()?;
+    entries.retain(|entry| match &entry.location {
+        Location::Remote(of) => glob.matches_with(&of.key, options),
+        Location::Local(_) => false,
+    });
+    match entries.is_empty() {
+        true => Err(DataError::NoMatch { pattern: pattern.to_owned(), base: base.to_path_buf() }),
+        false => Ok(entries),
+    }
+}
+
+/// What Hive calls a null.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// The columns that the folders of a file's name stand for: `lang=en/year=2024/a.parquet` has
+/// `lang` and `year`. Values are text, `%XX` decoded; None for null.
+pub(crate) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
+    let folders = name.rsplit_once('/').map_or("", |(folders, _)| folders).split('/');
+    let pairs =
+        folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());
+    pairs.map(|(key, value)| (decoded(key), (value != HIVE_NULL).then(|| decoded(value)))).collect()
+}
+
+/// `%XX` as the byte it stands for, where that gives text.
+fn decoded(text: &str) -> String {
+    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let hex = text
+            .get(at + 1..at + 3)
+            .filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(patterns: &[&str], base: &Path) -> Result<Vec<String>, DataError> {
+        let patterns: Vec<String> = patterns.iter().map(|p| p.to_string()).collect();
+        Ok(find(&patterns, base, &[".txt".into()])?.into_iter().map(|f| f.name).collect())
+    }
+
+    #[test]
+    fn files_folders_and_globs() {
+        let dir = tempfile::tempdir().unwrap();
+        // The base itself reads like a glob.
+        let base = dir.path().join("ba[s]e");
+        std::fs::create_dir_all(base.join("in/deep")).unwrap();
+        for name in
+            ["in/b.txt", "in/a.txt", "in/deep/c.txt", "in/.hidden.txt", "in/x.md", "odd[1].txt"]
+        {
+            std::fs::write(base.join(name), "x").unwrap();
+        }
+        assert_eq!(names(&["in"], &base).unwrap(), ["in/a.txt", "in/b.txt", "in/deep/c.txt"]);
+        assert_eq!(names(&["in/*.md", "in/b.txt"], &base).unwrap(), ["in/x.md", "in/b.txt"]);
+        assert_eq!(names(&["**/c.*"], &base).unwrap(), ["in/deep/c.txt"]);
+        assert_eq!(names(&["odd[1].txt"], &base).unwrap(), ["odd[1].txt"]);
+
+        let error = names(&["in/no.txt"], &base).unwrap_err();
+        assert!(
+            matches!(&error, DataError::NoSuchFile { .. })
+                && error.to_string().contains("in/no.txt"),
+            "{error}"
+        );
+        assert!(matches!(names(&["in/*.parquet"], &base), Err(DataError::NoMatch { .. })));
+        assert!(matches!(names(&["in/***"], &base), Err(DataError::BadGlob { .. })));
+        assert!(matches!(names(&[], &base), Err(DataError::Config { .. })));
+        std::fs::create_dir(base.join("none")).unwrap();
+        let error = names(&["none"], &base).unwrap_err().to_string();
+        assert!(error.contains("none") && error.contains(".txt"), "{error}");
+    }
+
+    #[test]
+    fn folders_of_partitions() {
+        let pairs = |name| {
+            partitions(name)
+                .into_iter()
+                .map(|(k, v)| format!("{k}={v:?}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            pairs("in/lang=en/year=2024/a=b.parquet"),
+            r#"lang=Some("en") year=Some("2024")"#
+        );
+        assert_eq!(pairs("a=b.parquet"), "");
+        assert_eq!(
+            pairs("x=__HIVE_DEFAULT_PARTITION__/y=a%2Fb%3D%zz%ff/=c/f"),
+            r#"x=None y=Some("a%2Fb%3D%zz%ff")"#
+        );
+        assert_eq!(pairs("y=a%2Fb%3D%zz=/f"), r#"y=Some("a/b=%zz=")"#);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_the_folder_above_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("in")).unwrap();
+        std::fs::write(dir.path().join("in/a.txt"), "x").unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("in/up")).unwrap();
+        assert_eq!(names(&["in"], dir.path()).unwrap(), ["in/a.txt"]);
+    }
+}

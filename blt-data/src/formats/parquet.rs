@@ -1,0 +1,381 @@
+//! Parquet files: a unit is a row group, of which only the needed columns are read.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder, RowSelection,
+};
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+
+use crate::corpus::files::Found;
+use crate::error::DataError;
+use crate::formats::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader, guard};
+use crate::predicate::ColumnStatistics;
+use crate::storage::{Fetching, Input};
+
+/// Rows decoded at a time, at most; fewer where documents are large.
+const BATCH_ROWS: u64 = 1024;
+/// Decoded bytes aimed at for a batch, by the row group's average.
+const BATCH_BYTES: u64 = 1 << 20;
+const MAGIC: &[u8; 4] = b"PAR1";
+
+pub(crate) struct Parquet;
+
+impl Format for Parquet {
+    fn scan(&self, found: &Found) -> Result<Scan, DataError> {
+        let (_, metadata) = open(found)?;
+        let mut units = Vec::new();
+        for (i, group) in metadata.metadata().row_groups().iter().enumerate() {
+            let rows = u64::try_from(group.num_rows()).map_err(|_| DataError::Corrupt {
+                path: found.path.clone(),
+                place: "footer".into(),
+                cause: format!("row group {i} has {} rows", group.num_rows()),
+            })?;
+            let bytes = group.total_byte_size().max(0) as u64;
+            units.push(Unit { extent: Extent::RowGroup(i), rows, bytes });
+        }
+        Ok(Scan { schema: metadata.schema().clone(), units, dictionaries: Vec::new() })
+    }
+
+    fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
+        let input = found.open()?;
+        check_magic(&input)?;
+        let end = input.size() - 8;
+        let mut length = [0; 4];
+        input.read_exact_at(end, &mut length)?;
+        let length = u64::from(u32::from_le_bytes(length)).min(end);
+        Ok(Some(blake3::hash(&input.read_at(end - length..end)?)))
+    }
+
+    fn statistics(
+        &self,
+        file: &DataFile,
+        columns: &[String],
+    ) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
+        let path = &file.found.path;
+        let (_, metadata) = open(&file.found)?;
+        let (schema, parquet_schema) = (metadata.schema(), metadata.parquet_schema());
+        let metadata = metadata.metadata();
+        let (groups, orders) = (metadata.row_groups(), metadata.file_metadata().column_orders());
+        let mut found = BTreeMap::new();
+        for column in columns {
+            let Ok(field) = schema.field_with_name(column) else { continue };
+            if field.data_type().is_nested() {
+                continue;
+            }
+            let statistics = guard(path, &|| "statistics".into(), || {
+                let converter = StatisticsConverter::try_new(column, schema, parquet_schema)
+                    .map_err(|e| e.to_string())?
+                    .with_missing_null_counts_as_zero(false)
+                    .with_column_orders(orders.map(Vec::as_slice));
+                let Some(leaf) = converter.parquet_column_index() else { return Ok(None) };
+                // Old writers ordered text as if its bytes were signed.
+                let misordered = |g: &RowGroupMetaData| {
+                    let statistics = g.column(leaf).statistics();
+                    statistics.is_some_and(|s| {
+                        s.is_min_max_deprecated() && !s.is_min_max_backwards_compatible()
+                    })
+                };
+                if groups.iter().any(misordered) {
+                    return Ok(None);
+                }
+                let min = converter.row_group_mins(groups).map_err(|e| e.to_string())?;
+                let max = converter.row_group_maxes(groups).map_err(|e| e.to_string())?;
+                let nulls = converter.row_group_null_counts(groups).map_err(|e| e.to_string())?;
+                let nulls = nulls
+                    .iter()
+                    .zip(groups)
+                    .map(|(nulls, g)| (nulls, g.num_rows().max(0) as u64))
+                    .collect();
+                Ok(Some(ColumnStatistics { min, max, nulls }))
+            })?;
+            found.extend(statistics.map(|statistics| (column.clone(), statistics)));
+        }
+        Ok(found)
+    }
+
+    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+        Box::new(ParquetReader { columns: columns.to_vec(), open: None, ahead: None })
+    }
+}
+
+/// The two magic numbers; without them it isn't a Parquet file, or a cut one.
+fn check_magic(input: &Input) -> Result<(), DataError> {
+    let path = input.location();
+    let wrong = |cause: &str| DataError::WrongFormat {
+        path: path.clone(),
+        expected: "a Parquet file",
+        cause: cause.into(),
+    };
+    if input.size() < 12 {
+        return Err(wrong("it is shorter than any Parquet file"));
+    }
+    let (mut head, mut tail) = (*MAGIC, [0; 4]);
+    input.read_exact_at(input.size() - 4, &mut tail)?;
+    // Of an object, the beginning is a request more, and tells the same as the end, which is
+    // fetched anyway.
+    if !input.is_remote() || &tail != MAGIC {
+        input.read_exact_at(0, &mut head)?;
+    }
+    match (&head, &tail) {
+        (b"PARE", _) => Err(wrong("its footer is encrypted, which is not supported")),
+        (head, _) if head != MAGIC => Err(wrong("it does not begin with PAR1")),
+        (_, tail) if tail != MAGIC => Err(wrong(
+            "it does not end with PAR1, so it was cut off or never finished; write or fetch it again",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Fetched of the end of an object at once, where most footers lie whole.
+const TAIL_BYTES: u64 = 64 << 10;
+/// Bytes of a row group that are fetched while the one before is decoded, at most: they are held in
+/// memory.
+const AHEAD_BYTES: u64 = 64 << 20;
+
+fn open(found: &Found) -> Result<(Input, ArrowReaderMetadata), DataError> {
+    let input = found.open()?;
+    let tail = input.size().saturating_sub(TAIL_BYTES)..input.size();
+    let input = input.start(vec![tail]).wait()?;
+    check_magic(&input)?;
+    let metadata = decode(&input, &|| "footer".into(), || {
+        ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())
+    })?;
+    Ok((input, metadata))
+}
+
+/// Runs a decoder over a file. That it cannot be read is not its damage, whatever the decoder makes
+/// of it.
+fn decode<T, E: std::fmt::Display>(
+    input: &Input,
+    place: &dyn Fn() -> String,
+    decode: impl FnOnce() -> Result<T, E>,
+) -> Result<T, DataError> {
+    guard(input.location(), place, || decode().map_err(|e| e.to_string())).map_err(|damage| {
+        match input.failure() {
+            Some(failure) => failure.into(),
+            None => damage,
+        }
+    })
+}
+
+struct ParquetReader {
+    columns: Vec<String>,
+    open: Option<(Input, ArrowReaderMetadata)>,
+    /// A row group of the open file that is on its way.
+    ahead: Option<(usize, Fetching)>,
+}
+
+impl ParquetReader {
+    /// What is to be fetched of an object for a group: its column chunks that are needed. None if
+    /// they lie outside of it.
+    fn chunks(&self, file: &DataFile, group: usize) -> Option<Vec<Range<u64>>> {
+        let (input, metadata) = self.open.as_ref()?;
+        if !input.is_remote() {
+            return Some(Vec::new());
+        }
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), file.projection(&self.columns));
+        let columns = metadata.metadata().row_groups().get(group)?.columns().iter().enumerate();
+        let range = |column: &ColumnChunkMetaData| {
+            let start =
+                column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let (start, length) =
+                (u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?);
+            let end = start.checked_add(length).filter(|end| *end <= input.size())?;
+            Some(start..end)
+        };
+        columns
+            .filter(|(leaf, _)| mask.leaf_included(*leaf))
+            .map(|(_, column)| range(column))
+            .collect()
+    }
+}
+
+impl UnitReader for ParquetReader {
+    fn open(
+        &mut self,
+        file: &DataFile,
+        unit: usize,
+        ranges: &[Range<u64>],
+    ) -> Result<Batches, DataError> {
+        let path = &file.found.path;
+        let Unit { extent: Extent::RowGroup(group), rows, .. } = file.scan.units[unit] else {
+            unreachable!("a Parquet unit is a row group");
+        };
+        if self.open.as_ref().is_none_or(|(open, _)| open.location() != path) {
+            (self.open, self.ahead) = (Some(open(&file.found)?), None);
+        }
+        let ahead = self.ahead.take().filter(|(of, _)| *of == group);
+        let chunks = self.chunks(file, group);
+        let (input, metadata) = self.open.as_ref().expect("opened above");
+        let changed = || DataError::Changed { path: path.clone() };
+        let group_metadata = metadata.metadata().row_groups().get(group).ok_or_else(changed)?;
+        if group_metadata.num_rows() as u64 != rows || metadata.schema() != &file.scan.schema {
+            return Err(changed());
+        }
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), file.projection(&self.columns));
+        let columns = group_metadata
+            .columns()
+            .iter()
+            .enumerate()
+            .filter(|(leaf, _)| mask.leaf_included(*leaf));
+        let bytes: u64 = columns.map(|(_, column)| decoded_bytes(column)).sum();
+        let batch_rows = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
+        let before: u64 = file.scan.units[..unit].iter().map(|u| u.rows).sum();
+        let input = match (ahead, chunks) {
+            (Some((_, fetching)), _) => fetching.wait()?,
+            // More is fetched piece by piece as it is decoded.
+            (None, Some(chunks)) if size_of(&chunks) > AHEAD_BYTES => input.clone(),
+            (None, Some(chunks)) => input.start(chunks).wait()?,
+            (None, None) => {
+                let cause = "its footer tells of bytes outside of the file".into();
+                return Err(DataError::Corrupt {
+                    path: path.clone(),
+                    place: format!("row group {group}"),
+                    cause,
+                });
+            }
+        };
+        let mut batches = GroupBatches {
+            input,
+            metadata: metadata.clone(),
+            group,
+            before,
+            mask,
+            ranges: ranges.to_vec(),
+            rows,
+            batch_rows,
+            reader: None,
+            at: 0,
+        };
+        batches.reader = Some(batches.build()?);
+        Ok(Box::new(batches))
+    }
+
+    fn will_open(&mut self, file: &DataFile, unit: usize) {
+        let Some((input, _)) = self.open.as_ref().filter(|(input, _)| input.is_remote()) else {
+            return;
+        };
+        let Extent::RowGroup(group) = file.scan.units[unit].extent else { return };
+        let chunks = self.chunks(file, group).filter(|chunks| size_of(chunks) <= AHEAD_BYTES);
+        self.ahead = chunks.map(|chunks| (group, input.start(chunks)));
+    }
+}
+
+/// Bytes of a column chunk's values, about: of text in a dictionary those of every row, where the
+/// file says.
+fn decoded_bytes(column: &ColumnChunkMetaData) -> u64 {
+    let unencoded = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+    column.uncompressed_size().max(unencoded).max(0) as u64
+}
+
+fn size_of(chunks: &[Range<u64>]) -> u64 {
+    chunks.iter().map(|chunk| chunk.end - chunk.start).sum()
+}
+
+/// Rows `ranges` of a row group.
+struct GroupBatches {
+    input: Input,
+    metadata: ArrowReaderMetadata,
+    group: usize,
+    /// Rows of the file before the group.
+    before: u64,
+    mask: ProjectionMask,
+    ranges: Vec<Range<u64>>,
+    /// Of the group.
+    rows: u64,
+    batch_rows: u64,
+    /// None after an error: what state the decoder was left in is unknown.
+    reader: Option<ParquetRecordBatchReader>,
+    /// Rows given so far.
+    at: u64,
+}
+
+impl GroupBatches {
+    /// Where in the file the next batch lies.
+    fn place(&self) -> String {
+        let rows = self
+            .ranges
+            .iter()
+            .cloned()
+            .flatten()
+            .skip(self.at as usize)
+            .take(self.batch_rows as usize);
+        let (first, last) = rows.fold((u64::MAX, 0), |(first, _), row| (first.min(row), row));
+        match first {
+            u64::MAX => format!("row group {}", self.group),
+            _ => format!(
+                "row group {}, rows {} to {}",
+                self.group,
+                self.before + first,
+                self.before + last
+            ),
+        }
+    }
+
+    /// A decoder of what was not given yet.
+    fn build(&self) -> Result<ParquetRecordBatchReader, DataError> {
+        let mut skip = self.at;
+        let left: Vec<Range<usize>> = self
+            .ranges
+            .iter()
+            .map(|range| {
+                let from = (range.start + skip).min(range.end);
+                skip -= from - range.start;
+                from as usize..range.end as usize
+            })
+            .filter(|range| !range.is_empty())
+            .collect();
+        decode(&self.input, &|| self.place(), || {
+            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+                self.input.clone(),
+                self.metadata.clone(),
+            )
+            .with_row_groups(vec![self.group])
+            .with_projection(self.mask.clone())
+            .with_batch_size(self.batch_rows as usize);
+            if !matches!(&left[..], [all] if *all == (0..self.rows as usize)) {
+                let selection =
+                    RowSelection::from_consecutive_ranges(left.iter().cloned(), self.rows as usize);
+                builder = builder.with_row_selection(selection);
+            }
+            builder.build()
+        })
+    }
+
+    fn decode_next(&mut self) -> Option<Result<RecordBatch, DataError>> {
+        let mut reader = self.reader.take()?;
+        let batch =
+            decode(&self.input, &|| self.place(), || reader.next().transpose()).transpose()?;
+        if let Ok(batch) = &batch {
+            self.at += batch.num_rows() as u64;
+            self.reader = Some(reader);
+        }
+        Some(batch)
+    }
+}
+
+impl Iterator for GroupBatches {
+    type Item = Result<RecordBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.decode_next();
+        // Documents far larger than the group's others may be too much for one array together, and
+        // that is no damage.
+        let together = matches!(&next, Some(Err(DataError::Corrupt { cause, .. })) if cause.contains("overflow"));
+        if !together || self.batch_rows == 1 {
+            return next;
+        }
+        self.batch_rows = 1;
+        match self.build() {
+            Ok(reader) => self.reader = Some(reader),
+            Err(error) => return Some(Err(error)),
+        }
+        self.decode_next()
+    }
+}

@@ -1,0 +1,84 @@
+//! What a step asks of a checked plan: which wire has the patches, which nodes only patch borders
+//! depend on. Nothing is built for it.
+
+use crate::ports::{Entropies, Patches};
+use blt_graph::{NodeError, Plan, PlannedNode, Port, StepError};
+use std::collections::BTreeSet;
+
+/// Wires of port `P` that leave `node`, with what is known of them.
+pub fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::Info)> {
+    node.entry.outputs.iter().zip(&node.infos).filter_map(|(port, info)| {
+        Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?))
+    })
+}
+
+/// The first input of port `P` of `node`: its name, and the wire into it as `node.port`.
+pub fn input_of<P: Port>(plan: &Plan, node: &PlannedNode) -> Option<(&'static str, String)> {
+    let wires = plan.wires(node).into_iter().filter_map(|(port, wire)| Some((port, wire?)));
+    wires.into_iter().find(|(_, wire)| plan.goal(wire).is_ok_and(|goal| goal.is::<P>()))
+}
+
+/// The first wire of port `P` in the sub-graph of `goals`.
+///
+/// # Errors
+/// A goal that the plan does not have.
+pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
+    let first = |node| outputs_of::<P>(node).next().map(|(wire, _)| wire);
+    Ok(plan.needs(goals)?.into_iter().find_map(first))
+}
+
+/// A wire of port `P` that a node of `goal`'s sub-graph reads, or else one that such a node gives.
+///
+/// # Errors
+/// A goal that the plan does not have.
+pub fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeError> {
+    let mut nodes = plan.needs(&[goal])?.into_iter();
+    match nodes.find_map(|node| input_of::<P>(plan, node)) {
+        Some((_, wire)) => Ok(Some(wire)),
+        None => first_wire::<P>(plan, &[goal]),
+    }
+}
+
+/// The first wire of entropies that a patcher in the sub-graph of `goals` reads. Such entropies are
+/// computed in any case.
+///
+/// # Errors
+/// A goal that the plan does not have.
+pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
+    let mut patchers =
+        plan.needs(goals)?.into_iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
+    Ok(patchers.find_map(|node| input_of::<Entropies>(plan, node)).map(|(_, wire)| wire))
+}
+
+/// The nodes in the sub-graph of `goals` that only patch borders depend on: the patcher, and the
+/// entropy model behind it.
+///
+/// # Errors
+/// A goal that the plan does not have.
+pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
+    let mut model: BTreeSet<&str> = BTreeSet::new();
+    let mut open: Vec<&PlannedNode> =
+        goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;
+    while let Some(node) = open.pop() {
+        if model.insert(&node.name) {
+            for wire in plan.wires(node).into_iter().filter_map(|(_, wire)| wire) {
+                let from = plan.goal(&wire)?;
+                if !from.is::<Patches>() {
+                    open.push(from.node);
+                }
+            }
+        }
+    }
+    let behind = plan.needs(goals)?.into_iter().filter(|n| !model.contains(n.name.as_str()));
+    Ok(behind.map(|node| node.name.clone()).collect())
+}
+
+/// Whether some border in the sub-graph of `goals` depends on bytes after it.
+///
+/// # Errors
+/// A goal that the plan does not have.
+pub fn boundary_lookahead(plan: &Plan, goals: &[&str]) -> Result<bool, StepError> {
+    let looks_ahead =
+        |node: &PlannedNode| outputs_of::<Patches>(node).any(|(_, info)| info.boundary_lookahead);
+    Ok(plan.needs(goals)?.into_iter().any(looks_ahead))
+}

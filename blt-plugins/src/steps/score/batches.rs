@@ -1,0 +1,173 @@
+//! Record batches in memory, scored as the `score` step scores files.
+
+use super::{Emit, Score};
+use crate::scoring::{Columns, ColumnsTaken, Scorer};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use blt_data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
+use blt_graph::{PipelineSpec, Plan, Step, StepCx, StepError, check_all};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// What scores record batches, and how. What is None is as the pipeline says, or at its default.
+#[derive(Clone, Debug, Default)]
+pub struct BatchOptions {
+    /// A Hugging Face BLT directory, a run's checkpoint directory, or a pipeline's YAML file with
+    /// a `score` step.
+    pub checkpoint: PathBuf,
+    /// The column of text or binary that holds the documents.
+    pub column: Option<String>,
+    pub emit: Option<Vec<Emit>>,
+    pub on_error: Option<OnError>,
+    pub span_bytes: Option<usize>,
+    pub context_bytes: Option<usize>,
+}
+
+/// A model that is ready to score record batches.
+pub struct BatchScorer {
+    scorer: Scorer,
+    columns: Columns,
+    column: String,
+    packer: Packer,
+    lists: Vec<ListColumn>,
+    on_error: OnError,
+}
+
+/// The pipeline that a checkpoint directory stands for.
+fn of_checkpoint(dir: &Path) -> String {
+    let graph = json!({
+        "docs": {"node": "ParquetBytes", "path": "."},
+        "blt": {"node": "Blt", "in": "docs", "checkpoint": dir},
+    });
+    // JSON is YAML.
+    format!("name: score\ngraph: {graph}\nrun: [{{score: {{goal: blt}}}}]\n")
+}
+
+/// Where the score step stands, if it is the only one, reads nothing of an earlier one's, and
+/// leaves out no row.
+fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
+    let file = file.display();
+    let mut found = None;
+    for index in 0..plan.steps().len() {
+        if let Some(score) = Score::of(plan, index)
+            && found.replace((index, score)).is_some()
+        {
+            let msg = format!("{file} has several score steps, and one scores record batches");
+            return Err(StepError::other(msg).help("keep one of them"));
+        }
+    }
+    let Some((index, score)) = found else {
+        return Err(StepError::other(format!("{file} has no score step, which says what scores"))
+            .help("add `- score: {goal: ...}` under `run:`"));
+    };
+    if let Some(step) = plan.steps()[..index].iter().find(|step| step.feeds_later_steps()) {
+        let msg = format!(
+            "{file} has a step `{}` before it scores, which only a run of the pipeline does",
+            step.entry.name
+        );
+        return Err(StepError::other(msg).help(
+            "run it, and give the checkpoint that it leaves, RUN/checkpoints/0-train/final, here or to a `Blt` node",
+        ));
+    }
+    let chooses = [
+        ("where", score.condition.is_some()),
+        ("sample", score.sample.is_some()),
+        ("limit", score.limit.is_some()),
+        ("keep", score.keep.is_some()),
+        ("split", score.split != Score::new("").split),
+    ];
+    if let Some((name, _)) = chooses.into_iter().find(|(_, on)| *on) {
+        let msg = format!(
+            "the score step of {file} has `{name}`, and of record batches every row is scored and given"
+        );
+        return Err(StepError::other(msg)
+            .help("leave it out, and choose rows before or after scoring them"));
+    }
+    Ok((index, score))
+}
+
+impl BatchScorer {
+    /// Builds the model. `threads`: what nodes are told; who calls decides the pool.
+    ///
+    /// # Errors
+    /// If there is no such checkpoint or pipeline, or it is not one that scores without being run
+    /// first.
+    pub fn open(options: &BatchOptions, threads: usize) -> Result<Self, StepError> {
+        let file = &options.checkpoint;
+        let kind = std::fs::metadata(file).map_err(|e| {
+            StepError::other(format!("cannot read {}: {e}", file.display())).help(
+                "a Hugging Face BLT directory, a run's checkpoint (RUN/checkpoints/0-train/final) or a pipeline's YAML file is expected",
+            )
+        })?;
+        let (spec, base_dir) = if kind.is_dir() {
+            let dir = std::path::absolute(file)?;
+            (
+                PipelineSpec::parse(&of_checkpoint(&dir), "the scoring pipeline")
+                    .map_err(StepError::Document)?,
+                dir,
+            )
+        } else {
+            let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            (PipelineSpec::read(file).map_err(StepError::Document)?, dir.to_owned())
+        };
+        let plans = check_all(&spec, &base_dir).map_err(StepError::Document)?;
+        let [plan] = plans.as_slice() else {
+            let msg = format!(
+                "{} has {} variants and seeds, and one model scores",
+                file.display(),
+                plans.len()
+            );
+            return Err(StepError::other(msg).help("leave out `ablate:` and all seeds but one"));
+        };
+        let (index, mut score) = score_step(plan, file)?;
+        score.emit = options.emit.clone().unwrap_or(score.emit);
+        score.on_error = options.on_error.unwrap_or(score.on_error);
+        score.context_bytes = options.context_bytes.unwrap_or(score.context_bytes);
+        score.check(plan)?;
+        let scorer = score.scorer(&StepCx::outside(plan, index, Vec::new(), threads))?;
+        let graph = scorer.graph();
+        let packer = score.packer(options.span_bytes.unwrap_or(graph.source()?.handle.span_bytes));
+        packer.check()?;
+        // Text files have no other.
+        let source = plan.node(&graph.source()?.node);
+        let column = || source?.params.get("column")?.as_str().map(str::to_owned);
+        let column = options.column.clone().or_else(column).unwrap_or_else(|| "text".to_owned());
+        Ok(BatchScorer {
+            columns: score.columns(plan)?,
+            column,
+            packer,
+            lists: graph.lists(),
+            on_error: score.on_error,
+            scorer,
+        })
+    }
+
+    /// The batches (of this schema) with the scores as more columns: the same rows, and the columns
+    /// that they had as they were.
+    ///
+    /// # Errors
+    /// If a column is missing or of a type that does not serve, the batches have columns of the
+    /// scores' names, or a row cannot be scored and `on_error` is not null.
+    pub fn score(
+        &self,
+        schema: &SchemaRef,
+        batches: &[RecordBatch],
+    ) -> Result<(SchemaRef, Vec<RecordBatch>), StepError> {
+        let large = batches.iter().any(|batch| size_of(batch) >= i32::MAX as usize);
+        let columns = Columns { large, ..self.columns };
+        let scored = columns.schema(schema, &in_memory()).map_err(ColumnsTaken::into_step_error)?;
+        let rows =
+            MemoryRows::new(schema, batches.to_vec(), &self.column, &self.lists, self.on_error)?;
+        let (packer, lists) = (self.packer.clone(), self.lists.clone());
+        let scores =
+            self.scorer.score_rows(Box::new(rows), columns, packer, lists, self.on_error)?;
+        let batch = |(batch, mut scores): (&RecordBatch, Vec<_>)| {
+            let arrays =
+                batch.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
+            Ok(RecordBatch::try_new(scored.clone(), arrays)?)
+        };
+        let batches =
+            batches.iter().zip(scores).map(batch).collect::<Result<Vec<_>, StepError>>()?;
+        Ok((scored, batches))
+    }
+}

@@ -1,0 +1,463 @@
+mod batches;
+mod wires;
+mod worker;
+
+pub use batches::{BatchOptions, BatchScorer};
+pub use wires::Emit;
+pub use worker::Worker;
+
+use super::evaluate::Split;
+use crate::facilities::SourceHandle;
+use crate::scoring::{
+    Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
+    Units, refusal,
+};
+use crate::sources::{check_source, fingerprints, sources};
+use crate::trained_graph::TrainedGraph;
+use blt_data::predicate::Predicate;
+use blt_data::storage::{Location, StorageError};
+use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Scores every document of a source and writes its rows back with the scores, as Parquet files
+/// under `outputs/` or where `output` says.
+///
+/// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it
+/// out; all input columns first (those of folders such as `lang=en/` included), then `n_bytes`,
+/// `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists named in `emit`.
+/// A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`. The goal is
+/// a loss (of a trained pipeline or a `Blt`), entropies (a `ByteLm`, which has no patches, or
+/// `blt.entropies`, the entropy model of a `Blt` alone), or a patcher (which has patches alone).
+///
+/// Each input file becomes a part of its own name, a large one several, after their row groups. A
+/// run that was stopped goes on with the first part that is not finished, and ends in the same
+/// files. A part's footer holds digests of model, input and settings under `blt.score`. Leaves
+/// `result.json` and `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// What scores, a wire: a loss, entropies (a `ByteLm`, or a `Blt`'s: the entropy model alone
+    /// then) or a patcher.
+    pub goal: String,
+    /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub emit: Vec<Emit>,
+    /// Where the parts go, and a `_manifest.json` that lists them: a folder, relative to the
+    /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are added. It may
+    /// hold what an earlier run of the very same job left, and no other Parquet files. The
+    /// run's own `outputs/` where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Rows to read and write: `all`, `train` or `valid`.
+    #[serde(default = "all")]
+    #[schemars(with = "String")]
+    pub split: Split,
+    /// Another source node to read the documents from; the goal's own where left out.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Ids in a batch; changes no number.
+    #[serde(default = "batch_bytes")]
+    pub batch_bytes: usize,
+    /// Documents longer than the source's `span_bytes` are scored in spans; each after the first
+    /// sees this many bytes before it, and does not count them again.
+    #[serde(default)]
+    pub context_bytes: usize,
+    /// Decoded bytes of input after which another part begins, at the end of a row group.
+    #[serde(default = "part_bytes")]
+    pub part_bytes: u64,
+    /// A condition on input columns, `lang = 'en' and (n >= 100 or id in (1, 2))`: only rows for
+    /// which it is true are read. Row groups are passed over whose statistics rule it out.
+    #[serde(default, rename = "where")]
+    pub condition: Option<String>,
+    /// A share of these rows, above 0 and up to 1, drawn by file name, row number and the
+    /// pipeline's seed.
+    #[serde(default)]
+    pub sample: Option<f64>,
+    /// The first so many of these rows alone.
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// A condition on input columns and scores, `bits_per_byte < 1.2`: only rows for which it is
+    /// true are written. All are counted.
+    #[serde(default)]
+    pub keep: Option<String>,
+    /// What to do about rows that cannot be read or scored (row groups that do not decode, a file
+    /// without the column, a loss that is not finite): `fail`, or `null`, which writes them
+    /// with null scores and counts them by cause in `result.json`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub on_error: OnError,
+    /// An input column by whose values the results show the scores' distribution.
+    #[serde(default)]
+    pub by: Option<String>,
+}
+
+fn all() -> Split {
+    Split::All
+}
+
+fn batch_bytes() -> usize {
+    32 * 1024
+}
+
+fn part_bytes() -> u64 {
+    64 << 20
+}
+
+impl Score {
+    /// All else at its default.
+    pub fn new(goal: impl Into<String>) -> Self {
+        Score {
+            goal: goal.into(),
+            emit: Vec::new(),
+            output: None,
+            split: all(),
+            source: None,
+            batch_bytes: batch_bytes(),
+            context_bytes: 0,
+            part_bytes: part_bytes(),
+            condition: None,
+            sample: None,
+            limit: None,
+            keep: None,
+            on_error: OnError::Fail,
+            by: None,
+        }
+    }
+
+    /// Where parts go, if not into the step's own directory.
+    fn elsewhere(&self, base: &Path) -> Result<Option<Location>, StorageError> {
+        let location = self.output.as_ref().map(|text| Location::parse(text, base)).transpose()?;
+        match &location {
+            Some(Location::Remote(url)) if url.is_web() => {
+                Err(StorageError::NoUpload { url: url.to_string() })
+            }
+            _ => Ok(location),
+        }
+    }
+
+    fn outputs(&self, cx: &StepCx) -> Result<Outputs, StepError> {
+        let own = cx.dir().join("partial");
+        Ok(match self.elsewhere(cx.base_dir())? {
+            None => Outputs { dir: cx.dir().join("outputs").into(), partial: own },
+            Some(Location::Local(dir)) => {
+                Outputs { partial: dir.join(".partial"), dir: dir.into() }
+            }
+            Some(dir) => Outputs { dir, partial: own },
+        })
+    }
+
+    /// The score step that stands at `index` in a plan's `run:`; None if another stands there.
+    pub fn of(plan: &Plan, index: usize) -> Option<Self> {
+        plan.steps().get(index)?.downcast::<Self>().cloned()
+    }
+
+    /// How documents become batches.
+    pub(crate) fn packer(&self, span_bytes: usize) -> Packer {
+        Packer {
+            span_bytes,
+            batch_bytes: self.batch_bytes,
+            context_bytes: self.context_bytes,
+            // An empty document has an entropy, BOS's.
+            keep_empty: true,
+        }
+    }
+
+    /// What scores: the model, built and read from what earlier steps left.
+    pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
+        let wires = self.wires(cx.plan())?;
+        let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
+        graph.prepare(cx)?;
+        graph.read_from(cx, self.source.as_deref())?;
+        Ok(Scorer::new(graph, wires))
+    }
+
+    /// The whole job that `scorer` is for.
+    pub(crate) fn whole_job(&self, cx: &StepCx, scorer: &Scorer) -> Result<Job, StepError> {
+        let graph = scorer.graph();
+        self.job(cx, &graph.source()?.handle, graph.lists(), StepError::other)
+    }
+
+    /// The job on a source, as far as it is known before the model is built. `lists`: columns that
+    /// the model reads. `of_source`: how errors read that are not about the step's parameters.
+    fn job(
+        &self,
+        cx: &StepCx,
+        source: &SourceHandle,
+        lists: Vec<ListColumn>,
+        of_source: impl FnOnce(DataError) -> StepError,
+    ) -> Result<Job, StepError> {
+        let columns = self.columns(cx.plan())?;
+        let (keep, condition) =
+            (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
+        // How documents are found and split says the source's node; where they lie is the input,
+        // and known of each file.
+        let settings: Vec<_> = self.source_params(cx.plan())?;
+        let config = JobConfig {
+            source: source.source.clone(),
+            columns,
+            packer: self.packer(source.span_bytes),
+            lists,
+            part: self.split.part(),
+            condition,
+            sample: self.sample.map(|share| Sample { share, seed: cx.seed() }),
+            keep,
+            on_error: self.on_error,
+            by: self.by.clone(),
+            settings: json!({"goal": self.goal, "source": settings, "path": cx.path().to_string(), "device": cx.device()}),
+        };
+        Job::new(config).map_err(|error| match error {
+            JobError::Columns(taken) => taken.into_step_error(),
+            JobError::Data(error) => match self.parameter(&error) {
+                Some(name) => cx.refuse(&NodeError::param(name, error.to_string())),
+                None => of_source(error),
+            },
+        })
+    }
+
+    /// The parameters of the sources, but for where they read.
+    fn source_params(&self, plan: &Plan) -> Result<Vec<serde_json::Value>, StepError> {
+        let goal = self.source.as_ref().unwrap_or(&self.goal);
+        let sources = plan.needs(&[goal])?.into_iter().filter(|node| node.entry.inputs.is_empty());
+        let params = sources.map(|node| {
+            let mut params = node.params.clone();
+            params.remove("path");
+            params.remove("shuffle_buffer");
+            json!([node.entry.name, params])
+        });
+        Ok(params.collect())
+    }
+
+    /// An error about where parts go, pointing at the parameter.
+    fn at_output(&self, cx: &StepCx, error: impl std::fmt::Display) -> StepError {
+        let error = NodeError::param("output", error.to_string())
+            .help("name another folder, or one that is not there yet");
+        cx.refuse(&error)
+    }
+
+    /// The step's parameter that names the columns which the error is about.
+    fn parameter(&self, error: &DataError) -> Option<&'static str> {
+        match error {
+            DataError::Predicate { condition, .. } => {
+                let is_where = self.condition.as_ref() == Some(condition);
+                Some(if is_where { "where" } else { "keep" })
+            }
+            DataError::NoSuchColumn { column, .. } if self.by.as_ref() == Some(column) => {
+                Some("by")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A condition that parameter `name` holds.
+fn predicate(name: &str, text: &Option<String>) -> Result<Option<Predicate>, NodeError> {
+    text.as_ref()
+        .map(|text| Predicate::parse(text).map_err(|e| NodeError::param(name, e)))
+        .transpose()
+}
+
+impl Step for Score {
+    const NAME: &'static str = "score";
+    const EXAMPLE: &'static str =
+        "score: {goal: loss, emit: [log_probs, entropies, patch_lengths]}";
+
+    fn goals(&self) -> Vec<String> {
+        std::iter::once(&self.goal).chain(&self.source).cloned().collect()
+    }
+
+    fn feeds_later_steps(&self) -> bool {
+        false
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), NodeError> {
+        self.wires(plan)?;
+        check_source(plan, self.source.as_deref())?;
+        let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
+        if self.batch_bytes == 0 {
+            return param("batch_bytes", "batch_bytes must be at least 1".into());
+        }
+        if self.part_bytes == 0 {
+            return param("part_bytes", "part_bytes must be at least 1".into());
+        }
+        if let Some(twice) =
+            self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list))
+        {
+            return param("emit", format!("{} is named twice", twice.1.name()));
+        }
+        if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return param(
+                "sample",
+                format!("a sample is a share of the rows, above 0 and up to 1, not {share}"),
+            );
+        }
+        if self.output.as_ref().is_some_and(|output| output.trim().is_empty()) {
+            return param("output", "an output is a folder or a URL, and not empty".into());
+        }
+        self.elsewhere(Path::new("")).map_err(|e| NodeError::param("output", e))?;
+        if self.limit == Some(0) {
+            return param("limit", "a limit is at least 1 row".into());
+        }
+        predicate("where", &self.condition)?;
+        predicate("keep", &self.keep)?;
+        Ok(())
+    }
+
+    fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
+        // What cannot be read or written is told before earlier steps have trained for an hour.
+        let output = self.elsewhere(cx.base_dir())?;
+        if let Some(output) = &output {
+            output.list().map_err(|e| self.at_output(cx, e))?;
+        }
+        for source in sources(cx.plan(), &[self.source.as_ref().unwrap_or(&self.goal)])? {
+            let of_source = |error| source.error(cx.plan(), error);
+            let job = self.job(cx, &source.handle, Vec::new(), of_source)?;
+            if let Some(output) = &output {
+                let input: Vec<Location> =
+                    job.tables.iter().map(|table| table.path.clone()).collect();
+                let refusal = refusal(output, &input).map_err(|e| self.at_output(cx, e))?;
+                refusal.map_or(Ok(()), |why| Err(self.at_output(cx, why)))?;
+            }
+        }
+        let goals = self.goals();
+        fingerprints(cx, &goals.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
+        if self.output.is_none() {
+            return Ok(true);
+        }
+        let path = cx.dir().join("manifest.json");
+        match std::fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Manifest>(&text).ok())
+        {
+            Some(manifest) => self.outputs(cx)?.are_whole(&manifest),
+            None => Ok(false),
+        }
+    }
+
+    fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
+        let scorer = self.scorer(cx)?;
+        let job = self.whole_job(cx, &scorer)?;
+        let units = job.divide(self.part_bytes, self.limit, &scorer.graph().digest()?)?;
+        let outputs = self.outputs(cx)?;
+        outputs.clear_partial()?;
+        let manifest = job.manifest(&units);
+        if self.output.is_some() {
+            outputs.claim(&manifest)?;
+        }
+        write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&manifest)?)?;
+        let mut summaries = outputs.find_all(&units.units)?;
+        let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
+
+        let rows = to_do.iter().map(|&i| units.units[i].rows).sum();
+        cx.progress().start(&format!("score {}", self.goal), Some(rows));
+        let started = Instant::now();
+        let mut seen = Seen::default();
+        let mut watch = |now: &Seen| {
+            if cx.interrupted() {
+                return Err(StepError::Interrupted);
+            }
+            seen = *now;
+            let rate = seen.bytes as f64 / started.elapsed().as_secs_f64();
+            let bpb = seen
+                .bits_per_byte()
+                .filter(|_| job.columns.nats)
+                .map(|b| ("bpb", format!("{b:.3}")));
+            let fields: Vec<_> =
+                bpb.into_iter().chain([("bytes/s", format!("{rate:.0}"))]).collect();
+            cx.progress().update(seen.rows, &fields);
+            Ok(())
+        };
+        let (scored, seconds_by_node) = match cx.lent::<Rc<dyn Scheduler>>() {
+            Some(scheduler) => {
+                let step = RemoteStep::new(cx, &units, &outputs)?;
+                let message = &mut |line: &str| cx.progress().message(line);
+                step.score(&**scheduler, &units, &to_do, &mut watch, message)?
+            }
+            None => {
+                let profile = scorer.profile();
+                (scorer.score(&job, &units, &to_do, &outputs, &mut watch)?, profile.seconds())
+            }
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        if scored.len() != to_do.len() {
+            return Err(StepError::other(format!(
+                "{} parts of {} were written",
+                scored.len(),
+                to_do.len()
+            )));
+        }
+        for (i, summary) in to_do.into_iter().zip(scored) {
+            summaries[i] = Some(summary);
+        }
+        outputs.clear_partial()?;
+        // Of a resumed run, without the parts that were there.
+        let timing = json!({"score_bytes_per_second": seen.bytes as f64 / seconds, "seconds_by_node": seconds_by_node});
+        write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
+        self.finish(cx, &job, &units, &summaries.into_iter().flatten().collect::<Vec<_>>())
+    }
+}
+
+impl Score {
+    fn finish(
+        &self,
+        cx: &StepCx,
+        job: &Job,
+        units: &Units,
+        summaries: &[Summary],
+    ) -> Result<(), StepError> {
+        let mut total = Summary::default();
+        let mut parts = Vec::new();
+        for (unit, summary) in units.units.iter().zip(summaries) {
+            total.merge(summary);
+            let mut part = serde_json::Map::from_iter([
+                ("input".to_owned(), json!(unit.input)),
+                ("groups".to_owned(), json!([unit.span.groups.start, unit.span.groups.end])),
+                ("part".to_owned(), json!(unit.part)),
+            ]);
+            part.extend(summary.sums(&job.columns));
+            parts.push(serde_json::Value::Object(part));
+        }
+        let mut result = serde_json::Map::from_iter([
+            ("kind".to_owned(), json!("score")),
+            ("goal".to_owned(), json!(self.goal)),
+            ("emit".to_owned(), json!(self.emit)),
+            ("output".to_owned(), json!(self.output)),
+            ("split".to_owned(), json!(self.split)),
+            ("model".to_owned(), json!(units.model)),
+        ]);
+        result.extend(total.sums(&job.columns));
+        result.insert("row_groups_skipped".into(), json!(total.groups_skipped));
+        result.insert("unreadable".into(), serde_json::to_value(&total.unreadable)?);
+        if let Some(histogram) = total.histogram(&job.columns, self.by.as_deref()) {
+            result.insert("histogram".into(), histogram);
+        }
+        result.insert("parts".into(), json!(parts));
+        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let bpb = total.all.bits_per_byte().filter(|_| job.columns.nats);
+        let mut said = bpb.map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
+        said += &format!("{} bytes in {} rows ({} null)", total.all.bytes, total.rows, total.nulls);
+        let failed: u64 = total.failed.values().sum();
+        if failed > 0 {
+            said += &format!(", {failed} failed");
+        }
+        if self.keep.is_some() {
+            said += &format!(", {} kept", total.kept);
+        }
+        if let Some(output) = &self.output {
+            said += &format!(", in {output}");
+        }
+        cx.progress().finish(&said);
+        Ok(())
+    }
+}
+
+blt_graph::step!(Score);

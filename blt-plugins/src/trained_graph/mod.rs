@@ -1,0 +1,274 @@
+//! [`TrainedGraph`]: the floor that steps stand on.
+
+mod learning;
+mod reading;
+mod stored;
+
+pub use reading::Batches;
+
+use crate::checkpoint::CHECKPOINT_DIR;
+use crate::device::{self, backend};
+use crate::facilities::{self, Facilities};
+use crate::ports::{Bytes, Loss, LossValue};
+use crate::profile::NodeProfile;
+use crate::sources::{DocumentSource, source_nodes, source_of};
+use blt_core::backend::{Backend, ParamId};
+use blt_core::bytes::Batch;
+use blt_core::model::Session;
+use blt_core::optim::AdamWConfig;
+use blt_core::params::NamedParam;
+use blt_graph::{AnyValue, ErrorHelp, Live, Outputs, Port, RunFailed, StepCx, StepError, World};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The sub-graph of a step's goals, built on the step's backend and ready to run: its parameters
+/// are those that earlier steps left, or fresh ones.
+///
+/// A step that trains:
+///
+/// ```no_run
+/// # use blt_data::Request;
+/// # use blt_plugins::TrainedGraph;
+/// # use blt_core::optim::AdamWConfig;
+/// # use blt_graph::{StepCx, StepError};
+/// # fn run(cx: &mut StepCx, goal: &str, steps: u64, adamw: AdamWConfig) -> Result<(), StepError> {
+/// let mut graph = TrainedGraph::build(cx, &[goal])?;
+/// graph.prepare(cx)?; // thresholds and tokenizers
+/// let buffer = graph.source()?.handle.shuffle_buffer;
+/// let mut batches = graph.batches(Request::training(cx.seed(), buffer), 4096)?;
+/// for step in 1..=steps {
+///     let batch = batches.next_or_end()?;
+///     let loss = graph.gradients(&batch, goal, 1.0)?;
+///     let norm = graph.update(&adamw, step, step)?;
+/// }
+/// graph.save(&cx.dir().join(blt_plugins::CHECKPOINT_DIR), steps, None)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A step that scores calls [`run`](TrainedGraph::run) or [`get`](TrainedGraph::get) on each batch
+/// instead.
+pub struct TrainedGraph {
+    live: Live,
+    goals: Vec<String>,
+    session: Rc<Session>,
+    /// In graph order.
+    params: Vec<NodeParam>,
+    /// The sources of the graph, in graph order.
+    sources: Vec<DocumentSource>,
+    /// What documents are read from in place of the graph's only source.
+    read_from: Option<DocumentSource>,
+    /// What nodes learned, by node.
+    learned: BTreeMap<String, Value>,
+    t: u64,
+    /// Whether parameters were read from a checkpoint of an earlier step.
+    trained: bool,
+    profile: RefCell<Option<Rc<NodeProfile>>>,
+}
+
+/// A parameter of a node.
+pub struct NodeParam {
+    /// The node's name.
+    pub node: String,
+    /// Under the name that the model gives it.
+    pub canonical: NamedParam,
+    /// Under the name that checkpoints write.
+    pub stored: NamedParam,
+}
+
+impl TrainedGraph {
+    /// Builds the sub-graph of `goals` and reads parameters, and what nodes learned, from the
+    /// checkpoints of earlier steps.
+    ///
+    /// # Errors
+    /// What a node answers while it is built, a device that is not there, a checkpoint that cannot
+    /// be read.
+    pub fn build(cx: &StepCx, goals: &[&str]) -> Result<Self, StepError> {
+        let mut world = World::new();
+        let session = world.insert(Session::new(backend(cx)?));
+        world.insert(ErrorHelp(device::help));
+        let live = Live::build(cx.plan(), goals, world)?;
+        let source = |node: &str| {
+            source_of(&live, node).ok_or_else(|| {
+                StepError::other(format!("source `{node}` provides no `SourceHandle`"))
+            })
+        };
+        let sources =
+            source_nodes(cx.plan(), goals)?.into_iter().map(source).collect::<Result<_, _>>()?;
+        let mut graph = TrainedGraph {
+            params: node_params(&live),
+            live,
+            goals: goals.iter().map(ToString::to_string).collect(),
+            session,
+            sources,
+            read_from: None,
+            learned: BTreeMap::new(),
+            t: 0,
+            trained: false,
+            profile: RefCell::default(),
+        };
+        for earlier in cx.earlier() {
+            let dir = earlier.dir.join(CHECKPOINT_DIR);
+            if dir.is_dir() {
+                graph.restore(&dir, false)?;
+            }
+        }
+        // Only a step that continues a training counts on from its steps, and it restores that
+        // training's checkpoint itself.
+        graph.t = 0;
+        Ok(graph)
+    }
+
+    /// Computes `goals` on a batch of the graph's only source.
+    ///
+    /// # Errors
+    /// What a node answers, pointing at it; a goal that the graph was not built for.
+    pub fn run<S: AsRef<str>>(&self, batch: &Rc<Batch>, goals: &[S]) -> Result<Outputs, RunFailed> {
+        self.run_given(&[(&self.own_source()?.node, batch.clone())], goals)
+    }
+
+    /// Computes `goals` on a batch for each source that they read, by the source's node.
+    ///
+    /// # Errors
+    /// As [`run`](TrainedGraph::run).
+    pub fn run_given<S: AsRef<str>>(
+        &self,
+        batches: &[(&str, Rc<Batch>)],
+        goals: &[S],
+    ) -> Result<Outputs, RunFailed> {
+        let given: Vec<(&str, AnyValue)> = batches
+            .iter()
+            .map(|(node, batch)| (*node, AnyValue::new::<Bytes>(batch.clone())))
+            .collect();
+        self.live.run(&given, goals)
+    }
+
+    /// Computes one goal on a batch of the graph's only source.
+    ///
+    /// # Errors
+    /// As [`run`](TrainedGraph::run), and if the goal is not of port type `P`.
+    pub fn get<P: Port>(&self, batch: &Rc<Batch>, goal: &str) -> Result<P::Value, StepError> {
+        Ok(self.run(batch, &[goal])?.take::<P>(goal)?)
+    }
+
+    /// Computes the loss `goal` on a batch, and adds its gradient, times `share`, to the gradients
+    /// of all parameters that it depends on. `share`: the share of the batch in its optimiser step,
+    /// 1 if it is alone, so that micro-batches add up to the gradient of their mean.
+    ///
+    /// # Errors
+    /// As [`get`](TrainedGraph::get).
+    pub fn gradients(
+        &self,
+        batch: &Rc<Batch>,
+        goal: &str,
+        share: f64,
+    ) -> Result<LossValue, StepError> {
+        let backend = self.backend();
+        self.session.loss_weight.set(share);
+        backend.record(true);
+        let loss = self.get::<Loss>(batch, goal);
+        let backward = loss.as_ref().map(|loss| match &*self.profile.borrow() {
+            Some(profile) => profile.backward(&loss.loss),
+            None => backend.backward(&loss.loss),
+        });
+        let failed = backward.ok().and_then(Result::err);
+        backend.record(false);
+        match failed {
+            Some(error) => Err(device::failed(error)),
+            None => loss,
+        }
+    }
+
+    /// Updates the parameters by the gradients added up so far, and clears these. `step` places the
+    /// learning rate and `t` Adam's bias correction, both from 1; they differ where a training
+    /// continues another ([`t`](TrainedGraph::t)). Returns the norm of the gradient before
+    /// clipping.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn update(&self, optimiser: &AdamWConfig, step: u64, t: u64) -> Result<f64, StepError> {
+        optimiser.step(self.backend(), &self.param_ids(), step, t).map_err(device::failed)
+    }
+
+    /// Measures time and FLOPs of each node from now on, backward included.
+    pub fn profile(&self) -> Rc<NodeProfile> {
+        let profile = Rc::new(NodeProfile::new(self.session.clone()));
+        self.live.observe(profile.clone());
+        *self.profile.borrow_mut() = Some(profile.clone());
+        profile
+    }
+
+    /// Asks the nodes whether what they were run on makes sense; called at the end of a step,
+    /// before its results count.
+    ///
+    /// # Errors
+    /// The first node's objection, pointing at the node.
+    pub fn check_end(&self) -> Result<(), StepError> {
+        for (node, facilities) in facilities::of_graph(&self.live) {
+            facilities
+                .check_end()
+                .map_err(|e| StepError::Document(self.live.plan().diagnose(&node, &e).into()))?;
+        }
+        Ok(())
+    }
+
+    /// The nodes built, each after those that it reads from.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.live.nodes()
+    }
+
+    /// All that nodes provide, with the names of the nodes, in graph order.
+    pub fn facilities(&self) -> impl Iterator<Item = (String, Rc<dyn Facilities>)> {
+        facilities::of_graph(&self.live)
+    }
+
+    /// The session that nodes compute in.
+    pub fn session(&self) -> &Rc<Session> {
+        &self.session
+    }
+
+    /// The backend that nodes compute on.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.session.backend
+    }
+
+    /// Every parameter, in graph order.
+    pub fn params(&self) -> &[NodeParam] {
+        &self.params
+    }
+
+    /// Every parameter as the backend knows it, in graph order.
+    pub fn param_ids(&self) -> Vec<ParamId> {
+        self.params.iter().map(|p| p.canonical.id).collect()
+    }
+
+    /// How many numbers the parameters are.
+    pub fn n_parameters(&self) -> usize {
+        self.params.iter().map(|p| p.canonical.n_elements()).sum()
+    }
+
+    /// Optimiser steps behind the parameters, as the checkpoint restored last counts them; 0 if
+    /// only those of earlier steps were read.
+    pub fn t(&self) -> u64 {
+        self.t
+    }
+}
+
+/// The parameters of all nodes. Checkpoints write canonical names, with the node in front where two
+/// nodes claim the same.
+fn node_params(live: &Live) -> Vec<NodeParam> {
+    let sets: Vec<_> = facilities::of_graph(live).collect();
+    let params = || sets.iter().flat_map(|(node, f)| f.params().iter().map(move |p| (node, p)));
+    let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
+    params().for_each(|(_, p)| *claims.entry(&p.name).or_default() += 1);
+    let named = params().map(|(node, canonical)| {
+        let mut stored = canonical.clone();
+        if claims[canonical.name.as_str()] > 1 {
+            stored.name = format!("{node}/{}", canonical.name);
+        }
+        NodeParam { node: node.clone(), canonical: canonical.clone(), stored }
+    });
+    named.collect()
+}

@@ -1,0 +1,282 @@
+//! The types of results.json.
+
+use super::number::{Ordered, or_nan};
+use super::step::{EvaluateResult, StepResult, Timing, lenient};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserializer, Error};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+/// Version of the schema of results.json.
+pub const SCHEMA: u32 = 1;
+
+/// results.json: what all variants and seeds of a run measured.
+///
+/// It is read leniently: a key of a variant that is missing, or whose value is of another type, is
+/// left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Results {
+    pub schema: u32,
+    pub pipeline: String,
+    /// The run's name in its folder.
+    pub id: String,
+    /// The first of `seeds`.
+    pub seed: Option<u64>,
+    pub seeds: Vec<u64>,
+    /// The variant that differences are to.
+    pub baseline: Option<String>,
+    /// In the pipeline's order.
+    pub variants: Ordered<VariantResults>,
+}
+
+/// What one variant measured; over several seeds, means.
+///
+/// As JSON it is one object: the keys of `evaluated` are its own.
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema)]
+pub struct VariantResults {
+    /// All steps but evaluations, in order; of the first seed.
+    pub steps: Vec<StepRecord>,
+    /// The rate of the last training.
+    pub train_bytes_per_second: Option<f64>,
+    /// The last evaluation.
+    #[schemars(flatten)]
+    pub evaluated: Option<Evaluated>,
+    /// Over several seeds, the standard error of `bpb`.
+    pub bpb_se_seeds: Option<f64>,
+    /// Over several seeds, what each measured.
+    pub seeds: Option<Ordered<VariantResults>>,
+    /// Bits per byte more or fewer than the baseline, where both read the same documents.
+    pub difference: Option<Difference>,
+    /// The order in which the first three were measured, and are written.
+    #[schemars(skip)]
+    pub(super) order: Vec<Section>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Section {
+    Steps,
+    Training,
+    Evaluated,
+}
+
+/// An evaluation, and how fast it went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Evaluated {
+    #[serde(flatten)]
+    pub result: EvaluateResult,
+    #[serde(flatten)]
+    pub timing: Timing,
+}
+
+/// A paired difference in bits per byte: variant minus baseline. An error that is not known is not
+/// a number here, and `null` in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Difference {
+    #[serde(deserialize_with = "or_nan")]
+    pub bpb: f64,
+    /// Standard error over documents, differences averaged over seeds.
+    #[serde(deserialize_with = "or_nan")]
+    pub se_documents: f64,
+    /// Standard error over seeds; None with one seed.
+    pub se_seeds: Option<f64>,
+    /// Both together: the root of the sum of squares.
+    #[serde(deserialize_with = "or_nan")]
+    pub se: f64,
+}
+
+impl Default for Difference {
+    fn default() -> Self {
+        Difference { bpb: f64::NAN, se_documents: f64::NAN, se_seeds: None, se: f64::NAN }
+    }
+}
+
+/// A step, its result and how fast it went. As JSON an object of one key, the step's name; `kind`
+/// is left out where there is a timing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepRecord {
+    pub step: String,
+    pub result: StepResult,
+    /// None where the step wrote none, and of [`StepResult::Other`], which has it among its keys.
+    pub timing: Option<Timing>,
+}
+
+impl StepRecord {
+    /// `timing` is what timing.json holds.
+    pub(super) fn new(
+        step: &str,
+        result: StepResult,
+        timing: Option<Value>,
+    ) -> serde_json::Result<Self> {
+        let step = step.to_owned();
+        let Some(written) = timing else { return Ok(StepRecord { step, result, timing: None }) };
+        let typed: Option<Timing> = serde_json::from_value(written.clone()).ok();
+        let whole = |timing: &Timing| serde_json::to_value(timing).is_ok_and(|t| t == written);
+        match typed.filter(whole) {
+            Some(timing) if !matches!(result, StepResult::Other(_)) => {
+                Ok(StepRecord { step, result, timing: Some(timing) })
+            }
+            _ => {
+                let mut value = serde_json::to_value(&result)?;
+                if let Value::Object(timing) = written {
+                    with_timing(&mut value, timing);
+                }
+                Ok(StepRecord { step, result: StepResult::Other(value), timing: None })
+            }
+        }
+    }
+}
+
+/// Puts a timing's keys in place of `kind`. (The last key of the result takes its place, as in
+/// every results.json so far.)
+fn with_timing(result: &mut Value, timing: Map<String, Value>) {
+    if let Value::Object(map) = result {
+        map.swap_remove("kind");
+        map.extend(timing);
+    }
+}
+
+impl Serialize for StepRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error;
+        let mut value = serde_json::to_value(&self.result).map_err(S::Error::custom)?;
+        if let Some(timing) = &self.timing
+            && let Value::Object(timing) = serde_json::to_value(timing).map_err(S::Error::custom)?
+        {
+            with_timing(&mut value, timing);
+        }
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(&self.step, &value)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for StepRecord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut entries = Ordered::<Value>::deserialize(deserializer)?.0.into_iter();
+        let (Some((step, value)), None) = (entries.next(), entries.next()) else {
+            return Err(D::Error::custom("expected the name of one step"));
+        };
+        let Value::Object(map) = &value else {
+            return Ok(StepRecord { step, result: StepResult::Other(value), timing: None });
+        };
+        let timed = !map.contains_key("kind");
+        // The type is that of the step's name, where the file does not name it.
+        let mut named = map.clone();
+        named.entry("kind").or_insert_with(|| step.clone().into());
+        Ok(match serde_json::from_value(named.into()).map_err(D::Error::custom)? {
+            StepResult::Other(_) => {
+                StepRecord { step, result: StepResult::Other(value), timing: None }
+            }
+            result => StepRecord { step, result, timing: timed.then(|| lenient(map)) },
+        })
+    }
+}
+
+impl JsonSchema for StepRecord {
+    fn schema_name() -> Cow<'static, str> {
+        "StepRecord".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (result, timing) =
+            (generator.subschema_for::<StepResult>(), generator.subschema_for::<Timing>());
+        json_schema!({
+            "description": "One key, the step's name; its value has the keys of the step's result \
+                and timing. `kind` is left out where there is a timing.",
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": { "anyOf": [result, timing] },
+        })
+    }
+}
+
+impl VariantResults {
+    /// Each seed's own results and the seed, or these if there is one seed.
+    pub fn by_seed(&self) -> Vec<(Option<&str>, &VariantResults)> {
+        match &self.seeds {
+            Some(seeds) => seeds.iter().map(|(seed, results)| (Some(seed), results)).collect(),
+            None => vec![(None, self)],
+        }
+    }
+
+    pub(super) fn measured(&mut self, section: Section) {
+        if !self.order.contains(&section) {
+            self.order.push(section);
+        }
+    }
+}
+
+impl Serialize for VariantResults {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::Error;
+        let mut map = serializer.serialize_map(None)?;
+        for section in &self.order {
+            match section {
+                Section::Steps => map.serialize_entry("steps", &self.steps)?,
+                Section::Training => {
+                    map.serialize_entry("train_bytes_per_second", &self.train_bytes_per_second)?;
+                }
+                Section::Evaluated => {
+                    let evaluated = serde_json::to_value(&self.evaluated);
+                    for (key, value) in
+                        evaluated.map_err(S::Error::custom)?.as_object().into_iter().flatten()
+                    {
+                        map.serialize_entry(key, value)?;
+                    }
+                }
+            }
+        }
+        if let Some(seeds) = &self.seeds {
+            map.serialize_entry("bpb_se_seeds", &self.bpb_se_seeds)?;
+            map.serialize_entry("seeds", seeds)?;
+        }
+        if let Some(difference) = &self.difference {
+            map.serialize_entry("difference", difference)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for VariantResults {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// All but the evaluation, which the rest of the keys belong to.
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Own {
+            steps: Option<Vec<StepRecord>>,
+            train_bytes_per_second: Option<f64>,
+            bpb_se_seeds: Option<f64>,
+            seeds: Option<Ordered<VariantResults>>,
+            difference: Option<Difference>,
+        }
+        let Value::Object(map) = Value::deserialize(deserializer)? else {
+            return Ok(VariantResults::default());
+        };
+        let own: Own = lenient(&map);
+        let mut results = VariantResults {
+            steps: own.steps.unwrap_or_default(),
+            train_bytes_per_second: own.train_bytes_per_second,
+            bpb_se_seeds: own.bpb_se_seeds,
+            seeds: own.seeds,
+            difference: own.difference,
+            ..VariantResults::default()
+        };
+        for key in map.keys() {
+            match key.as_str() {
+                "steps" => results.measured(Section::Steps),
+                "train_bytes_per_second" => results.measured(Section::Training),
+                "bpb_se_seeds" | "seeds" | "difference" => {}
+                _ => results.measured(Section::Evaluated),
+            }
+        }
+        if results.order.contains(&Section::Evaluated) {
+            results.evaluated = Some(lenient(&map));
+        }
+        Ok(results)
+    }
+}
