@@ -24,15 +24,6 @@ struct EntropyPatcher {
     reset_at_newline: bool,
 }
 
-/// Why a batch could not be patched.
-#[derive(Debug, thiserror::Error)]
-pub enum PatchedError {
-    #[error(transparent)]
-    Patches(#[from] PatchError),
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-}
-
 /// An entropy model's results for a batch.
 pub struct Patched {
     /// Its logits.
@@ -66,14 +57,14 @@ impl Blt {
     /// entropy model. `record`: on the way to a gradient of its own loss (borders have none).
     ///
     /// # Errors
-    /// An entropy that is not finite, or a device that failed.
+    /// Outside, a device that failed; inside, an entropy that is not finite.
     pub fn patch(
         &self,
         cx: &Session,
         batch: &Batch,
         record: bool,
-    ) -> Option<Result<Patched, PatchedError>> {
-        Some(self.patcher.as_ref()?.patch(cx, batch, record))
+    ) -> Result<Option<Result<Patched, PatchError>>, BackendError> {
+        self.patcher.as_ref().map(|patcher| patcher.patch(cx, batch, record)).transpose()
     }
 
     /// The states that give the logits, `[n, dim]`.
@@ -94,12 +85,17 @@ impl Blt {
 }
 
 impl EntropyPatcher {
-    fn patch(&self, cx: &Session, batch: &Batch, record: bool) -> Result<Patched, PatchedError> {
+    fn patch(
+        &self,
+        cx: &Session,
+        batch: &Batch,
+        record: bool,
+    ) -> Result<Result<Patched, PatchError>, BackendError> {
         let lines = self.reset_at_newline.then(|| newline_reset(batch));
         let seen = lines.as_ref().unwrap_or(batch);
         let head = cx.paused(!record, || self.model.forward(cx, seen))?;
         let entropies = head.entropies(cx)?;
-        let patches = entropy_patches(batch, &entropies, self.rule, self.max_patch_length)?;
-        Ok(Patched { head, entropies, patches })
+        let patches = entropy_patches(batch, &entropies, self.rule, self.max_patch_length);
+        Ok(patches.map(|patches| Patched { head, entropies, patches }))
     }
 }

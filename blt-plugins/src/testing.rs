@@ -7,7 +7,7 @@ use blt_core::backend::fused::Fused;
 use blt_core::bytes::{Batch, VOCAB};
 use blt_core::model::Session;
 use blt_core::patch::stream::stream_patches;
-use blt_graph::registry::{self, NodeEntry};
+use blt_graph::registry::{self, NodeEntry, StepError};
 use blt_graph::{
     AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, World,
 };
@@ -211,7 +211,7 @@ impl Alone {
     }
 
     /// What the node computes of `text` at BOS and at each of the first `j` bytes.
-    fn before(&self, text: &[u8], j: usize) -> Result<Before, Diagnostics> {
+    fn before(&self, text: &[u8], j: usize) -> Result<Before, StepError> {
         let outputs = self.run(&[text])?;
         let mut before = Before::default();
         if let Some((goal, false)) = &self.patches {

@@ -243,7 +243,7 @@ impl Node for Blt {
             Some(patches) => (patches, None, None),
             None => {
                 let (before, wanted) = (session.flops(), cx.wanted("entropy_loss"));
-                let made = state.model.patch(&session, &batch, wanted);
+                let made = state.model.patch(&session, &batch, wanted)?;
                 let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
                 let flops = &state.about.patcher_flops;
                 flops.set(flops.get() + session.flops() - before);

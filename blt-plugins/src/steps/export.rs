@@ -101,7 +101,7 @@ impl Export {
             }
             let mut values = graph.run(&batch, &goals)?;
             let own = values.take::<Loss>(&self.goal)?;
-            let patches = match model.patch(session, &batch, false) {
+            let patches = match model.patch(session, &batch, false)? {
                 Some(made) => Rc::new(made?.patches),
                 None => {
                     let wire = patches_wire.as_deref();
