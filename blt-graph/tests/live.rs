@@ -237,7 +237,7 @@ fn what_a_step_knows_of_an_error_is_the_help_of_its_diagnostic() {
     let plan = plan("graph:\n  full: {node: Full}\n");
     let failed = |world: World| {
         let live = Live::build(&plan, &["full"], world).unwrap();
-        live.get::<Number>(&[], "full").unwrap_err()
+        live.run(&[], &["full"]).unwrap_err()
     };
     let plain = failed(World::new());
     assert!(plain.diagnostics.to_string().contains("the device is full"), "{plain}");

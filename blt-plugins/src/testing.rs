@@ -7,9 +7,10 @@ use blt_core::backend::fused::Fused;
 use blt_core::bytes::{Batch, VOCAB};
 use blt_core::model::Session;
 use blt_core::patch::stream::stream_patches;
-use blt_graph::registry::{self, NodeEntry, StepError};
+use blt_graph::registry::{self, NodeEntry};
 use blt_graph::{
-    AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, World,
+    AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, StepError,
+    World,
 };
 use serde_json::{Value, json};
 use std::path::Path;
