@@ -112,7 +112,7 @@ impl Live {
             let state = planned
                 .node
                 .build(&infos, &mut cx)
-                .map_err(|error| plan.diagnose(&planned.name, &error))?;
+                .map_err(|error| plan.diagnose(&planned.name, &helped(&world, error)))?;
             let position = |id: PortId| PortId {
                 node: order
                     .iter()
@@ -259,12 +259,8 @@ impl Live {
             outputs: node.entry.outputs,
             wanted: &wanted,
         };
-        node.node.run(node.state.as_ref(), inputs, &cx).map_err(|mut error| {
-            if error.help.is_none()
-                && let Some(known) = self.world.get::<ErrorHelp>()
-            {
-                error.help = (known.0)(&*error.error);
-            }
+        node.node.run(node.state.as_ref(), inputs, &cx).map_err(|error| {
+            let error = helped(&self.world, error);
             let diagnostics = self.plan.diagnose(&node.name, &error).into();
             RunFailed { diagnostics, error: Some(error) }
         })
@@ -317,6 +313,16 @@ impl Live {
             self.nodes[node].entry.outputs.iter().position(|port| *port == found.port).unwrap_or(0);
         Ok(PortId { node, port })
     }
+}
+
+/// The error with the help that the world knows for it, if the node gives none.
+fn helped(world: &World, mut error: NodeError) -> NodeError {
+    if error.help.is_none()
+        && let Some(known) = world.get::<ErrorHelp>()
+    {
+        error.help = (known.0)(&*error.error);
+    }
+    error
 }
 
 /// Reads an output; the last reader takes it away.
