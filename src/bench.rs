@@ -5,7 +5,6 @@ use crate::cli::{self, Pipeline, Variants};
 use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
-use blt_plugins::device_failure;
 use blt_plugins::steps::{Measured, PhaseRate};
 use blt_report::html::machine;
 use blt_report::progress;
@@ -87,10 +86,7 @@ pub fn bench(args: &Bench) -> Result<(), String> {
             spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
         spec.graph = spec.graph.needed(&goals);
         spec.seeds.truncate(1);
-        let ran = Runner::new(&spec, &dir, options.clone())
-            .progress(&*progress)
-            .failure(device_failure)
-            .run();
+        let ran = Runner::new(&spec, &dir, options.clone()).progress(&*progress).run();
         let report = ran.map_err(|e| e.render(cli::color()))?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
             let text = std::fs::read_to_string(step.dir.join("result.json")).map_err(cli::plain)?;

@@ -7,7 +7,6 @@ use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunError, RunOptions, RunReport, Runner, choose_variants};
 use blt_graph::{Diagnostics, PipelineSpec, Plan, StepError, check_all, describe, registry};
-use blt_plugins::device_failure;
 use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -302,7 +301,7 @@ impl Engine {
         }
         let progress = progress::for_stderr();
         let runner = Runner::new(spec, dir, options).progress(&*progress).interrupt(interrupt);
-        runner.failure(device_failure).run_with(finish)
+        runner.run_with(finish)
     }
 }
 
