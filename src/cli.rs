@@ -338,7 +338,7 @@ fn graph(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<(), Str
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), String> {
     if let Some(name) = name {
-        return say(registry::help(kind, name).map_err(|d| d.render(color()))?.trim_end())
+        return say(blt_graph::help(kind, name).map_err(|d| d.render(color()))?.trim_end())
             .map_err(plain);
     }
     let summary = |doc: String| doc.split("\n\n").next().unwrap_or_default().replace('\n', " ");

@@ -235,7 +235,7 @@ impl Step for Bench {
         let measured = Measured {
             kind: "bench".to_owned(),
             goal: self.goal.clone(),
-            path: cx.path().to_string(),
+            path: cx.compute_path().to_string(),
             device: graph.backend().device(),
             threads: cx.threads(),
             simd: blt_core::backend::fused::level().to_owned(),

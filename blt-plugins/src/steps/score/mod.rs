@@ -210,7 +210,7 @@ impl Score {
             keep,
             on_error: self.on_error,
             by: self.by.clone(),
-            settings: json!({"goal": self.goal, "source": settings, "path": cx.path().to_string(), "device": cx.device()}),
+            settings: json!({"goal": self.goal, "source": settings, "path": cx.compute_path().to_string(), "device": cx.device()}),
         };
         Job::new(config).map_err(|error| match error {
             JobError::Columns(taken) => taken.into_step_error(),
