@@ -56,4 +56,4 @@ pub use progress::{Progress, Silent, StepHeading};
 pub use run::{Live, NodeObserver, Outputs, RunFailed};
 pub use spec::{ComputePath, GraphSpec, PipelineSpec, Variant};
 pub use step::{Earlier, Step, StepCx};
-pub use world::World;
+pub use world::{ErrorHelp, World};

@@ -20,9 +20,7 @@
 //! forgetting a flag. [`Resume::Run`] also continues in the stopped run's directory instead of
 //! making a new one; [`Resume::Fresh`] removes the files of stopped steps.
 
-use std::any::Any;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +56,6 @@ pub struct Runner<'a> {
     options: RunOptions,
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
-    failure: fn(&(dyn Any + Send)) -> Option<StepError>,
     lent: World,
 }
 
@@ -71,17 +68,8 @@ impl<'a> Runner<'a> {
             options,
             progress: &SILENT,
             interrupt: Arc::default(),
-            failure: |_| None,
             lent: World::new(),
         }
-    }
-
-    /// Passes every panic of a step to `failure`. If `failure` returns an error (for example that a
-    /// device ran out of memory, in a library that returns no `Result`), the step fails with it.
-    #[must_use]
-    pub fn failure(mut self, failure: fn(&(dyn Any + Send)) -> Option<StepError>) -> Self {
-        self.failure = failure;
-        self
     }
 
     /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]). A program changes
@@ -316,12 +304,7 @@ impl<'a> Runner<'a> {
                 self.progress.step(&StepHeading { reused: false, ..heading });
                 let mut cx =
                     self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
-                let ran =
-                    catch_unwind(AssertUnwindSafe(|| plan.steps()[index].behaviour().run(&mut cx)));
-                let ran = ran.unwrap_or_else(|panic| match (self.failure)(&*panic) {
-                    Some(error) => Err(error),
-                    None => resume_unwind(panic),
-                });
+                let ran = plan.steps()[index].behaviour().run(&mut cx);
                 ran.map_err(|error| RunError::of_step(plan, index, error))?;
                 Ok((work.finish()?, false))
             }
