@@ -105,7 +105,7 @@ pub struct StepRecord {
 }
 
 impl StepRecord {
-    /// `timing` is what timing.json holds.
+    /// `timing` is the content of timing.json.
     pub(super) fn new(
         step: &str,
         result: StepResult,
