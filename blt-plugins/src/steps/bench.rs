@@ -9,7 +9,8 @@ use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::AdamWConfig;
 use blt_data::Request;
-use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{BenchResult, NodeSeconds, PhaseRate, StepResult, TrainingMemory};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -72,74 +73,6 @@ fn train_batch() -> usize {
 }
 fn evaluation_batch() -> usize {
     32 * 1024
-}
-
-/// `result.json` of a [`Bench`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measured {
-    pub kind: String,
-    pub goal: String,
-    pub path: String,
-    pub device: String,
-    pub threads: usize,
-    /// Vector instructions of the fused kernels.
-    pub simd: String,
-    /// The best rate of large f32 matrix products on the device, in FLOP/s.
-    pub machine_flops_per_second: f64,
-    pub parameters: usize,
-    pub training: Option<PhaseRate>,
-    pub training_memory: Option<TrainingMemory>,
-    pub evaluation: PhaseRate,
-    /// Entropies, if there is a patcher that reads them, and patch starts.
-    pub patching: Option<PhaseRate>,
-    /// The most bytes resident in the whole step; unknown where the device has a memory of its
-    /// own.
-    pub peak_memory_bytes: Option<u64>,
-}
-
-/// How fast one phase went. Bytes are ids: BOS is one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PhaseRate {
-    /// The median repetition's.
-    pub bytes_per_second: f64,
-    pub slowest_bytes_per_second: f64,
-    pub fastest_bytes_per_second: f64,
-    /// Of a repetition, in wall time.
-    pub mean_seconds: f64,
-    pub bytes_per_repetition: f64,
-    /// Of matrix products and allowed attention pairs, backward counted twice.
-    pub flops_per_byte: f64,
-    pub flops_per_second: f64,
-    /// `flops_per_second` as a share of the machine's rate.
-    pub share_of_machine: f64,
-    /// Of the first repetition, where the goal is a loss: shows that two programs did the same
-    /// work.
-    pub first_nats_per_byte: Option<f64>,
-    /// Of the last repetition: training's falls.
-    pub last_nats_per_byte: Option<f64>,
-    /// In graph order; the optimiser last.
-    pub nodes: Vec<NodeSeconds>,
-}
-
-/// A node's part of a repetition.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeSeconds {
-    pub node: String,
-    pub forward_seconds: f64,
-    pub backward_seconds: f64,
-    /// Forward and backward.
-    pub flops: f64,
-}
-
-/// Resident memory of training, every page of parameters and moments touched.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TrainingMemory {
-    /// Parameters and both moments, in f32.
-    pub parameters_and_moments_bytes: u64,
-    /// What optimiser steps took at their peak beyond what was resident before this process
-    /// measured anything, and beyond parameters and moments: activations, gradients, scratch,
-    /// and whatever earlier measurements left behind.
-    pub beyond_bytes: Option<u64>,
 }
 
 impl Bench {
@@ -232,23 +165,21 @@ impl Step for Bench {
         let evaluation = forward("evaluate", &self.goal)?;
         let patches = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
-        let measured = Measured {
-            kind: "bench".to_owned(),
+        let result = BenchResult {
             goal: self.goal.clone(),
             path: cx.compute_path().to_string(),
             device: graph.backend().device(),
-            threads: cx.threads(),
+            threads: cx.threads() as u64,
             simd: blt_core::backend::fused::level().to_owned(),
             machine_flops_per_second: machine,
-            parameters: graph.n_parameters(),
+            parameters: graph.n_parameters() as u64,
             training,
             training_memory,
             evaluation,
             patching,
             peak_memory_bytes: memory::peak().filter(|_| cx.device() == "cpu"),
         };
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&measured)?)?;
-        Ok(())
+        StepResult::Bench(result).write(cx.dir())
     }
 }
 

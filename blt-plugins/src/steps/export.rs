@@ -11,10 +11,10 @@ use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
 use blt_data::{Part, Request};
-use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{ExportResult, ReadBack, StepResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
@@ -262,24 +262,22 @@ impl Step for Export {
         let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
         let verified =
             self.verify.map(|documents| self.verify(cx, &graph, &dir, documents)).transpose()?;
-        let mut result = json!({
-            "kind": "export",
-            "goal": self.goal,
-            "directory": Path::new("outputs").join(&self.dir),
-            "tensors": specs.len(),
-            "parameters": parameters,
-            "patch_in_forward": config.patching.is_some(),
-            "threshold": config.patching.as_ref().map(|p| p.threshold),
+        let read_back = verified.as_ref().map(|verified| ReadBack {
+            bpb: verified.nats / LN_2 / verified.bytes as f64,
+            bytes: verified.bytes,
+            patches: verified.patches,
+            largest_difference: verified.largest_difference,
         });
-        if let Some(verified) = &verified {
-            result["read_back"] = json!({
-                "bpb": verified.nats / LN_2 / verified.bytes as f64,
-                "bytes": verified.bytes,
-                "patches": verified.patches,
-                "largest_difference": verified.largest_difference,
-            });
-        }
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = ExportResult {
+            goal: self.goal.clone(),
+            directory: Path::new("outputs").join(&self.dir),
+            tensors: specs.len() as u64,
+            parameters: parameters as u64,
+            patch_in_forward: config.patching.is_some(),
+            threshold: config.patching.as_ref().map(|p| p.threshold),
+            read_back,
+        };
+        StepResult::Export(result).write(cx.dir())?;
         let patcher = if config.patching.is_some() {
             "with its entropy model"
         } else {
