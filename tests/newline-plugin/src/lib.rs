@@ -1,5 +1,6 @@
-//! A plugin crate as a user would write one: a patcher and a metric of their own. Linking the crate
-//! is all it takes.
+//! A plugin crate as a user would write one: a patcher, a metric and a decoder. Linking the crate is
+//! all it takes.
 
 mod newline_patch;
+mod thin_decoder;
 mod top_k_accuracy;

@@ -117,7 +117,13 @@ fn no_source_outside_this_crate_names_it() {
             } else if path.extension().is_some_and(|e| e == "rs" || e == "toml") {
                 read += 1;
                 let source = fs::read_to_string(&path).unwrap();
-                for name in ["NewlinePatch", "newline_patch", "newline-plugin", "TopKAccuracy"] {
+                for name in [
+                    "NewlinePatch",
+                    "newline_patch",
+                    "newline-plugin",
+                    "TopKAccuracy",
+                    "ThinDecoder",
+                ] {
                     assert!(!source.contains(name), "{} names {name}", path.display());
                 }
             }
