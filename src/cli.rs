@@ -8,7 +8,7 @@ use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunReport, choose_variants};
-use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, help, registry};
+use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, registry};
 use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -191,7 +191,7 @@ fn graph(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
     if let Some(name) = name {
-        return Ok(say(help(kind, name)?.trim_end())?);
+        return Ok(say(blt_graph::help(kind, name)?.trim_end())?);
     }
     let summary = |doc: String| doc.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     let entries: Vec<(&str, String)> = match kind {
