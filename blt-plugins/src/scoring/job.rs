@@ -1,7 +1,7 @@
 //! What is scored, and its division into units.
 
 use super::columns::{Columns, ColumnsTaken};
-use super::part;
+use super::part_names::names;
 use arrow::datatypes::SchemaRef;
 use blt_data::predicate::Predicate;
 use blt_data::{
@@ -240,7 +240,7 @@ impl Job {
         }
         let inputs: Vec<(&str, Option<Range<usize>>)> =
             spans.iter().map(|span| self.named(span)).collect();
-        let names = part::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
+        let names = names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
         if let Some(limit) = limit {
             let counts =
                 count_rows(self.config.source.clone(), self.request(spans.clone()), limit)?;
