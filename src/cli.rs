@@ -144,8 +144,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What to say of a first word that is a command's with a slip in it: clap would take it for the
-/// pipeline's file.
+/// A message for a first word that is nearly a command, which clap would take for the pipeline's
+/// file.
 fn mistyped(first: &str) -> Option<String> {
     let command = Cli::command();
     let commands = || command.get_subcommands().map(clap::Command::get_name).chain(["help"]);

@@ -1,4 +1,4 @@
-//! `blt-run regress`: runs a pipeline and holds its numbers against a baseline.
+//! `blt-run regress`: runs a pipeline and compares its numbers with a baseline.
 
 use crate::engine::{Engine, Pipeline};
 use crate::output::{Failure, say};
@@ -63,7 +63,7 @@ pub fn regress(args: &Regress) -> ExitCode {
 
 /// Runs and compares; whether everything passed.
 fn compared(args: &Regress) -> Result<bool, Failure> {
-    // A baseline that cannot be used is told before the run, not after.
+    // Fail before the run, not after it, if the baseline cannot be used.
     let (baseline, is_new) = match Baseline::read(&args.baseline) {
         Err(BaselineError::Missing(_)) if args.update => (Baseline::new(), true),
         read => (read?, false),
@@ -74,7 +74,7 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
     std::fs::create_dir_all(&options.runs_dir).map_err(|e| {
         Failure::other(format!("cannot create {}: {e}", options.runs_dir.display()))
     })?;
-    // Nothing that an earlier run computed may stand in for what this build computes.
+    // An empty store: this build computes every step, and reuses none of an earlier build.
     let store = tempfile::Builder::new().prefix(".regress-").tempdir_in(&options.runs_dir);
     let store = store.map_err(|e| {
         Failure::other(format!("cannot create a folder in {}: {e}", options.runs_dir.display()))

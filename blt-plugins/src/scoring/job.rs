@@ -1,7 +1,8 @@
 //! A scoring job: input, model and settings, and how the input is divided into units.
 
 use super::columns::{Columns, ColumnsTaken};
-use super::units::{self, FORMAT, Manifest, Unit, Units};
+use super::part_names::names;
+use super::units::{FORMAT, Manifest, Unit, Units};
 use arrow::datatypes::SchemaRef;
 use blt_data::predicate::Predicate;
 use blt_data::{
@@ -153,7 +154,7 @@ impl Job {
         }
         let inputs: Vec<(&str, Option<Range<usize>>)> =
             spans.iter().map(|span| self.named(span)).collect();
-        let names = units::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
+        let names = names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
         if let Some(limit) = limit {
             let counts =
                 count_rows(self.config.source.clone(), self.request(spans.clone()), limit)?;

@@ -20,6 +20,7 @@ mod footer;
 mod job;
 mod outputs;
 mod part;
+mod part_names;
 mod remote;
 mod scorer;
 mod summary;

@@ -1,5 +1,5 @@
-//! What results.json says, as the report shows it: what is missing, null or not a number is left
-//! out.
+//! The numbers of results.json in the form that the report shows them in. A number that is missing,
+//! null or not finite is left out.
 
 use super::text::{grouped, listed, mega, significant};
 use crate::results::{self, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults};
@@ -231,15 +231,15 @@ impl Facts {
         known.map(|(x, y)| x.hypot(y))
     }
 
-    /// None where no standard error is known; else whether the two lie further apart than two of
-    /// them.
+    /// Whether the bits per byte of the two differ by more than two standard errors; None where no
+    /// standard error is known.
     pub fn order_is_certain(&self, a: &Variant, b: &Variant) -> Option<bool> {
         let (x, y) = a.bpb.zip(b.bpb)?;
         Some((x - y).abs() > 2.0 * self.standard_error(a, b)?)
     }
 
-    /// What a reader of the table has to know: which order is not certain, and why some variants
-    /// stand apart.
+    /// Notes for readers of the table: which order is not certain, and why some variants are not
+    /// ranked.
     pub fn notes(&self) -> Vec<String> {
         let ranked = self.ranked();
         let mut notes = Vec::new();
@@ -391,7 +391,7 @@ impl Facts {
     }
 }
 
-/// Why variants with lookahead stand apart.
+/// Why variants with lookahead are not ranked.
 pub const LOOKAHEAD: &str = "Patch borders that depend on later bytes give each prediction a hint of what follows. Such patches cannot generate text, and these bits per byte do not compare with the others'.";
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::escape::escape;
 use std::fmt::Write;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Colours that differ; beyond these, the mark and the dash pattern tell series apart.
+/// Colours that differ; beyond these, series differ by mark and dash pattern.
 pub const COLOURS: usize = 8;
 
 /// At most `width` terminal columns of `text`. What is cut is the middle, because names of a grid
@@ -455,8 +455,7 @@ pub fn bars(
 }
 
 /// A small histogram of patch lengths: `shares[i]` is the share of patches of `i + 1` bytes; the
-/// last one also holds what is longer if `open_ended`. `mean`: marked by a line. None without
-/// shares.
+/// last one also counts longer patches if `open_ended`. A line marks `mean`. None without shares.
 pub fn histogram(
     slug: &str,
     title: &str,
@@ -507,8 +506,8 @@ pub fn distribution(
     )
 }
 
-/// Bars of shares. `labels` tell each one's value; those are shown for which there is room, where
-/// `number` is round. `mean`: its place, in bars from the left end, and its value.
+/// Bars of shares. `labels` are the values of the bars; the axis shows as many as there is room
+/// for, where `number` is round. `mean`: its place, in bars from the left end, and its value.
 #[allow(clippy::too_many_arguments, reason = "two callers in this file")]
 fn bins(
     slug: &str,

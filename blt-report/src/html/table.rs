@@ -187,7 +187,7 @@ pub fn table(results: &Results) -> String {
     out.join("\n")
 }
 
-/// Lines of at most `width` columns, broken at spaces; a word that is longer stands alone.
+/// Lines of at most `width` columns, broken at spaces; a longer word gets a line of its own.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

@@ -133,10 +133,10 @@ pub enum Better {
     Higher,
 }
 
-/// What metrics of some names are held to.
+/// The tolerances of metrics whose names match a pattern.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// Their names; `*` stands for any characters.
+    /// Their names; `*` matches any characters.
     pub pattern: String,
     /// Neither way, if None.
     pub better: Option<Better>,
@@ -177,7 +177,7 @@ impl Rule {
     }
 }
 
-/// Whether `name` is what `pattern` says, `*` standing for any characters.
+/// Whether `name` matches `pattern`, in which `*` matches any characters.
 fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,

@@ -246,7 +246,7 @@ mod tests {
         VariantRun { variant: "v".to_owned(), seed, entries }
     }
 
-    /// What plugins write, and what the types hold, comes out key by key as it went in.
+    /// Results of plugins and results of our types keep their keys and the keys' order.
     #[test]
     fn results_of_any_step_keep_their_keys() {
         let root = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use std::ops::Range;
 pub struct ScoreResult {
     /// The wire that scores.
     pub goal: String,
-    /// Lists that were written beside the scores.
+    /// Lists that were written with the scores.
     pub emit: Vec<String>,
     /// Where the parts went, if not into the step's own directory.
     pub output: Option<String>,

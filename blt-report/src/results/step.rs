@@ -191,8 +191,8 @@ const NOT_COMPARED: &[&str] = &[
 ];
 
 impl StepResult {
-    /// A result is of a type if that type holds all of it, and [`StepResult::Other`] if not: no
-    /// number is lost, whoever wrote it.
+    /// Returns the type that `kind` names if that type has every key of `value`, and
+    /// [`StepResult::Other`] if not: no number is lost, whoever wrote it.
     pub fn of(value: Value) -> Self {
         let whole = |typed: &Self| serde_json::to_value(typed).is_ok_and(|again| again == value);
         let typed = serde_json::from_value(value.clone()).ok().filter(whole);
