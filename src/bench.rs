@@ -6,7 +6,6 @@ use crate::output::{Failure, say};
 use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
-use blt_plugins::device_failure;
 use blt_report::html::machine;
 use blt_report::progress;
 use blt_report::results::{BenchResult, PhaseRate, StepResult};
@@ -87,11 +86,7 @@ pub fn bench(args: &Bench) -> Result<(), Failure> {
             spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
         spec.graph = spec.graph.needed(&goals);
         spec.seeds.truncate(1);
-        let ran = Runner::new(&spec, &dir, options.clone())
-            .progress(&*progress)
-            .failure(device_failure)
-            .run();
-        let report = ran?;
+        let report = Runner::new(&spec, &dir, options.clone()).progress(&*progress).run()?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
             // A goal that variants share is measured once, and reported once.
             if step.reused {

@@ -3,7 +3,6 @@
 use crate::output::Failure;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
 use blt_graph::{PipelineSpec, StepError};
-use blt_plugins::device_failure;
 use blt_report::progress;
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -115,7 +114,7 @@ impl Engine {
         }
         let progress = progress::for_stderr();
         let runner = Runner::new(spec, dir, options).progress(&*progress).interrupt(interrupt);
-        runner.failure(device_failure).run_with(finish)
+        runner.run_with(finish)
     }
 }
 

@@ -48,4 +48,4 @@ pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
 pub use run::{Live, NodeObserver, Outputs, RunFailed};
 pub use spec::{GraphSpec, PipelineSpec, Variant};
 pub use step::{ComputePath, Earlier, Progress, Silent, Step, StepCx, StepError, StepHeading};
-pub use world::World;
+pub use world::{ErrorHelp, World};

@@ -11,7 +11,7 @@ use crate::plan::{Plan, PortId};
 use crate::port::{AnyValue, Port};
 use crate::registry::NodeEntry;
 use crate::step::StepError;
-use crate::world::World;
+use crate::world::{ErrorHelp, World};
 
 /// The nodes that some goals need, built.
 ///
@@ -112,7 +112,7 @@ impl Live {
             let state = planned
                 .node
                 .build(&infos, &mut cx)
-                .map_err(|error| plan.diagnose(&planned.name, &error))?;
+                .map_err(|error| plan.diagnose(&planned.name, &helped(&world, error)))?;
             let position = |id: PortId| PortId {
                 node: order
                     .iter()
@@ -259,9 +259,10 @@ impl Live {
             outputs: node.entry.outputs,
             wanted: &wanted,
         };
-        node.node.run(node.state.as_ref(), inputs, &cx).map_err(|error| RunFailed {
-            diagnostics: self.plan.diagnose(&node.name, &error).into(),
-            error: Some(error),
+        node.node.run(node.state.as_ref(), inputs, &cx).map_err(|error| {
+            let error = helped(&self.world, error);
+            let diagnostics = self.plan.diagnose(&node.name, &error).into();
+            RunFailed { diagnostics, error: Some(error) }
         })
     }
 
@@ -312,6 +313,16 @@ impl Live {
             self.nodes[node].entry.outputs.iter().position(|port| *port == found.port).unwrap_or(0);
         Ok(PortId { node, port })
     }
+}
+
+/// The error with the help that the world knows for it, if the node gives none.
+fn helped(world: &World, mut error: NodeError) -> NodeError {
+    if error.help.is_none()
+        && let Some(known) = world.get::<ErrorHelp>()
+    {
+        error.help = (known.0)(&*error.error);
+    }
+    error
 }
 
 /// Reads an output; the last reader takes it away.

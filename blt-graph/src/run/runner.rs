@@ -19,11 +19,9 @@
 //! forgetting a flag. [`Resume::Run`] also goes on in the run directory that was stopped instead of
 //! making a new one; [`Resume::Fresh`] throws partial steps away.
 
-use std::any::Any;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -257,7 +255,6 @@ pub struct Runner<'a> {
     options: RunOptions,
     progress: &'a dyn Progress,
     interrupt: Arc<AtomicBool>,
-    failure: fn(&(dyn Any + Send)) -> Option<StepError>,
     lent: World,
 }
 
@@ -277,17 +274,8 @@ impl<'a> Runner<'a> {
             options,
             progress: &SILENT,
             interrupt: Arc::default(),
-            failure: |_| None,
             lent: World::new(),
         }
-    }
-
-    /// Asks `failure` about every panic of a step; where it knows an error in it (a device that ran
-    /// out of memory, in a library that returns no `Result`), the step failed with that error.
-    #[must_use]
-    pub fn failure(mut self, failure: fn(&(dyn Any + Send)) -> Option<StepError>) -> Self {
-        self.failure = failure;
-        self
     }
 
     /// Lends `value` to the steps, which find it by its type ([`StepCx::lent`]): how a program has
@@ -589,11 +577,7 @@ impl<'a> Runner<'a> {
                 self.progress.step(&StepHeading { reused: false, ..heading });
                 let mut cx =
                     self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
-                let ran = catch_unwind(AssertUnwindSafe(|| plan.steps()[index].step.run(&mut cx)));
-                let ran = ran.unwrap_or_else(|panic| match (self.failure)(&*panic) {
-                    Some(error) => Err(error),
-                    None => resume_unwind(panic),
-                });
+                let ran = plan.steps()[index].step.run(&mut cx);
                 ran.map_err(|error| self.step_error(plan, index, error))?;
                 Ok((work.finish()?, false))
             }

@@ -190,15 +190,16 @@ fn machine_rate(cx: &StepCx) -> Result<f64, StepError> {
     }
     let backend = backend(cx)?;
     let n = 4096;
-    let weight = backend.add_param([n, n], vec![0.5; n * n], false);
-    let x = backend.constant(n, n, vec![1.0; n * n]);
-    let rate = |_| {
+    let weight = backend.add_param([n, n], vec![0.5; n * n], false)?;
+    let x = backend.constant(n, n, vec![1.0; n * n])?;
+    let mut best: f64 = 0.0;
+    for _ in 0..8 {
         let started = Instant::now();
-        backend.linear(&x, weight);
-        backend.synchronize();
-        2.0 * (n as f64).powi(3) / started.elapsed().as_secs_f64()
-    };
-    Ok((0..8).map(rate).fold(0.0, f64::max))
+        backend.linear(&x, weight)?;
+        backend.synchronize()?;
+        best = best.max(2.0 * (n as f64).powi(3) / started.elapsed().as_secs_f64());
+    }
+    Ok(best)
 }
 
 struct Measuring<'a> {
@@ -241,7 +242,7 @@ impl Measuring<'_> {
             let ids: usize = unit.iter().map(|batch| batch.len()).sum();
             let started = Instant::now();
             let sum = run(&profile, repetition as u64, unit)?;
-            self.graph.backend().synchronize();
+            self.graph.backend().synchronize()?;
             let took = started.elapsed().as_secs_f64();
             let counted: usize = unit.iter().map(|batch| batch.n_counted_bytes()).sum();
             last = sum.map(|sum| sum / counted.max(1) as f64);
@@ -307,10 +308,10 @@ impl Measuring<'_> {
                 let share = batch.n_counted_bytes() as f64 / total as f64;
                 nats += graph.gradients(batch, &step.goal, share)?.total_nats();
             }
-            backend.synchronize();
+            backend.synchronize()?;
             let started = Instant::now();
-            graph.update(&optimiser, repetition + 1, repetition + 1);
-            backend.synchronize();
+            graph.update(&optimiser, repetition + 1, repetition + 1)?;
+            backend.synchronize()?;
             profile.add_seconds(OPTIMISER, started.elapsed().as_secs_f64());
             Ok(Some(nats))
         })?;

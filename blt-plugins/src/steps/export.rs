@@ -101,7 +101,7 @@ impl Export {
             }
             let mut values = graph.run(&batch, &goals)?;
             let own = values.take::<Loss>(&self.goal)?;
-            let patches = match model.patch(session, &batch, false) {
+            let patches = match model.patch(session, &batch, false)? {
                 Some(made) => Rc::new(made?.patches),
                 None => {
                     let wire = patches_wire.as_deref();
@@ -113,7 +113,7 @@ impl Export {
             };
             // EOS, where the goal scores it, is not compared.
             let targets = next_byte_targets(&batch, false);
-            let read_back = model.forward(session, &batch, &patches).loss(session, &targets);
+            let read_back = model.forward(session, &batch, &patches)?.loss(session, &targets)?;
             verified.patches +=
                 (0..batch.n_spans()).map(|s| patches.n_counted(&batch, s) as u64).sum::<u64>();
             for ((target, &a), &b) in targets.iter().zip(&read_back.nats).zip(own.nats.iter()) {

@@ -378,7 +378,7 @@ impl<'a> Training<'a> {
             self.state.window.bytes += bytes as u64;
             self.state.bytes += bytes as u64;
         }
-        let norm = self.graph.update(&self.optimiser, step, self.t0 + step);
+        let norm = self.graph.update(&self.optimiser, step, self.t0 + step)?;
         if !norm.is_finite() {
             return Err(not_finite("gradient"));
         }
