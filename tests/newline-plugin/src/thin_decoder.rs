@@ -51,7 +51,7 @@ impl Node for ThinDecoder {
         cx: &mut BuildCx,
     ) -> Result<Weights, NodeError> {
         let (dim, k, heads, eps) = (bytes.dim, patches.k, self.heads, self.eps);
-        Ok(with_params(cx, |maker| Weights {
+        with_params(cx, |maker| Weights {
             rows: maker.linear("rows.weight", k * dim, patches.dim),
             cross: CrossParams {
                 q_norm: maker.norm("q_norm.weight", dim),
@@ -65,7 +65,7 @@ impl Node for ThinDecoder {
             norm: maker.norm("norm.weight", dim),
             head: maker.linear("head.weight", VOCAB, dim),
             k,
-        }))
+        })
     }
 
     fn run(
@@ -76,11 +76,11 @@ impl Node for ThinDecoder {
     ) -> Result<LogitsValue, NodeError> {
         let session = session(cx);
         let (backend, patches) = (&session.backend, &latents.patches);
-        let kv = backend.linear(&latents.states, w.rows);
-        let kv = backend.reshape(&kv, patches.n_patches() * w.k, w.config.dim);
+        let kv = backend.linear(&latents.states, w.rows)?;
+        let kv = backend.reshape(&kv, patches.n_patches() * w.k, w.config.dim)?;
         // The last patch that ended before the next byte's: a later one would show the future.
         let reads = patches.decoder_reads(&bytes.batch.offsets);
-        let states = backend.decoder_cross(&bytes.states, &kv, &reads, w.k, &w.cross, &w.config);
+        let states = backend.decoder_cross(&bytes.states, &kv, &reads, w.k, &w.cross, &w.config)?;
         let head = Head { states, norm: w.norm, head: w.head, eps: self.eps };
         Ok(LogitsValue { head, batch: bytes.batch })
     }
