@@ -20,25 +20,25 @@ pub struct Bench {
     pipeline: Pipeline,
     #[command(flatten)]
     variants: Variants,
-    /// Only this goal; all that the pipeline trains, evaluates and scores where left out.
+    /// Measure only this goal; if left out, all that the pipeline trains, evaluates and scores.
     #[arg(long)]
     goal: Option<String>,
     /// Timed repetitions of each phase; the median counts.
     #[arg(long, default_value_t = 10)]
     repeats: usize,
-    /// Repetitions before them.
+    /// Repetitions before them, which are not timed.
     #[arg(long, default_value_t = 3)]
     warmup: usize,
-    /// Different batches, taken in turn.
+    /// Different batches, which the repetitions take in turn.
     #[arg(long, default_value_t = 4)]
     batches: usize,
-    /// Threads. All processors where left out.
+    /// Threads; all processors if left out.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
     /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
-    /// `fused`, or `reference`.
+    /// The compute path: `fused` or `reference`.
     #[arg(long)]
     path: Option<String>,
     /// A table, or the numbers.
@@ -86,8 +86,7 @@ pub fn bench(args: &Bench) -> Result<(), Failure> {
             spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
         spec.graph = spec.graph.needed(&goals);
         spec.seeds.truncate(1);
-        let ran = Runner::new(&spec, &dir, options.clone()).progress(&*progress).run();
-        let report = ran?;
+        let report = Runner::new(&spec, &dir, options.clone()).progress(&*progress).run()?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
             // A goal that variants share is measured once, and reported once.
             if step.reused {

@@ -32,19 +32,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the nodes, or print one's parameters, ports and example.
+    /// List the nodes, or print one node's parameters, ports and example.
     Nodes { name: Option<String> },
-    /// List the steps, or print one's parameters and example.
+    /// List the steps, or print one step's parameters and example.
     Steps { name: Option<String> },
-    /// Check a pipeline in all its variants; opens no data.
+    /// Check all variants of a pipeline; opens no data.
     Check {
         #[command(flatten)]
         pipeline: Pipeline,
         #[command(flatten)]
         variants: Variants,
     },
-    /// Print the graph of each variant: nodes, wires, and what is known of them before data is
-    /// read.
+    /// Print the checked graph of each variant: nodes, wires, types, widths.
     Graph {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -58,17 +57,16 @@ enum Command {
         /// A run directory.
         run: PathBuf,
     },
-    /// Run a pipeline and compare its numbers with a baseline's: exit 4 where one is not what it
-    /// was.
+    /// Run a pipeline and compare its numbers with a baseline; exits with 4 if a number moved.
     Regress(Regress),
-    /// What finished steps are kept, to be used again.
+    /// List or remove stored steps, which later runs use again.
     Store {
         #[command(subcommand)]
         action: StoreAction,
-        /// Where runs go.
+        /// The folder of runs.
         #[arg(long, default_value = "runs", global = true)]
         runs: PathBuf,
-        /// Where finished steps are kept; RUNS/.store where left out.
+        /// Where finished steps are stored; RUNS/.store if left out.
         #[arg(long, global = true)]
         store: Option<PathBuf>,
     },
@@ -76,11 +74,11 @@ enum Command {
 
 #[derive(Subcommand)]
 enum StoreAction {
-    /// A line for each kept step.
+    /// Print a line for each stored step.
     List,
-    /// Remove kept steps (all, or those not finished).
+    /// Remove stored steps that no process uses.
     Clean {
-        /// Only what interrupted runs left.
+        /// Remove only what interrupted runs left.
         #[arg(long)]
         partial: bool,
     },
@@ -92,13 +90,14 @@ struct Run {
     pipeline: Pipeline,
     #[command(flatten)]
     variants: Variants,
-    /// Where finished steps are kept; RUNS/.store where left out.
+    /// Where finished steps are stored; RUNS/.store if left out.
     #[arg(long)]
     store: Option<PathBuf>,
-    /// Go on in the run directory that was interrupted. (Interrupted steps go on in any case.)
+    /// Continue in the run directory that was interrupted. (Interrupted steps continue in any
+    /// case.)
     #[arg(long, conflicts_with = "fresh")]
     resume: bool,
-    /// Begin interrupted steps anew.
+    /// Discard what interrupted steps left, and start them again.
     #[arg(long)]
     fresh: bool,
     #[command(flatten)]

@@ -15,7 +15,7 @@ pub struct Pipeline {
     /// The pipeline's YAML file.
     #[arg(required = true)]
     file: Option<PathBuf>,
-    /// Set a parameter, as `graph.latent.layers=6` or `seed=7`; may be given again.
+    /// Set a value of the pipeline: `graph.latent.layers=6`, `seed=7`; may be given again.
     #[arg(long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
 }
@@ -23,7 +23,7 @@ pub struct Pipeline {
 /// Which variants of a pipeline.
 #[derive(Args)]
 pub struct Variants {
-    /// Only these variants; may be given again.
+    /// Run only this variant; may be given again.
     #[arg(long = "variant", value_name = "NAME")]
     pub names: Vec<String>,
 }
@@ -31,17 +31,17 @@ pub struct Variants {
 /// Where and on what a pipeline runs.
 #[derive(Args)]
 pub struct Engine {
-    /// Where runs go.
+    /// The folder of runs.
     #[arg(long, default_value = "runs")]
     runs: PathBuf,
-    /// Threads; changes no number. All processors where left out.
+    /// Threads; changes no number. All processors if left out.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
     /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
-    /// `fused`, or `reference`: operations composed of dfdx's own, which a GPU computes in any
-    /// case.
+    /// The compute path: `fused`, or `reference`, which is composed of dfdx's operations and which
+    /// a GPU always takes.
     #[arg(long)]
     path: Option<String>,
 }

@@ -13,30 +13,30 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// A number is not what it was.
+/// The exit code if a number moved.
 const REGRESSED: u8 = 4;
 
 #[derive(Args)]
 pub struct Regress {
     #[command(flatten)]
     pipeline: Pipeline,
-    /// The numbers to compare with: a text file that `--update` makes, and that is kept beside the
-    /// pipeline.
+    /// The numbers to compare with: a text file that `--update` writes and that is committed beside
+    /// the pipeline.
     #[arg(long, value_name = "FILE")]
     baseline: PathBuf,
-    /// Write this run's numbers into the baseline; its tolerances stay as they are written.
+    /// Write the run's numbers into the baseline; its tolerances stay as they are.
     #[arg(long)]
     update: bool,
     /// Print every number, not only bits per byte and what moved.
     #[arg(long)]
     all: bool,
-    /// Write JUnit XML here.
+    /// Write JUnit XML to this file.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Append Markdown here, as to "$GITHUB_STEP_SUMMARY".
+    /// Append Markdown to this file, such as "$GITHUB_STEP_SUMMARY".
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
-    /// Write JSON here; the run's directory has it as regression.json in any case.
+    /// Write JSON to this file; the run directory has it as regression.json in any case.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]

@@ -52,6 +52,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+/// The Arrow that a [`Source`] is written with.
+pub use arrow;
 pub use columns::is_text;
 pub use corpus::{Corpus, SourceConfig, SourceKind};
 pub use error::DataError;

@@ -20,14 +20,14 @@ const SHARED: &[Shared] = &[
     Shared { name: "heads", doc: &["Attention heads."], default: None },
     Shared {
         name: "kv_heads",
-        doc: &["Key/value heads; as many as `heads` where left out."],
+        doc: &["Key/value heads; as many as `heads` if left out."],
         default: None,
     },
     Shared {
         name: "ffn",
         doc: &[
-            "Width of the feed-forward layers; 8/3 of the width rounded up to a multiple of 64 where",
-            "left out.",
+            "Width of the feed-forward layers; if left out, 8/3 of the width, rounded up to a multiple",
+            "of 64.",
         ],
         default: None,
     },
@@ -59,8 +59,12 @@ const SHARED: &[Shared] = &[
         doc: &["Documents in the buffer from which training draws at random."],
         default: Some("256"),
     },
-    Shared { name: "rope_theta", doc: &["RoPE's base."], default: Some("500_000.0") },
-    Shared { name: "eps", doc: &["RMSNorm's epsilon."], default: Some("1e-5") },
+    Shared {
+        name: "rope_theta",
+        doc: &["Base of the rotary position embedding."],
+        default: Some("500_000.0"),
+    },
+    Shared { name: "eps", doc: &["Epsilon of RMSNorm."], default: Some("1e-5") },
 ];
 
 /// The shared parameter `name`.

@@ -1,9 +1,9 @@
-//! A checkpoint directory: `state.json` beside the tensors, where steps keep checkpoints, and how
-//! one is written whole or not at all. The tensors are `blt_core::checkpoint`'s.
+//! Checkpoint directories: their `state.json`, where steps keep them, and how one is written whole
+//! or not at all. `blt_core::checkpoint` reads and writes their tensors.
 
 use blt_core::checkpoint::{FORMAT, MODEL_FILE, OPTIMIZER_FILE};
 use blt_core::hf::ModelShape;
-use blt_graph::StepError;
+use blt_graph::{NodeError, StepError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,25 +13,26 @@ use std::path::{Path, PathBuf};
 pub const STATE_FILE: &str = "state.json";
 /// Where a step's directory keeps its final checkpoint.
 pub const CHECKPOINT_DIR: &str = "checkpoints/final";
-/// Where a step that has not finished keeps the checkpoints that it resumes from.
+/// Where a step keeps the checkpoints that it resumes from, until it has finished.
 const RESUME_DIR: &str = "resume";
 
-/// `state.json`: what a checkpoint directory holds beside its tensors.
+/// `state.json`: the contents of a checkpoint directory other than tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointState {
     /// [`FORMAT`].
     pub format: u32,
-    /// Optimiser steps behind the parameters; Adam's bias correction counts on from here.
+    /// Number of optimiser steps that led to the parameters. Adam's bias correction continues from
+    /// it.
     pub t: u64,
-    /// For each node with parameters: canonical name to the name in the file (they differ where
-    /// two nodes claim one name).
+    /// For each node with parameters, the name of each parameter in the file, by its canonical
+    /// name. The two differ where several nodes have a parameter of the same canonical name.
     pub nodes: BTreeMap<String, BTreeMap<String, String>>,
-    /// What nodes learned before training: thresholds, tokenizers.
+    /// What nodes learned before training (thresholds, tokenizers), by node.
     pub prepared: BTreeMap<String, Value>,
-    /// The model, if the sub-graph is a BLT model: what a `Blt` node needs to read the checkpoint.
+    /// The model, if the sub-graph is a BLT model. A `Blt` node needs it to read the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<StoredModel>,
-    /// The training loop's own state, in a checkpoint that a run resumes from.
+    /// The state of the training loop, if a run can resume from the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Value>,
 }
@@ -39,61 +40,105 @@ pub struct CheckpointState {
 /// A model in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredModel {
-    /// All of it but the parameters.
+    /// The configuration of its parts.
     pub shape: ModelShape,
     /// The nodes that hold its parameters.
     pub nodes: Vec<String>,
+}
+
+/// Why a [`CheckpointState`], or another file of a checkpoint, cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file cannot be read.
+    #[error("cannot read checkpoint {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The error of the file system.
+        source: std::io::Error,
+    },
+    /// `state.json` is not JSON, or lacks fields.
+    #[error("{} is not a checkpoint's state: {source}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its contents.
+        source: serde_json::Error,
+    },
+    /// The checkpoint has another format than [`FORMAT`].
+    #[error("{} has checkpoint format {found}, this version reads format {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its `format`; null if it has none.
+        found: Value,
+    },
+}
+
+impl StateError {
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            StateError::Format { .. } => Some("train again, or use the version that wrote it"),
+            StateError::Read { .. } | StateError::Damaged { .. } => None,
+        }
+    }
+
+    /// The error of a step, with what the user can do about it.
+    pub fn into_step_error(self) -> StepError {
+        match self.help() {
+            Some(help) => StepError::other(self).help(help),
+            None => StepError::other(self),
+        }
+    }
+
+    /// The error of the parameter `name`, which names the checkpoint.
+    pub fn at_param(self, name: &str) -> NodeError {
+        match self.help() {
+            Some(help) => NodeError::param(name, self).help(help),
+            None => NodeError::param(name, self),
+        }
+    }
 }
 
 impl CheckpointState {
     /// Reads `dir/state.json`.
     ///
     /// # Errors
-    /// If it cannot be read, or has a format that this version does not know.
-    pub fn read(dir: &Path) -> Result<Self, StepError> {
+    /// If the file cannot be read, or has a format that this version does not know.
+    pub fn read(dir: &Path) -> Result<Self, StateError> {
         let path = dir.join(STATE_FILE);
-        let damaged = |e: serde_json::Error| {
-            StepError::other(format!("{} is not a checkpoint's state: {e}", path.display()))
-        };
-        let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+        let damaged = |source| StateError::Damaged { path: path.clone(), source };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| StateError::Read { path: path.clone(), source })?;
         let value: Value = serde_json::from_str(&text).map_err(damaged)?;
-        let format = &value["format"];
-        if *format != FORMAT {
-            let what = format!(
-                "{} has checkpoint format {format}, this version reads format {FORMAT}",
-                path.display(),
-            );
-            return Err(
-                StepError::other(what).help("train again, or use the version that wrote it")
-            );
+        if value["format"] != FORMAT {
+            return Err(StateError::Format { path, found: value["format"].clone() });
         }
         serde_json::from_value(value).map_err(damaged)
     }
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> StepError {
-    StepError::other(format!("cannot read checkpoint {}: {error}", path.display()))
-}
-
-/// Digests of a checkpoint's files, `NAME DIGEST` each.
+/// Digests of the files of a checkpoint, each as `NAME DIGEST`.
 ///
 /// # Errors
-/// If one cannot be read, or the state is of an unknown format.
-pub fn digests(dir: &Path) -> Result<Vec<String>, StepError> {
+/// If a file cannot be read, or the state has an unknown format.
+pub fn digests(dir: &Path) -> Result<Vec<String>, StateError> {
     CheckpointState::read(dir)?;
     let digest = |file: &str| {
         let path = dir.join(file);
-        let bytes = std::fs::read(&path).map_err(|e| unreadable(&path, &e))?;
-        Ok(format!("{file} {}", blake3::hash(&bytes)))
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(format!("{file} {}", blake3::hash(&bytes))),
+            Err(source) => Err(StateError::Read { path, source }),
+        }
     };
     [STATE_FILE, MODEL_FILE, OPTIMIZER_FILE].into_iter().map(digest).collect()
 }
 
 /// Writes the checkpoint directory `dir`, whole or not at all: `fill` writes the files into a
-/// directory beside it, which then takes the place of `dir`.
+/// directory next to it, which then replaces `dir`.
 ///
 /// # Errors
-/// What `fill` answers, or if the directory cannot be made or renamed.
+/// Errors of `fill`, or if a directory cannot be created or renamed.
 pub fn write(
     dir: &Path,
     fill: impl FnOnce(&Path) -> Result<(), StepError>,
@@ -122,19 +167,19 @@ fn remove(dir: &Path) -> std::io::Result<()> {
     if dir.exists() { std::fs::remove_dir_all(dir) } else { Ok(()) }
 }
 
-/// The checkpoints from which a step resumes, in a folder of the step's directory. Each is named
-/// after the number of steps behind it; all but the newest are removed.
+/// The folder of the checkpoints that a step resumes from. A checkpoint is named after the number
+/// of optimiser steps that led to it; all but the newest are removed.
 pub struct ResumeFolder {
     dir: PathBuf,
 }
 
 impl ResumeFolder {
-    /// That of the step whose directory is `step`.
+    /// The folder of the step whose directory is `step`.
     pub fn of(step: &Path) -> Self {
         ResumeFolder { dir: step.join(RESUME_DIR) }
     }
 
-    /// The newest whole checkpoint, if there is one.
+    /// The newest complete checkpoint, if there is one.
     ///
     /// # Errors
     /// If the folder cannot be listed.
@@ -144,7 +189,7 @@ impl ResumeFolder {
         }
         let mut found: Vec<PathBuf> =
             std::fs::read_dir(&self.dir)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-        // Partial ones have an extension.
+        // Partial checkpoints have an extension.
         found.retain(|path| path.extension().is_none());
         found.sort();
         Ok(found.pop())
@@ -158,7 +203,7 @@ impl ResumeFolder {
     /// Removes all checkpoints but the one after `step` steps.
     ///
     /// # Errors
-    /// If the folder cannot be listed, or one cannot be removed.
+    /// If the folder cannot be listed, or a checkpoint cannot be removed.
     pub fn keep_only(&self, step: u64) -> std::io::Result<()> {
         let kept = self.at(step);
         for entry in std::fs::read_dir(&self.dir)? {
@@ -173,10 +218,10 @@ impl ResumeFolder {
     /// Removes the folder, once the step has finished.
     ///
     /// # Errors
-    /// If it cannot be removed.
+    /// If the folder cannot be removed.
     pub fn remove(&self) -> std::io::Result<()> {
-        // Renamed first: a kill in the middle of removing must not leave half a checkpoint to
-        // resume from.
+        // Renamed first: if the process is killed while it removes files, no incomplete checkpoint
+        // may be left to resume from.
         let done = self.dir.with_extension("done");
         if self.dir.exists() {
             std::fs::rename(&self.dir, &done)?;

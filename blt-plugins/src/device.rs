@@ -9,10 +9,10 @@ use blt_graph::{ComputePath, StepCx, StepError};
 use std::error::Error;
 use std::rc::Rc;
 
-/// The backend that the pipeline's `path` and `device` name.
+/// The backend for the pipeline's compute path (`path`) and `device`.
 ///
 /// # Errors
-/// If there is no such device, or it has no fused operations.
+/// If the device does not exist, or has no fused operations.
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
     match (cx.compute_path(), cx.device().parse().map_err(device_error)?) {
         (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),

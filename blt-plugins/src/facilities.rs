@@ -1,4 +1,4 @@
-//! What a node may give to steps beside the values of its ports: the trait [`Facilities`].
+//! [`Facilities`]: what a node can give to steps in addition to the values of its ports.
 
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
@@ -10,55 +10,56 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What a node gives to steps beside the values of its ports. Every function has a default, which
-/// gives nothing; a node implements those that apply to it, on its state or on a type of its own,
-/// and hands the object to steps with [`provide`] while it is built.
+/// What a node gives to steps in addition to the values of its ports.
 ///
-/// | function | for a node that | read by |
+/// Every function has a default, which gives nothing. A node implements those that apply to it, on
+/// its state or on a type of its own, and calls [`provide`] with the object while it is built.
+///
+/// | function | for a node that | used by |
 /// |---|---|---|
-/// | [`source`](Facilities::source) | reads documents | every step, for its batches |
-/// | [`list_column`](Facilities::list_column) | reads a list column beside the bytes | every step |
-/// | [`prepare`](Facilities::prepare) | learns something before training | [`TrainedGraph::prepare`] |
-/// | [`check_end`](Facilities::check_end) | can find its parameters senseless on the data | train, evaluate |
-/// | [`patch_stream`](Facilities::patch_stream) | patches without looking ahead | tests |
+/// | [`source`](Facilities::source) | reads documents | all steps |
+/// | [`list_column`](Facilities::list_column) | reads a list column | all steps |
+/// | [`prepare`](Facilities::prepare) | learns before training | [`TrainedGraph::prepare`] |
+/// | [`check_end`](Facilities::check_end) | checks parameters on data | train, evaluate |
+/// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | tests |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
-/// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests of the model |
+/// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests |
 /// | [`whole_model`](Facilities::whole_model) | is a whole model | export, checkpoints |
-/// | [`patcher_flops`](Facilities::patcher_flops) | contains a patcher and more | evaluate |
+/// | [`patcher_flops`](Facilities::patcher_flops) | contains a patcher | evaluate |
 ///
 /// [`TrainedGraph::prepare`]: crate::TrainedGraph::prepare
 pub trait Facilities {
-    /// The source of documents that the node is. Its output has no value of its own: steps read
-    /// batches from the source and give them to the graph.
+    /// The source of documents. Steps read batches from it, and give them to the graph as the
+    /// output of the node, which is not run.
     fn source(&self) -> Option<&SourceHandle> {
         None
     }
 
-    /// A list column that is read beside the bytes and put into each batch.
+    /// A list column to read in addition to the bytes, and to add to each batch.
     fn list_column(&self) -> Option<&ListColumn> {
         None
     }
 
-    /// What the node learns before training.
+    /// Learns from documents before training.
     fn prepare(&self) -> Option<&dyn Prepare> {
         None
     }
 
-    /// Called at the end of a step that has run the node on all its data, before the step's results
-    /// count.
+    /// Checks the node's parameters against the data that it was run on. Steps call this after the
+    /// last batch, before they write results.
     ///
     /// # Errors
-    /// If the node's parameters make no sense on those data.
+    /// If the parameters do not make sense on those data.
     fn check_end(&self) -> Result<(), NodeError> {
         Ok(())
     }
 
-    /// For a patcher that does not look ahead: its state at the start of a span, which makes the
-    /// node's patches byte by byte. `bos_entropy`, in nats, is the entropy of the span's first
-    /// byte; `None` if the patcher reads no entropies.
+    /// For a patcher that does not look ahead: its state at the start of a span, which finds the
+    /// node's patches byte by byte. `bos_entropy` is the entropy of the first byte of the span, in
+    /// nats; `None` if the patcher reads no entropies.
     ///
     /// # Errors
-    /// If a threshold is yet to be found, or an entropy is missing.
+    /// If the threshold has not been found yet, or an entropy is missing.
     fn patch_stream(
         &self,
         bos_entropy: Option<f32>,
@@ -72,25 +73,25 @@ pub trait Facilities {
         &[]
     }
 
-    /// The files that the parameters were read from, where these determine all of them: a digest
-    /// need not read large files as numbers.
+    /// The files that all parameters were read from. A digest of the model can then use the bytes
+    /// of the files instead of the parameters.
     fn param_files(&self) -> Option<&[PathBuf]> {
         None
     }
 
-    /// The shape of the model that the node is.
+    /// The configuration of the model, if the node is a whole model.
     fn whole_model(&self) -> Option<&ModelShape> {
         None
     }
 
-    /// Forward FLOPs that the patcher inside the node took since the node was built.
+    /// Forward FLOPs of the patcher inside the node since the node was built.
     fn patcher_flops(&self) -> u64 {
         0
     }
 }
 
-/// Gives `facilities` to the steps that use the node being built. Returns them, for the node's own
-/// state. A node may provide several objects.
+/// Gives `facilities` of the node being built to steps, and returns them for the node's own state.
+/// A node may provide several objects.
 pub fn provide<F: Facilities + 'static>(cx: &mut BuildCx, facilities: F) -> Rc<F> {
     let shared = Rc::new(facilities);
     let erased: Rc<dyn Facilities> = shared.clone();
@@ -98,25 +99,25 @@ pub fn provide<F: Facilities + 'static>(cx: &mut BuildCx, facilities: F) -> Rc<F
     shared
 }
 
-/// All that the nodes of a graph provide, with the names of the nodes, in graph order.
+/// Everything that the nodes of a graph provide, with the names of the nodes, in graph order.
 pub fn of_graph(live: &Live) -> impl Iterator<Item = (String, Rc<dyn Facilities>)> + use<> {
     let all = live.facilities::<Rc<dyn Facilities>>();
     all.into_iter().map(|(node, facilities)| (node, (*facilities).clone()))
 }
 
-/// What `node` provides.
+/// Everything that `node` provides.
 pub fn of_node(live: &Live, node: &str) -> impl Iterator<Item = Rc<dyn Facilities>> {
     of_graph(live).filter(move |(name, _)| name == node).map(|(_, facilities)| facilities)
 }
 
-/// A source of documents, and how its node wants them cut and shuffled.
+/// A source of documents, with the settings of its node for cutting and shuffling them.
 #[derive(Clone)]
 pub struct SourceHandle {
     /// Reads the documents.
     pub source: Arc<dyn Source>,
     /// Longer documents are cut into spans of this many bytes.
     pub span_bytes: usize,
-    /// Documents in the buffer from which training draws at random.
+    /// Documents in the buffer that training draws from at random.
     pub shuffle_buffer: usize,
 }
 
@@ -141,31 +142,31 @@ impl Facilities for ParamSet {
     }
 }
 
-/// What a node learns from documents before training: a threshold, a tokenizer. It is learned once,
-/// recorded in the checkpoint, and then stays as it is.
+/// Learns something from documents before training, such as a threshold or a tokenizer. It is
+/// learned once, recorded in the checkpoint, and fixed from then on.
 pub trait Prepare {
-    /// Which documents to learn from; `None` if there is nothing (left) to learn.
+    /// The documents to learn from; `None` if there is nothing to learn, or nothing left to learn.
     fn wants(&self) -> Option<Portion>;
-    /// How many bytes of documents to learn from, at most.
+    /// Most bytes of documents to learn from.
     fn max_bytes(&self) -> u64;
-    /// Starts learning. Until [`finish`](Prepare::finish), running the node shows it data and its
+    /// Starts learning. Until [`finish`](Prepare::finish), the node is run to show it data, and its
     /// output is not used.
     fn begin(&self);
-    /// Ends learning. Returns what was learned, as a checkpoint records it.
+    /// Ends learning. Returns the learned values, as a checkpoint records them.
     ///
     /// # Errors
-    /// If the documents do not suffice.
+    /// If the documents are not sufficient.
     fn finish(&self) -> Result<Value, StepError>;
-    /// Takes over what an earlier step recorded.
+    /// Restores learned values that an earlier step recorded.
     ///
     /// # Errors
-    /// If it was learned under other parameters.
+    /// If they were learned with other parameters.
     fn restore(&self, learned: &Value) -> Result<(), StepError>;
-    /// What results.json holds of it.
+    /// The learned values as results.json shows them.
     fn summary(&self, learned: &Value) -> Value {
         learned.clone()
     }
-    /// A warning for the user before training goes on, if what was learned is uncertain.
+    /// A warning for the user, if the learned values are uncertain.
     fn doubt(&self, _learned: &Value) -> Option<String> {
         None
     }

@@ -1,4 +1,4 @@
-//! What a run's numbers were made with, the contents of its data included.
+//! The fingerprint of a run: versions, plans and the contents of its data.
 
 use crate::sources::{DocumentSource, sources};
 use blt_data::storage::Location;
@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::Path;
 
-/// The fingerprint of a run's plans on this machine. Reads every file of every source.
+/// Computes the fingerprint of a run's plans on this machine. Reads every file of every source.
 ///
 /// # Errors
 /// If a file cannot be read.
@@ -27,8 +27,8 @@ pub fn fingerprint(plans: &[&Plan]) -> Result<Fingerprint, StepError> {
     Ok(made)
 }
 
-/// Adds digests of the files that a plan's sources read, and of those that other nodes name in a
-/// parameter, by their names.
+/// Adds digests, by file name, of the files that a plan's sources read and of those that parameters
+/// of other nodes name.
 fn add_data(data: &mut BTreeMap<String, String>, plan: &Plan) -> Result<(), StepError> {
     for node in plan.nodes().iter().filter(|node| node.used) {
         if !node.entry.inputs.is_empty() {
@@ -44,7 +44,7 @@ fn add_data(data: &mut BTreeMap<String, String>, plan: &Plan) -> Result<(), Step
     Ok(())
 }
 
-/// Adds digests of what a source reads.
+/// Adds digests of the files that a source reads.
 fn add_source(
     data: &mut BTreeMap<String, String>,
     plan: &Plan,
@@ -56,7 +56,7 @@ fn add_source(
     for (file, digest) in files.iter().zip(digests) {
         match &file.path {
             Location::Local(path) if path.exists() => add_path(data, path, &file.name)?,
-            // An object, or a file that a user's own source makes up.
+            // An object in a store, or a file that the source of a plugin makes up.
             _ => {
                 data.insert(file.name.clone(), short_digest(&digest));
             }
@@ -65,8 +65,8 @@ fn add_source(
     Ok(())
 }
 
-/// Adds the digest of a file, or of the files of a folder. A text that names neither is no path
-/// and adds nothing.
+/// Adds the digest of the file `path`, or of the files in the folder `path`. Adds nothing if
+/// neither exists: the parameter is then not a path.
 fn add_path(data: &mut BTreeMap<String, String>, path: &Path, name: &str) -> Result<(), StepError> {
     if path.is_dir() {
         let failed = |e| StepError::other(format!("cannot read {}: {e}", path.display()));
@@ -85,7 +85,8 @@ fn add_path(data: &mut BTreeMap<String, String>, path: &Path, name: &str) -> Res
     Ok(())
 }
 
-/// The digest of a file's contents. Modification times would differ from checkout to checkout.
+/// The digest of a file's contents, not of its time of modification, which differs between
+/// checkouts.
 fn digest(path: &Path) -> Result<String, StepError> {
     let failed = |e| StepError::other(format!("cannot read {}: {e}", path.display()));
     let mut hasher = blake3::Hasher::new();

@@ -29,7 +29,9 @@ pub mod steps;
 pub mod testing;
 mod trained_graph;
 
-pub use checkpoint::{CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StoredModel};
+pub use checkpoint::{
+    CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
+};
 pub use device::backend;
 pub use facilities::{Facilities, ParamSet, Prepare, SourceHandle, provide};
 pub use fingerprint::fingerprint;
@@ -41,13 +43,21 @@ pub use patcher::{Patcher, SpanPatcher, StreamPatcher};
 pub use profile::{NodeCost, NodeProfile};
 pub use recognise::NotBlt;
 pub use sources::{DocumentSource, check_source, check_sources, fingerprints};
-pub use trained_graph::{Batches, NodeParam, TrainedGraph};
+pub use trained_graph::reading::Batches;
+pub use trained_graph::{NodeParam, TrainedGraph};
 
 /// What the attributes of blt-derive refer to.
 #[doc(hidden)]
 pub mod __macro {
-    pub use crate::short_form::{ShortForm, forms};
+    pub use crate::short_form::ShortForm;
     pub use blt_graph;
     pub use schemars;
     pub use serde;
+
+    /// The short forms, by the names of their traits.
+    pub mod forms {
+        pub use crate::metric::Measured as Metric;
+        pub use crate::patcher::WholeSpan as SpanPatcher;
+        pub use crate::patcher::{Streamed as Patcher, Streamed as StreamPatcher};
+    }
 }

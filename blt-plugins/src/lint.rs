@@ -1,4 +1,4 @@
-//! Warnings about a plan that is allowed, and probably not meant.
+//! Warnings about plans that are valid but probably a mistake.
 
 use crate::model_part::ModelPart;
 use crate::plan_queries::{nodes_behind_borders, outputs_of};
@@ -6,16 +6,15 @@ use crate::ports::Loss;
 use blt_graph::{Plan, PlannedNode, StepCx, StepError};
 use std::collections::BTreeSet;
 
-/// Warnings about the models that the patches of a step's goals follow, and that no step before
-/// trains: their borders are those of random weights. A model that an earlier step needs as well is
-/// reported there.
+/// Warnings for entropy models that cut the patches of the step at `index` and that no earlier step
+/// trains. A model is reported once, at the first step that needs it.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn untrained(plan: &Plan, index: usize) -> Result<Vec<String>, StepError> {
     let step = &plan.steps()[index];
     if step.params.get("from").is_some_and(|from| !from.is_null()) {
-        // The checkpoint that it goes on from has them.
+        // The checkpoint that the step continues from has the models.
         return Ok(Vec::new());
     }
     let mut before: BTreeSet<&str> = BTreeSet::new();
@@ -24,8 +23,8 @@ pub fn untrained(plan: &Plan, index: usize) -> Result<Vec<String>, StepError> {
     }
     let goals: Vec<&str> = step.goals.iter().map(String::as_str).collect();
     let behind = nodes_behind_borders(plan, &goals)?;
-    // A node with a loss of its own is a model. The parameters of a whole model come from its
-    // checkpoint.
+    // A node with a loss of its own is a model. A whole model needs no training: its parameters
+    // come from a checkpoint.
     let is_whole =
         |node: &PlannedNode| matches!(plan.role::<ModelPart>(node), Ok(Some(ModelPart::Whole)));
     let is_model =
@@ -48,7 +47,7 @@ pub fn untrained(plan: &Plan, index: usize) -> Result<Vec<String>, StepError> {
 /// Reports [`untrained`] models to the user, before the first step.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn warn_untrained(cx: &StepCx) -> Result<(), StepError> {
     untrained(cx.plan(), cx.index())?.iter().for_each(|warning| cx.progress().message(warning));
     Ok(())

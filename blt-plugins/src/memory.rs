@@ -1,20 +1,19 @@
-//! Resident memory of this process, as Linux tells it; elsewhere nothing is known and nothing is
-//! reported.
+//! Resident memory of this process, from Linux's `/proc`. On other systems nothing is reported.
 
 use std::sync::OnceLock;
 
-/// Bytes that were resident when this was first asked.
+/// Resident bytes at the first call.
 pub fn begin() -> Option<u64> {
     static BEGIN: OnceLock<Option<u64>> = OnceLock::new();
     *BEGIN.get_or_init(|| field("VmRSS:"))
 }
 
-/// The most bytes resident since [`reset_peak`], or since the process began.
+/// Most resident bytes since [`reset_peak`], or since the process began.
 pub fn peak() -> Option<u64> {
     field("VmHWM:")
 }
 
-/// Starts [`peak`] anew from what is resident now. False where the system cannot.
+/// Resets [`peak`] to the bytes that are resident now. Returns false if the system cannot.
 pub fn reset_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }

@@ -1,36 +1,37 @@
-//! What a step asks of a checked plan: which wire has the patches, which nodes only patch borders
-//! depend on. Nothing is built for it.
+//! Questions that steps ask about a checked plan, such as which wire has the patches. Nothing is
+//! built to answer them.
 
 use crate::ports::{Entropies, Patches};
 use blt_graph::{NodeError, Plan, PlannedNode, Port, StepError};
 use std::collections::BTreeSet;
 
-/// Wires of port `P` that leave `node`, with what is known of them.
+/// The outputs of type `P` of `node`: their wires, with what is known of them before data is read.
 pub fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, &P::Info)> {
     node.entry.outputs.iter().zip(&node.infos).filter_map(|(port, info)| {
         Some((format!("{}.{port}", node.name), info.as_ref()?.get::<P>()?))
     })
 }
 
-/// The first input of port `P` of `node`: its name, and the wire into it as `node.port`.
+/// The first input of type `P` of `node`: its name, and the wire that it reads, as `node.port`.
 pub fn input_of<P: Port>(plan: &Plan, node: &PlannedNode) -> Option<(&'static str, String)> {
     let wires = plan.wires(node).into_iter().filter_map(|(port, wire)| Some((port, wire?)));
     wires.into_iter().find(|(_, wire)| plan.goal(wire).is_ok_and(|goal| goal.is::<P>()))
 }
 
-/// The first wire of port `P` in the sub-graph of `goals`.
+/// The first wire of type `P` in the sub-graph of `goals`.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
     let first = |node| outputs_of::<P>(node).next().map(|(wire, _)| wire);
     Ok(plan.needs(goals)?.into_iter().find_map(first))
 }
 
-/// A wire of port `P` that a node of `goal`'s sub-graph reads, or else one that such a node gives.
+/// The first wire of type `P` that a node in the sub-graph of `goal` reads, or else the first that
+/// such a node gives.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeError> {
     let mut nodes = plan.needs(&[goal])?.into_iter();
     match nodes.find_map(|node| input_of::<P>(plan, node)) {
@@ -39,22 +40,22 @@ pub fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, Nod
     }
 }
 
-/// The first wire of entropies that a patcher in the sub-graph of `goals` reads. Such entropies are
-/// computed in any case.
+/// The first wire of entropies that a patcher in the sub-graph of `goals` reads. To ask for it too
+/// costs nothing, because the patcher needs it.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
     let mut patchers =
         plan.needs(goals)?.into_iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
     Ok(patchers.find_map(|node| input_of::<Entropies>(plan, node)).map(|(_, wire)| wire))
 }
 
-/// The nodes in the sub-graph of `goals` that only patch borders depend on: the patcher, and the
-/// entropy model behind it.
+/// The nodes in the sub-graph of `goals` that only patch borders depend on: the patcher and its
+/// entropy model.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
     let mut model: BTreeSet<&str> = BTreeSet::new();
     let mut open: Vec<&PlannedNode> =
@@ -76,7 +77,7 @@ pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<Stri
 /// Whether some border in the sub-graph of `goals` depends on bytes after it.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn boundary_lookahead(plan: &Plan, goals: &[&str]) -> Result<bool, StepError> {
     let looks_ahead =
         |node: &PlannedNode| outputs_of::<Patches>(node).any(|(_, info)| info.boundary_lookahead);

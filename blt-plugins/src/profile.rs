@@ -1,4 +1,4 @@
-//! Time and FLOPs by node.
+//! Measures time and FLOPs by node.
 
 use blt_core::backend::{BackendError, Tensor};
 use blt_core::model::Session;
@@ -9,29 +9,31 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// What a node took.
+/// Time and FLOPs of a node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeCost {
-    /// Forward.
+    /// Forward FLOPs.
     pub flops: u64,
-    /// Forward FLOPs of what was recorded, and so runs backward too.
+    /// Forward FLOPs of operations that were recorded, and so run backward too.
     pub recorded_flops: u64,
-    /// Forward.
+    /// Forward seconds.
     pub seconds: f64,
+    /// Backward seconds.
     pub backward_seconds: f64,
 }
 
-/// Attributes what happens between a node's start and end to it, and what runs backward to the node
-/// that recorded it.
+/// Measures time and FLOPs by node: forward between the start and the end of a node, and backward
+/// for the operations that the node recorded.
 pub struct NodeProfile {
     session: Rc<Session>,
     started: RefCell<Option<(Instant, usize)>>,
     sums: RefCell<BTreeMap<String, NodeCost>>,
-    /// Which operations of the tape are whose.
+    /// Ranges of operations on the tape, with the nodes that recorded them.
     recorded: RefCell<Vec<(Range<usize>, String)>>,
 }
 
 impl NodeProfile {
+    /// Starts measuring in `session`.
     pub fn new(session: Rc<Session>) -> Self {
         session.take_flops();
         NodeProfile {
@@ -56,20 +58,21 @@ impl NodeProfile {
         self.sums.borrow().iter().map(|(n, cost)| (n.clone(), cost.seconds)).collect()
     }
 
-    /// All of it since the last call.
+    /// Returns everything measured since the last call, and resets it.
     pub fn take(&self) -> BTreeMap<String, NodeCost> {
         std::mem::take(&mut self.sums.borrow_mut())
     }
 
-    /// Adds what something beside the nodes took.
+    /// Adds the seconds of something that is not a node.
     pub fn add_seconds(&self, what: &str, seconds: f64) {
         self.sums.borrow_mut().entry(what.to_owned()).or_default().seconds += seconds;
     }
 
-    /// Runs the tape backward from `loss`; all of it must have been recorded under this profile.
+    /// Runs backward from `loss`. All operations on the tape must have been recorded while this
+    /// profile measured.
     ///
     /// # Errors
-    /// Of the device.
+    /// If the device fails.
     pub fn backward(&self, loss: &Tensor) -> Result<(), BackendError> {
         let recorded = self.recorded.take();
         let mut sums = self.sums.borrow_mut();

@@ -1,5 +1,5 @@
-//! Recognises a Byte Latent Transformer in a sub-graph by the roles of its nodes
-//! ([`ModelPart`]): what exports and checkpoints record of the model, and the paper's FLOPs.
+//! Recognises a Byte Latent Transformer in a sub-graph by the roles of its nodes ([`ModelPart`]),
+//! for exports, checkpoints and the paper's FLOPs.
 
 use crate::model_part::ModelPart;
 use crate::plan_queries::{input_of, outputs_of};
@@ -12,7 +12,7 @@ use blt_core::patching::EntropyRule;
 use blt_graph::{Plan, PlannedNode, Port};
 use serde_json::Value;
 
-/// Why a sub-graph is no BLT model.
+/// Why a sub-graph is not a BLT model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NotBlt {
     #[error("it has {found} {kind} nodes where a BLT model has one")]
@@ -25,26 +25,26 @@ pub enum NotBlt {
     ForeignParams { node: String, kind: &'static str },
 }
 
-/// The nodes of a sub-graph that make a model.
+/// A model in a sub-graph.
 pub enum Found {
-    /// One node that is a whole model: its shape is known once it is built.
+    /// One node that is a whole model. Its configuration is known once it is built.
     Whole(String),
     Parts(Box<ModelInParts>),
 }
 
 /// A model of several nodes.
 pub struct ModelInParts {
-    /// A threshold that is still to be found reads 0.
+    /// The configuration. A threshold that has not been found yet is 0.
     pub shape: ModelShape,
-    /// The nodes that hold its parameters.
+    /// The nodes that have the model's parameters.
     pub nodes: Vec<String>,
-    /// The patcher whose rule the shape has.
+    /// The patcher that the rule in the configuration belongs to.
     pub patcher: Option<String>,
 }
 
 impl ModelInParts {
-    /// The shape with the rule that the patcher learned, if it learned one. `learned` is what a
-    /// checkpoint says of a node.
+    /// Returns the model with the rule that its patcher learned, if any. `learned` returns the
+    /// learned rule of a node.
     pub fn with_rule(mut self, learned: impl Fn(&str) -> Option<EntropyRule>) -> Self {
         if let (PatchingShape::Entropy { rule, .. }, Some(node)) =
             (&mut self.shape.patching, &self.patcher)
@@ -56,7 +56,7 @@ impl ModelInParts {
     }
 }
 
-/// The rule in what an entropy patcher learned.
+/// The rule in the learned values of an entropy patcher.
 pub fn learned_rule(learned: &Value) -> Option<EntropyRule> {
     serde_json::from_value(learned.get("rule")?.clone()).ok()
 }
@@ -75,7 +75,7 @@ fn roles<'a>(plan: &Plan, nodes: &[&'a PlannedNode]) -> Result<Parts<'a>, NotBlt
     Ok(parts)
 }
 
-/// The only part of which `of` returns something. `kind`: how messages call such a node.
+/// The only node for whose role `of` returns something. `kind`: the name of such nodes in errors.
 fn only<'a, T>(
     parts: &'a Parts,
     kind: &'static str,
@@ -101,7 +101,7 @@ fn decoder(part: &ModelPart) -> Option<&LocalDecoderConfig> {
     if let ModelPart::Decoder(config) = part { Some(config) } else { None }
 }
 
-/// `node` must read port `P` from `from`.
+/// Checks that `node` reads its input of type `P` from `from`.
 fn reads<P: Port>(plan: &Plan, node: &PlannedNode, from: &PlannedNode) -> Result<(), NotBlt> {
     let (port, found) = input_of::<P>(plan, node).unwrap_or_default();
     match outputs_of::<P>(from).next().map(|(wire, _)| wire).unwrap_or_default() {
@@ -113,7 +113,7 @@ fn reads<P: Port>(plan: &Plan, node: &PlannedNode, from: &PlannedNode) -> Result
 /// Finds the model in `nodes`, a sub-graph in order of data flow.
 ///
 /// # Errors
-/// What keeps it from being one.
+/// If the sub-graph is not a BLT model, and why.
 pub fn find(plan: &Plan, nodes: &[&PlannedNode]) -> Result<Found, NotBlt> {
     let parts = roles(plan, nodes)?;
     if let Ok((whole, ())) =
@@ -152,8 +152,8 @@ pub fn find(plan: &Plan, nodes: &[&PlannedNode]) -> Result<Found, NotBlt> {
     Ok(Found::Parts(Box::new(model)))
 }
 
-/// The patcher that `encoder` reads and the entropy model behind it, if both read the bytes that
-/// `embed` reads, so that the model can make its patches itself.
+/// The patcher that `encoder` reads, and the entropy model that the patcher reads, if both read the
+/// same bytes as `embed`: only then can the model find its patches itself.
 fn own_patcher<'a>(
     plan: &Plan,
     parts: &Parts<'a>,
@@ -178,9 +178,9 @@ fn own_patcher<'a>(
     same.then_some((*patcher, *entropy_model, patching))
 }
 
-/// The paper's closed formula for forward FLOPs per byte, at a mean patch size; `None` where the
-/// sub-graph of `goals` has not one encoder, one latent transformer and one decoder.
-/// `context_bytes`: the mean length of a span.
+/// The paper's closed formula for forward FLOPs per byte; `None` if the sub-graph of `goals` does
+/// not have exactly one encoder, one latent transformer and one decoder. `context_bytes`: the mean
+/// length of a span, in bytes.
 pub fn closed_form_flops(
     plan: &Plan,
     goals: &[&str],

@@ -21,10 +21,3 @@ pub trait ShortForm<N> {
         cx: &RunCx,
     ) -> Result<<Self::Out as Ports>::Values, NodeError>;
 }
-
-/// The forms by the names of their traits.
-pub mod forms {
-    pub use crate::metric::Measured as Metric;
-    pub use crate::patcher::WholeSpan as SpanPatcher;
-    pub use crate::patcher::{Streamed as Patcher, Streamed as StreamPatcher};
-}

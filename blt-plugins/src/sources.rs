@@ -1,5 +1,5 @@
-//! The sources that a step reads: which nodes they are, what they are checked for before the first
-//! step, and where an error of theirs points.
+//! Finds the sources that a step reads, checks them before the first step, and points their errors
+//! at the document.
 
 use crate::facilities::{self, SourceHandle};
 use crate::plan_queries::outputs_of;
@@ -7,17 +7,17 @@ use crate::ports::Bytes;
 use blt_data::{DataError, ReadDocuments, Request};
 use blt_graph::{Live, NodeError, Plan, PlannedNode, StepCx, StepError, World};
 
-/// A source of documents: a node, and what it provides.
+/// A node that is a source of documents.
 #[derive(Clone)]
 pub struct DocumentSource {
     /// The node's name.
     pub node: String,
-    /// What it provides.
+    /// The source that the node provides.
     pub handle: SourceHandle,
 }
 
 impl DocumentSource {
-    /// An error of the source, pointing at the parameter of its node that is at fault.
+    /// Points an error of the source at the parameter of its node that is at fault.
     pub fn error(&self, plan: &Plan, error: DataError) -> StepError {
         source_error(plan, &self.node, error)
     }
@@ -26,7 +26,7 @@ impl DocumentSource {
 /// The nodes of the sub-graph of `goals` that are sources of bytes.
 ///
 /// # Errors
-/// A goal that the plan does not have.
+/// If the plan does not have a goal.
 pub fn source_nodes<'a>(plan: &'a Plan, goals: &[&str]) -> Result<Vec<&'a str>, NodeError> {
     let is_source = |node: &&PlannedNode| {
         node.entry.inputs.is_empty() && outputs_of::<Bytes>(node).next().is_some()
@@ -34,7 +34,8 @@ pub fn source_nodes<'a>(plan: &'a Plan, goals: &[&str]) -> Result<Vec<&'a str>, 
     Ok(plan.needs(goals)?.into_iter().filter(is_source).map(|node| node.name.as_str()).collect())
 }
 
-/// A step's parameter `source` must name a node that gives bytes and reads nothing.
+/// Checks that a step's parameter `source`, if given, names a node that gives bytes and has no
+/// inputs.
 ///
 /// # Errors
 /// If it does not.
@@ -47,16 +48,16 @@ pub fn check_source(plan: &Plan, source: Option<&str>) -> Result<(), NodeError> 
     }
 }
 
-/// The source that `node` of a built graph provides.
+/// The source that `node` of a built graph provides, if any.
 pub fn source_of(live: &Live, node: &str) -> Option<DocumentSource> {
     let handle = facilities::of_node(live, node).find_map(|f| f.source().cloned())?;
     Some(DocumentSource { node: node.to_owned(), handle })
 }
 
-/// The sources that `goals` read. The rest of the graph is not built.
+/// The sources that `goals` read. Other nodes are not built.
 ///
 /// # Errors
-/// A goal that the plan does not have, or what a source answers while it is built.
+/// If the plan does not have a goal, or a source cannot be built.
 pub fn sources(plan: &Plan, goals: &[&str]) -> Result<Vec<DocumentSource>, StepError> {
     let mut sources = Vec::new();
     for node in source_nodes(plan, goals)? {
@@ -65,10 +66,10 @@ pub fn sources(plan: &Plan, goals: &[&str]) -> Result<Vec<DocumentSource>, StepE
     Ok(sources)
 }
 
-/// Digests of the data that `goals` read.
+/// Fingerprints of the data that `goals` read, one for each source.
 ///
 /// # Errors
-/// If they cannot be found or read.
+/// If the data cannot be found or read.
 pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepError> {
     let print = |source: DocumentSource| match source.handle.source.fingerprint() {
         Ok(print) => Ok(format!("{} {print}", source.node)),
@@ -77,11 +78,11 @@ pub fn fingerprints(cx: &StepCx, goals: &[&str]) -> Result<Vec<String>, StepErro
     sources(cx.plan(), goals)?.into_iter().map(print).collect()
 }
 
-/// Refuses a request that the sources of `goals` cannot answer (no such file or column, no such
-/// part), before any step starts. Reads no rows.
+/// Checks that the sources of `goals` can answer a request: files, columns and the portion exist.
+/// Reads no rows.
 ///
 /// # Errors
-/// What the sources answer.
+/// If a source cannot answer the request.
 pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(), StepError> {
     let check = |source: DocumentSource| {
         source.handle.source.check(request).map_err(|e| source.error(cx.plan(), e))
@@ -89,7 +90,7 @@ pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(
     sources(cx.plan(), goals)?.into_iter().try_for_each(check)
 }
 
-/// An error of the source `node`, pointing at the node's parameter that is at fault.
+/// Points an error of the source `node` at the parameter of the node that is at fault.
 fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
     let error = match error.parameter() {
         Some(at) => NodeError::param(at, error),

@@ -14,7 +14,7 @@ use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, We
 use blt_core::model::{Head, next_byte_targets};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_derive::{node, params};
-use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
+use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx};
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -26,14 +26,14 @@ use std::rc::Rc;
 ///
 /// The checkpoint is a Hugging Face `BltForCausalLM` directory (config.json with model.safetensors,
 /// or with shards and their index), or a checkpoint directory of a run that trained a pipeline of
-/// BLT's shape. All of what it says is honoured, or refused by name; `blt-run graph` shows the
-/// nodes that it stands for. A bare wire means its loss.
+/// BLT's shape. Every setting in its configuration is honoured, or refused by name. `blt-run graph`
+/// shows the nodes that the checkpoint becomes. A bare wire means the loss.
 ///
-/// Patches are those of the checkpoint's entropy model, or come from outside (`in: {bytes: docs,
-/// patches: p}`), as they must where it has none; there are no `entropies` and no `entropy_loss`
-/// then, which is the entropy model's own. Parameters stay as they are, unless a train step's goal
-/// is this node's `loss`, which fine-tunes all but the entropy model, or its `entropy_loss`, which
-/// fine-tunes that alone.
+/// Patches come from the checkpoint's entropy model, or from outside (`in: {bytes: docs, patches:
+/// p}`). A checkpoint without an entropy model needs them from outside. With patches from outside
+/// the node has no `entropies` and no `entropy_loss`, the entropy model's own loss. A train step
+/// with this node's `loss` as its goal fine-tunes all but the entropy model; one with
+/// `entropy_loss` fine-tunes the entropy model alone. Otherwise parameters stay as they are.
 #[params]
 pub struct Blt {
     /// The checkpoint directory.
@@ -125,13 +125,7 @@ impl Blt {
     /// Opens a checkpoint that a train step left.
     fn open_run(&self, dir: &Path) -> Result<Stored, NodeError> {
         let description = dir.join(STATE_FILE);
-        let state = CheckpointState::read(dir).map_err(|e| match e {
-            StepError::Failed { error, help: Some(help) } => {
-                NodeError::param("checkpoint", error).help(help)
-            }
-            StepError::Failed { error, help: None } => NodeError::param("checkpoint", error),
-            other => NodeError::param("checkpoint", other.to_string()),
-        })?;
+        let state = CheckpointState::read(dir).map_err(|e| e.at_param("checkpoint"))?;
         let model = state.model.ok_or_else(|| {
             let msg = format!("{} holds the parameters of a graph that is no BLT model", dir.display());
             NodeError::param("checkpoint", msg)

@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 /// Byte embeddings plus hash n-gram embeddings.
 ///
-/// Each n-gram of the last n ids that ends at a byte is hashed into a table of its own for each
-/// (function, n), and the rows are summed onto the byte's embedding, without normalisation.
+/// For each n in `ngrams` and each hash function, the last n ids up to a byte are hashed to a row
+/// of a table of their own. The rows are added to the byte's embedding, without normalisation.
 #[params]
 pub struct ByteEmbed {
     /// Width of the byte states.

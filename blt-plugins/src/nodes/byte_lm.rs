@@ -24,9 +24,9 @@ pub enum ContextReset {
 
 /// A small byte language model: the entropy model that patchers read.
 ///
-/// A bare wire means its entropies (nats of the next byte, at each id). Train it with `goal:
-/// NAME.loss`; a graph that only uses its entropies does not train it, since patch borders have no
-/// gradient.
+/// A bare wire means its entropies (of the next byte, in nats, one for each id). Train it with
+/// `goal: NAME.loss`; a graph that only uses its entropies does not train it, since patch borders
+/// have no gradient.
 #[params]
 pub struct ByteLm {
     /// Width.
@@ -41,7 +41,7 @@ pub struct ByteLm {
     pub ffn: Option<usize>,
     #[shared]
     pub window: Option<usize>,
-    /// Where the context begins anew: `none`, or `newline` (at the byte after each newline, as
+    /// Where the context starts anew: `none`, or `newline` (at the byte after each newline, as
     /// after BOS).
     #[default(ContextReset::None)]
     #[schemars(with = "String")]

@@ -27,9 +27,10 @@ pub enum Rule {
 ///
 /// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
 /// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold. Entropies
-/// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size: the
-/// threshold is then found on training documents set aside from all training, after
-/// `max_patch_length`, within 2 %, before training starts, and recorded. Paper section 2.3.
+/// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
+/// threshold is then found before training starts, within 2 %, on training documents that are set
+/// aside from all training; patches are counted after `max_patch_length` has split them. The
+/// threshold is recorded in the checkpoint. Paper section 2.3.
 #[params]
 pub struct EntropyPatch {
     /// Which comparison starts a patch: `global`, `relative` or `both`.
@@ -40,11 +41,11 @@ pub struct EntropyPatch {
     pub threshold: Option<f64>,
     /// Threshold of the rise of the entropy over the byte before, in nats.
     pub relative_threshold: Option<f64>,
-    /// Wanted mean patch size in bytes; stands for the threshold that is not given.
+    /// Wanted mean patch size in bytes, in place of a threshold.
     pub bytes_per_patch: Option<f64>,
     #[shared]
     pub max_patch_length: Option<usize>,
-    /// How many bytes of documents to find the threshold on, at most.
+    /// Bytes of documents to find the threshold on, at most.
     #[default(1 << 20)]
     pub calibration_bytes: u64,
 }

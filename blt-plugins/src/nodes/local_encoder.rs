@@ -30,12 +30,12 @@ pub struct LocalEncoder {
     pub ffn: Option<usize>,
     #[shared]
     pub window: Option<usize>,
-    /// Query rows a patch; the patch states are k times the byte width.
+    /// Query rows for each patch; the patch states are k times the byte width.
     #[default(2)]
     pub k: usize,
-    /// Layers in which patches attend to their bytes: `last`, `all` (pooled once and refined, the
-    /// paper), or `all_repool` (pooled anew in each layer, so that only the last has an
-    /// effect: the Hugging Face layout's `cross_attn_all_layers`).
+    /// Layers in which patches attend to their bytes: `last`, `all` (the paper's: pooled once, then
+    /// refined in each layer), or `all_repool` (pooled anew in each layer, so that only the last
+    /// has an effect: `cross_attn_all_layers` of the Hugging Face layout).
     #[default(CrossLayers::Last)]
     #[schemars(with = "String")]
     pub cross: CrossLayers,

@@ -133,13 +133,13 @@ macro_rules! source_node {
 
 /// Documents from a column of Parquet files.
 ///
-/// Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, and dictionaries of these. Row
-/// groups stream: memory does not grow with the data. Only the columns that the graph needs are
-/// read.
+/// The column is of type Utf8, LargeUtf8, Utf8View, Binary, LargeBinary or BinaryView, or a
+/// dictionary of one of these. Row groups are read one after the other, so that memory does not
+/// grow with the data. Only the columns that the graph needs are read.
 #[params]
 pub struct ParquetBytes {
     /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the
-    /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`, `https://`) of such.
+    /// pipeline's file, or a URL of one (`s3://`, `gs://`, `az://`, `https://`).
     pub path: Paths,
     #[shared]
     pub column: String,
@@ -160,7 +160,7 @@ source_node!(
 
 /// Documents from a column of Arrow IPC files or streams.
 ///
-/// Column types as `ParquetBytes`; record batches stream.
+/// The column is of a type that `ParquetBytes` reads. Record batches are read one after the other.
 #[params]
 pub struct ArrowBytes {
     /// A file, a folder (read to the bottom, sorted) or a glob, or a list of them; relative to the
@@ -183,13 +183,13 @@ source_node!(
     "path: corpus.arrow, column: text, split: {valid: 0.1, by: content}"
 );
 
-/// Text files; each is a document, or each of its lines.
+/// Text files: each file is a document, or each line of it.
 #[params]
 pub struct TextFiles {
     /// A file, a folder (its `.txt` files) or a glob, or a list of them; relative to the
     /// pipeline's file.
     pub path: Paths,
-    /// Each line is a document, its newline left out.
+    /// Each line is a document, without its newline.
     #[default(false)]
     pub lines: bool,
     /// How documents are divided: `{valid: 0.1, by: path}` holds a tenth out, by the hash of the

@@ -6,7 +6,8 @@ use blt_core::patch::{self, Patches};
 use blt_derive::{node, params};
 use blt_graph::NodeError;
 
-/// A patch starts after each space-like byte that follows one that is not (SpaceByte's rule).
+/// A patch starts after each space-like byte that follows a byte that is not space-like
+/// (SpaceByte's rule).
 ///
 /// Space-like is ASCII that is not alphanumeric, and the first byte of a multi-byte character.
 #[params]

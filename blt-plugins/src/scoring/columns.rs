@@ -1,5 +1,6 @@
 //! The columns that scoring adds to a table.
 
+use super::units::FOOTER_KEY;
 use arrow::array::{
     ArrayRef, Float32Array, Float64Array, GenericListArray, Int32Array, Int64Array, OffsetSizeTrait,
 };
@@ -12,48 +13,54 @@ use serde::Serialize;
 use std::f64::consts::LN_2;
 use std::sync::Arc;
 
-/// The key of the metadata in a part's footer. A part that is scored again does not keep it.
-pub const FOOTER_KEY: &str = "blt.score";
-
-/// Which columns are written.
+/// Which score columns are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Columns {
+    /// `n_patches`.
     pub patches: bool,
     /// `nats` and `bits_per_byte`.
     pub nats: bool,
+    /// The list `log_probs`.
     pub log_probs: bool,
+    /// The list `entropies`.
     pub entropies: bool,
+    /// The list `patch_lengths`.
     pub patch_lengths: bool,
     /// Lists have 64-bit offsets.
     pub large: bool,
-    /// The input's columns may be null in rows that cannot be read, whatever the input says.
+    /// Input columns are nullable whatever the input's schema says: rows that cannot be read are
+    /// null.
     pub nullable: bool,
 }
 
 /// Running totals of a document; complete after its last span.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
+    /// Bytes.
     pub n_bytes: u64,
+    /// Negative log probability of the bytes, in nats.
     pub nats: f64,
+    /// Patches, without the patch of BOS.
     pub n_patches: u64,
-    /// One for each byte.
+    /// Natural logarithm of each byte's probability, `[n_bytes]`.
     pub log_probs: Vec<f32>,
-    /// One for each byte id, BOS first.
+    /// Entropy of the next byte at each id in nats, BOS first, `[n_bytes + 1]`.
     pub entropies: Vec<f32>,
-    /// Ids at which patches start, BOS's 0 first.
+    /// Positions of the ids at which patches start, `[n_patches + 1]`; BOS's 0 is first.
     pub starts: Vec<u64>,
 }
 
-/// What a row is written with.
+/// The scores of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowScores {
     Document(Scores),
-    /// Its document is null.
+    /// The document is null.
     Null,
     Failed(RowError),
 }
 
 impl RowScores {
+    /// The scores, if the row has any.
     pub fn scores(&self) -> Option<&Scores> {
         match self {
             RowScores::Document(scores) => Some(scores),
@@ -63,19 +70,19 @@ impl RowScores {
 }
 
 impl Scores {
-    /// None where there is no byte to divide by.
+    /// Bits per byte; `None` if there are no bytes.
     pub fn bits_per_byte(&self) -> Option<f64> {
         (self.n_bytes > 0).then(|| self.nats / LN_2 / self.n_bytes as f64)
     }
 
-    /// They sum to the document's ids.
+    /// Ids in each patch; they sum to the number of ids.
     fn patch_lengths(&self) -> impl Iterator<Item = u64> + '_ {
         let ends = self.starts.iter().skip(1).copied().chain([self.n_bytes + 1]);
         self.starts.iter().zip(ends).map(|(start, end)| end - start)
     }
 }
 
-/// Rows that are to be scored have columns that scoring writes.
+/// The input already has columns with the names of scores.
 #[derive(Debug, thiserror::Error)]
 #[error("{path} has columns `{columns}` itself, and scoring writes columns of these names")]
 pub struct ColumnsTaken {
@@ -84,7 +91,7 @@ pub struct ColumnsTaken {
 }
 
 impl ColumnsTaken {
-    /// With what the user can do about it.
+    /// The error of a step, with what the user can do about it.
     pub fn into_step_error(self) -> StepError {
         StepError::other(self).help("rename them in the input, or leave them out")
     }
@@ -96,7 +103,7 @@ impl Columns {
         if self.large { DataType::LargeList(item) } else { DataType::List(item) }
     }
 
-    /// The score columns in order. All are null where the row has no scores.
+    /// The score columns, in order. They are null in rows without scores.
     pub fn fields(&self) -> Vec<Field> {
         let (float, int) = (self.list(DataType::Float32), self.list(DataType::Int32));
         let all = [
@@ -114,10 +121,11 @@ impl Columns {
             .collect()
     }
 
-    /// The schema of rows with scores. `path`: what they are rows of.
+    /// The schema of rows with scores. `rows`: their schema without; `path`: their file, for
+    /// errors.
     ///
     /// # Errors
-    /// If the rows have one of the columns themselves.
+    /// If the rows already have one of the columns.
     pub fn schema(&self, rows: &Schema, path: &Location) -> Result<SchemaRef, ColumnsTaken> {
         let scores = self.fields();
         let taken: Vec<&str> = scores
@@ -134,13 +142,13 @@ impl Columns {
         });
         let fields: Vec<FieldRef> = kept.chain(scores.into_iter().map(Arc::new)).collect();
         let mut metadata = rows.metadata().clone();
-        // Of a part that was scored before.
+        // The input may be a part itself.
         metadata.remove(FOOTER_KEY);
         Ok(Arc::new(Schema::new_with_metadata(fields, metadata)))
     }
 
-    /// One array for each of [`Columns::fields`]. Takes the lists out of the rows: those of a large
-    /// document are not copied.
+    /// The arrays of the columns in [`Columns::fields`]. Takes the lists out of the rows, so that
+    /// the lists of large documents are not copied.
     pub(crate) fn arrays(&self, rows: &mut [RowScores]) -> Result<Vec<ArrayRef>, StepError> {
         let log_probs = self
             .log_probs
@@ -179,7 +187,7 @@ impl Columns {
         Ok(arrays)
     }
 
-    /// The lists that `of` takes out of the rows.
+    /// An array of the lists that `of` selects, which are taken out of the rows.
     fn floats(
         &self,
         rows: &mut [RowScores],

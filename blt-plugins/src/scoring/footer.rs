@@ -1,14 +1,21 @@
-//! The footer of a part: how a later run knows what the part holds.
+//! The footer of a part, which records what the part holds.
 
 use super::summary::Summary;
+use super::units::FOOTER_KEY;
+use blt_data::storage::{Entry, Input, StorageError};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// What a part's footer holds under [`FOOTER_KEY`](super::FOOTER_KEY), as JSON.
+/// Bytes at the end of a part that are read at first; they hold most footers whole.
+const FOOTER_BYTES: u64 = 64 << 10;
+
+/// What a part stores under [`FOOTER_KEY`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
+    /// [`FORMAT`](super::units::FORMAT).
     pub format: u32,
-    /// The version of this crate that wrote it.
+    /// The version of this crate that wrote the part.
     pub version: String,
     /// A digest of the model.
     pub model: String,
@@ -16,7 +23,32 @@ pub struct Footer {
     pub key: String,
     /// The input file, as named in the pipeline.
     pub input: String,
-    /// The row groups of the input file.
+    /// Row groups of the input file.
     pub groups: Range<usize>,
+    /// Counts and sums of the rows.
     pub summary: Summary,
+}
+
+impl Footer {
+    /// Reads the footer of a part. The inner error says why the file is not a part.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn read(entry: &Entry) -> Result<Result<Self, String>, StorageError> {
+        let end = entry.size.saturating_sub(FOOTER_BYTES)..entry.size;
+        let input = Input::open(entry)?.start(std::iter::once(end).collect()).wait()?;
+        let read = || -> Result<Footer, Box<dyn std::error::Error>> {
+            let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+            let pairs = metadata.metadata().file_metadata().key_value_metadata();
+            let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
+            let text = ours
+                .and_then(|pair| pair.value.as_deref())
+                .ok_or("its footer says nothing of scores")?;
+            Ok(serde_json::from_str(text)?)
+        };
+        match read() {
+            Ok(footer) => Ok(Ok(footer)),
+            Err(e) => input.failure().map_or_else(|| Ok(Err(e.to_string())), Err),
+        }
+    }
 }

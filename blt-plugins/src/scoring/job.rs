@@ -1,7 +1,8 @@
-//! What is scored, and its division into units.
+//! A scoring job: input, model and settings, and how the input is divided into units.
 
 use super::columns::{Columns, ColumnsTaken};
 use super::part_names::names;
+use super::units::{FORMAT, Manifest, Unit, Units};
 use arrow::datatypes::SchemaRef;
 use blt_data::predicate::Predicate;
 use blt_data::{
@@ -9,47 +10,52 @@ use blt_data::{
     Source, count_rows, open_rows,
 };
 use blt_graph::StepError;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What a [`Job`] is made of.
+/// Input and settings of a [`Job`].
 #[derive(Clone)]
 pub struct JobConfig {
+    /// The source of the input.
     pub source: Arc<dyn Source>,
-    /// `large` and `nullable` are set by the job.
+    /// The score columns. The job sets `large` and `nullable`.
     pub columns: Columns,
+    /// Packs documents into batches.
     pub packer: Packer,
-    /// Columns of lists that the model reads.
+    /// List columns that the model reads.
     pub lists: Vec<ListColumn>,
+    /// The documents to read.
     pub portion: Portion,
-    /// On input columns: which rows are read.
+    /// The condition on input columns for which rows are read.
     pub condition: Option<Predicate>,
+    /// The share of these rows to read.
     pub row_share: Option<RowShare>,
-    /// On input columns and scores: which rows are written.
+    /// The condition on input columns and scores for which rows are written.
     pub keep: Option<Predicate>,
+    /// What to do with rows that cannot be read or scored.
     pub on_error: OnError,
-    /// The column that histograms are made by.
+    /// The column by whose values histograms are made.
     pub by: Option<String>,
-    /// All that the scores depend on beside input, model, and what is above.
+    /// Everything else that the scores depend on, apart from input and model.
     pub settings: Value,
 }
 
-/// What is scored, by what, and how.
+/// A scoring job, checked against the columns of its input.
 pub struct Job {
+    /// Input and settings.
     pub config: JobConfig,
+    /// The score columns.
     pub columns: Columns,
-    /// The input.
+    /// The input files.
     pub files: Arc<[RowFile]>,
-    /// Digests of the files.
+    /// Digests of the input files.
     fingerprints: Vec<String>,
-    /// Of the parts of each file.
+    /// For each input file, the schema of its parts.
     pub(super) schemas: Vec<SchemaRef>,
 }
 
-/// Why a [`Job`] cannot be done.
+/// Why a [`Job`] cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     #[error(transparent)]
@@ -58,104 +64,12 @@ pub enum JobError {
     Columns(#[from] ColumnsTaken),
 }
 
-/// A span of input and its output part: what is scored as one, and again if it was not finished.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Unit {
-    /// The part's name below the outputs, `/` between the parts of it. It follows from the input's
-    /// name and the span.
-    pub part: String,
-    /// The input file, as named in the pipeline.
-    pub input: String,
-    #[serde(flatten)]
-    pub span: FileSlice,
-    /// Rows of the span, or its limit if that is less.
-    pub rows: u64,
-    /// A digest of the input file, the span, the model and the settings.
-    pub key: String,
-}
-
-/// A job divided.
-#[derive(Clone, Debug)]
-pub struct Units {
-    /// A digest of the model.
-    pub model: String,
-    /// In input order.
-    pub units: Vec<Unit>,
-}
-
-/// `manifest.json`: all units of a job. Which of them are done, their parts say.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    pub format: u32,
-    /// The version of this crate that wrote it.
-    pub version: String,
-    pub model: String,
-    pub settings: Value,
-    pub units: Vec<Unit>,
-}
-
-impl Manifest {
-    /// In what another job differs, in words; None if they are the same.
-    pub(super) fn difference(&self, other: &Manifest) -> Option<String> {
-        let named = |value: &Value| value.as_object().cloned().unwrap_or_default();
-        let (mine, theirs) = (named(&self.settings), named(&other.settings));
-        let settings: BTreeSet<&String> = mine
-            .keys()
-            .chain(theirs.keys())
-            .filter(|key| mine.get(*key) != theirs.get(*key))
-            .collect();
-        let keys = |manifest: &Manifest| -> Vec<(String, String)> {
-            manifest.units.iter().map(|unit| (unit.part.clone(), unit.key.clone())).collect()
-        };
-        if self.format != other.format || self.version != other.version {
-            Some(format!("another version of this program, {}", self.version))
-        } else if self.model != other.model {
-            Some(format!("another model, {}", self.model))
-        } else if !settings.is_empty() {
-            let settings: Vec<String> =
-                settings.into_iter().map(|key| format!("`{key}`")).collect();
-            Some(format!("other settings: {}", settings.join(", ")))
-        } else if keys(self) != keys(other) {
-            Some(self.other_input(other))
-        } else {
-            None
-        }
-    }
-
-    /// Where the units of another job's input differ.
-    fn other_input(&self, other: &Manifest) -> String {
-        let keys: BTreeMap<&str, &Unit> =
-            other.units.iter().map(|unit| (unit.part.as_str(), unit)).collect();
-        let changed = self
-            .units
-            .iter()
-            .find(|unit| keys.get(unit.part.as_str()).is_some_and(|of| of.key != unit.key));
-        let inputs = |manifest: &Manifest| {
-            manifest.units.iter().map(|unit| unit.input.clone()).collect::<BTreeSet<_>>()
-        };
-        let (mine, theirs) = (inputs(self), inputs(other));
-        let added = theirs.difference(&mine).next().map(|name| format!("{name} was added"));
-        let gone =
-            || mine.difference(&theirs).next().map(|name| format!("{name} is no longer there"));
-        let what = added.or_else(gone).unwrap_or_else(|| match changed {
-            Some(unit) => {
-                format!("{} was written again since, or another `limit` ends in it", unit.input)
-            }
-            None => "it is divided by another `part_bytes` or `limit`".to_owned(),
-        });
-        format!("other input: {what}")
-    }
-}
-
-/// Version of [`Manifest`], of a part's footer, and of what keys are made of.
-pub const FORMAT: u32 = 1;
-
 impl Job {
-    /// Checks the config against the input's columns. Reads no rows.
+    /// Checks the config against the columns of the input. Reads no rows.
     ///
     /// # Errors
-    /// If a file or column is missing, a column's type does not serve, or a file has a score's
-    /// column itself.
+    /// If a file or column is missing, a column has an unsupported type, or the input already has a
+    /// column with the name of a score.
     pub fn new(config: JobConfig) -> Result<Self, JobError> {
         config.packer.check()?;
         let files = config.source.files()?;
@@ -190,7 +104,7 @@ impl Job {
             .into());
         }
         let job = Job { config, columns, files, fingerprints, schemas };
-        // Opening checks.
+        // Opening the rows checks the request.
         let whole = (0..job.files.len()).map(|file| job.whole(file)).collect();
         open_rows(job.config.source.clone(), job.request(whole))?;
         Ok(job)
@@ -211,11 +125,11 @@ impl Job {
         }
     }
 
-    /// Divides the input into units of about `part_bytes` decoded bytes, whole row groups of one
-    /// file each.
+    /// Divides the input into units of about `part_bytes` decoded bytes. A unit is a range of whole
+    /// row groups of one file.
     ///
-    /// With a `limit`, units end with the one that has its last row; to find it, the columns are
-    /// read on which it depends whether a row is chosen. `model`: a digest of what scores.
+    /// With a `limit`, the last unit is the one with the last row. To find that row, the columns
+    /// that decide whether a row is chosen are read. `model`: a digest of the model.
     ///
     /// # Errors
     /// If rows cannot be counted.
@@ -246,7 +160,7 @@ impl Job {
                 count_rows(self.config.source.clone(), self.request(spans.clone()), limit)?;
             let mut left = limit;
             for (span, count) in spans.iter_mut().zip(counts) {
-                // What was not counted lies behind the last row.
+                // Spans that were not counted are past the last row.
                 span.limit = Some(left);
                 left = left.saturating_sub(count);
             }
@@ -270,7 +184,7 @@ impl Job {
         })
     }
 
-    /// [`Unit::key`] of a span of this job's input.
+    /// The [`Unit::key`] of a span of the input.
     fn key(&self, span: &FileSlice, model: &str) -> String {
         let key = json!({
             "format": FORMAT,
@@ -284,22 +198,22 @@ impl Job {
         blake3::hash(key.to_string().as_bytes()).to_hex()[..32].to_string()
     }
 
-    /// Whether a unit that another process divided off its job is one of this job: of the same
-    /// input, settings and model.
+    /// Whether a unit that another process made belongs to this job: its input, settings and model
+    /// are the same.
     pub fn has(&self, unit: &Unit, model: &str) -> bool {
         let file = self.files.get(unit.span.file).filter(|f| f.name == unit.input);
         file.is_some_and(|f| unit.span.groups.end <= f.groups.len())
             && self.key(&unit.span, model) == unit.key
     }
 
-    /// The span's input, and its groups unless they are all.
+    /// The name of the input file of a span, and its row groups unless they are all of the file's.
     fn named(&self, span: &FileSlice) -> (&str, Option<Range<usize>>) {
         let file = &self.files[span.file];
         (&file.name, (span.groups.len() < file.groups.len()).then(|| span.groups.clone()))
     }
 
-    /// All that a part depends on beside input, model and span. The size of batches changes no
-    /// number.
+    /// Everything that a part depends on apart from input, model and span. Scores do not depend on
+    /// the size of batches.
     fn settings(&self) -> Value {
         let config = &self.config;
         json!({
@@ -317,6 +231,7 @@ impl Job {
         })
     }
 
+    /// The manifest of the job.
     pub fn manifest(&self, units: &Units) -> Manifest {
         Manifest {
             format: FORMAT,

@@ -1,20 +1,19 @@
-//! Batch scoring: the rows of Parquet, Arrow and text files, written with a model's scores of their
-//! documents as more columns.
+//! Batch scoring: writes the rows of Parquet (or Arrow, or text) files with a model's scores of
+//! their documents.
 //!
-//! A [`Job`] holds the input, the model's settings and the columns to write. It is divided into
-//! [`Unit`]s: a unit is some row groups of one file, and the name of its output part depends on
-//! these alone. A [`Scorer`] holds the model. It scores any units of a job in any order, and writes
-//! each part under a temporary name, which it replaces by the part's own once the part is complete
-//! on the disk. A part's bytes depend on its unit alone, so a unit may be scored twice, by another
-//! process or after a kill.
+//! A [`Job`] is the input, the model and the settings. It is divided into [`Unit`]s: ranges of row
+//! groups of one file, each with an output part that is named after them. A [`Scorer`], which holds
+//! the model, scores any units of a job in any order. It writes each part under a temporary name,
+//! and renames it once all of it is on disk. The bytes of a part depend on its unit alone, so a
+//! unit may be scored again, by another process or after a kill.
 //!
-//! The parts need no list of what is done: a part's footer holds its unit's key (a digest of the
-//! input file, the model, the settings and the row groups) and the counts of its rows.
-//! [`Outputs::find`] reads which units are done; `manifest.json` lists all units. Other processes
-//! and machines can score units too: [`RemoteStep`] passes the units to them.
+//! The footer of a part holds the key of its unit (a digest of the input file, the model, the
+//! settings and the row groups) and counts of its rows. So the parts that exist record which units
+//! are done ([`Outputs::find`]), and `manifest.json` lists all units. Other processes and machines
+//! can score units too: see [`RemoteStep`].
 //!
-//! A [`BatchScorer`](crate::steps::BatchScorer) adds the same columns, to the bit, to record batches
-//! in memory.
+//! A [`BatchScorer`](crate::steps::BatchScorer) adds the same columns, bit for bit, to record
+//! batches in memory.
 
 mod columns;
 mod footer;
@@ -25,11 +24,13 @@ mod part_names;
 mod remote;
 mod scorer;
 mod summary;
+mod units;
 
-pub use columns::{Columns, ColumnsTaken, FOOTER_KEY, RowScores, Scores};
+pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
 pub use footer::Footer;
-pub use job::{Job, JobConfig, JobError, Manifest, Unit, Units};
+pub use job::{Job, JobConfig, JobError};
 pub use outputs::{MANIFEST, Outputs, refusal};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, Summary};
+pub use units::{FOOTER_KEY, Manifest, Unit, Units};

@@ -1,43 +1,40 @@
-//! Where parts are written, and which of them are there.
+//! The folder that parts are written to, and which parts it holds.
 
-use super::columns::FOOTER_KEY;
 use super::footer::Footer;
-use super::job::{Manifest, Unit};
 use super::summary::Summary;
-use blt_data::storage::{Entry, Input, Location, StorageError, abort_uploads, write_whole};
+use super::units::{Manifest, Unit};
+use blt_data::storage::{Entry, Location, StorageError, abort_uploads, write_whole};
 use blt_graph::StepError;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-/// The manifest's name in a folder of a user's, beside the parts: readers of data sets leave out
-/// names that begin with `_`.
+/// Name of the manifest in an output folder that the user chose. Readers of data sets skip names
+/// that begin with `_`.
 pub const MANIFEST: &str = "_manifest.json";
 
-/// Read of the end of a part to learn what is in it; that is most often enough.
-const FOOTER_BYTES: u64 = 64 << 10;
-/// Parts that are looked at together: on a store, each takes a request that is mostly waited for.
+/// Parts whose footers are read at the same time: in an object store, each read is a request that
+/// mostly waits.
 const READ_AT_A_TIME: usize = 32;
 
 /// Where parts are written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outputs {
-    /// The parts, under their names.
+    /// The folder of the parts.
     pub dir: Location,
-    /// What is unfinished: parts that are being written, on the same file system as a local `dir`
-    /// and not seen below it (a name that begins with `.` is not), as what a killed process
-    /// leaves is not to be taken for a part; of uploads, what is to be aborted then.
+    /// The folder of parts that are still being written. It is on the same file system as a local
+    /// `dir`, and hidden from listings of `dir` (its name begins with `.`), so that what a killed
+    /// process leaves is not taken for a part. Of uploads, it holds what to abort then.
     pub partial: PathBuf,
 }
 
 impl Outputs {
-    /// Takes a folder of a user's choice, which may hold parts of this very job and no others, and
-    /// writes the manifest into it.
+    /// Checks that a folder of the user's choice holds no files but parts of this job, and writes
+    /// the manifest into it.
     ///
     /// # Errors
-    /// If another job's manifest is there, or Parquet files that are no parts of this one; or it
-    /// cannot be read or written to.
+    /// If the folder has the manifest of another job, or Parquet files that are not parts of this
+    /// one; or if it cannot be read or written to.
     pub fn claim(&self, manifest: &Manifest) -> Result<(), StepError> {
         let other = |what: String| {
             Err(StepError::other(format!("{} holds other work: {what}", self.dir))
@@ -63,18 +60,18 @@ impl Outputs {
         }
     }
 
-    /// A Parquet file that is no part of this job.
+    /// A Parquet file in the folder that is not a part of this job.
     fn stranger(&self, manifest: &Manifest) -> Result<Option<Location>, StepError> {
         let parts: BTreeSet<Location> = manifest.units.iter().map(|unit| self.path(unit)).collect();
         let mut there = self.dir.list()?.into_iter().map(|entry| entry.location);
         Ok(there.find(|at| is_parquet(at) && !parts.contains(at)))
     }
 
-    /// Whether the folder holds this manifest and all of its parts, whole, and no other Parquet
+    /// Whether the folder holds this manifest, all of its parts complete, and no other Parquet
     /// files.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the folder cannot be read.
     pub fn are_whole(&self, manifest: &Manifest) -> Result<bool, StepError> {
         let Some(text) = self.dir.join(MANIFEST).read()? else { return Ok(false) };
         let same = serde_json::from_slice::<Manifest>(&text)
@@ -82,30 +79,31 @@ impl Outputs {
         if !same {
             return Ok(false);
         }
-        // What is wrong with a part, the run that follows tells.
+        // The run that follows reports what is wrong with a part.
         let found = self.find_all(&manifest.units);
         Ok(self.stranger(manifest)?.is_none()
             && found.is_ok_and(|found| found.iter().all(Option::is_some)))
     }
 
+    /// Where the part of `unit` is written.
     pub fn path(&self, unit: &Unit) -> Location {
         self.dir.join(&unit.part)
     }
 
-    /// What is in a unit's part, if it is done.
+    /// Reads the summary of a unit's part; `None` if the unit is not done.
     ///
     /// # Errors
-    /// If a file of its name is there that is no such part.
+    /// If a file with the part's name exists that is not the part of this unit.
     pub fn find(&self, unit: &Unit) -> Result<Option<Summary>, StepError> {
         self.path(unit).entry()?.map(|entry| self.summary(unit, &entry)).transpose()
     }
 
-    /// What is in the parts of these units, of those that are done.
+    /// Reads the summaries of the parts of `units`; `None` for each unit that is not done.
     ///
     /// # Errors
     /// As [`Outputs::find`].
     pub fn find_all(&self, units: &[Unit]) -> Result<Vec<Option<Summary>>, StepError> {
-        // One listing tells of all.
+        // One listing finds them all.
         let there: HashMap<Location, Entry> =
             self.dir.list()?.into_iter().map(|e| (e.location.clone(), e)).collect();
         let mut found = Vec::new();
@@ -132,7 +130,7 @@ impl Outputs {
 
     fn summary(&self, unit: &Unit, entry: &Entry) -> Result<Summary, StepError> {
         let path = &entry.location;
-        let footer = footer(entry)?.map_err(|e| {
+        let footer = Footer::read(entry)?.map_err(|e| {
             StepError::other(format!("{path} is not the part that an earlier run left: {e}"))
                 .help("remove it, and run again")
         })?;
@@ -147,11 +145,11 @@ impl Outputs {
         Ok(footer.summary)
     }
 
-    /// Removes what killed processes left unfinished, and aborts their uploads. No other may be at
-    /// work.
+    /// Removes the unfinished parts that killed processes left, and aborts their uploads. No other
+    /// process may be writing parts.
     ///
     /// # Errors
-    /// If the folder cannot be removed, or the store not be reached.
+    /// If the folder cannot be removed, or the object store cannot be reached.
     pub fn clear_partial(&self) -> Result<(), StepError> {
         abort_uploads(&self.partial)?;
         match std::fs::remove_dir_all(&self.partial) {
@@ -163,8 +161,11 @@ impl Outputs {
     }
 }
 
-/// Why parts cannot be written to `dir`, as far as that is known before the model is: input lies in
-/// it, or other work.
+/// Returns why parts cannot be written to `dir`, as far as that can be known before the model is
+/// built: `dir` holds some of the input, or files that `score` did not write.
+///
+/// # Errors
+/// If `dir` cannot be read.
 pub fn refusal(dir: &Location, input: &[Location]) -> Result<Option<String>, StorageError> {
     let place = |at: &Location| match at {
         Location::Local(path) => {
@@ -184,7 +185,7 @@ pub fn refusal(dir: &Location, input: &[Location]) -> Result<Option<String>, Sto
     if dir.join(MANIFEST).entry()?.is_some() {
         return Ok(None);
     }
-    let foreign = there.iter().find(|entry| !matches!(footer(entry), Ok(Ok(_))));
+    let foreign = there.iter().find(|entry| !matches!(Footer::read(entry), Ok(Ok(_))));
     Ok(foreign.map(|entry| {
         format!("{dir} holds other work: {} is no part that this program wrote", entry.location)
     }))
@@ -194,26 +195,7 @@ fn is_parquet(at: &Location) -> bool {
     at.to_string().ends_with(".parquet")
 }
 
-/// What a part's footer says of it, or why it is no part.
-fn footer(entry: &Entry) -> Result<Result<Footer, String>, StorageError> {
-    let end = entry.size.saturating_sub(FOOTER_BYTES)..entry.size;
-    let input = Input::open(entry)?.start(std::iter::once(end).collect()).wait()?;
-    let read = || -> Result<Footer, Box<dyn std::error::Error>> {
-        let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
-        let pairs = metadata.metadata().file_metadata().key_value_metadata();
-        let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
-        let text = ours
-            .and_then(|pair| pair.value.as_deref())
-            .ok_or("its footer says nothing of scores")?;
-        Ok(serde_json::from_str(text)?)
-    };
-    match read() {
-        Ok(footer) => Ok(Ok(footer)),
-        Err(e) => input.failure().map_or_else(|| Ok(Err(e.to_string())), Err),
-    }
-}
-
-/// Whether a listing leaves its part out.
+/// Whether listings leave out the part of `unit`.
 fn is_hidden(unit: &Unit) -> bool {
     unit.part.split('/').any(|name| name.starts_with('.'))
 }

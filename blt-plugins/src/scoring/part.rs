@@ -1,11 +1,11 @@
-//! A part: the Parquet file that is written for a unit, its columns first and the scores after
-//! them.
+//! Writes a part: the Parquet file of a unit, the columns of the input first, then the scores.
 
-use super::columns::{FOOTER_KEY, RowScores};
+use super::columns::RowScores;
 use super::footer::Footer;
-use super::job::{FORMAT, Job, Unit};
+use super::job::Job;
 use super::outputs::Outputs;
 use super::summary::{Summary, histogram_of};
+use super::units::{FOOTER_KEY, FORMAT, Unit};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -20,13 +20,13 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use std::hash::{BuildHasher, RandomState};
 
-/// Bytes in memory (pages, dictionaries, what is not encoded yet) after which a row group ends: it
-/// is held until then.
+/// Bytes in memory (pages, dictionaries, rows not yet encoded) at which a row group ends. The
+/// writer holds a row group in memory until it ends.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
-/// A part being written. Dropped before its end, it leaves nothing.
+/// Writes a part. If it is dropped before [`finish`](PartWriter::finish), no file is left.
 pub(super) struct PartWriter<'a> {
-    /// None once it is ended.
+    /// `None` after `finish`.
     writer: Option<ArrowWriter<Sink>>,
     job: &'a Job,
     model: &'a str,
@@ -44,19 +44,19 @@ impl<'a> PartWriter<'a> {
         outputs: &Outputs,
     ) -> Result<Self, StepError> {
         let path = outputs.path(unit);
-        // Of its own, should another process score the same unit, maybe on another machine.
+        // Unique, because another process, perhaps on another machine, may score the same unit.
         let random = RandomState::new().hash_one(std::process::id());
         let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
         let sink = Sink::create(&path, &partial).map_err(|e| failed(&path, unit, e))?;
         let schema = &job.schemas[unit.span.file];
         let mut pairs: Vec<KeyValue> =
             schema.metadata().iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
-        // A map has no order, and the same scores are to be the same file.
+        // A hash map has no order, and the same scores must give the same file.
         pairs.sort_by(|a, b| a.key.cmp(&b.key));
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_key_value_metadata(Some(pairs));
-        // Hardly any two are the same: a dictionary would hold all of them beside their pages.
+        // Few values repeat: a dictionary would hold nearly all of them once more.
         let list = |name: &str| vec![name.to_owned(), "list".into(), "item".into()];
         for path in [
             list("log_probs"),
@@ -84,6 +84,7 @@ impl<'a> PartWriter<'a> {
         failed(&self.path, self.unit, error)
     }
 
+    /// Writes rows with their scores.
     pub fn write(
         &mut self,
         rows: &RecordBatch,
@@ -103,7 +104,7 @@ impl<'a> PartWriter<'a> {
                 }
             }
             None => {
-                // A column that this file does not have is null in all of its rows.
+                // A column that this file lacks is null in all of its rows.
                 let name = config.by.is_some().then_some("null");
                 scores.iter().for_each(|row| self.summary.add(row, name, self.histogram));
             }
@@ -124,13 +125,14 @@ impl<'a> PartWriter<'a> {
         written.map_err(|e| self.failed(e))
     }
 
+    /// Counts a row group that cannot be read.
     pub fn unreadable(&mut self, group: Unreadable) {
         let Unreadable { group, rows, columns, cause } = group;
         let (input, group) = (self.unit.input.clone(), group as u64);
         self.summary.unreadable.push(UnreadableRows { input, group, rows, columns, cause });
     }
 
-    /// Ends the file, and gives it its name once all of it is on the disk.
+    /// Ends the file, and renames it to the part's name once all of it is on disk.
     pub fn finish(mut self, groups_skipped: u64) -> Result<Summary, StepError> {
         self.summary.groups_skipped = groups_skipped;
         let footer = Footer {
@@ -158,7 +160,8 @@ impl<'a> PartWriter<'a> {
 
 fn failed(path: &Location, unit: &Unit, error: impl std::fmt::Display) -> StepError {
     let said = error.to_string();
-    // What the writer passes on of a disk; and a store's error says where itself.
+    // The writer puts a prefix before errors of the disk; errors of an object store name the place
+    // themselves.
     let cause = said.strip_prefix("External: ").unwrap_or(&said);
     let cause = cause.strip_prefix(&format!("cannot write {path}: ")).unwrap_or(cause);
     StepError::other(format!("cannot write {path} (the scores of {}): {cause}", unit.input))

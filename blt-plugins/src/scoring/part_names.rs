@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Component, Path};
 
-/// The names of the parts of these spans of input. A name depends on the input's name and its row
-/// groups (None: all) alone, unless two would be the same.
+/// Names the parts of spans of input, each given as the name of the input file and its row groups
+/// (`None`: all of them). A name depends on these two alone, unless two names would be the same:
+/// then the later one gets a number.
 ///
-/// `in/a.parquet` stays `in/a.parquet` (and `s3://bucket/in/a.parquet` is `bucket/in/a.parquet`),
-/// its row groups 0 to 11 are `in/a.00000-00011.parquet`; other endings get `.parquet` after them.
-/// `..` and `/`, which lead out of the folder, are left out. A folder `lang=en` becomes `lang-en`: its
-/// value is a column of the part, and readers that also make one of the folder's name complain of
-/// two.
+/// The part of `in/a.parquet` is `in/a.parquet`; of its row groups 0 to 11,
+/// `in/a.00000-00011.parquet`; of `s3://bucket/in/a.parquet`, `bucket/in/a.parquet`; of `in/b.txt`,
+/// `in/b.txt.parquet`. Components that lead out of the folder (`..`, `/`) are dropped. A folder
+/// `lang=en` becomes `lang-en`: its value is already a column of the part, and a reader that makes
+/// another column from the folder's name would report a duplicate.
 pub fn names<'a>(
     inputs: impl IntoIterator<Item = (&'a str, Option<&'a Range<usize>>)>,
 ) -> Vec<String> {

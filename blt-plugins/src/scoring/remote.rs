@@ -1,57 +1,61 @@
 //! Units scored by other processes, on this machine or others that share its storage.
 //!
-//! The `score` step runs where it always does, and divides the work as it always does; only the
-//! units that are left to do go to a [`Scheduler`] that the program lends to it
-//! ([`Runner::lend`](blt_graph::run::Runner::lend)). The scheduler brings each [`Unit`], with the
-//! [`RemoteStep`], to some process, whose [`Worker`](crate::steps::Worker) builds the same model and job again, holds the
-//! unit's key against its own, and writes the part as this process would. Both cross as JSON.
+//! The `score` step divides the work as usual, and gives the units that are left to do to a
+//! [`Scheduler`], which the program lends to it ([`Runner::lend`](blt_graph::run::Runner::lend)).
+//! The scheduler sends each [`Unit`], with the [`RemoteStep`], to some process as JSON. There a
+//! [`Worker`](crate::steps::Worker) builds the same model and job, compares the key of the unit
+//! with its own, and writes the part as this process would.
 
-use super::job::{Unit, Units};
 use super::outputs::Outputs;
 use super::scorer::Seen;
 use super::summary::Summary;
+use super::units::{Unit, Units};
 use blt_graph::run::cpu_features;
 use blt_graph::{Earlier, StepCx, StepError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// A `score` step, as another process is told of it.
+/// A `score` step as other processes receive it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RemoteStep {
-    /// The version of this crate; a process with another does not score.
+    /// The version of this crate. A process with another version refuses the step.
     pub version: String,
     /// The pipeline as YAML, resolved to one variant and seed.
     pub pipeline: String,
+    /// The name of the variant.
     pub variant: String,
+    /// The seed.
     pub seed: u64,
-    /// What relative paths in it start from; absolute.
+    /// The absolute path that relative paths in the pipeline start from.
     pub base_dir: PathBuf,
-    /// The step's place in `run:`, from 0.
+    /// The index of the step in `run:`.
     pub index: usize,
+    /// The steps before it, which left the parameters.
     pub earlier: Vec<Earlier>,
     /// A digest of the model.
     pub model: String,
-    /// Where parts go; absolute.
+    /// Where parts are written, as absolute paths.
     pub outputs: Outputs,
 }
 
-/// What a [`Worker`](crate::steps::Worker) answers for a unit whose part is written.
+/// The answer of a [`Worker`](crate::steps::Worker) that has written the part of a unit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnitDone {
-    /// The processor, as far as it changes bits.
+    /// The features of the processor on which the last bits of scores depend.
     pub cpu_features: String,
+    /// Forward seconds of each node.
     pub seconds_by_node: BTreeMap<String, f64>,
 }
 
-/// Brings units to workers. Lent to the runner as `Rc<dyn Scheduler>`.
+/// Sends units to workers. The runner is lent one as `Rc<dyn Scheduler>`.
 pub trait Scheduler {
-    /// Has each of `units` scored by a [`Worker`](crate::steps::Worker) of `step`, in any order, again where a process or
-    /// machine was lost, and calls `done` with its place in `units` once its worker has
-    /// answered.
+    /// Has each of `units` scored by a [`Worker`](crate::steps::Worker) of `step`, in any order,
+    /// and again if a process or machine is lost. Calls `done` with the index of a unit once its
+    /// worker has answered.
     ///
     /// # Errors
-    /// What `done` answers, or why a unit cannot be scored.
+    /// Errors of `done`, or why a unit cannot be scored.
     fn score(
         &self,
         step: &RemoteStep,
@@ -81,8 +85,8 @@ impl RemoteStep {
         })
     }
 
-    /// Has units scored elsewhere: the summary of each, in their order, and seconds by node over
-    /// all workers.
+    /// Has the units `which` scored by other processes. Returns the summary of each, in their
+    /// order, and seconds by node over all workers.
     pub(crate) fn score(
         &self,
         scheduler: &dyn Scheduler,

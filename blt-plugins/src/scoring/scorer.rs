@@ -1,14 +1,15 @@
-//! Documents through the model and into parts.
+//! Scores documents with the model, and writes them into parts.
 //!
-//! Three things go on at once: threads read and pack ahead, this one computes, and one writes.
-//! Documents of many rows, and of neighbouring units, share a batch; a document's numbers do not
-//! depend on what it shares it with.
+//! Reading, computing and writing overlap: some threads read and pack ahead, this thread computes,
+//! and one thread writes. Documents of many rows, and of neighbouring units, share a batch. The
+//! scores of a document do not depend on the other documents of its batch.
 
 use super::columns::{Columns, RowScores, Scores};
-use super::job::{Job, Unit, Units};
+use super::job::Job;
 use super::outputs::Outputs;
 use super::part::PartWriter;
 use super::summary::Summary;
+use super::units::{Unit, Units};
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use crate::trained_graph::TrainedGraph;
@@ -25,49 +26,58 @@ use std::f64::consts::LN_2;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// Events of reading (batches, pieces of rows) that wait for computing.
+/// Most batches and pieces of rows that wait to be computed.
 const EVENTS_AHEAD: usize = 8;
-/// Pieces of scored rows that wait for writing.
+/// Most pieces of scored rows that wait to be written.
 const PIECES_BEHIND: usize = 3;
 
-/// The wires that scores are read from.
+/// The wires that give scores; `None` if the sub-graph has no such wire.
 #[derive(Clone, Debug)]
 pub struct Wires {
+    /// Gives `nats` and `log_probs`.
     pub loss: Option<String>,
+    /// Gives `n_patches` and `patch_lengths`.
     pub patches: Option<String>,
+    /// Gives `entropies`.
     pub entropies: Option<String>,
 }
 
-/// How far scoring is.
+/// Progress of scoring.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
+    /// Rows scored.
     pub rows: u64,
+    /// Bytes of their documents.
     pub bytes: u64,
+    /// Nats of these bytes.
     pub nats: f64,
 }
 
 impl Seen {
+    /// Bits per byte so far; `None` if there are no bytes.
     pub fn bits_per_byte(&self) -> Option<f64> {
         (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
     }
 }
 
-/// A model that is ready to score.
+/// A model that scores documents.
 pub struct Scorer {
     graph: TrainedGraph,
     wires: Wires,
 }
 
 impl Scorer {
+    /// A scorer with the model `graph`, which must have been built for `wires`.
     pub fn new(graph: TrainedGraph, wires: Wires) -> Self {
         Scorer { graph, wires }
     }
 
+    /// The model.
     pub fn graph(&self) -> &TrainedGraph {
         &self.graph
     }
 
-    /// What each node takes from now on.
+    /// Starts measuring the time and FLOPs of each node.
     pub(crate) fn profile(&self) -> Rc<NodeProfile> {
         self.graph.profile()
     }
@@ -84,10 +94,10 @@ impl Scorer {
         Computing { scorer: self, columns, on_error, waiting, seen, give }.run(events, watch)
     }
 
-    /// Scores rows that are in memory: what each row of each span is written with.
+    /// Scores rows in memory. Returns the scores of each row, by batch.
     ///
     /// # Errors
-    /// A row that cannot be read or scored, unless `on_error` says otherwise.
+    /// If a row cannot be read or scored, unless `on_error` is `null`.
     pub(crate) fn score_rows(
         &self,
         reader: Box<dyn RowReader>,
@@ -111,14 +121,13 @@ impl Scorer {
         Ok(spans)
     }
 
-    /// Scores units and writes their parts, those that are there already included. `watch` is told
-    /// how far it is, and may end it.
-    ///
-    /// Gives the summary of each, in their order.
+    /// Scores the units `which` and writes their parts. Existing parts are replaced. Calls `watch`
+    /// with the progress; an error of `watch` stops scoring. Returns the summary of each unit, in
+    /// their order.
     ///
     /// # Errors
-    /// What `watch` answers; a row that cannot be read or scored, unless the job says otherwise; a
-    /// part that cannot be written. Parts that were finished stay.
+    /// Errors of `watch`; if a row cannot be read or scored, unless the job allows it; if a part
+    /// cannot be written. Finished parts stay.
     pub fn score(
         &self,
         job: &Job,
@@ -137,14 +146,14 @@ impl Scorer {
             let of_span: Vec<&Unit> = which.iter().map(|&i| &units.units[i]).collect();
             let writing =
                 scope.spawn(move || write(job, &units.model, &of_span, outputs, &receiver));
-            // Why writing ended is told in place of this.
+            // If the writing thread fails, its error is reported in place of this one.
             let give =
                 |next| sender.send(next).map_err(|_| StepError::other("writing ended early"));
             let computed = self.compute(events, job.columns, job.config.on_error, give, watch);
             drop(sender);
             match (computed, writing.join()) {
                 (_, Err(panic)) => std::panic::resume_unwind(panic),
-                // Why the other side found nobody to write.
+                // This error is why sending failed, if it did.
                 (_, Ok(Err(error))) => Err(error),
                 (Err(error), Ok(Ok(_))) => Err(error),
                 (Ok(()), Ok(Ok(summaries))) => Ok(summaries),
@@ -185,11 +194,11 @@ fn write(
     Ok(summaries)
 }
 
-/// Rows of which documents are still to be scored.
+/// Rows with documents that have not been scored yet.
 struct OpenRows {
     rows: PackedRows,
     scores: Vec<RowScores>,
-    /// Documents whose last span was not scored yet.
+    /// Documents whose last span has not been scored yet.
     open: usize,
 }
 
@@ -211,13 +220,13 @@ struct Computing<'a, G> {
     scorer: &'a Scorer,
     columns: Columns,
     on_error: OnError,
-    /// What is to be written, in order.
+    /// Pieces to be written, in order.
     waiting: VecDeque<Stream<OpenRows>>,
     seen: Seen,
     give: G,
 }
 
-/// What the graph says of a batch.
+/// The outputs of the graph for a batch.
 struct Values {
     loss: Option<LossValue>,
     patches: Option<Rc<blt_core::patches::Patches>>,
@@ -225,14 +234,14 @@ struct Values {
 }
 
 impl Values {
-    /// Adds what a span says to its document's scores; what it has in common with the span before
-    /// is left out.
+    /// Adds the outputs of a span to the scores of its document, without the bytes that the span
+    /// before it had too.
     fn add(&self, batch: &Batch, s: usize, columns: &Columns, scores: &mut Scores) {
         let span = &batch.spans[s];
         let (start, end) = (batch.offsets[s], batch.offsets[s + 1]);
         let is_first = span.range.start + span.context == 0;
         if is_first {
-            // A list that grows is copied.
+            // Reserved at once, because a list that grows is copied.
             scores.log_probs.reserve_exact(if columns.log_probs {
                 scores.n_bytes as usize
             } else {
@@ -245,14 +254,15 @@ impl Values {
             });
         }
         if let Some(loss) = &self.loss {
-            // The nats at an id are those of the byte after it.
+            // The nats at an id belong to the byte after it.
             let nats = &loss.nats[start + span.context..end - 1];
             scores.nats += nats.iter().map(|&x| x as f64).sum::<f64>();
             if columns.log_probs {
                 scores.log_probs.extend(nats.iter().map(|x| 0.0 - x));
             }
         }
-        // The first id that counts: the document's BOS, or the first byte that no span before had.
+        // The first id that counts: BOS of the document, or the first byte that no earlier span
+        // had.
         let first = if is_first { start } else { start + 1 + span.context };
         if let Some(entropies) = self.entropies.as_ref().filter(|_| columns.entropies) {
             scores.entropies.extend_from_slice(&entropies[first..end]);
@@ -268,7 +278,7 @@ impl Values {
     }
 }
 
-/// The row of a span, looked for from place `at` on, which is moved to where it is.
+/// The row of a span. The search starts at `at`, which is moved to the row.
 fn row_of<'a>(
     waiting: &'a mut VecDeque<Stream<OpenRows>>,
     at: &mut usize,
@@ -314,7 +324,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
             match self.values(&whole) {
                 Ok(values) => return self.add(&whole, &values),
                 Err(failed) => match failed.cause::<PatchError>() {
-                    // Of the one document: the others of the batch are scored without it.
+                    // Only one document failed: the rest of the batch is scored without it.
                     Some(&PatchError::EntropyNotFinite { row, .. })
                         if self.on_error == OnError::Null =>
                     {
@@ -328,7 +338,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
         Ok(())
     }
 
-    /// What the graph says of a batch.
+    /// The outputs of the graph for a batch.
     fn values(&self, batch: &Rc<Batch>) -> Result<Values, RunFailed> {
         let Scorer { graph, wires: Wires { loss, patches, entropies } } = self.scorer;
         let entropies = entropies.as_ref().filter(|_| self.columns.entropies);
@@ -341,7 +351,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
         })
     }
 
-    /// Adds what the graph says of a batch to the rows' scores.
+    /// Adds the outputs of the graph for a batch to the scores of the rows.
     fn add(&mut self, batch: &Batch, values: &Values) -> Result<(), StepError> {
         let lengths = [
             values.loss.as_ref().map(|l| l.nats.len()),
@@ -352,7 +362,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
             return Err(StepError::other(msg)
                 .help("a loss that scores has its nats at every id, and entropies too"));
         }
-        // Spans come in the order of their rows, which wait in that order.
+        // Spans come in the order of their rows, which wait in the same order.
         let mut at = 0;
         for (s, span) in batch.spans.iter().enumerate() {
             let (open, i) = row_of(&mut self.waiting, &mut at, span)?;
@@ -361,7 +371,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
             }
             let scores = match &mut open.scores[i] {
                 RowScores::Document(scores) => scores,
-                // By a span before this one.
+                // An earlier span of the document failed.
                 RowScores::Failed(_) => continue,
                 RowScores::Null => {
                     return Err(StepError::other(format!(
@@ -384,7 +394,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
         Ok(())
     }
 
-    /// A document of a batch that cannot be scored.
+    /// Records that a document of a batch cannot be scored.
     fn fail(&mut self, batch: &Batch, row: u64) -> Result<(), StepError> {
         let mut at = 0;
         for span in batch.spans.iter().filter(|span| span.row == row) {
@@ -395,7 +405,7 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
         Ok(())
     }
 
-    /// Gives away what is scored and not behind something that is not.
+    /// Hands over scored rows that no unscored rows precede.
     fn hand_over(&mut self) -> Result<(), StepError> {
         let is_scored =
             |next: &Stream<OpenRows>| !matches!(next, Stream::Rows { rows, .. } if rows.open > 0);

@@ -1,4 +1,4 @@
-//! What is in parts, in numbers.
+//! Counts and sums of the rows in parts.
 
 use super::columns::{Columns, RowScores, Scores};
 use blt_data::RowError;
@@ -10,15 +10,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
-/// Values of the column that histograms are made by which are kept apart; rows of all others count
-/// together.
+/// Most values of the column `by` that have a histogram of their own; all others share one.
 const MOST_GROUPS: usize = 1000;
-/// Bytes of such a value, at most: more is cut off.
+/// Bytes at which such a value is cut off.
 const GROUP_NAME_BYTES: usize = 256;
-/// Under this name.
+/// Name of the group of the other values.
 const OTHERS: &str = "(others)";
 
-/// What histograms of these columns count documents by.
+/// The score that histograms of these columns are made of.
 pub fn histogram_of(columns: &Columns) -> Option<HistogramOf> {
     match (columns.nats, columns.patches) {
         (true, _) => Some(HistogramOf::BitsPerByte),
@@ -27,7 +26,7 @@ pub fn histogram_of(columns: &Columns) -> Option<HistogramOf> {
     }
 }
 
-/// The bin of a document; None if the document has no bytes.
+/// The bin of a document; `None` if the document has no bytes.
 fn bin(of: HistogramOf, scores: &Scores) -> Option<u32> {
     let value = match of {
         HistogramOf::BitsPerByte => scores.bits_per_byte()?,
@@ -37,15 +36,18 @@ fn bin(of: HistogramOf, scores: &Scores) -> Option<u32> {
     Some(((value / of.width()) as u32).min(of.bins() - 1))
 }
 
-/// Documents of one value of a column, or all.
+/// Sums over the documents with one value of a column, or over all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GroupSummary {
-    /// The empty ones included.
+    /// Documents, empty ones included.
     pub documents: u64,
+    /// Bytes of the documents.
     pub bytes: u64,
+    /// Patches, without those of BOS.
     pub patches: u64,
+    /// Negative log probability of the bytes, in nats.
     pub nats: f64,
-    /// Documents by the number of their bin.
+    /// Number of documents in each bin.
     pub bins: BTreeMap<u32, u64>,
 }
 
@@ -70,11 +72,12 @@ impl GroupSummary {
         }
     }
 
+    /// Bits per byte; `None` if there are no bytes.
     pub fn bits_per_byte(&self) -> Option<f64> {
         (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
     }
 
-    /// Sums, as far as these columns have them.
+    /// The sums that these columns have.
     fn sums(&self, columns: &Columns) -> ScoreSums {
         let bytes_per_patch =
             || (self.patches > 0).then(|| self.bytes as f64 / self.patches as f64);
@@ -99,26 +102,31 @@ impl GroupSummary {
     }
 }
 
-/// What is in a part.
+/// Counts and sums of the rows in a part.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Rows that were chosen: documents, nulls and those that failed.
+    /// Rows that were chosen: documents, nulls, and rows that failed.
     pub rows: u64,
-    /// Of them, those that were written.
+    /// Rows that were written.
     pub kept: u64,
+    /// Null documents.
     pub nulls: u64,
+    /// Documents without bytes.
     pub empty: u64,
+    /// Rows that failed, by cause.
     pub failed: BTreeMap<RowError, u64>,
+    /// Row groups that could not be read.
     pub unreadable: Vec<UnreadableRows>,
-    /// Row groups left out unread because of their statistics.
+    /// Row groups that were skipped because of their statistics.
     pub groups_skipped: u64,
+    /// Sums over all documents.
     pub all: GroupSummary,
-    /// By the values of a column.
+    /// Sums by the values of a column.
     pub by: BTreeMap<String, GroupSummary>,
 }
 
 impl Summary {
-    /// Counts a row; `group`: its value in the column that histograms are made by.
+    /// Adds a row. `group`: its value of the column `by`.
     pub fn add(&mut self, row: &RowScores, group: Option<&str>, histogram: Option<HistogramOf>) {
         self.rows += 1;
         match row {
@@ -160,7 +168,7 @@ impl Summary {
         }
     }
 
-    /// Counts and sums, as far as these columns have them.
+    /// The counts and sums that these columns have.
     ///
     /// # Errors
     /// Never: the names of causes are text.
@@ -177,7 +185,8 @@ impl Summary {
         })
     }
 
-    /// How the scores of these columns are distributed, in all and by the values of column `by`.
+    /// Histograms of the scores of these columns: of all documents, and by the values of column
+    /// `by`.
     pub fn histogram(&self, columns: &Columns, by: Option<&str>) -> Option<ScoreHistogram> {
         let of = histogram_of(columns)?;
         let groups = self.by.iter();

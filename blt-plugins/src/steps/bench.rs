@@ -15,38 +15,38 @@ use blt_report::results::{BenchResult, NodeSeconds, PhaseRate, StepResult, Train
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Measures how fast a goal is trained, evaluated and patched, where the time goes, and what memory
-/// it takes.
+/// Measures the speed of training, evaluating and patching a goal, the time of each node, and the
+/// memory of training.
 ///
-/// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept.
-/// Batches are read before the clock starts. Leaves `result.json`. `blt-run bench PIPELINE` puts
-/// this in place of a pipeline's own steps.
+/// Parameters are those that earlier steps left, or fresh ones; changes by training are not kept.
+/// Batches are read before the clock starts. Writes `result.json`. `blt-run bench PIPELINE` runs
+/// this step in place of the pipeline's own.
 #[params]
 pub struct Bench {
-    /// A loss, or any other wire (then it is not trained).
+    /// The wire to compute. It must be a loss unless `train` is false.
     pub goal: String,
-    /// Measure optimiser steps (forward, backward, AdamW) too.
+    /// Also measure optimiser steps (forward, backward, AdamW).
     #[default(true)]
     pub train: bool,
-    /// Ids in a training micro-batch.
+    /// Most ids in a micro-batch of training.
     #[default(16 * 1024)]
     pub batch_bytes: usize,
-    /// Micro-batches in an optimiser step.
+    /// Micro-batches in each optimiser step.
     #[default(1)]
     pub accumulate: usize,
-    /// As in `train`.
+    /// As in the step `train`.
     #[default(false)]
     pub recompute: bool,
-    /// Ids in a batch of evaluation and patching.
+    /// Most ids in a batch of evaluation and patching.
     #[default(32 * 1024)]
     pub evaluation_batch_bytes: usize,
     /// Timed repetitions of each phase.
     #[default(10)]
     pub repeats: usize,
-    /// Repetitions before them.
+    /// Repetitions of each phase before the timed ones.
     #[default(3)]
     pub warmup: usize,
-    /// Different batches that the repetitions take in turn.
+    /// Number of different batches; the repetitions cycle through them.
     #[default(4)]
     pub batches: usize,
 }
@@ -56,7 +56,7 @@ impl Bench {
         Request { exclude_calibration: true, ..Request::training(cx.seed(), buffer) }
     }
 
-    /// The first batches of training.
+    /// Reads the first batches of training.
     fn read(
         &self,
         cx: &StepCx,
@@ -113,13 +113,13 @@ impl Step for Bench {
         graph.prepare(cx)?;
         let machine = machine_rate(cx)?;
         let measuring = Measuring { step: self, cx, graph: &graph, machine };
-        // First, so that its memory is not measured on what evaluation left behind.
+        // Training comes first, so that its memory does not include what evaluation leaves behind.
         let training = self.train.then(|| measuring.training()).transpose()?;
         let (training, training_memory) = training.unzip();
         let batches = self.read(cx, &graph, self.evaluation_batch_bytes, self.batches)?;
-        let units: Vec<&[Rc<Batch>]> = batches.chunks(1).collect();
+        let work: Vec<&[Rc<Batch>]> = batches.chunks(1).collect();
         let forward = |name, wire: &str| {
-            measuring.phase(name, &units, |_, _, unit| measuring.forward(wire, &unit[0]))
+            measuring.phase(name, &work, |_, _, batches| measuring.forward(wire, &batches[0]))
         };
         let evaluation = forward("evaluate", &self.goal)?;
         let patches = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
@@ -169,7 +169,7 @@ struct Measuring<'a> {
 }
 
 impl Measuring<'_> {
-    /// Forward alone; the goal's nats, if it is a loss.
+    /// Runs forward, and returns the nats of the goal if it is a loss.
     fn forward(&self, goal: &str, batch: &Rc<Batch>) -> Result<Option<f64>, StepError> {
         let mut values = self.graph.run(batch, &[goal])?;
         let is_loss = self.cx.plan().goal(goal)?.is::<Loss>();
@@ -177,12 +177,12 @@ impl Measuring<'_> {
         Ok(loss.map(|loss| loss.total_nats()))
     }
 
-    /// Times `run` on the units in turn. It is given the profile, the repetition (from 0, warm-up
-    /// included) and a unit, and returns nats.
+    /// Times `run` on the elements of `work`, cycling through them. `run` gets the profile, the
+    /// number of the repetition (from 0, warm-up included) and the batches, and returns nats.
     fn phase(
         &self,
         name: &str,
-        units: &[&[Rc<Batch>]],
+        work: &[&[Rc<Batch>]],
         mut run: impl FnMut(&NodeProfile, u64, &[Rc<Batch>]) -> Result<Option<f64>, StepError>,
     ) -> Result<PhaseRate, StepError> {
         let Bench { warmup, repeats, goal, .. } = self.step;
@@ -197,13 +197,13 @@ impl Measuring<'_> {
             if repetition == *warmup {
                 profile.take();
             }
-            let unit = units[repetition % units.len()];
-            let ids: usize = unit.iter().map(|batch| batch.len()).sum();
+            let batches = work[repetition % work.len()];
+            let ids: usize = batches.iter().map(|batch| batch.len()).sum();
             let started = Instant::now();
-            let sum = run(&profile, repetition as u64, unit)?;
+            let sum = run(&profile, repetition as u64, batches)?;
             self.graph.backend().synchronize()?;
             let took = started.elapsed().as_secs_f64();
-            let counted: usize = unit.iter().map(|batch| batch.n_counted_bytes()).sum();
+            let counted: usize = batches.iter().map(|batch| batch.n_counted_bytes()).sum();
             last = sum.map(|sum| sum / counted.max(1) as f64);
             first = first.or(last);
             if repetition >= *warmup {
@@ -247,23 +247,23 @@ impl Measuring<'_> {
         })
     }
 
-    /// Optimiser steps, and the memory that they take.
+    /// Measures optimiser steps, and the memory that they take.
     fn training(&self) -> Result<(PhaseRate, TrainingMemory), StepError> {
         let (step, graph) = (self.step, self.graph);
         let batches =
             step.read(self.cx, graph, step.batch_bytes, step.accumulate * step.batches)?;
-        let units: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
+        let work: Vec<&[Rc<Batch>]> = batches.chunks(step.accumulate).collect();
         let backend = graph.backend();
         backend.recompute(step.recompute);
         let optimiser = AdamWConfig::constant(3e-4);
-        let rate = self.phase("train", &units, |profile, repetition, unit| {
+        let rate = self.phase("train", &work, |profile, repetition, batches| {
             if repetition == step.warmup as u64 {
                 backend.touch_moments(&graph.param_ids());
                 memory::reset_peak();
             }
-            let total: usize = unit.iter().map(|b| b.n_counted_bytes()).sum();
+            let total: usize = batches.iter().map(|b| b.n_counted_bytes()).sum();
             let mut nats = 0.0;
-            for batch in unit {
+            for batch in batches {
                 let share = batch.n_counted_bytes() as f64 / total as f64;
                 nats += graph.gradients(batch, &step.goal, share)?.total_nats();
             }
@@ -276,7 +276,7 @@ impl Measuring<'_> {
         })?;
         let peak = memory::peak();
         let moments: u64 = 3 * 4 * graph.n_parameters() as u64;
-        // What is resident is the host's.
+        // Resident memory is the host's, not that of a GPU.
         let on_host = backend.device() == "cpu";
         let beyond = memory::begin()
             .zip(peak)
@@ -286,5 +286,5 @@ impl Measuring<'_> {
     }
 }
 
-/// Stands beside the graph's nodes; no node has a name with a space.
+/// The name of the optimiser among those of the nodes. No node has a name with a space.
 const OPTIMISER: &str = "AdamW step";

@@ -29,7 +29,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// As in YAML.
+    /// The name in YAML.
     pub fn name(self) -> &'static str {
         match self {
             Split::All => "all",
@@ -38,6 +38,7 @@ impl Split {
         }
     }
 
+    /// The documents that it names.
     pub fn portion(self) -> Portion {
         match self {
             Split::All => Portion::All,
@@ -47,33 +48,35 @@ impl Split {
     }
 }
 
-/// Measures bits per byte on whole documents: in all, by the values of a column, and by document.
+/// Measures bits per byte on whole documents: over all of them, by the values of a column, and by
+/// document.
 ///
-/// Also patch sizes, FLOPs per byte counted from the executed shapes (allowed pairs only, by node,
-/// the entropy model's included and shown apart), the paper's closed formula beside it, and every
-/// metric node named in `metrics`. Leaves `result.json`, `documents.jsonl` (a line a document: what
-/// comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
+/// Also measures patch sizes; FLOPs per byte, counted by node from the executed shapes (attention:
+/// allowed pairs only; the entropy model is included, and reported on its own as well), next to the
+/// paper's closed formula; and every metric node named in `metrics`. Writes `result.json`,
+/// `documents.jsonl` (one line for each document, by which comparisons pair runs) and
+/// `samples.json` (texts with their patch borders and entropies).
 #[params]
 pub struct Evaluate {
-    /// The loss to measure, a wire.
+    /// The wire of the loss to measure.
     pub goal: String,
     /// Documents to read: `valid`, `train` or `all`.
     #[default(Split::Valid)]
     #[schemars(with = "String")]
     pub split: Split,
-    /// Another source node to read the documents from; the goal's own where left out.
+    /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
-    /// A column whose values are also measured apart.
+    /// A column; the documents of each of its values are also measured on their own.
     pub by: Option<String>,
-    /// Ids in a batch; changes no number.
+    /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
     pub batch_bytes: usize,
-    /// Metric nodes to compute as well, as wires.
+    /// Wires of metric nodes to compute as well.
     #[default]
     pub metrics: Vec<String>,
-    /// Read at most this many documents, the empty ones included.
+    /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
-    /// Bytes of text kept for the report from the first document of each group.
+    /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
     pub sample_bytes: usize,
 }
@@ -93,13 +96,13 @@ impl Sums {
         self.documents += 1;
     }
 
-    /// None where there is no byte to divide by.
+    /// Bits per byte; `None` if there are no bytes.
     fn bpb(&self) -> Option<f64> {
         (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
     }
 }
 
-/// A document while its spans are being measured.
+/// A document of which some spans are measured.
 #[derive(Default)]
 struct Open {
     group: Option<String>,
@@ -112,7 +115,7 @@ struct Measuring<'a> {
     step: &'a Evaluate,
     graph: &'a TrainedGraph,
     profile: Rc<NodeProfile>,
-    /// FLOPs of the patchers inside nodes before the first batch, by node.
+    /// FLOPs of patchers inside nodes before the first batch, by node.
     patcher_flops: BTreeMap<String, u64>,
     patches_wire: Option<String>,
     entropies_wire: Option<String>,
@@ -128,7 +131,7 @@ struct Measuring<'a> {
 }
 
 impl Evaluate {
-    /// The wires that are computed.
+    /// The wires to compute.
     fn computed(&self) -> Vec<&str> {
         std::iter::once(&self.goal).chain(&self.metrics).map(String::as_str).collect()
     }
@@ -185,7 +188,7 @@ impl Step for Evaluate {
         }
         check_sources(cx, &read, &request)?;
         if let Some(by) = &self.by {
-            // The rest of the request is fine, so what is wrong now is wrong with `by`.
+            // The rest of the request was checked above, so `by` is at fault.
             let request = Request { scalars: vec![by.clone()], ..request };
             for found in sources(cx.plan(), &read)? {
                 let at_by = |e| cx.refuse(&NodeError::param("by", e));
@@ -330,7 +333,7 @@ impl Measuring<'_> {
     ) -> Sample {
         let bytes = batch.bytes(s);
         let mut len = bytes.len().min(self.step.sample_bytes);
-        // End at a character, so that the report shows no torn one.
+        // End at a character border, so that the report does not show a broken character.
         while len < bytes.len() && len > 0 && bytes[len] & 0xC0 == 0x80 {
             len -= 1;
         }
@@ -343,7 +346,7 @@ impl Measuring<'_> {
                 .map(|&at| at - first)
                 .collect()
         });
-        // The entropy of byte t is what was known at the id before it.
+        // The entropy of a byte is an output at the id before it.
         let entropies = entropies.map(|e| e[first - 1..first - 1 + len].to_vec());
         Sample {
             group: None,
@@ -354,36 +357,33 @@ impl Measuring<'_> {
         }
     }
 
-    fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
-        let dir = cx.dir();
-        self.documents.sync()?;
+    /// Forward FLOPs per byte of the goal, by node, and the sum over those that only find where
+    /// patches start. Metrics cost extra; their own FLOPs are not counted.
+    fn flops(&self, plan: &Plan) -> Result<(BTreeMap<String, f64>, f64), StepError> {
         let bytes = self.total.bytes as f64;
-        let plan = cx.plan();
-        let refs = self.step.computed();
-        // What the goal costs; metrics measure it, and are no part of it.
         let goal = [self.step.goal.as_str()];
         let of_goal: BTreeSet<&str> =
             plan.needs(&goal)?.into_iter().map(|node| node.name.as_str()).collect();
         let per_node =
             self.profile.flops().into_iter().filter(|(node, _)| of_goal.contains(node.as_str()));
-        let flops_by_node: BTreeMap<String, f64> =
+        let by_node: BTreeMap<String, f64> =
             per_node.map(|(node, flops)| (node, flops as f64 / bytes)).collect();
-        // What the patcher costs beside the model: the nodes that only borders depend on.
         let behind = nodes_behind_borders(plan, &goal)?;
-        let of_nodes =
-            flops_by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
+        let of_nodes = by_node.iter().filter(|(node, _)| behind.contains(*node)).map(|(_, f)| *f);
         let inside = patcher_flops(self.graph);
         let of_parts =
             inside.iter().filter(|(node, _)| !behind.contains(*node)).map(|(node, flops)| {
                 (flops - self.patcher_flops.get(node).unwrap_or(&0)) as f64 / bytes
             });
-        let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
-        let mut parameters: BTreeMap<String, usize> = BTreeMap::new();
-        for p in self.graph.params() {
-            *parameters.entry(p.node.clone()).or_default() += p.canonical.n_elements();
-        }
-        let parameters_by_node =
-            parameters.into_iter().map(|(node, count)| (node, count.into())).collect();
+        let entropy = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
+        Ok((by_node, entropy))
+    }
+
+    fn result(&self, plan: &Plan, counts: &Counts) -> Result<EvaluateResult, StepError> {
+        let bytes = self.total.bytes as f64;
+        let refs = self.step.computed();
+        let (flops_by_node, entropy_flops) = self.flops(plan)?;
+        let parameters = self.graph.n_parameters_by_node().into_iter();
         let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
         let bytes_per_patch = patches.map(|p| bytes / p as f64);
         let span_bytes = bytes / self.spans as f64;
@@ -391,7 +391,7 @@ impl Measuring<'_> {
         let metrics = self.metrics.sums.iter();
         let lengths = self.patch_stats.histogram.iter();
         let lengths = lengths.map(|(&length, &count)| (length as u64, count.into())).collect();
-        let result = EvaluateResult {
+        Ok(EvaluateResult {
             goal: self.step.goal.clone(),
             split: self.step.split.name().to_owned(),
             by: self.step.by.clone(),
@@ -410,16 +410,22 @@ impl Measuring<'_> {
             flops_by_node,
             closed_form_flops_per_byte: closed_form_flops(plan, &refs, bytes_per_patch, span_bytes),
             parameters: self.graph.n_parameters().into(),
-            parameters_by_node,
+            parameters_by_node: parameters.map(|(node, count)| (node, count.into())).collect(),
             boundary_lookahead: boundary_lookahead(plan, &refs)?,
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
-        };
-        StepResult::Evaluate(result).write(dir)?;
+        })
+    }
+
+    /// Writes the results. `seconds`: what measuring took.
+    fn finish(mut self, cx: &StepCx, counts: &Counts, seconds: f64) -> Result<(), StepError> {
+        let dir = cx.dir();
+        self.documents.sync()?;
+        StepResult::Evaluate(self.result(cx.plan(), counts)?).write(dir)?;
         let samples: Vec<&Sample> = self.samples.values().collect();
         write_atomic(dir.join("samples.json"), serde_json::to_string(&samples)?)?;
         let timing = Timing {
-            evaluate_bytes_per_second: Some(bytes / seconds),
+            evaluate_bytes_per_second: Some(self.total.bytes as f64 / seconds),
             seconds_by_node: Some(self.profile.seconds()),
             ..Timing::default()
         };
@@ -433,7 +439,7 @@ impl Measuring<'_> {
     }
 }
 
-/// Forward FLOPs of the patchers inside nodes since the graph was built, by node.
+/// Forward FLOPs of patchers inside nodes since the graph was built, by node.
 fn patcher_flops(graph: &TrainedGraph) -> BTreeMap<String, u64> {
     let flops = graph.facilities().map(|(node, f)| (node, f.patcher_flops()));
     flops.filter(|(_, flops)| *flops > 0).collect()

@@ -1,4 +1,4 @@
-use crate::checkpoint::CHECKPOINT_DIR;
+use crate::checkpoint::{CHECKPOINT_DIR, StoredModel};
 use crate::lint::warn_untrained;
 use crate::plan_queries::{first_wire, nodes_behind_borders};
 use crate::ports::{Logits, Loss, Patches};
@@ -19,34 +19,36 @@ use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-/// Writes the model as a Hugging Face `BltForCausalLM` directory, config.json and
-/// model.safetensors, under `outputs/`.
+/// Writes the model as a Hugging Face `BltForCausalLM` directory (config.json and
+/// model.safetensors) under `outputs/`.
 ///
-/// It loads in `transformers` and, with a `Blt` node, here. A global `EntropyPatch` over a `ByteLm`
-/// goes with it, at the threshold that was given or found; with any other patcher the directory has
-/// no entropy model (`patch_in_forward: false`) and wants patches from outside. What the layout
-/// cannot say (pooling other than `max`, `cross: all`, windows that differ, a relative rule, resets
-/// at newlines) is refused before any step starts. With `verify` it is read back and scored against
-/// the pipeline's own model. Leaves `result.json`.
+/// `transformers` and the node `Blt` load such a directory. It includes the entropy model if the
+/// patcher is a global `EntropyPatch` over a `ByteLm`, with the threshold that was given or found.
+/// With any other patcher it has no entropy model (`patch_in_forward: false`), and whoever loads it
+/// must provide patches. Models that the layout cannot describe (pooling other than `max`, `cross:
+/// all`, windows that differ, a relative rule, resets at newlines) are refused before any step
+/// starts. With `verify`, the directory is read back and compared with the pipeline's own model.
+/// Writes `result.json`.
 #[params]
 pub struct Export {
-    /// The model's loss (or its logits), a wire.
+    /// The wire of the model's loss, or of its logits.
     pub goal: String,
-    /// The directory's name under `outputs/`.
+    /// Name of the directory under `outputs/`.
     #[default("hf".into())]
     pub dir: PathBuf,
-    /// Read the directory back, as a `Blt` node does, and score this many documents of the source
-    /// with both; a byte whose two scores are more than 1e-4 nats apart is an error.
+    /// Number of documents to verify the directory on: it is read back as a `Blt` node reads it,
+    /// and both models score the documents. A byte whose scores differ by more than 1e-4 nats is an
+    /// error.
     pub verify: Option<u64>,
 }
 
-/// Largest difference of a byte's score by the model that was exported and by the one read back, in
-/// nats.
+/// Largest allowed difference between the scores of a byte by the exported model and by the model
+/// read back, in nats.
 const LARGEST_DIFFERENCE: f64 = 1e-4;
-/// Ids in a batch while the directory is verified.
+/// Most ids in a batch while the directory is verified.
 const VERIFY_BATCH: usize = 32 * 1024;
 
-/// What the model that was read back scores.
+/// Scores of the model that was read back.
 #[derive(Default)]
 struct Verified {
     nats: f64,
@@ -60,7 +62,8 @@ impl Export {
         NodeError::param("goal", format!("`{}` is not the loss of a BLT model: {error}", self.goal))
     }
 
-    /// Reads `dir` back and scores documents with it and with the pipeline's own model.
+    /// Reads `dir` back, and compares its scores of documents with those of the pipeline's own
+    /// model.
     fn verify(
         &self,
         cx: &StepCx,
@@ -99,7 +102,7 @@ impl Export {
                     values.take::<Patches>(wire)?
                 }
             };
-            // EOS, where the goal scores it, is not compared.
+            // EOS, which some goals score, is not compared.
             let targets = next_byte_targets(&batch, false);
             let read_back = model.forward(session, &batch, &patches)?.loss(session, &targets)?;
             verified.patches +=
@@ -109,7 +112,7 @@ impl Export {
                     verified.bytes += 1;
                     verified.nats += a as f64;
                     let difference = (a as f64 - b as f64).abs();
-                    // NaN is not small either.
+                    // NaN fails every comparison, and must count as large.
                     if difference.is_nan() || difference > verified.largest_difference {
                         verified.largest_difference = difference;
                     }
@@ -131,7 +134,7 @@ impl Export {
         .help("the directory is not the model; please report this with the pipeline"))
     }
 
-    /// All that the layout cannot say, in one error.
+    /// One error for everything that the layout cannot describe.
     fn refused(&self, refused: &[Unsupported]) -> NodeError {
         let list: Vec<String> = refused.iter().map(Unsupported::to_string).collect();
         let msg = format!(
@@ -140,6 +143,90 @@ impl Export {
             list.join("; ")
         );
         NodeError::param("goal", msg)
+    }
+
+    /// The model of `graph`, and its `config.json`.
+    fn model(
+        &self,
+        cx: &StepCx,
+        graph: &TrainedGraph,
+    ) -> Result<(StoredModel, HfConfig), StepError> {
+        let not_a_model = |error| cx.refuse(&self.not_a_model(error));
+        let model = graph.model().map_err(not_a_model)?;
+        let config = HfConfig::from_model(&model.shape)
+            .map_err(|refused| cx.refuse(&self.refused(&refused)))?;
+        // The directory would lack the parameters of other nodes. It may lack those of nodes that
+        // only find where patches start.
+        let behind = nodes_behind_borders(cx.plan(), &[&self.goal])?;
+        let foreign = |node: &String| !model.nodes.contains(node) && !behind.contains(node);
+        if let Some(node) = graph.params().iter().map(|p| &p.node).find(|node| foreign(node)) {
+            let kind = cx.plan().node(node).map_or("", |n| n.entry.name);
+            return Err(not_a_model(NotBlt::ForeignParams { node: node.clone(), kind }));
+        }
+        Ok((model, config))
+    }
+
+    /// The parameters of the model, by name.
+    fn params<'a>(
+        &self,
+        graph: &'a TrainedGraph,
+        model: &StoredModel,
+        config: &HfConfig,
+    ) -> Result<BTreeMap<&'a str, ParamId>, StepError> {
+        let of_model = graph.params().iter().filter(|p| model.nodes.contains(&p.node));
+        let ids: BTreeMap<&str, ParamId> =
+            of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
+        // The layout lists the hash table of a model without hash functions; it has no rows.
+        let missing = config
+            .parameters()
+            .into_iter()
+            .find(|s| !ids.contains_key(s.name.as_str()) && !s.shape.contains(&0));
+        match missing {
+            None => Ok(ids),
+            Some(missing) => Err(StepError::other(format!(
+                "no node of `{}` has the parameter `{}`",
+                self.goal, missing.name
+            ))),
+        }
+    }
+
+    /// Writes the results.
+    fn finish(
+        &self,
+        cx: &StepCx,
+        config: &HfConfig,
+        verified: Option<Verified>,
+    ) -> Result<(), StepError> {
+        let specs = config.parameters();
+        let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
+        let read_back = verified.as_ref().map(|verified| ReadBack {
+            bpb: verified.nats / LN_2 / verified.bytes as f64,
+            bytes: verified.bytes,
+            patches: verified.patches,
+            largest_difference: verified.largest_difference,
+        });
+        let result = ExportResult {
+            goal: self.goal.clone(),
+            directory: Path::new("outputs").join(&self.dir),
+            tensors: specs.len() as u64,
+            parameters: parameters as u64,
+            patch_in_forward: config.patching.is_some(),
+            threshold: config.patching.as_ref().map(|p| p.threshold),
+            read_back,
+        };
+        StepResult::Export(result).write(cx.dir())?;
+        let patcher = if config.patching.is_some() {
+            "with its entropy model"
+        } else {
+            "patches come from outside"
+        };
+        let verified =
+            verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
+        cx.progress().finish(&format!(
+            "{parameters} parameters in {} tensors, {patcher}{verified}",
+            specs.len()
+        ));
+        Ok(())
     }
 }
 
@@ -180,7 +267,7 @@ impl Step for Export {
                 .help("a name such as `hf`; absolute paths and `..` lead elsewhere"));
         }
         match recognise::find(plan, &plan.needs(&[&self.goal])?).map_err(|e| self.not_a_model(e))? {
-            // Its shape is known when its files are opened, in `depends`.
+            // The shape is known once the files are opened, in `depends`.
             Found::Whole(_) => Ok(()),
             Found::Parts(parts) => match HfConfig::from_model(&parts.shape) {
                 Ok(_) => Ok(()),
@@ -202,25 +289,14 @@ impl Step for Export {
                 .map_err(|refused| at_goal(self.refused(&refused)))?;
         }
         warn_untrained(cx)?;
-        // A threshold that no step before has found is found on the data.
+        // A threshold that no earlier step found is found on the data.
         fingerprints(cx, &[&self.goal])
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
-        let at_goal = |error: NodeError| cx.refuse(&error);
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
         graph.prepare(cx)?;
-        let model = graph.model().map_err(|e| at_goal(self.not_a_model(e)))?;
-        let config = HfConfig::from_model(&model.shape)
-            .map_err(|refused| at_goal(self.refused(&refused)))?;
-        let behind = nodes_behind_borders(cx.plan(), &[&self.goal])?;
-        // Parameters of other nodes would be left behind. Those that make the patches may be.
-        let foreign = |node: &String| !model.nodes.contains(node) && !behind.contains(node);
-        if let Some(node) = graph.params().iter().map(|p| &p.node).find(|node| foreign(node)) {
-            let kind = cx.plan().node(node).map_or("", |n| n.entry.name);
-            let error = NotBlt::ForeignParams { node: node.clone(), kind };
-            return Err(at_goal(self.not_a_model(error)));
-        }
+        let (model, config) = self.model(cx, &graph)?;
         let trained = cx.earlier().iter().any(|step| step.dir.join(CHECKPOINT_DIR).is_dir());
         let from_files = graph.facilities().any(|(_, f)| f.whole_model().is_some());
         if !trained && !from_files {
@@ -229,52 +305,12 @@ impl Step for Export {
                 self.goal
             ));
         }
-        let of_model = graph.params().iter().filter(|p| model.nodes.contains(&p.node));
-        let ids: BTreeMap<&str, ParamId> =
-            of_model.map(|p| (p.canonical.name.as_str(), p.canonical.id)).collect();
-        let specs = config.parameters();
-        // The layout lists the hash table of a model without hash functions; it has no rows.
-        let missing =
-            specs.iter().find(|s| !ids.contains_key(s.name.as_str()) && !s.shape.contains(&0));
-        if let Some(missing) = missing {
-            return Err(StepError::other(format!(
-                "no node of `{}` has the parameter `{}`",
-                self.goal, missing.name
-            )));
-        }
+        let ids = self.params(&graph, &model, &config)?;
         cx.progress().start(&format!("export {}", self.goal), None);
         let dir = cx.dir().join("outputs").join(&self.dir);
         write_directory(&dir, &config, |name| graph.backend().read_param(ids[name]))?;
-        let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
         let verified =
             self.verify.map(|documents| self.verify(cx, &graph, &dir, documents)).transpose()?;
-        let read_back = verified.as_ref().map(|verified| ReadBack {
-            bpb: verified.nats / LN_2 / verified.bytes as f64,
-            bytes: verified.bytes,
-            patches: verified.patches,
-            largest_difference: verified.largest_difference,
-        });
-        let result = ExportResult {
-            goal: self.goal.clone(),
-            directory: Path::new("outputs").join(&self.dir),
-            tensors: specs.len() as u64,
-            parameters: parameters as u64,
-            patch_in_forward: config.patching.is_some(),
-            threshold: config.patching.as_ref().map(|p| p.threshold),
-            read_back,
-        };
-        StepResult::Export(result).write(cx.dir())?;
-        let patcher = if config.patching.is_some() {
-            "with its entropy model"
-        } else {
-            "patches come from outside"
-        };
-        let verified =
-            verified.map_or(String::new(), |v| format!(", verified on {} bytes", v.bytes));
-        cx.progress().finish(&format!(
-            "{parameters} parameters in {} tensors, {patcher}{verified}",
-            specs.len()
-        ));
-        Ok(())
+        self.finish(cx, &config, verified)
     }
 }

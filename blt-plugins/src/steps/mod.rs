@@ -4,10 +4,14 @@ mod bench;
 mod evaluate;
 mod export;
 mod score;
+mod score_batches;
+mod score_worker;
 mod train;
 
 pub use bench::Bench;
 pub use evaluate::{Evaluate, Split};
 pub use export::Export;
-pub use score::{BatchOptions, BatchScorer, Emit, Score, Worker};
+pub use score::{Emit, Score};
+pub use score_batches::{BatchOptions, BatchScorer};
+pub use score_worker::Worker;
 pub use train::Train;

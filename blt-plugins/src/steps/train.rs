@@ -3,7 +3,8 @@ use crate::device::backend;
 use crate::lint::warn_untrained;
 use crate::ports::Loss;
 use crate::sources::{check_sources, fingerprints};
-use crate::trained_graph::{Batches, TrainedGraph};
+use crate::trained_graph::TrainedGraph;
+use crate::trained_graph::reading::Batches;
 use blt_core::bytes::Batch;
 use blt_core::optim::{AdamWConfig, Decay};
 use blt_data::{BatchState, Request};
@@ -19,30 +20,30 @@ use std::time::Instant;
 /// Trains the parameters that have a gradient path to `goal`, with AdamW (decoupled decay), linear
 /// warm-up and cosine decay.
 ///
-/// Before the first step, nodes learn what they must know before training (a threshold for
-/// `bytes_per_patch`, a tokenizer); it is frozen then. Documents are shuffled by the pipeline's
-/// seed while they stream. Leaves `checkpoints/final`.
+/// Before the first optimiser step, nodes learn thresholds (for `bytes_per_patch`) and tokenizers,
+/// which stay fixed from then on. Documents are shuffled with the pipeline's seed while they are
+/// read. Writes `checkpoints/final`.
 #[params]
 pub struct Train {
-    /// The loss to minimise, a wire.
+    /// The wire of the loss to minimise.
     pub goal: String,
-    /// Optimiser steps.
+    /// Number of optimiser steps.
     pub steps: u64,
-    /// Ids in a micro-batch (bytes, and one BOS a span), at most; a span that is longer is a
-    /// micro-batch of its own, so the source's `span_bytes` should be below it.
+    /// Most ids in a micro-batch (the bytes, and one BOS for each span). A longer span becomes a
+    /// micro-batch of its own, so the source's `span_bytes` should be smaller.
     pub batch_bytes: usize,
-    /// Micro-batches in an optimiser step.
+    /// Micro-batches in each optimiser step.
     #[default(1)]
     pub accumulate: usize,
     /// Peak learning rate.
     pub lr: f64,
-    /// Steps of linear warm-up; a tenth of `steps` where left out.
+    /// Optimiser steps of linear warm-up; a tenth of `steps` by default.
     pub warmup: Option<u64>,
     /// After warm-up: `cosine` (down to `min_lr`) or `constant`.
     #[default(Decay::Cosine)]
     #[schemars(with = "String")]
     pub decay: Decay,
-    /// Share of `lr` that the cosine ends at.
+    /// Learning rate at the end of the cosine, as a share of `lr`.
     #[default(0.1)]
     pub min_lr: f64,
     /// AdamW's decoupled weight decay.
@@ -54,35 +55,36 @@ pub struct Train {
     /// AdamW's epsilon.
     #[default(1e-8)]
     pub eps: f64,
-    /// Largest global norm of the gradient; null: no clipping.
+    /// Largest global norm of the gradient; null turns clipping off.
     #[default(Some(1.0))]
     pub clip: Option<f64>,
-    /// Steps between checkpoints: what a kill loses at most.
+    /// Optimiser steps between checkpoints, the most that a killed run loses.
     #[default(100)]
     pub checkpoint_every: u64,
-    /// Steps between lines of metrics.jsonl.
+    /// Optimiser steps between lines of metrics.jsonl.
     #[default(10)]
     pub log_every: u64,
-    /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass:
-    /// less memory, about a third more time, the same bits. (`--path reference` keeps
-    /// everything.)
+    /// Keep only the inputs of transformer blocks, and compute the rest again in the backward pass.
+    /// This takes less memory and about a third more time, and gives the same bits. (`--path
+    /// reference` ignores it.)
     #[default(false)]
     pub recompute: bool,
-    /// A checkpoint directory to continue from: parameters, moments, thresholds and tokenizers.
+    /// The checkpoint directory to continue from: it gives parameters, moments, thresholds and
+    /// tokenizers.
     pub from: Option<PathBuf>,
 }
 
-/// The training loop's state in a checkpoint that a run resumes from.
+/// State of the training loop, in a checkpoint that a run can resume from.
 #[derive(Serialize, Deserialize)]
 struct Progress {
     step: u64,
-    /// The reader's place.
+    /// The position of the reader of documents.
     data: BatchState,
     /// Bytes trained on.
     bytes: u64,
-    /// Sums since the last line of metrics.
+    /// Sums since the last line of metrics.jsonl.
     window: Window,
-    /// Lines of metrics.jsonl and timings.jsonl that belong to this state.
+    /// Lines of metrics.jsonl and timings.jsonl written up to this state.
     metrics_lines: u64,
     timings_lines: u64,
 }
@@ -165,7 +167,7 @@ impl Step for Train {
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
         backend(cx)?;
-        // The shuffle's settings do not bear on what is checked.
+        // The check does not depend on the shuffle buffer.
         check_sources(
             cx,
             &[&self.goal],
@@ -175,7 +177,7 @@ impl Step for Train {
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
             let digests = checkpoint::digests(&cx.base_dir().join(from));
-            let digests = digests.map_err(|e| at_from(cx, e))?;
+            let digests = digests.map_err(|e| cx.refuse(&e.at_param("from")))?;
             on.extend(digests.iter().map(|digest| format!("from {digest}")));
         }
         Ok(on)
@@ -218,21 +220,21 @@ impl Step for Train {
     }
 }
 
-/// Reads all of a checkpoint: parameters, moments, and the training loop's state.
+/// Reads parameters and moments from a checkpoint, and returns the state of the training loop.
 fn restore(graph: &mut TrainedGraph, dir: &Path) -> Result<Option<serde_json::Value>, StepError> {
     let training = graph.restore(dir, true)?;
     graph.restore_moments(dir)?;
     Ok(training)
 }
 
-/// A [`Train`] step under way.
+/// A running [`Train`] step.
 struct Training<'a> {
     train: &'a Train,
     cx: &'a StepCx<'a>,
     graph: &'a TrainedGraph,
     batches: Batches<'a>,
     optimiser: AdamWConfig,
-    /// Optimiser steps behind the parameters before the first step of this training.
+    /// Optimiser steps that led to the parameters before this training began.
     t0: u64,
     state: Progress,
     metrics: JsonLines,
@@ -240,7 +242,7 @@ struct Training<'a> {
     started: Instant,
     /// Bytes trained on before `started`.
     first_bytes: u64,
-    /// When the last line of metrics was written, and the bytes trained on then.
+    /// When the last line of metrics.jsonl was written, and the bytes trained on by then.
     clock: (Instant, u64),
 }
 
@@ -285,7 +287,7 @@ impl<'a> Training<'a> {
             if step.is_multiple_of(log_every) || step == steps {
                 self.log()?;
             }
-            // After the last step there is nothing to save but the result.
+            // After the last optimiser step, only the result is saved.
             let stop = self.cx.interrupted() && step < steps;
             if stop || step < steps && step.is_multiple_of(checkpoint_every) {
                 self.save(resume)?;
@@ -297,7 +299,7 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// One optimiser step.
+    /// Makes one optimiser step.
     fn step(&mut self) -> Result<(), StepError> {
         let (goal, step) = (&self.train.goal, self.state.step + 1);
         let not_finite = |what: &str| {
@@ -328,7 +330,7 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Writes a line of metrics and one of timings.
+    /// Writes a line of metrics.jsonl and one of timings.jsonl.
     fn log(&mut self) -> Result<(), StepError> {
         let (goal, Progress { step, bytes, .. }) = (&self.train.goal, &self.state);
         let (step, bytes) = (*step, *bytes);
@@ -391,7 +393,7 @@ impl<'a> Training<'a> {
     }
 }
 
-/// An error of the checkpoint that `from` names, pointing there.
+/// Points an error of the checkpoint that `from` names at `from`.
 fn at_from(cx: &StepCx, error: StepError) -> StepError {
     let StepError::Failed { error, help } = error else { return error };
     let error = NodeError::param("from", error);
@@ -405,8 +407,8 @@ fn at_from(cx: &StepCx, error: StepError) -> StepError {
 mod tests {
     use super::Window;
 
-    /// Numbers of seventeen digits are where a hasty reader of JSON is off by a bit, and a resumed
-    /// run with it.
+    /// A fast but inexact JSON parser gets the last bit of 17-digit numbers wrong; a resumed run
+    /// would then differ.
     #[test]
     fn what_a_checkpoint_records_comes_back_to_the_bit() {
         let mut nats = 0.1f64;

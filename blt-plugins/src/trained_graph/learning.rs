@@ -1,4 +1,4 @@
-//! What nodes learn from documents before training.
+//! Lets nodes learn from documents before training.
 
 use super::TrainedGraph;
 use super::reading::only;
@@ -9,15 +9,15 @@ use blt_graph::{StepCx, StepError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Ids in a batch while nodes learn.
+/// Most ids in a batch while nodes learn.
 const PREPARE_BATCH: usize = 32 * 1024;
 
 impl TrainedGraph {
-    /// Lets every node that has something to learn learn it, in graph order: a later node may run
-    /// on an earlier one's output.
+    /// Lets every node that implements [`Prepare`] learn from documents, in graph order, because a
+    /// later node may read the output of an earlier one.
     ///
     /// # Errors
-    /// What reading, running or learning answers; [`StepError::Interrupted`].
+    /// If reading, running or learning fails; [`StepError::Interrupted`].
     pub fn prepare(&mut self, cx: &StepCx) -> Result<(), StepError> {
         for (node, facilities) in facilities::of_graph(&self.live) {
             if let Some(prepare) = facilities.prepare() {
@@ -38,7 +38,7 @@ impl TrainedGraph {
         let names = source_nodes(self.live.plan(), &[&node])?;
         let sources = self.sources.iter().filter(|source| names.contains(&&*source.node));
         let source = only(sources.collect(), &[&*node])?;
-        // In the order of training: files may be sorted by domain.
+        // Shuffled as in training, because files may be sorted by domain.
         let order = Order::Shuffled { seed: cx.seed(), buffer: source.handle.shuffle_buffer };
         let request = Request { exclude_calibration: true, order, ..Request::portion(portion) };
         let packer = Packer::new(source.handle.span_bytes, PREPARE_BATCH)?;
@@ -65,7 +65,7 @@ impl TrainedGraph {
         Ok(())
     }
 
-    /// What nodes learned before training, as results.json holds it.
+    /// What nodes learned before training, as results.json shows it.
     pub fn prepared_summary(&self) -> BTreeMap<String, Value> {
         let summary = |(node, learned): (&String, &Value)| {
             Some((node.clone(), self.with_prepare(node, |p| p.summary(learned))?))
@@ -84,7 +84,7 @@ impl TrainedGraph {
     }
 }
 
-/// `threshold 1.3354, bytes_per_patch 6.01` of an object of numbers.
+/// The numbers in an object, as `threshold 1.3354, bytes_per_patch 6.01`.
 fn brief(value: &Value) -> String {
     let field = |(key, value): (&String, &Value)| {
         value.as_f64().map(|v| format!("{key} {}", (v * 1e4).round() / 1e4))

@@ -1,10 +1,8 @@
-//! [`TrainedGraph`]: the floor that steps stand on.
+//! [`TrainedGraph`]: the built graph that steps train, measure and score with.
 
 mod learning;
-mod reading;
+pub mod reading;
 mod stored;
-
-pub use reading::Batches;
 
 use crate::checkpoint::CHECKPOINT_DIR;
 use crate::device::{self, backend};
@@ -23,7 +21,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The sub-graph of a step's goals, built on the step's backend and ready to run: its parameters
+/// The sub-graph of a step's goals, built on the step's backend and ready to run. Its parameters
 /// are those that earlier steps left, or fresh ones.
 ///
 /// A step that trains:
@@ -48,7 +46,7 @@ use std::rc::Rc;
 /// # }
 /// ```
 ///
-/// A step that scores calls [`run`](TrainedGraph::run) or [`get`](TrainedGraph::get) on each batch
+/// A step that scores calls [`run`](TrainedGraph::run) or [`get`](TrainedGraph::get) for each batch
 /// instead.
 pub struct TrainedGraph {
     live: Live,
@@ -58,12 +56,12 @@ pub struct TrainedGraph {
     params: Vec<NodeParam>,
     /// The sources of the graph, in graph order.
     sources: Vec<DocumentSource>,
-    /// What documents are read from in place of the graph's only source.
+    /// The source to read documents from in place of the graph's only source.
     read_from: Option<DocumentSource>,
-    /// What nodes learned, by node.
+    /// What nodes learned before training, by node.
     learned: BTreeMap<String, Value>,
     t: u64,
-    /// Whether parameters were read from a checkpoint of an earlier step.
+    /// Whether parameters were read from a checkpoint.
     trained: bool,
     profile: RefCell<Option<Rc<NodeProfile>>>,
 }
@@ -72,19 +70,18 @@ pub struct TrainedGraph {
 pub struct NodeParam {
     /// The node's name.
     pub node: String,
-    /// Under the name that the model gives it.
+    /// The parameter with its name in the model.
     pub canonical: NamedParam,
-    /// Under the name that checkpoints write.
+    /// The parameter with its name in checkpoints.
     pub stored: NamedParam,
 }
 
 impl TrainedGraph {
-    /// Builds the sub-graph of `goals` and reads parameters, and what nodes learned, from the
-    /// checkpoints of earlier steps.
+    /// Builds the sub-graph of `goals`, and reads parameters and learned values of its nodes from
+    /// the checkpoints of earlier steps.
     ///
     /// # Errors
-    /// What a node answers while it is built, a device that is not there, a checkpoint that cannot
-    /// be read.
+    /// If a node cannot be built, the device does not exist, or a checkpoint cannot be read.
     pub fn build(cx: &StepCx, goals: &[&str]) -> Result<Self, StepError> {
         let mut world = World::new();
         let session = world.insert(Session::new(backend(cx)?));
@@ -115,8 +112,8 @@ impl TrainedGraph {
                 graph.restore(&dir, false)?;
             }
         }
-        // Only a step that continues a training counts on from its steps, and it restores that
-        // training's checkpoint itself.
+        // Only a step that continues a training continues its count of steps. Such a step restores
+        // the checkpoint itself.
         graph.t = 0;
         Ok(graph)
     }
@@ -124,12 +121,13 @@ impl TrainedGraph {
     /// Computes `goals` on a batch of the graph's only source.
     ///
     /// # Errors
-    /// What a node answers, pointing at it; a goal that the graph was not built for.
+    /// If a node fails (the error points at the node), or the graph was not built for a goal.
     pub fn run<S: AsRef<str>>(&self, batch: &Rc<Batch>, goals: &[S]) -> Result<Outputs, RunFailed> {
         self.run_given(&[(&self.own_source()?.node, batch.clone())], goals)
     }
 
-    /// Computes `goals` on a batch for each source that they read, by the source's node.
+    /// Computes `goals` on several batches, one for each source that they read, given by the name
+    /// of the source's node.
     ///
     /// # Errors
     /// As [`run`](TrainedGraph::run).
@@ -148,14 +146,15 @@ impl TrainedGraph {
     /// Computes one goal on a batch of the graph's only source.
     ///
     /// # Errors
-    /// As [`run`](TrainedGraph::run), and if the goal is not of port type `P`.
+    /// As [`run`](TrainedGraph::run); also if the goal is not of port type `P`.
     pub fn get<P: Port>(&self, batch: &Rc<Batch>, goal: &str) -> Result<P::Value, StepError> {
         Ok(self.run(batch, &[goal])?.take::<P>(goal)?)
     }
 
     /// Computes the loss `goal` on a batch, and adds its gradient, times `share`, to the gradients
-    /// of all parameters that it depends on. `share`: the share of the batch in its optimiser step,
-    /// 1 if it is alone, so that micro-batches add up to the gradient of their mean.
+    /// of all parameters that it depends on. `share` is the batch's share of its optimiser step: 1
+    /// for a single batch, and less for micro-batches, whose gradients then add up to the gradient
+    /// of their mean.
     ///
     /// # Errors
     /// As [`get`](TrainedGraph::get).
@@ -181,10 +180,11 @@ impl TrainedGraph {
         }
     }
 
-    /// Updates the parameters by the gradients added up so far, and clears these. `step` places the
-    /// learning rate and `t` Adam's bias correction, both from 1; they differ where a training
-    /// continues another ([`t`](TrainedGraph::t)). Returns the norm of the gradient before
-    /// clipping.
+    /// Updates the parameters with the gradients added so far, and clears the gradients. Returns
+    /// the global norm of the gradient before clipping.
+    ///
+    /// `step` determines the learning rate, and `t` Adam's bias correction. Both count from 1. They
+    /// differ if a training continues another one ([`t`](TrainedGraph::t)).
     ///
     /// # Errors
     /// If the device fails.
@@ -192,7 +192,7 @@ impl TrainedGraph {
         optimiser.step(self.backend(), &self.param_ids(), step, t).map_err(device::failed)
     }
 
-    /// Measures time and FLOPs of each node from now on, backward included.
+    /// Starts measuring the time and FLOPs of each node, backward included.
     pub fn profile(&self) -> Rc<NodeProfile> {
         let profile = Rc::new(NodeProfile::new(self.session.clone()));
         self.live.observe(profile.clone());
@@ -200,11 +200,11 @@ impl TrainedGraph {
         profile
     }
 
-    /// Asks the nodes whether what they were run on makes sense; called at the end of a step,
-    /// before its results count.
+    /// Lets nodes check the data that they were run on
+    /// ([`Facilities::check_end`]). A step calls this before it writes its results.
     ///
     /// # Errors
-    /// The first node's objection, pointing at the node.
+    /// The first error of a node, pointing at the node.
     pub fn check_end(&self) -> Result<(), StepError> {
         for (node, facilities) in facilities::of_graph(&self.live) {
             facilities
@@ -214,12 +214,12 @@ impl TrainedGraph {
         Ok(())
     }
 
-    /// The nodes built, each after those that it reads from.
+    /// The names of the nodes, in graph order: each after the nodes that it reads from.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
         self.live.nodes()
     }
 
-    /// All that nodes provide, with the names of the nodes, in graph order.
+    /// Everything that nodes provide, with the names of the nodes, in graph order.
     pub fn facilities(&self) -> impl Iterator<Item = (String, Rc<dyn Facilities>)> {
         facilities::of_graph(&self.live)
     }
@@ -239,25 +239,34 @@ impl TrainedGraph {
         &self.params
     }
 
-    /// Every parameter as the backend knows it, in graph order.
+    /// The backend's id of every parameter, in graph order.
     pub fn param_ids(&self) -> Vec<ParamId> {
         self.params.iter().map(|p| p.canonical.id).collect()
     }
 
-    /// How many numbers the parameters are.
+    /// The number of elements in all parameters.
     pub fn n_parameters(&self) -> usize {
         self.params.iter().map(|p| p.canonical.n_elements()).sum()
     }
 
-    /// Optimiser steps behind the parameters, as the checkpoint restored last counts them; 0 if
-    /// only those of earlier steps were read.
+    /// The number of elements in the parameters of each node that has any.
+    pub fn n_parameters_by_node(&self) -> BTreeMap<String, usize> {
+        let mut by_node = BTreeMap::new();
+        for p in &self.params {
+            *by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
+        }
+        by_node
+    }
+
+    /// The number of optimiser steps that led to the parameters, as recorded in the checkpoint that
+    /// was restored last; 0 if none was restored since the graph was built.
     pub fn t(&self) -> u64 {
         self.t
     }
 }
 
-/// The parameters of all nodes. Checkpoints write canonical names, with the node in front where two
-/// nodes claim the same.
+/// The parameters of all nodes. In checkpoints they have their canonical names, with the name of
+/// the node in front where several nodes have a parameter of the same name.
 fn node_params(live: &Live) -> Vec<NodeParam> {
     let sets: Vec<_> = facilities::of_graph(live).collect();
     let params = || sets.iter().flat_map(|(node, f)| f.params().iter().map(move |p| (node, p)));

@@ -1,4 +1,4 @@
-//! The documents of a graph's sources, as batches.
+//! Reads batches of documents from a graph's sources.
 
 use super::TrainedGraph;
 use crate::facilities;
@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 impl TrainedGraph {
-    /// Reads documents from the source node `source` from now on, if one is given, in place of the
-    /// graph's own; their batches are still given to the graph's own.
+    /// Makes `source`, if given, the source node that documents are read from. Their batches are
+    /// still given to the graph's own source node.
     ///
     /// # Errors
-    /// If that node is no source of documents.
+    /// If that node is not a source of documents.
     pub fn read_from(&mut self, cx: &StepCx, source: Option<&str>) -> Result<(), StepError> {
         if let Some(node) = source {
             let found = sources(cx.plan(), &[node])?.pop().ok_or_else(|| {
@@ -26,11 +26,11 @@ impl TrainedGraph {
         Ok(())
     }
 
-    /// The source that documents are read from: the graph's only one, or the one that
-    /// [`read_from`](TrainedGraph::read_from) named.
+    /// The source that documents are read from: the graph's only source, or the one that was given
+    /// to [`read_from`](TrainedGraph::read_from).
     ///
     /// # Errors
-    /// If the graph has none, or several: then see [`sources`](TrainedGraph::sources).
+    /// If the graph has no source, or several; [`sources`](TrainedGraph::sources) returns them all.
     pub fn source(&self) -> Result<&DocumentSource, StepError> {
         match &self.read_from {
             Some(source) => Ok(source),
@@ -47,7 +47,7 @@ impl TrainedGraph {
         only(self.sources.iter().collect(), &self.goals)
     }
 
-    /// List columns that nodes read beside the bytes.
+    /// The list columns that nodes read in addition to the bytes.
     pub fn lists(&self) -> Vec<ListColumn> {
         let mut lists: Vec<ListColumn> = Vec::new();
         for (_, facilities) in facilities::of_graph(&self.live) {
@@ -56,8 +56,8 @@ impl TrainedGraph {
         lists
     }
 
-    /// Batches of documents of the [`source`](TrainedGraph::source), of `batch_bytes` ids each at
-    /// most, with the list columns that nodes read.
+    /// Opens the documents of the [`source`](TrainedGraph::source) as batches of at most
+    /// `batch_bytes` ids, with the list columns that nodes read.
     ///
     /// # Errors
     /// If the source cannot answer the request.
@@ -66,10 +66,11 @@ impl TrainedGraph {
         self.read(source, request, Packer::new(source.handle.span_bytes, batch_bytes)?, None)
     }
 
-    /// As [`batches`](TrainedGraph::batches), after the batch at which `state` was taken.
+    /// Opens batches as [`batches`](TrainedGraph::batches) does, and continues after the batch at
+    /// which `state` was taken.
     ///
     /// # Errors
-    /// If the source cannot answer the request, or changed.
+    /// If the source cannot answer the request, or has changed.
     pub fn resume_batches(
         &self,
         request: Request,
@@ -80,7 +81,7 @@ impl TrainedGraph {
         self.read(source, request, Packer::new(source.handle.span_bytes, batch_bytes)?, Some(state))
     }
 
-    /// Batches of one of the graph's [`sources`](TrainedGraph::sources), packed by `packer`.
+    /// Opens batches of one of the graph's [`sources`](TrainedGraph::sources), packed by `packer`.
     ///
     /// # Errors
     /// If the source cannot answer the request.
@@ -110,7 +111,7 @@ impl TrainedGraph {
         Ok(Batches { reader, graph: self, source })
     }
 
-    /// An error of reading documents, pointing at the node at fault: the
+    /// Points an error of reading documents at the node at fault: the
     /// [`source`](TrainedGraph::source), or the node that reads a list column.
     pub fn data_error(&self, error: DataError) -> StepError {
         match self.source() {
@@ -136,7 +137,7 @@ impl TrainedGraph {
     }
 }
 
-/// The only one of `sources`, which `goals` read.
+/// The only one of `sources`, the sources of `goals`.
 pub(super) fn only<'a, S: Borrow<str>>(
     sources: Vec<&'a DocumentSource>,
     goals: &[S],
@@ -152,7 +153,7 @@ pub(super) fn only<'a, S: Borrow<str>>(
     }
 }
 
-/// Batches of a source's documents. Errors point at the node at fault.
+/// Reads batches of a source's documents. Errors point at the node at fault.
 pub struct Batches<'a> {
     reader: BatchReader,
     graph: &'a TrainedGraph,
@@ -160,40 +161,40 @@ pub struct Batches<'a> {
 }
 
 impl Batches<'_> {
-    /// Reads up to `batches` batches ahead, on a thread of its own.
+    /// Reads up to `batches` batches ahead on another thread.
     pub fn read_ahead(self, batches: usize) -> Self {
         Batches { reader: self.reader.read_ahead(batches), ..self }
     }
 
-    /// The next batch; `None` at the end of the documents.
+    /// Returns the next batch; `None` at the end of the documents.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the batch cannot be read.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Rc<Batch>>, StepError> {
         let batch = self.reader.next_batch();
         Ok(batch.map_err(|e| self.graph.error_of(self.source, e))?.map(Rc::new))
     }
 
-    /// The next batch of documents that are read for ever.
+    /// Returns the next batch of documents that are read in a loop.
     ///
     /// # Errors
-    /// If it cannot be read, or there is none.
+    /// If the batch cannot be read, or there are no documents.
     pub fn next_or_end(&mut self) -> Result<Rc<Batch>, StepError> {
         self.next()?.ok_or_else(|| StepError::other("the training documents ran out"))
     }
 
-    /// The requested scalar columns for each span of the batch last given.
+    /// The requested scalar columns, for each span of the batch returned last.
     pub fn scalars(&self) -> &[BTreeMap<String, Option<String>>] {
         self.reader.scalars()
     }
 
-    /// What was read so far.
+    /// Counts of the documents read so far.
     pub fn counts(&self) -> Counts {
         self.reader.counts()
     }
 
-    /// The place after the batch last given, for [`TrainedGraph::resume_batches`].
+    /// The position after the batch returned last, for [`TrainedGraph::resume_batches`].
     pub fn state(&self) -> &BatchState {
         self.reader.state()
     }

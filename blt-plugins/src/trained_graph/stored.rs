@@ -1,7 +1,7 @@
-//! A graph's parameters in checkpoints, and their digest.
+//! Reads and writes a graph's checkpoints, and computes its digest.
 
 use super::TrainedGraph;
-use crate::checkpoint::{self, CheckpointState, StoredModel};
+use crate::checkpoint::{self, CheckpointState, StateError, StoredModel};
 use crate::device;
 use crate::facilities;
 use crate::recognise::{self, Found, NotBlt};
@@ -16,14 +16,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 impl TrainedGraph {
-    /// Reads what the checkpoint `dir` has for the nodes of this graph: parameters, and what nodes
-    /// learned. `complete`: it must have every parameter. Returns the training loop's state that
-    /// [`save`](TrainedGraph::save) was given.
+    /// Reads parameters and learned values of the nodes of this graph from the checkpoint `dir`. If
+    /// `complete`, the checkpoint must have every parameter. Returns the state of the training loop
+    /// that [`save`](TrainedGraph::save) was given.
     ///
     /// # Errors
-    /// If it cannot be read, or a tensor is missing or of another shape.
+    /// If the checkpoint cannot be read, or a tensor is missing or has another shape.
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
-        let state = CheckpointState::read(dir)?;
+        let state = CheckpointState::read(dir).map_err(StateError::into_step_error)?;
         let path = dir.join(MODEL_FILE);
         let file = TensorFile::open(&path).map_err(CheckpointError::from)?;
         for p in &self.params {
@@ -52,7 +52,7 @@ impl TrainedGraph {
     /// Reads the optimiser's moments of every parameter from the checkpoint `dir`.
     ///
     /// # Errors
-    /// If one is missing or of another shape.
+    /// If a moment is missing or has another shape.
     pub fn restore_moments(&self, dir: &Path) -> Result<(), StepError> {
         Ok(load_moments(dir, &self.stored(), self.backend())?)
     }
@@ -61,8 +61,8 @@ impl TrainedGraph {
         self.params.iter().map(|p| p.stored.clone()).collect()
     }
 
-    /// A digest of all that numbers depend on beside the documents: nodes and their wires,
-    /// parameters, what was learned. The place of a checkpoint is not part of it.
+    /// A digest of everything that outputs depend on apart from the documents: nodes, wires,
+    /// parameters and learned values. The path of a checkpoint is not part of it.
     ///
     /// # Errors
     /// If a file of parameters cannot be read.
@@ -112,10 +112,10 @@ impl TrainedGraph {
         Ok(hasher.finalize())
     }
 
-    /// The model that the graph is, with what its nodes learned so far.
+    /// The BLT model in the graph, with the values that its nodes have learned so far.
     ///
     /// # Errors
-    /// What keeps it from being a BLT model.
+    /// If the graph is not a BLT model, and why.
     pub fn model(&self) -> Result<StoredModel, NotBlt> {
         let plan = self.live.plan();
         let nodes: Vec<&PlannedNode> =
@@ -135,12 +135,12 @@ impl TrainedGraph {
         }
     }
 
-    /// Writes parameters, moments and what was learned into the checkpoint directory `dir`, whole
-    /// or not at all. `t`: optimiser steps behind the parameters. `training`: the training loop's
-    /// own state, if a run is to resume from it.
+    /// Writes parameters, moments and learned values into the checkpoint directory `dir`, whole or
+    /// not at all. `t`: the number of optimiser steps that led to the parameters. `training`: the
+    /// state of the training loop, if a run can resume from the checkpoint.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the checkpoint cannot be written.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
         checkpoint::write(dir, |partial| {
             let stored = self.stored();

@@ -25,7 +25,7 @@ pub struct BpePatch {
     pub tokenizer: Option<PathBuf>,
     /// Entries of a tokenizer that is trained here, at least 257.
     pub vocab: Option<usize>,
-    /// How many bytes of training documents to train the tokenizer on, at most.
+    /// Bytes of training documents to train the tokenizer on, at most.
     #[default(8 << 20)]
     pub train_bytes: u64,
     #[shared]

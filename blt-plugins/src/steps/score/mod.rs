@@ -1,16 +1,15 @@
-mod batches;
+//! The step `score`.
+
 mod wires;
-mod worker;
 
-pub use batches::{BatchOptions, BatchScorer};
 pub use wires::Emit;
-pub use worker::Worker;
 
+use self::wires::wires;
 use super::evaluate::Split;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
-    Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen, Summary,
-    Units, refusal,
+    Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
+    Summary, Units, refusal,
 };
 use crate::sources::{check_source, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
@@ -25,75 +24,76 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Scores every document of a source and writes its rows back with the scores, as Parquet files
-/// under `outputs/` or where `output` says.
+/// Scores the documents of a source, and writes the rows of the source with their scores as Parquet
+/// files under `outputs/` or in `output`.
 ///
-/// A row for each input row in input order, unless `where`, `sample`, `limit` or `keep` leave it
-/// out; all input columns first (those of folders such as `lang=en/` included), then `n_bytes`,
-/// `n_patches` (BOS's own is not counted), `nats`, `bits_per_byte`, and the lists named in `emit`.
-/// A null document has null scores; an empty one has 0 bytes and null `bits_per_byte`. The goal is
-/// a loss (of a trained pipeline or a `Blt`), entropies (a `ByteLm`, which has no patches, or
-/// `blt.entropies`, the entropy model of a `Blt` alone), or a patcher (which has patches alone).
+/// The output has a row for each input row, in input order, except for those that `where`,
+/// `sample`, `limit` or `keep` leave out. Its columns are all input columns (those of folders such
+/// as `lang=en/` included), then `n_bytes`, `n_patches` (without the patch of BOS), `nats`,
+/// `bits_per_byte`, and the lists named in `emit`. The scores of a null document are null; an empty
+/// document has 0 bytes and null `bits_per_byte`. The goal is a loss (of a trained pipeline or a
+/// `Blt`), entropies (a `ByteLm`, which has no patches, or `blt.entropies`, the entropy model of a
+/// `Blt` on its own), or a patcher (which has patches only).
 ///
-/// Each input file becomes a part of its own name, a large one several, after their row groups. A
-/// run that was stopped goes on with the first part that is not finished, and ends in the same
-/// files. A part's footer holds digests of model, input and settings under `blt.score`. Leaves
-/// `result.json` and `manifest.json`.
+/// Each input file becomes a part with the same name, or several parts, named after their row
+/// groups, if the file is large. A stopped run continues with the first part that is not finished,
+/// and ends with the same files. The footer of a part holds digests of model, input and settings
+/// under `blt.score`. Writes `result.json` and `manifest.json`.
 #[params]
 pub struct Score {
-    /// What scores, a wire: a loss, entropies (a `ByteLm`, or a `Blt`'s: the entropy model alone
-    /// then) or a patcher.
+    /// The wire that gives scores: a loss, entropies (of a `ByteLm`, or of a `Blt`, whose entropy
+    /// model then runs on its own), or a patcher.
     pub goal: String,
     /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
     #[default]
     #[schemars(with = "Vec<String>")]
     pub emit: Vec<Emit>,
-    /// Where the parts go, and a `_manifest.json` that lists them: a folder, relative to the
-    /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are added. It may
-    /// hold what an earlier run of the very same job left, and no other Parquet files. The
-    /// run's own `outputs/` where left out.
+    /// Where to write the parts, and a `_manifest.json` that lists them: a folder, relative to the
+    /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are appended. It may
+    /// hold the parts of an earlier run of the same job, and no other Parquet files. The run's own
+    /// `outputs/` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Rows to read and write: `all`, `train` or `valid`.
     #[default(Split::All)]
     #[schemars(with = "String")]
     pub split: Split,
-    /// Another source node to read the documents from; the goal's own where left out.
+    /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
-    /// Ids in a batch; changes no number.
+    /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
     pub batch_bytes: usize,
-    /// Documents longer than the source's `span_bytes` are scored in spans; each after the first
-    /// sees this many bytes before it, and does not count them again.
+    /// Documents longer than the source's `span_bytes` are scored in spans. Each span after the
+    /// first sees this many bytes before it, which are not counted again.
     #[default(0)]
     pub context_bytes: usize,
-    /// Decoded bytes of input after which another part begins, at the end of a row group.
+    /// Decoded bytes of input after which a new part begins, at the end of a row group.
     #[default(64 << 20)]
     pub part_bytes: u64,
-    /// A condition on input columns, `lang = 'en' and (n >= 100 or id in (1, 2))`: only rows for
-    /// which it is true are read. Row groups are passed over whose statistics rule it out.
+    /// A condition on input columns, such as `lang = 'en' and (n >= 100 or id in (1, 2))`. Only
+    /// rows for which it is true are read. Row groups whose statistics rule it out are skipped.
     #[serde(rename = "where")]
     pub condition: Option<String>,
-    /// A share of these rows, above 0 and up to 1, drawn by file name, row number and the
-    /// pipeline's seed.
+    /// The share of these rows to score, above 0 and at most 1. Rows are drawn by file name, row
+    /// number and the pipeline's seed.
     pub sample: Option<f64>,
-    /// The first so many of these rows alone.
+    /// Most of these rows to score; the first ones are taken.
     pub limit: Option<u64>,
-    /// A condition on input columns and scores, `bits_per_byte < 1.2`: only rows for which it is
-    /// true are written. All are counted.
+    /// A condition on input columns and scores, such as `bits_per_byte < 1.2`. Only rows for which
+    /// it is true are written. All rows are counted.
     pub keep: Option<String>,
-    /// What to do about rows that cannot be read or scored (row groups that do not decode, a file
-    /// without the column, a loss that is not finite): `fail`, or `null`, which writes them
+    /// What to do with rows that cannot be read or scored (row groups that cannot be decoded, a
+    /// file without the column, a loss that is not finite): `fail`, or `null`, which writes them
     /// with null scores and counts them by cause in `result.json`.
     #[default]
     #[schemars(with = "Option<String>")]
     pub on_error: OnError,
-    /// An input column by whose values the results show the scores' distribution.
+    /// An input column; the results show how scores are distributed for each of its values.
     pub by: Option<String>,
 }
 
 impl Score {
-    /// Where parts go, if not into the step's own directory.
+    /// Where parts are written, if not in the step's own directory.
     fn elsewhere(&self, base: &Path) -> Result<Option<Location>, StorageError> {
         let location = self.output.as_ref().map(|text| Location::parse(text, base)).transpose()?;
         match &location {
@@ -115,12 +115,17 @@ impl Score {
         })
     }
 
-    /// The score step that stands at `index` in a plan's `run:`; None if another stands there.
+    /// The step at `index` in a plan's `run:`; `None` if it is not a score step.
     pub fn of(plan: &Plan, index: usize) -> Option<Self> {
         plan.steps().get(index)?.downcast::<Self>().cloned()
     }
 
-    /// How documents become batches.
+    /// The score columns, before anything is known of the data.
+    pub(crate) fn columns(&self, plan: &Plan) -> Result<Columns, NodeError> {
+        Ok(wires::columns(&wires(plan, &self.goal, &self.emit)?, &self.emit))
+    }
+
+    /// Packs documents into batches.
     pub(crate) fn packer(&self, span_bytes: usize) -> Packer {
         Packer {
             span_bytes,
@@ -131,23 +136,23 @@ impl Score {
         }
     }
 
-    /// What scores: the model, built and read from what earlier steps left.
+    /// Builds the model, with the parameters that earlier steps left.
     pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
-        let wires = self.wires(cx.plan())?;
+        let wires = wires(cx.plan(), &self.goal, &self.emit)?;
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
         graph.prepare(cx)?;
         graph.read_from(cx, self.source.as_deref())?;
         Ok(Scorer::new(graph, wires))
     }
 
-    /// The whole job that `scorer` is for.
+    /// The job of this step, for the model of `scorer`.
     pub(crate) fn whole_job(&self, cx: &StepCx, scorer: &Scorer) -> Result<Job, StepError> {
         let graph = scorer.graph();
         self.job(cx, &graph.source()?.handle, graph.lists(), StepError::other)
     }
 
-    /// The job on a source, as far as it is known before the model is built. `lists`: columns that
-    /// the model reads. `of_source`: how errors read that are not about the step's parameters.
+    /// The job on `source`, which may be made before the model is built. `lists`: list columns that
+    /// the model reads. `of_source` converts errors that are not about the step's parameters.
     fn job(
         &self,
         cx: &StepCx,
@@ -158,8 +163,8 @@ impl Score {
         let columns = self.columns(cx.plan())?;
         let (keep, condition) =
             (predicate("keep", &self.keep)?, predicate("where", &self.condition)?);
-        // How documents are found and split says the source's node; where they lie is the input,
-        // and known of each file.
+        // The parameters of the source say how documents are found and split. Their location is not
+        // among the settings: each file has a digest of its own.
         let settings: Vec<_> = self.source_params(cx.plan())?;
         let config = JobConfig {
             source: source.source.clone(),
@@ -183,7 +188,7 @@ impl Score {
         })
     }
 
-    /// The parameters of the sources, but for where they read.
+    /// The parameters of the sources, without those that say where they read.
     fn source_params(&self, plan: &Plan) -> Result<Vec<serde_json::Value>, StepError> {
         let goal = self.source.as_ref().unwrap_or(&self.goal);
         let sources = plan.needs(&[goal])?.into_iter().filter(|node| node.entry.inputs.is_empty());
@@ -196,14 +201,14 @@ impl Score {
         Ok(params.collect())
     }
 
-    /// An error about where parts go, pointing at the parameter.
+    /// Points an error of the output at `output`.
     fn at_output(&self, cx: &StepCx, error: impl std::fmt::Display) -> StepError {
         let error = NodeError::param("output", error.to_string())
             .help("name another folder, or one that is not there yet");
         cx.refuse(&error)
     }
 
-    /// The step's parameter that names the columns which the error is about.
+    /// The parameter of the step that names the columns that the error is about.
     fn parameter(&self, error: &DataError) -> Option<&'static str> {
         match error {
             DataError::Predicate { condition, .. } => {
@@ -218,7 +223,7 @@ impl Score {
     }
 }
 
-/// A condition that parameter `name` holds.
+/// Parses the condition in the parameter `name`.
 fn predicate(name: &str, text: &Option<String>) -> Result<Option<Predicate>, NodeError> {
     text.as_ref()
         .map(|text| Predicate::parse(text).map_err(|e| NodeError::param(name, e)))
@@ -236,7 +241,7 @@ impl Step for Score {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        self.wires(plan)?;
+        wires(plan, &self.goal, &self.emit)?;
         check_source(plan, self.source.as_deref())?;
         let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
         if self.batch_bytes == 0 {
@@ -269,7 +274,7 @@ impl Step for Score {
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
-        // What cannot be read or written is told before earlier steps have trained for an hour.
+        // Fail before training starts if input is unreadable or output not writable.
         let output = self.elsewhere(cx.base_dir())?;
         if let Some(output) = &output {
             output.list().map_err(|e| self.at_output(cx, e))?;
@@ -357,7 +362,7 @@ impl Step for Score {
             summaries[i] = Some(summary);
         }
         outputs.clear_partial()?;
-        // Of a resumed run, without the parts that were there.
+        // Parts that a resumed run found are not timed.
         let timing = Timing {
             score_bytes_per_second: Some(seen.bytes as f64 / seconds),
             seconds_by_node: Some(seconds_by_node),

@@ -1,14 +1,13 @@
-//! A `score` step made ready in another process.
+//! The `score` step in another process.
 
-use super::Score;
+use super::score::Score;
 use crate::profile::NodeProfile;
 use crate::scoring::{Job, RemoteStep, Scorer, Unit, UnitDone, Units};
 use blt_graph::run::cpu_features;
 use blt_graph::{PipelineSpec, Plan, StepCx, StepError};
 use std::rc::Rc;
 
-/// A `score` step made ready in another process: it holds the model, and scores one unit after the
-/// other.
+/// A `score` step in another process. It holds the model, and scores units one after the other.
 pub struct Worker {
     step: RemoteStep,
     scorer: Scorer,
@@ -17,12 +16,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Builds the step's model, and looks at the input's files. `threads`: for messages to nodes;
-    /// who calls decides the pool.
+    /// Builds the model of the step, and opens the files of the input. `threads`: the number of
+    /// threads that nodes are told; the caller installs the thread pool.
     ///
     /// # Errors
-    /// If the version is another one, or what the pipeline names is not here as it was where the
-    /// step was divided.
+    /// If the version differs, or files that the pipeline names are missing here or differ from
+    /// those of the process that divided the step.
     pub fn open(step: RemoteStep, threads: usize) -> Result<Self, StepError> {
         let version = env!("CARGO_PKG_VERSION");
         if step.version != version {
@@ -52,10 +51,10 @@ impl Worker {
         Ok(Worker { step, scorer, job, profile })
     }
 
-    /// Scores a unit and writes its part, in place of one that is there.
+    /// Scores a unit and writes its part. An existing part is replaced.
     ///
     /// # Errors
-    /// If it is no unit of this job, or as [`Scorer::score`].
+    /// If the unit is not one of this job; otherwise as [`Scorer::score`].
     pub fn score(&mut self, unit: &Unit) -> Result<UnitDone, StepError> {
         if !self.job.has(unit, &self.step.model) {
             let msg = format!("{} is not here as it was when the work was divided", unit.input);

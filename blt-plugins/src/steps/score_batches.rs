@@ -1,6 +1,6 @@
-//! Record batches in memory, scored as the `score` step scores files.
+//! Scores record batches in memory as the `score` step scores files.
 
-use super::{Emit, Score};
+use super::score::{Emit, Score};
 use crate::scoring::{Columns, ColumnsTaken, Scorer};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -9,21 +9,26 @@ use blt_graph::{PipelineSpec, Plan, Step, StepCx, StepError, check_all};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// What scores record batches, and how. What is None is as the pipeline says, or at its default.
+/// How to score record batches. Where a field is `None`, the pipeline's value holds, or the
+/// default.
 #[derive(Clone, Debug, Default)]
 pub struct BatchOptions {
-    /// A Hugging Face BLT directory, a run's checkpoint directory, or a pipeline's YAML file with
-    /// a `score` step.
+    /// The model: a Hugging Face BLT directory, a checkpoint directory of a run, or a YAML file of
+    /// a pipeline with a `score` step.
     pub checkpoint: PathBuf,
     /// The column of text or binary that holds the documents.
     pub column: Option<String>,
+    /// Lists to add.
     pub emit: Option<Vec<Emit>>,
+    /// What to do with rows that cannot be scored.
     pub on_error: Option<OnError>,
+    /// Longer documents are scored in spans of this many bytes.
     pub span_bytes: Option<usize>,
+    /// Bytes before a span that the span sees and does not count.
     pub context_bytes: Option<usize>,
 }
 
-/// A model that is ready to score record batches.
+/// A model that scores record batches.
 pub struct BatchScorer {
     scorer: Scorer,
     columns: Columns,
@@ -33,18 +38,20 @@ pub struct BatchScorer {
     on_error: OnError,
 }
 
-/// The pipeline that a checkpoint directory stands for.
+/// A pipeline that scores with the model of a checkpoint directory.
 fn of_checkpoint(dir: &Path) -> String {
     let graph = json!({
         "docs": {"node": "ParquetBytes", "path": "."},
         "blt": {"node": "Blt", "in": "docs", "checkpoint": dir},
     });
-    // JSON is YAML.
+    // JSON is valid YAML.
     format!("name: score\ngraph: {graph}\nrun: [{{score: {{goal: blt}}}}]\n")
 }
 
-/// Where the score step stands, if it is the only one, reads nothing of an earlier one's, and
-/// leaves out no row.
+/// Finds the score step of a plan.
+///
+/// # Errors
+/// If there is none, or several; if it needs an earlier step; if it leaves out rows.
 fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
     let file = file.display();
     let mut found = None;
@@ -87,11 +94,12 @@ fn score_step(plan: &Plan, file: &Path) -> Result<(usize, Score), StepError> {
 }
 
 impl BatchScorer {
-    /// Builds the model. `threads`: what nodes are told; who calls decides the pool.
+    /// Builds the model. `threads`: the number of threads that nodes are told; the caller installs
+    /// the thread pool.
     ///
     /// # Errors
-    /// If there is no such checkpoint or pipeline, or it is not one that scores without being run
-    /// first.
+    /// If the checkpoint or pipeline does not exist, or the pipeline must be run before it can
+    /// score.
     pub fn open(options: &BatchOptions, threads: usize) -> Result<Self, StepError> {
         let file = &options.checkpoint;
         let kind = std::fs::metadata(file).map_err(|e| {
@@ -128,7 +136,7 @@ impl BatchScorer {
         let graph = scorer.graph();
         let packer = score.packer(options.span_bytes.unwrap_or(graph.source()?.handle.span_bytes));
         packer.check()?;
-        // Text files have no other.
+        // Text files have no parameter `column`.
         let source = plan.node(&graph.source()?.node);
         let column = || source?.params.get("column")?.as_str().map(str::to_owned);
         let column = options.column.clone().or_else(column).unwrap_or_else(|| "text".to_owned());
@@ -142,12 +150,12 @@ impl BatchScorer {
         })
     }
 
-    /// The batches (of this schema) with the scores as more columns: the same rows, and the columns
-    /// that they had as they were.
+    /// Returns the batches, whose schema is `schema`, with the scores as additional columns. Rows
+    /// and other columns stay as they are.
     ///
     /// # Errors
-    /// If a column is missing or of a type that does not serve, the batches have columns of the
-    /// scores' names, or a row cannot be scored and `on_error` is not null.
+    /// If a column is missing or of an unsupported type, if the batches already have a column with
+    /// the name of a score, or if a row cannot be scored and `on_error` is not null.
     pub fn score(
         &self,
         schema: &SchemaRef,
