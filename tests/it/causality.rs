@@ -103,7 +103,10 @@ fn model_of(plan: &Plan) -> impl Fn(&[u8]) -> Said + use<> {
             .unwrap_or_else(|e| panic!("{}", e.diagnostics.render(false)));
         let logits = values.take::<ports::Logits>("decoder").unwrap();
         let patches = values.take::<ports::Patches>("patches").unwrap();
-        (bits(&logits.head.logits(&live.world().get::<Session>().unwrap())), patches.starts.clone())
+        (
+            bits(&logits.head.logits(&live.world().get::<Session>().unwrap()).unwrap()),
+            patches.starts.clone(),
+        )
     }
 }
 
@@ -290,17 +293,17 @@ fn by_hand(shift: u32) -> impl Fn(&[u8]) -> Said {
     move |text| {
         let batch = Batch::from_documents([text]);
         let patches = space_patches(&batch);
-        let x = embed.forward(&session, &batch);
-        let (bytes, states) = encoder.forward(&session, x, &batch, &patches);
-        let kv = session.backend.reshape(&states, patches.n_patches() * 2, 16);
+        let x = embed.forward(&session, &batch).unwrap();
+        let (bytes, states) = encoder.forward(&session, x, &batch, &patches).unwrap();
+        let kv = session.backend.reshape(&states, patches.n_patches() * 2, 16).unwrap();
         let last = patches.n_patches() as u32 - 1;
         let reads: Vec<u32> = patches
             .decoder_reads(&batch.offsets)
             .into_iter()
             .map(|patch| (patch + shift).min(last))
             .collect();
-        let x = session.backend.decoder_cross(&bytes, &kv, &reads, 2, &params, &cross);
-        (bits(&session.backend.head_logits(&x, norm, head, 1e-5)), patches.starts)
+        let x = session.backend.decoder_cross(&bytes, &kv, &reads, 2, &params, &cross).unwrap();
+        (bits(&session.backend.head_logits(&x, norm, head, 1e-5).unwrap()), patches.starts)
     }
 }
 

@@ -174,7 +174,7 @@ fn corpus(place: &Place) {
 
 #[test]
 fn nothing_is_wrong_with_the_registry() {
-    assert_eq!(registry::self_test(), [""; 0]);
+    assert_eq!(blt::graph::testing::self_test(), [""; 0]);
     assert!(
         registry::nodes().len() >= 14 && registry::steps().len() >= 2,
         "the built-in nodes are linked"

@@ -29,4 +29,4 @@ pub use outputs::{MANIFEST, Outputs, refusal};
 pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
-pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};
+pub use summary::{GroupSummary, Summary};

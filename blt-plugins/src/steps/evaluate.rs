@@ -11,8 +11,9 @@ use blt_core::patches::PatchStats;
 use blt_data::{Counts, DataError, Part, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use blt_report::html::Sample;
+use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
 use std::rc::Rc;
@@ -28,6 +29,15 @@ pub enum Split {
 }
 
 impl Split {
+    /// As in YAML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::All => "all",
+            Split::Train => "train",
+            Split::Valid => "valid",
+        }
+    }
+
     pub fn part(self) -> Part {
         match self {
             Split::All => Part::All,
@@ -96,18 +106,6 @@ struct Open {
     bytes: u64,
     nats: f64,
     patches: u64,
-}
-
-#[derive(Serialize)]
-struct Sample {
-    group: Option<String>,
-    row: u64,
-    /// Bytes of the text, as they are.
-    bytes: Vec<u8>,
-    /// Offsets into `bytes` where patches start.
-    starts: Option<Vec<usize>>,
-    /// Entropy of each byte in nats, as predicted from the bytes before it.
-    entropies: Option<Vec<f32>>,
 }
 
 struct Measuring<'a> {
@@ -311,9 +309,13 @@ impl Measuring<'_> {
                 if let Some(group) = &done.group {
                     self.groups.entry(group.clone()).or_default().add(done.nats, done.bytes);
                 }
-                self.documents.push(&json!({
-                    "row": span.row, "group": done.group, "bytes": done.bytes, "nats": done.nats, "patches": done.patches,
-                }))?;
+                self.documents.push(&DocumentLine {
+                    row: span.row,
+                    group: done.group,
+                    bytes: done.bytes,
+                    nats: done.nats,
+                    patches: done.patches,
+                })?;
             }
         }
         Ok(())
@@ -376,44 +378,52 @@ impl Measuring<'_> {
                 (flops - self.patcher_flops.get(node).unwrap_or(&0)) as f64 / bytes
             });
         let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
-        let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
+        let mut parameters: BTreeMap<String, usize> = BTreeMap::new();
         for p in self.graph.params() {
-            *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
+            *parameters.entry(p.node.clone()).or_default() += p.canonical.n_elements();
         }
+        let parameters_by_node =
+            parameters.into_iter().map(|(node, count)| (node, count.into())).collect();
         let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
-        let result = json!({
-            "kind": "evaluate",
-            "goal": self.step.goal,
-            "split": self.step.split,
-            "by": self.step.by,
-            "bpb": self.total.bpb(),
-            "bpb_by": self.groups.iter().map(|(g, s)| (g.clone(), s.bpb())).collect::<BTreeMap<_, _>>(),
-            "bytes": self.total.bytes,
-            "bytes_by": self.groups.iter().map(|(g, s)| (g.clone(), s.bytes)).collect::<BTreeMap<_, _>>(),
-            "documents": self.total.documents,
-            "nulls": counts.nulls,
-            "empty": counts.empty,
-            "patches": patches,
-            "bytes_per_patch": patches.map(|p| bytes / p as f64),
-            "patch_lengths": self.patches_wire.as_ref().map(|_| &self.patch_stats.histogram),
-            "flops_per_byte": flops_by_node.values().fold(0.0, |a, b| a + b),
-            "entropy_flops_per_byte": entropy_flops,
-            "flops_by_node": flops_by_node,
-            "closed_form_flops_per_byte": closed_form_flops(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
-            "parameters": self.graph.n_parameters(),
-            "parameters_by_node": parameters_by_node,
-            "boundary_lookahead": boundary_lookahead(plan, &refs)?,
-            "metrics": self.metrics.sums.iter().map(|(name, (sum, count))| (name.clone(), sum / count)).collect::<BTreeMap<_, _>>(),
-            "prepared": self.graph.prepared_summary(),
-        });
-        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let bytes_per_patch = patches.map(|p| bytes / p as f64);
+        let span_bytes = bytes / self.spans as f64;
+        let groups = || self.groups.iter();
+        let metrics = self.metrics.sums.iter();
+        let lengths = self.patch_stats.histogram.iter();
+        let lengths = lengths.map(|(&length, &count)| (length as u64, count.into())).collect();
+        let result = EvaluateResult {
+            goal: self.step.goal.clone(),
+            split: self.step.split.name().to_owned(),
+            by: self.step.by.clone(),
+            bpb: self.total.bpb(),
+            bpb_by: groups().map(|(group, sums)| (group.clone(), sums.bpb())).collect(),
+            bytes: self.total.bytes.into(),
+            bytes_by: groups().map(|(group, sums)| (group.clone(), sums.bytes.into())).collect(),
+            documents: self.total.documents.into(),
+            nulls: counts.nulls.into(),
+            empty: counts.empty.into(),
+            patches: patches.map(Number::from),
+            bytes_per_patch,
+            patch_lengths: self.patches_wire.as_ref().map(|_| lengths),
+            flops_per_byte: Some(flops_by_node.values().fold(0.0, |a, b| a + b)),
+            entropy_flops_per_byte: Some(entropy_flops),
+            flops_by_node,
+            closed_form_flops_per_byte: closed_form_flops(plan, &refs, bytes_per_patch, span_bytes),
+            parameters: self.graph.n_parameters().into(),
+            parameters_by_node,
+            boundary_lookahead: boundary_lookahead(plan, &refs)?,
+            metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
+            prepared: self.graph.prepared_summary(),
+        };
+        StepResult::Evaluate(result).write(dir)?;
         let samples: Vec<&Sample> = self.samples.values().collect();
         write_atomic(dir.join("samples.json"), serde_json::to_string(&samples)?)?;
-        let timing = json!({
-            "evaluate_bytes_per_second": bytes / seconds,
-            "seconds_by_node": self.profile.seconds(),
-        });
-        write_atomic(dir.join("timing.json"), timing.to_string())?;
+        let timing = Timing {
+            evaluate_bytes_per_second: Some(bytes / seconds),
+            seconds_by_node: Some(self.profile.seconds()),
+            ..Timing::default()
+        };
+        timing.write(dir)?;
         let bpb = self.total.bpb().unwrap_or(f64::NAN);
         cx.progress().finish(&format!(
             "{bpb:.4} bits per byte over {} bytes in {} documents",

@@ -12,8 +12,8 @@ use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
 use blt_data::{Part, Request};
 use blt_derive::{params, step};
-use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use serde_json::json;
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{ExportResult, ReadBack, StepResult};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
@@ -89,7 +89,7 @@ impl Export {
             }
             let mut values = graph.run(&batch, &goals)?;
             let own = values.take::<Loss>(&self.goal)?;
-            let patches = match model.patch(session, &batch, false) {
+            let patches = match model.patch(session, &batch, false)? {
                 Some(made) => Rc::new(made?.patches),
                 None => {
                     let wire = patches_wire.as_deref();
@@ -101,7 +101,7 @@ impl Export {
             };
             // EOS, where the goal scores it, is not compared.
             let targets = next_byte_targets(&batch, false);
-            let read_back = model.forward(session, &batch, &patches).loss(session, &targets);
+            let read_back = model.forward(session, &batch, &patches)?.loss(session, &targets)?;
             verified.patches +=
                 (0..batch.n_spans()).map(|s| patches.n_counted(&batch, s) as u64).sum::<u64>();
             for ((target, &a), &b) in targets.iter().zip(&read_back.nats).zip(own.nats.iter()) {
@@ -248,24 +248,22 @@ impl Step for Export {
         let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
         let verified =
             self.verify.map(|documents| self.verify(cx, &graph, &dir, documents)).transpose()?;
-        let mut result = json!({
-            "kind": "export",
-            "goal": self.goal,
-            "directory": Path::new("outputs").join(&self.dir),
-            "tensors": specs.len(),
-            "parameters": parameters,
-            "patch_in_forward": config.patching.is_some(),
-            "threshold": config.patching.as_ref().map(|p| p.threshold),
+        let read_back = verified.as_ref().map(|verified| ReadBack {
+            bpb: verified.nats / LN_2 / verified.bytes as f64,
+            bytes: verified.bytes,
+            patches: verified.patches,
+            largest_difference: verified.largest_difference,
         });
-        if let Some(verified) = &verified {
-            result["read_back"] = json!({
-                "bpb": verified.nats / LN_2 / verified.bytes as f64,
-                "bytes": verified.bytes,
-                "patches": verified.patches,
-                "largest_difference": verified.largest_difference,
-            });
-        }
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = ExportResult {
+            goal: self.goal.clone(),
+            directory: Path::new("outputs").join(&self.dir),
+            tensors: specs.len() as u64,
+            parameters: parameters as u64,
+            patch_in_forward: config.patching.is_some(),
+            threshold: config.patching.as_ref().map(|p| p.threshold),
+            read_back,
+        };
+        StepResult::Export(result).write(cx.dir())?;
         let patcher = if config.patching.is_some() {
             "with its entropy model"
         } else {

@@ -8,7 +8,8 @@ use blt_core::bytes::Batch;
 use blt_core::optim::{AdamWConfig, Decay};
 use blt_data::{BatchState, Request};
 use blt_derive::{params, step};
-use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{MetricsLine, StepResult, Timing, TrainResult};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -318,7 +319,7 @@ impl<'a> Training<'a> {
             self.state.window.bytes += bytes as u64;
             self.state.bytes += bytes as u64;
         }
-        let norm = self.graph.update(&self.optimiser, step, self.t0 + step);
+        let norm = self.graph.update(&self.optimiser, step, self.t0 + step)?;
         if !norm.is_finite() {
             return Err(not_finite("gradient"));
         }
@@ -334,9 +335,15 @@ impl<'a> Training<'a> {
         let window = std::mem::take(&mut self.state.window);
         let bpb = window.nats / std::f64::consts::LN_2 / window.bytes.max(1) as f64;
         let lr = self.optimiser.lr_at(step);
-        self.metrics.push(&json!({
-            "goal": goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
-        }))?;
+        self.metrics.push(&MetricsLine {
+            goal: Some(goal.clone()),
+            step: Some(step),
+            bpb: Some(bpb),
+            lr: Some(lr),
+            grad_norm: Some(window.norm),
+            bytes: Some(bytes),
+            ..MetricsLine::default()
+        })?;
         let (since, before) = self.clock;
         let rate = (bytes - before) as f64 / since.elapsed().as_secs_f64();
         self.timings.push(&json!({
@@ -369,14 +376,16 @@ impl<'a> Training<'a> {
         let (dir, Progress { step, bytes, .. }) = (self.cx.dir(), &self.state);
         self.graph.save(&dir.join(CHECKPOINT_DIR), self.t0 + step, None)?;
         let seconds = self.started.elapsed().as_secs_f64();
-        let result = json!({
-            "kind": "train", "goal": self.train.goal, "steps": step, "bytes": bytes, "parameters": self.graph.n_parameters(),
-            "prepared": self.graph.prepared_summary(),
-        });
-        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = TrainResult {
+            goal: self.train.goal.clone(),
+            steps: *step,
+            bytes: *bytes,
+            parameters: self.graph.n_parameters() as u64,
+            prepared: self.graph.prepared_summary(),
+        };
+        StepResult::Train(result).write(dir)?;
         let rate = (bytes - self.first_bytes) as f64 / seconds;
-        let timing = json!({ "train_bytes_per_second": rate });
-        write_atomic(dir.join("timing.json"), timing.to_string())?;
+        Timing { train_bytes_per_second: Some(rate), ..Timing::default() }.write(dir)?;
         self.cx.progress().finish(&format!("{bytes} bytes in {seconds:.1} s"));
         Ok(())
     }

@@ -19,6 +19,7 @@ use blt_data::storage::{Location, StorageError};
 use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
+use blt_report::results::{ScoreResult, ScoredPart, StepResult, Timing};
 use serde_json::json;
 use std::path::Path;
 use std::rc::Rc;
@@ -171,7 +172,7 @@ impl Score {
             keep,
             on_error: self.on_error,
             by: self.by.clone(),
-            settings: json!({"goal": self.goal, "source": settings, "path": cx.path().to_string(), "device": cx.device()}),
+            settings: json!({"goal": self.goal, "source": settings, "path": cx.compute_path().to_string(), "device": cx.device()}),
         };
         Job::new(config).map_err(|error| match error {
             JobError::Columns(taken) => taken.into_step_error(),
@@ -358,8 +359,12 @@ impl Step for Score {
         }
         outputs.clear_partial()?;
         // Of a resumed run, without the parts that were there.
-        let timing = json!({"score_bytes_per_second": seen.bytes as f64 / seconds, "seconds_by_node": seconds_by_node});
-        write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
+        let timing = Timing {
+            score_bytes_per_second: Some(seen.bytes as f64 / seconds),
+            seconds_by_node: Some(seconds_by_node),
+            ..Timing::default()
+        };
+        timing.write(cx.dir())?;
         self.finish(cx, &job, &units, &summaries.into_iter().flatten().collect::<Vec<_>>())
     }
 }
@@ -376,30 +381,27 @@ impl Score {
         let mut parts = Vec::new();
         for (unit, summary) in units.units.iter().zip(summaries) {
             total.merge(summary);
-            let mut part = serde_json::Map::from_iter([
-                ("input".to_owned(), json!(unit.input)),
-                ("groups".to_owned(), json!([unit.span.groups.start, unit.span.groups.end])),
-                ("part".to_owned(), json!(unit.part)),
-            ]);
-            part.extend(summary.sums(&job.columns));
-            parts.push(serde_json::Value::Object(part));
+            let groups = &unit.span.groups;
+            parts.push(ScoredPart {
+                input: unit.input.clone(),
+                groups: (groups.start as u64, groups.end as u64),
+                part: unit.part.clone(),
+                counts: summary.counts(&job.columns)?,
+            });
         }
-        let mut result = serde_json::Map::from_iter([
-            ("kind".to_owned(), json!("score")),
-            ("goal".to_owned(), json!(self.goal)),
-            ("emit".to_owned(), json!(self.emit)),
-            ("output".to_owned(), json!(self.output)),
-            ("split".to_owned(), json!(self.split)),
-            ("model".to_owned(), json!(units.model)),
-        ]);
-        result.extend(total.sums(&job.columns));
-        result.insert("row_groups_skipped".into(), json!(total.groups_skipped));
-        result.insert("unreadable".into(), serde_json::to_value(&total.unreadable)?);
-        if let Some(histogram) = total.histogram(&job.columns, self.by.as_deref()) {
-            result.insert("histogram".into(), histogram);
-        }
-        result.insert("parts".into(), json!(parts));
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = ScoreResult {
+            goal: self.goal.clone(),
+            emit: self.emit.iter().map(|list| list.name().to_owned()).collect(),
+            output: self.output.clone(),
+            split: self.split.name().to_owned(),
+            model: units.model.clone(),
+            counts: total.counts(&job.columns)?,
+            row_groups_skipped: total.groups_skipped,
+            unreadable: total.unreadable.clone(),
+            histogram: total.histogram(&job.columns, self.by.as_deref()),
+            parts,
+        };
+        StepResult::Score(result).write(cx.dir())?;
         let bpb = total.all.bits_per_byte().filter(|_| job.columns.nats);
         let mut said = bpb.map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
         said += &format!("{} bytes in {} rows ({} null)", total.all.bytes, total.rows, total.nulls);
