@@ -114,6 +114,7 @@ impl Engine {
         }
         let progress = progress::for_stderr();
         let runner = Runner::new(spec, dir, options).progress(&*progress).interrupt(interrupt);
+        runner.run_with(finish)
     }
 }
 

@@ -9,7 +9,6 @@ use blt_core::model::Session;
 use blt_core::patch::stream::stream_patches;
 use blt_graph::registry::{self, NodeEntry};
 use blt_graph::testing::self_test;
-use blt_graph::testing::self_test;
 use blt_graph::{
     AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, StepError,
     World,

@@ -12,7 +12,6 @@ use blt_data::Request;
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
 use blt_report::results::{BenchResult, NodeSeconds, PhaseRate, StepResult, TrainingMemory};
-use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Instant;
 

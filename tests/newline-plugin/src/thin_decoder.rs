@@ -1,4 +1,4 @@
-use blt::core::backend::{CrossConfig, CrossParams, Operations, ParamId};
+use blt::core::backend::{CrossConfig, CrossParams, ParamId};
 use blt::core::model::Head;
 use blt::prelude::*;
 
