@@ -8,7 +8,7 @@ use crate::sources::{check_source, check_sources, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::patches::PatchStats;
-use blt_data::{Counts, DataError, Part, Request};
+use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::html::Sample;
@@ -38,11 +38,11 @@ impl Split {
         }
     }
 
-    pub fn part(self) -> Part {
+    pub fn portion(self) -> Portion {
         match self {
-            Split::All => Part::All,
-            Split::Train => Part::Train,
-            Split::Valid => Part::Valid,
+            Split::All => Portion::All,
+            Split::Train => Portion::Train,
+            Split::Valid => Portion::Valid,
         }
     }
 }
@@ -169,13 +169,13 @@ impl Step for Evaluate {
         let read: Vec<&str> =
             self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
         backend(cx)?;
-        let request = Request::part(self.split.part());
+        let request = Request::portion(self.split.portion());
         if let Some(source) = &self.source {
             for found in sources(cx.plan(), &read)? {
                 if let Err(DataError::NoSplit { .. }) = found.handle.source.check(&request) {
                     let msg = format!(
                         "`{source}` has no `split`, so it has no {} documents",
-                        self.split.part()
+                        self.split.portion()
                     );
                     let error = NodeError::param("split", msg)
                         .help("`split: all` measures all of its documents");
@@ -204,7 +204,7 @@ impl Step for Evaluate {
         let request = Request {
             scalars: self.by.iter().cloned().collect(),
             limit: self.limit,
-            ..Request::part(self.split.part())
+            ..Request::portion(self.split.portion())
         };
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
@@ -248,7 +248,7 @@ impl Step for Evaluate {
         if measuring.total.bytes == 0 {
             return Err(StepError::other(format!(
                 "the {} documents hold no bytes ({} null, {} empty); there is nothing to measure",
-                self.split.part(),
+                self.split.portion(),
                 counts.nulls,
                 counts.empty
             )));

@@ -10,7 +10,7 @@ use blt_core::blt::Blt;
 use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
-use blt_data::{Part, Request};
+use blt_data::{Portion, Request};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
 use blt_report::results::{ExportResult, ReadBack, StepResult};
@@ -80,7 +80,7 @@ impl Export {
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
             std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
-        let request = Request { limit: Some(documents), ..Request::part(Part::All) };
+        let request = Request { limit: Some(documents), ..Request::portion(Portion::All) };
         let mut batches = graph.batches(request, VERIFY_BATCH)?;
         let mut verified = Verified::default();
         while let Some(batch) = batches.next()? {

@@ -51,7 +51,7 @@ impl Node for ThinDecoder {
         cx: &mut BuildCx,
     ) -> Result<Weights, NodeError> {
         let (dim, k, heads, eps) = (bytes.dim, patches.k, self.heads, self.eps);
-        Ok(with_params(cx, |maker| Weights {
+        with_params(cx, |maker| Weights {
             rows: maker.linear("rows.weight", k * dim, patches.dim),
             cross: CrossParams {
                 q_norm: maker.norm("q_norm.weight", dim),
@@ -65,7 +65,7 @@ impl Node for ThinDecoder {
             norm: maker.norm("norm.weight", dim),
             head: maker.linear("head.weight", VOCAB, dim),
             k,
-        }))
+        })
     }
 
     fn run(

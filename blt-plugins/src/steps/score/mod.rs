@@ -16,7 +16,7 @@ use crate::sources::{check_source, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
-use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
+use blt_data::{DataError, ListColumn, OnError, Packer, RowShare};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::results::{ScoreResult, ScoredPart, StepResult, Timing};
@@ -166,9 +166,9 @@ impl Score {
             columns,
             packer: self.packer(source.span_bytes),
             lists,
-            part: self.split.part(),
+            portion: self.split.portion(),
             condition,
-            sample: self.sample.map(|share| Sample { share, seed: cx.seed() }),
+            row_share: self.sample.map(|share| RowShare { share, seed: cx.seed() }),
             keep,
             on_error: self.on_error,
             by: self.by.clone(),
@@ -278,8 +278,7 @@ impl Step for Score {
             let of_source = |error| source.error(cx.plan(), error);
             let job = self.job(cx, &source.handle, Vec::new(), of_source)?;
             if let Some(output) = &output {
-                let input: Vec<Location> =
-                    job.tables.iter().map(|table| table.path.clone()).collect();
+                let input: Vec<Location> = job.files.iter().map(|file| file.path.clone()).collect();
                 let refusal = refusal(output, &input).map_err(|e| self.at_output(cx, e))?;
                 refusal.map_or(Ok(()), |why| Err(self.at_output(cx, why)))?;
             }
