@@ -3,6 +3,7 @@
 //! The types of wires are under [`port`]: `port::Patches` is what a wire is declared as, [`Patches`]
 //! the value that it carries.
 
+pub use blt_core::backend::Operations;
 pub use blt_core::bytes::{BOS, Batch, EOS, OFFSET, Span, VOCAB, is_byte};
 pub use blt_core::model::next_byte_targets;
 pub use blt_core::optim::AdamWConfig;

@@ -12,7 +12,6 @@ pub const BY_CONTENT: &str = "content";
 
 /// How documents are divided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Split {
     /// The fraction of documents that is held out for validation, from 0 to 1.
     pub valid: f64,

@@ -22,6 +22,10 @@ use crate::world::World;
 /// the struct is made. No field may be called `node`, `in` or `doc`. Use `f64` for floating-point
 /// parameters: an `f32` prints with noise digits.
 ///
+/// The attributes `#[params]` and `#[node]` of the crate `blt-derive` write the derives, the
+/// defaults, the name, the registration and what a node without a state repeats. This is a node
+/// without them:
+///
 /// ```
 /// use blt_graph::{CheckCx, BuildCx, Node, NodeError, Port, RunCx};
 /// use schemars::JsonSchema;

@@ -2,7 +2,8 @@
 //! and scoring over them.
 //!
 //! This is the only crate that knows both the graph and the model. A node of your own does what a
-//! file in [`nodes`] does, in your own crate, on the port types of [`ports`].
+//! file in [`nodes`] does, in your own crate, on the port types of [`ports`]: an `impl Node`, or one
+//! of the short forms in [`patcher`] and [`metric`]. [`testing`] runs it alone.
 
 // The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
 extern crate self as blt;

@@ -256,8 +256,10 @@ fn the_page_of_nodes_is_what_the_program_prints() {
 
 #[test]
 fn no_node_and_no_step_takes_a_parameter_that_it_does_not_know() {
-    let more =
-        |example: &str| format!("{}, unheard_of: 1}}", example.trim_end().trim_end_matches('}'));
+    let more = |example: &str| {
+        let open = example.trim_end().strip_suffix('}').unwrap();
+        format!("{open}, unheard_of: 1}}")
+    };
     let nodes = registry::nodes().into_iter();
     let nodes = nodes.map(|entry| format!("graph:\n  node: {}\n", more(entry.example)));
     let steps = registry::steps().into_iter();
@@ -269,6 +271,11 @@ fn no_node_and_no_step_takes_a_parameter_that_it_does_not_know() {
         let refused = refused.unwrap_or_default();
         assert!(refused.contains("has no parameter `unheard_of`"), "{yaml}\n{refused}");
     }
+    let yaml =
+        "name: x\ngraph:\n  docs: {node: ParquetBytes, path: a, split: {valid: 0, vaild: 1}}\n";
+    let spec = PipelineSpec::parse(yaml, "x.yaml").unwrap();
+    let refused = check_all(&spec, Path::new(".")).err().unwrap().to_string();
+    assert!(refused.contains("has no key `vaild`"), "{refused}");
 }
 
 #[test]

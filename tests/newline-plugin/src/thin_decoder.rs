@@ -75,12 +75,12 @@ impl Node for ThinDecoder {
         cx: &RunCx,
     ) -> Result<LogitsValue, NodeError> {
         let session = session(cx);
-        let (backend, patches) = (&session.backend, &latents.patches);
-        let kv = backend.linear(&latents.states, w.rows)?;
-        let kv = backend.reshape(&kv, patches.n_patches() * w.k, w.config.dim)?;
+        let patches = &latents.patches;
+        let kv = session.linear(&latents.states, w.rows)?;
+        let kv = session.reshape(&kv, patches.n_patches() * w.k, w.config.dim)?;
         // The last patch that ended before the next byte's: a later one would show the future.
         let reads = patches.decoder_reads(&bytes.batch.offsets);
-        let states = backend.decoder_cross(&bytes.states, &kv, &reads, w.k, &w.cross, &w.config)?;
+        let states = session.decoder_cross(&bytes.states, &kv, &reads, w.k, &w.cross, &w.config)?;
         let head = Head { states, norm: w.norm, head: w.head, eps: self.eps };
         Ok(LogitsValue { head, batch: bytes.batch })
     }
