@@ -1,9 +1,11 @@
-//! Resident memory of this process, as Linux tells it; elsewhere nothing is known and nothing is
-//! reported.
+//! Resident memory of this process on Linux. On other systems nothing is reported.
+//!
+//! We read `/proc` ourselves, because a peak is what is reported: the crate `memory-stats` has none,
+//! and `procfs` brings parsers of all of `/proc` for two lines of one file, and no reset.
 
 use std::sync::OnceLock;
 
-/// Bytes that were resident when this was first asked.
+/// Bytes that were resident when this was first called.
 pub fn begin() -> Option<u64> {
     static BEGIN: OnceLock<Option<u64>> = OnceLock::new();
     *BEGIN.get_or_init(|| field("VmRSS:"))
@@ -14,7 +16,7 @@ pub fn peak() -> Option<u64> {
     field("VmHWM:")
 }
 
-/// Starts [`peak`] anew from what is resident now. False where the system cannot.
+/// Sets the [`peak`] to what is resident now. False if the system cannot.
 pub fn reset_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
