@@ -56,7 +56,7 @@ impl Step for Overfit {
                 return Err(StepError::Interrupted);
             }
             let now = bits_per_byte(graph.gradients(&batch, &self.goal, 1.0)?);
-            graph.update(&optimiser, step, step);
+            graph.update(&optimiser, step, step)?;
             cx.progress().update(step, &[("bpb", format!("{now:.3}"))]);
         }
         let after = bits_per_byte(graph.get::<port::Loss>(&batch, &self.goal)?);

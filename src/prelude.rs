@@ -28,5 +28,6 @@ pub use blt_plugins::{
     Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher, TrainedGraph,
     fingerprints, provide, session, with_params,
 };
+pub use blt_report::results::StepResult;
 pub use serde_json::json;
 pub use std::rc::Rc;

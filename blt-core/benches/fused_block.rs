@@ -4,7 +4,7 @@
 //! the same run. `shares` prints the ratio, taken in turns so that a busy machine slows both.
 
 use blt_core::backend::fused::Fused;
-use blt_core::backend::{Backend, BlockConfig, BlockParams, Tensor};
+use blt_core::backend::{BlockConfig, BlockParams, Operations, Parameters, Tape, Tensor};
 use blt_core::flops;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -94,9 +94,11 @@ impl Block {
         };
         let fused = Fused::new();
         let weight = |rows: usize, cols: usize| {
-            fused.add_param([rows, cols], noise(rows * cols, (cols as f32).sqrt().recip()), false)
+            fused
+                .add_param([rows, cols], noise(rows * cols, (cols as f32).sqrt().recip()), false)
+                .unwrap()
         };
-        let norm = || fused.add_param([1, dim], vec![1.0; dim], false);
+        let norm = || fused.add_param([1, dim], vec![1.0; dim], false).unwrap();
         let params = BlockParams {
             input_layernorm: norm(),
             q: weight(dim, dim),
@@ -108,17 +110,17 @@ impl Block {
             up: weight(ffn, dim),
             down: weight(dim, ffn),
         };
-        let x = fused.constant(spans * span, dim, noise(spans * span * dim, 1.0));
+        let x = fused.constant(spans * span, dim, noise(spans * span * dim, 1.0)).unwrap();
         Self { fused, x, offsets: (0..=spans).map(|i| i * span).collect(), params, config }
     }
 
     fn forward(&self) -> Tensor {
-        self.fused.block(&self.x, &self.offsets, &self.params, &self.config)
+        self.fused.block(&self.x, &self.offsets, &self.params, &self.config).unwrap()
     }
 
     fn train(&self) {
         self.fused.record(true);
-        self.fused.backward(&self.forward());
+        self.fused.backward(&self.forward()).unwrap();
         self.fused.record(false);
     }
 

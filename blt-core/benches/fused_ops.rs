@@ -3,7 +3,8 @@
 
 use blt_core::backend::fused::{Fused, embed::rolling_hash_ids};
 use blt_core::backend::{
-    AdamWStep, Backend, CrossConfig, CrossParams, HashConfig, ParamId, Pooling, Tensor,
+    AdamWStep, CrossConfig, CrossParams, HashConfig, Operations, Optimizer, ParamId, Parameters,
+    Pooling, Tape, Tensor,
 };
 use blt_core::bytes::Batch;
 use blt_core::patch::Patches;
@@ -65,7 +66,9 @@ fn batch(preset: &Preset) -> (Batch, Patches) {
 
 fn weight(fused: &Fused, rows: usize, cols: usize) -> ParamId {
     let scale = (cols as f32).sqrt().recip();
-    fused.add_param([rows, cols], noise(rows * cols).iter().map(|x| x * scale).collect(), false)
+    fused
+        .add_param([rows, cols], noise(rows * cols).iter().map(|x| x * scale).collect(), false)
+        .unwrap()
 }
 
 /// Times `op` without and with its backward pass.
@@ -82,7 +85,7 @@ fn forward_and_train(
     group.bench_function(BenchmarkId::new("train", preset.name), |b| {
         b.iter(|| {
             fused.record(true);
-            fused.backward(&op());
+            fused.backward(&op()).unwrap();
             fused.zero_grads();
         })
     });
@@ -114,9 +117,9 @@ fn embed(c: &mut Criterion) {
         let (fused, config) = (Fused::new(), hash_config(preset));
         let tokens = weight(&fused, 260, preset.dim);
         let rows = 6 * preset.hash_vocab;
-        let table = fused.add_param([rows, preset.dim], noise(rows * preset.dim), true);
+        let table = fused.add_param([rows, preset.dim], noise(rows * preset.dim), true).unwrap();
         forward_and_train(c, "embed", preset, &fused, || {
-            fused.embed(&batch.ids, &batch.offsets, tokens, Some((table, &config)))
+            fused.embed(&batch.ids, &batch.offsets, tokens, Some((table, &config))).unwrap()
         });
     }
 }
@@ -125,9 +128,11 @@ fn pool(c: &mut Criterion) {
     for preset in &PRESETS {
         let (_, patches) = batch(preset);
         let fused = Fused::new();
-        let h = fused.constant(IDS, preset.dim, noise(IDS * preset.dim));
+        let h = fused.constant(IDS, preset.dim, noise(IDS * preset.dim)).unwrap();
         for (name, pooling) in [("pool max", Pooling::Max), ("pool mean", Pooling::Mean)] {
-            forward_and_train(c, name, preset, &fused, || fused.pool(&h, &patches, pooling));
+            forward_and_train(c, name, preset, &fused, || {
+                fused.pool(&h, &patches, pooling).unwrap()
+            });
         }
     }
 }
@@ -143,7 +148,7 @@ fn cross(c: &mut Criterion) {
             head_dim: dim / preset.heads,
             eps: EPS,
         };
-        let ones = || fused.add_param([1, dim], vec![1.0; dim], false);
+        let ones = || fused.add_param([1, dim], vec![1.0; dim], false).unwrap();
         let square = || weight(&fused, dim, dim);
         let params = CrossParams {
             q_norm: ones(),
@@ -153,20 +158,22 @@ fn cross(c: &mut Criterion) {
             v: square(),
             o: square(),
         };
-        let bytes = fused.constant(IDS, dim, noise(IDS * dim));
+        let bytes = fused.constant(IDS, dim, noise(IDS * dim)).unwrap();
         let rows = |k: usize| {
-            fused.constant(patches.n_patches() * k, dim, noise(patches.n_patches() * k * dim))
+            fused
+                .constant(patches.n_patches() * k, dim, noise(patches.n_patches() * k * dim))
+                .unwrap()
         };
         let (rows_k, rows_1) = (rows(K), rows(1));
         let reads = patches.decoder_reads(&batch.offsets);
         forward_and_train(c, "encoder cross", preset, &fused, || {
-            fused.encoder_cross(&rows_k, &bytes, &patches, K, &params, &config)
+            fused.encoder_cross(&rows_k, &bytes, &patches, K, &params, &config).unwrap()
         });
         forward_and_train(c, "decoder cross", preset, &fused, || {
-            fused.decoder_cross(&bytes, &rows_k, &reads, K, &params, &config)
+            fused.decoder_cross(&bytes, &rows_k, &reads, K, &params, &config).unwrap()
         });
         forward_and_train(c, "decoder cross, k 1", preset, &fused, || {
-            fused.decoder_cross(&bytes, &rows_1, &reads, 1, &params, &config)
+            fused.decoder_cross(&bytes, &rows_1, &reads, 1, &params, &config).unwrap()
         });
     }
 }
@@ -175,16 +182,18 @@ fn head(c: &mut Criterion) {
     for preset in &PRESETS {
         let (batch, _) = batch(preset);
         let fused = Fused::new();
-        let norm = fused.add_param([1, preset.dim], vec![1.0; preset.dim], false);
+        let norm = fused.add_param([1, preset.dim], vec![1.0; preset.dim], false).unwrap();
         let head = weight(&fused, 260, preset.dim);
-        let x = fused.constant(IDS, preset.dim, noise(IDS * preset.dim));
+        let x = fused.constant(IDS, preset.dim, noise(IDS * preset.dim)).unwrap();
         let targets: Vec<Option<u16>> = batch.ids.iter().map(|&id| Some(id)).collect();
         forward_and_train(c, "head loss", preset, &fused, || {
-            fused.head_loss(&x, norm, head, EPS, &targets, 1.0 / IDS as f64).loss
+            fused.head_loss(&x, norm, head, EPS, &targets, 1.0 / IDS as f64).unwrap().loss
         });
         let mut group = c.benchmark_group("head entropies");
         group.throughput(Throughput::Bytes(IDS as u64));
-        group.bench_function(preset.name, |b| b.iter(|| fused.head_entropies(&x, norm, head, EPS)));
+        group.bench_function(preset.name, |b| {
+            b.iter(|| fused.head_entropies(&x, norm, head, EPS).unwrap())
+        });
         group.finish();
     }
 }
@@ -195,21 +204,35 @@ fn adamw(c: &mut Criterion) {
         let (fused, config) = (Fused::new(), hash_config(preset));
         let tokens = weight(&fused, 260, preset.dim);
         let rows = 6 * preset.hash_vocab;
-        let table = fused.add_param([rows, preset.dim], noise(rows * preset.dim), true);
-        let dense = fused.add_param([4096, 1024], noise(4096 * 1024), false);
-        let x = fused.constant(1, 1024, vec![1.0; 1024]);
+        let table = fused.add_param([rows, preset.dim], noise(rows * preset.dim), true).unwrap();
+        let dense = fused.add_param([4096, 1024], noise(4096 * 1024), false).unwrap();
+        let x = fused.constant(1, 1024, vec![1.0; 1024]).unwrap();
         fused.record(true);
-        fused.backward(&fused.embed(&batch.ids, &batch.offsets, tokens, Some((table, &config))));
-        fused.backward(&fused.linear(&x, dense));
+        fused
+            .backward(
+                &fused.embed(&batch.ids, &batch.offsets, tokens, Some((table, &config))).unwrap(),
+            )
+            .unwrap();
+        fused.backward(&fused.linear(&x, dense).unwrap()).unwrap();
         fused.record(false);
         let mut t = 0;
         let mut step = |ids: &[ParamId]| {
             t += 1;
             let (beta1, beta2, eps) = (0.9, 0.95, 1e-8);
-            fused.adamw(
-                ids,
-                &AdamWStep { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.1, grad_scale: 0.5, t },
-            );
+            fused
+                .adamw(
+                    ids,
+                    &AdamWStep {
+                        lr: 1e-4,
+                        beta1,
+                        beta2,
+                        eps,
+                        weight_decay: 0.1,
+                        grad_scale: 0.5,
+                        t,
+                    },
+                )
+                .unwrap();
         };
         let mut group = c.benchmark_group("adamw");
         group.bench_function(BenchmarkId::new("table, rows of one batch", preset.name), |b| {
@@ -218,13 +241,13 @@ fn adamw(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("table, all rows caught up", preset.name), |b| {
             b.iter(|| {
                 step(&[table]);
-                black_box(fused.moments(table).0.len())
+                black_box(fused.moments(table).unwrap().0.len())
             })
         });
         group.throughput(Throughput::Elements(4096 * 1024));
         group.bench_function(BenchmarkId::new("dense", preset.name), |b| b.iter(|| step(&[dense])));
         group.bench_function(BenchmarkId::new("norm", preset.name), |b| {
-            b.iter(|| fused.grad_norm_squared(&[dense]))
+            b.iter(|| fused.grad_norm_squared(&[dense]).unwrap())
         });
         group.finish();
     }

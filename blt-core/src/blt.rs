@@ -1,5 +1,6 @@
 //! A whole model in one piece, as checkpoints hold it.
 
+use crate::backend::BackendError;
 use crate::bytes::Batch;
 use crate::hf::{ModelShape, PatchingShape};
 use crate::model::{ByteEmbed, ByteLm, Head, Latent, LocalDecoder, LocalEncoder, Session};
@@ -23,7 +24,7 @@ struct EntropyPatcher {
     reset_at_newline: bool,
 }
 
-/// What an entropy model says of a batch.
+/// An entropy model's results for a batch.
 pub struct Patched {
     /// Its logits.
     pub head: Head,
@@ -52,32 +53,49 @@ impl Blt {
         Blt { embed, encoder, latent, decoder, patcher }
     }
 
-    /// What the entropy model says of a batch; None where there is none. `record`: on the way to a
-    /// gradient of its own loss (borders have none).
+    /// The entropy model's logits, entropies and patches of a batch; None where the model has no
+    /// entropy model. `record`: on the way to a gradient of its own loss (borders have none).
     ///
     /// # Errors
-    /// An entropy that is not finite.
+    /// Outside, a device that failed; inside, an entropy that is not finite.
     pub fn patch(
         &self,
         cx: &Session,
         batch: &Batch,
         record: bool,
-    ) -> Option<Result<Patched, PatchError>> {
-        let patcher = self.patcher.as_ref()?;
-        let lines = patcher.reset_at_newline.then(|| newline_reset(batch));
-        cx.backend.pause(!record);
-        let head = patcher.model.forward(cx, lines.as_ref().unwrap_or(batch));
-        cx.backend.pause(false);
-        let entropies = head.entropies(cx);
-        let patches = entropy_patches(batch, &entropies, patcher.rule, patcher.max_patch_length);
-        Some(patches.map(|patches| Patched { head, entropies, patches }))
+    ) -> Result<Option<Result<Patched, PatchError>>, BackendError> {
+        self.patcher.as_ref().map(|patcher| patcher.patch(cx, batch, record)).transpose()
     }
 
     /// The states that give the logits, `[n, dim]`.
-    pub fn forward(&self, cx: &Session, batch: &Batch, patches: &Patches) -> Head {
-        let x = self.embed.forward(cx, batch);
-        let (bytes, patch_states) = self.encoder.forward(cx, x, batch, patches);
-        let latents = self.latent.forward(cx, patch_states, patches);
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn forward(
+        &self,
+        cx: &Session,
+        batch: &Batch,
+        patches: &Patches,
+    ) -> Result<Head, BackendError> {
+        let x = self.embed.forward(cx, batch)?;
+        let (bytes, patch_states) = self.encoder.forward(cx, x, batch, patches)?;
+        let latents = self.latent.forward(cx, patch_states, patches)?;
         self.decoder.forward(cx, bytes, latents, batch, patches)
+    }
+}
+
+impl EntropyPatcher {
+    fn patch(
+        &self,
+        cx: &Session,
+        batch: &Batch,
+        record: bool,
+    ) -> Result<Result<Patched, PatchError>, BackendError> {
+        let lines = self.reset_at_newline.then(|| newline_reset(batch));
+        let seen = lines.as_ref().unwrap_or(batch);
+        let head = cx.paused(!record, || self.model.forward(cx, seen))?;
+        let entropies = head.entropies(cx)?;
+        let patches = entropy_patches(batch, &entropies, self.rule, self.max_patch_length);
+        Ok(patches.map(|patches| Patched { head, entropies, patches }))
     }
 }

@@ -1,12 +1,9 @@
 //! Parameters and optimiser moments as safetensors files, written whole or not at all.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendError};
 use crate::params::NamedParam;
-use crate::tensor_file::{TensorFile, TensorFileError};
-use safetensors::tensor::{Dtype, View};
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fs::File;
+use crate::tensor_file::{self, TensorFile, TensorFileError, WriteError};
+use safetensors::tensor::Dtype;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +39,8 @@ pub enum CheckpointError {
         "{path}: tensor `{name}` holds a value that is not finite; the training run that wrote it diverged"
     )]
     NotFinite { path: PathBuf, name: String },
+    #[error(transparent)]
+    Backend(#[from] BackendError),
 }
 
 /// In the words of checkpoints, whose tensors are all F32.
@@ -70,63 +69,25 @@ impl From<TensorFileError> for CheckpointError {
     }
 }
 
-/// A tensor's numbers, fetched when they are written: a file may be larger than the memory that is
-/// left.
-struct Pending<F> {
-    shape: Vec<usize>,
-    fetch: F,
-}
-
-impl<F: Fn() -> Vec<f32>> View for Pending<F> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(bytemuck::cast_slice(&(self.fetch)()).to_vec())
-    }
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * size_of::<f32>()
-    }
-}
-
-/// Writes named tensors to `path` through a temporary file in the same directory.
-pub fn write_tensors<F: Fn() -> Vec<f32>>(
+/// Writes named tensors to `path` through a temporary file in the same directory. Each is fetched
+/// when its turn comes.
+///
+/// # Errors
+/// What keeps the file from being written, or the first error of a fetch; `path` is then as before.
+pub fn write_tensors<F: Fn() -> Result<Vec<f32>, BackendError>>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, Vec<usize>, F)>,
 ) -> Result<(), CheckpointError> {
-    let pending = tensors.into_iter().map(|(name, shape, fetch)| (name, Pending { shape, fetch }));
-    // `format: pt` is what the Python side asks for; a single entry, since the map's order is not
-    // defined.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let partial = path.with_extension("safetensors.partial");
-    let written = safetensors::serialize_to_file(pending, Some(metadata), &partial)
-        .map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(e) => e,
-            other => io::Error::other(other),
-        })
-        .and_then(|()| readable_as_its_directory(&partial)?.sync_all())
-        .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|source| {
+    let written = tensor_file::write(&partial, tensors)
+        .and_then(|()| std::fs::rename(&partial, path).map_err(WriteError::File));
+    written.map_err(|error| {
         let _ = std::fs::remove_file(&partial);
-        CheckpointError::Write { path: path.to_owned(), source }
+        match error {
+            WriteError::File(source) => CheckpointError::Write { path: path.to_owned(), source },
+            WriteError::Fetch(error) => error.into(),
+        }
     })
-}
-
-/// Opens a file that the safetensors library wrote. It makes files that their owner alone can read;
-/// a model is for whoever may read its directory.
-pub(crate) fn readable_as_its_directory(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = std::fs::metadata(path.parent().unwrap_or(Path::new(".")))?;
-        let mode = 0o600 | directory.permissions().mode() & 0o044;
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    }
-    Ok(file)
 }
 
 /// Writes `model.safetensors` for `params` into `dir`.
@@ -149,8 +110,8 @@ pub fn save_moments(
     let moments = params.iter().flat_map(|p| [("m", p), ("v", p)]);
     let tensors = moments.map(|(which, p)| {
         let fetch = move || {
-            let (m, v) = backend.moments(p.id);
-            if which == "m" { m } else { v }
+            let (m, v) = backend.moments(p.id)?;
+            Ok(if which == "m" { m } else { v })
         };
         (format!("{which}.{}", p.name), p.stored_shape(), fetch)
     });
@@ -170,7 +131,7 @@ pub fn load_moments(
             file.get_f32(&format!("m.{}", p.name), &shape)?,
             file.get_f32(&format!("v.{}", p.name), &shape)?,
         );
-        backend.write_moments(p.id, &m, &v);
+        backend.write_moments(p.id, &m, &v)?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ pub mod patch;
 #[doc(hidden)]
 pub mod planted;
 pub mod rope;
+pub mod session;
 mod simd;
 pub mod tensor_file;
 

@@ -5,46 +5,14 @@
 //! Hugging Face `BltForCausalLM` layout.
 
 use crate::backend::{
-    Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, ParamId, Pooling,
-    Tensor,
+    BackendError, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss,
+    Operations, ParamId, Pooling, Tensor,
 };
 use crate::bytes::{Batch, VOCAB};
-use crate::flops;
 use crate::params::ParamMaker;
 use crate::patch::Patches;
-use crate::planted::{Bug, planted};
+pub use crate::session::Session;
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
-use std::rc::Rc;
-
-/// What a forward pass runs in: the backend, and a counter of the FLOPs that the executed shapes
-/// took.
-pub struct Session {
-    pub backend: Rc<dyn Backend>,
-    flops: Cell<u64>,
-    /// Weight of the current micro-batch in its optimiser step; a loss multiplies its scale by it.
-    pub loss_weight: Cell<f64>,
-}
-
-impl Session {
-    pub fn new(backend: Rc<dyn Backend>) -> Self {
-        Session { backend, flops: Cell::new(0), loss_weight: Cell::new(1.0) }
-    }
-
-    fn count(&self, flops: u64) {
-        self.flops.set(self.flops.get() + flops);
-    }
-
-    /// Forward FLOPs since they were last taken.
-    pub fn flops(&self) -> u64 {
-        self.flops.get()
-    }
-
-    /// Forward FLOPs since the last call (a multiply-add is two; allowed pairs only).
-    pub fn take_flops(&self) -> u64 {
-        self.flops.replace(0)
-    }
-}
 
 /// Width of the feed-forward layer where none is given: 8/3 dim, rounded up to a multiple of 64.
 pub fn default_ffn(dim: usize) -> usize {
@@ -93,22 +61,15 @@ impl Stack {
         Stack { config: config.clone(), layers }
     }
 
-    fn run(&self, cx: &Session, layer: usize, x: &Tensor, offsets: &[usize]) -> Tensor {
-        cx.count(flops::block(&self.config, offsets));
-        if planted(Bug::Neighbour) {
-            let joined = |i: usize| i.is_multiple_of(2) || i + 1 == offsets.len();
-            let offsets: Vec<usize> =
-                (0..offsets.len()).filter(|&i| joined(i)).map(|i| offsets[i]).collect();
-            return cx.backend.block(x, &offsets, &self.layers[layer], &self.config);
-        }
-        cx.backend.block(x, offsets, &self.layers[layer], &self.config)
+    fn run(
+        &self,
+        cx: &Session,
+        layer: usize,
+        x: &Tensor,
+        offsets: &[usize],
+    ) -> Result<Tensor, BackendError> {
+        cx.block(x, offsets, &self.layers[layer], &self.config)
     }
-}
-
-fn linear(cx: &Session, x: &Tensor, weight: ParamId) -> Tensor {
-    let y = cx.backend.linear(x, weight);
-    cx.count(flops::linear(x.rows, x.cols, y.cols));
-    y
 }
 
 /// Byte embeddings plus hash n-gram embeddings, summed without normalisation.
@@ -129,13 +90,8 @@ impl ByteEmbed {
     }
 
     /// `[n, dim]`
-    pub fn forward(&self, cx: &Session, batch: &Batch) -> Tensor {
-        cx.backend.embed(
-            &batch.ids,
-            &batch.offsets,
-            self.tokens,
-            self.hash.as_ref().map(|(p, c)| (*p, c)),
-        )
+    pub fn forward(&self, cx: &Session, batch: &Batch) -> Result<Tensor, BackendError> {
+        cx.embed(&batch.ids, &batch.offsets, self.tokens, self.hash.as_ref().map(|(p, c)| (*p, c)))
     }
 }
 
@@ -199,12 +155,12 @@ impl LocalEncoder {
         x: Tensor,
         batch: &Batch,
         patches: &Patches,
-    ) -> (Tensor, Tensor) {
+    ) -> Result<(Tensor, Tensor), BackendError> {
         let c = &self.config;
         let mut h = x;
         let mut queries: Option<Tensor> = None;
         for layer in 0..c.layers {
-            h = self.stack.run(cx, layer, &h, &batch.offsets);
+            h = self.stack.run(cx, layer, &h, &batch.offsets)?;
             let last = layer + 1 == c.layers;
             if c.cross_layers != CrossLayers::All && !last {
                 continue;
@@ -212,18 +168,17 @@ impl LocalEncoder {
             let q = match queries.take() {
                 Some(q) => q,
                 None => {
-                    let pooled = cx.backend.pool(&h, patches, c.pooling);
-                    let q = linear(cx, &pooled, self.projection);
-                    cx.backend.reshape(&q, patches.n_patches() * c.k, c.block.dim)
+                    let pooled = cx.pool(&h, patches, c.pooling)?;
+                    let q = cx.linear(&pooled, self.projection)?;
+                    cx.reshape(&q, patches.n_patches() * c.k, c.block.dim)?
                 }
             };
             let params = &self.cross[if self.cross.len() == 1 { 0 } else { layer }];
-            cx.count(flops::encoder_cross(&c.cross, batch.len(), patches.n_patches(), c.k));
-            queries = Some(cx.backend.encoder_cross(&q, &h, patches, c.k, params, &c.cross));
+            queries = Some(cx.encoder_cross(&q, &h, patches, c.k, params, &c.cross)?);
         }
         let queries = queries.expect("an encoder has at least one layer");
-        let patch_states = cx.backend.reshape(&queries, patches.n_patches(), c.k * c.block.dim);
-        (h, patch_states)
+        let patch_states = cx.reshape(&queries, patches.n_patches(), c.k * c.block.dim)?;
+        Ok((h, patch_states))
     }
 }
 
@@ -256,15 +211,20 @@ impl Latent {
     }
 
     /// Patch states `[P, input_dim] -> [P, dim]`, causal inside a span.
-    pub fn forward(&self, cx: &Session, x: Tensor, patches: &Patches) -> Tensor {
+    pub fn forward(
+        &self,
+        cx: &Session,
+        x: Tensor,
+        patches: &Patches,
+    ) -> Result<Tensor, BackendError> {
         let mut x = match self.projection {
-            Some(w) => linear(cx, &x, w),
+            Some(w) => cx.linear(&x, w)?,
             None => x,
         };
         for layer in 0..self.stack.layers.len() {
-            x = self.stack.run(cx, layer, &x, &patches.span_offsets);
+            x = self.stack.run(cx, layer, &x, &patches.span_offsets)?;
         }
-        x
+        Ok(x)
     }
 }
 
@@ -281,27 +241,29 @@ pub struct Head {
 
 impl Head {
     /// `[n, vocab]` on the host.
-    pub fn logits(&self, cx: &Session) -> Vec<f32> {
-        self.count(cx);
-        cx.backend.head_logits(&self.states, self.norm, self.head, self.eps)
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn logits(&self, cx: &Session) -> Result<Vec<f32>, BackendError> {
+        cx.head_logits(&self.states, self.norm, self.head, self.eps)
     }
 
     /// Entropy of the next byte in nats, `[n]`.
-    pub fn entropies(&self, cx: &Session) -> Vec<f32> {
-        self.count(cx);
-        cx.backend.head_entropies(&self.states, self.norm, self.head, self.eps)
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn entropies(&self, cx: &Session) -> Result<Vec<f32>, BackendError> {
+        cx.head_entropies(&self.states, self.norm, self.head, self.eps)
     }
 
     /// Cross-entropy of `targets` (`[n]`): `weight * mean nats`, and the nats of each position.
-    pub fn loss(&self, cx: &Session, targets: &[Option<u16>]) -> crate::backend::HeadLoss {
-        self.count(cx);
+    ///
+    /// # Errors
+    /// Targets of another length, or an error of the device.
+    pub fn loss(&self, cx: &Session, targets: &[Option<u16>]) -> Result<HeadLoss, BackendError> {
         let counted = targets.iter().flatten().count().max(1);
         let scale = cx.loss_weight.get() / counted as f64;
-        cx.backend.head_loss(&self.states, self.norm, self.head, self.eps, targets, scale)
-    }
-
-    fn count(&self, cx: &Session) {
-        cx.count(flops::head(self.states.rows, self.states.cols, VOCAB));
+        cx.head_loss(&self.states, self.norm, self.head, self.eps, targets, scale)
     }
 }
 
@@ -372,21 +334,20 @@ impl LocalDecoder {
         latents: Tensor,
         batch: &Batch,
         patches: &Patches,
-    ) -> Head {
+    ) -> Result<Head, BackendError> {
         let c = &self.config;
-        let kv = linear(cx, &latents, self.projection);
+        let kv = cx.linear(&latents, self.projection)?;
         drop(latents);
-        let kv = cx.backend.reshape(&kv, patches.n_patches() * c.k, c.block.dim);
+        let kv = cx.reshape(&kv, patches.n_patches() * c.k, c.block.dim)?;
         let reads = patches.decoder_reads(&batch.offsets);
         let mut x = bytes;
         for layer in 0..c.layers {
             if let Some(params) = self.cross.get(layer) {
-                cx.count(flops::decoder_cross(&c.cross, x.rows, patches.n_patches(), c.k));
-                x = cx.backend.decoder_cross(&x, &kv, &reads, c.k, params, &c.cross);
+                x = cx.decoder_cross(&x, &kv, &reads, c.k, params, &c.cross)?;
             }
-            x = self.stack.run(cx, layer, &x, &batch.offsets);
+            x = self.stack.run(cx, layer, &x, &batch.offsets)?;
         }
-        Head { states: x, norm: self.norm, head: self.head, eps: c.block.eps }
+        Ok(Head { states: x, norm: self.norm, head: self.head, eps: c.block.eps })
     }
 }
 
@@ -408,11 +369,11 @@ impl ByteLm {
         ByteLm { tokens, stack, norm, head }
     }
 
-    pub fn forward(&self, cx: &Session, batch: &Batch) -> Head {
-        let mut x = cx.backend.embed(&batch.ids, &batch.offsets, self.tokens, None);
+    pub fn forward(&self, cx: &Session, batch: &Batch) -> Result<Head, BackendError> {
+        let mut x = cx.embed(&batch.ids, &batch.offsets, self.tokens, None)?;
         for layer in 0..self.stack.layers.len() {
-            x = self.stack.run(cx, layer, &x, &batch.offsets);
+            x = self.stack.run(cx, layer, &x, &batch.offsets)?;
         }
-        Head { states: x, norm: self.norm, head: self.head, eps: self.stack.config.eps }
+        Ok(Head { states: x, norm: self.norm, head: self.head, eps: self.stack.config.eps })
     }
 }

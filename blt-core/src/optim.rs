@@ -1,6 +1,6 @@
 //! The learning-rate schedule and the optimiser step.
 
-use crate::backend::{AdamWStep, Backend, ParamId};
+use crate::backend::{AdamWStep, Backend, BackendError, ParamId};
 use crate::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 
@@ -67,8 +67,17 @@ impl AdamWConfig {
     /// Clips, updates those of `ids` that have a gradient, and clears all gradients. Returns the
     /// gradient's norm before clipping. `step` places the learning rate, `t` the bias
     /// correction (they differ after continuing from a checkpoint); both count from 1.
-    pub fn step(&self, backend: &dyn Backend, ids: &[ParamId], step: u64, t: u64) -> f64 {
-        let norm = backend.grad_norm_squared(ids).sqrt();
+    ///
+    /// # Errors
+    /// Of the device; some parameters may be updated then.
+    pub fn step(
+        &self,
+        backend: &dyn Backend,
+        ids: &[ParamId],
+        step: u64,
+        t: u64,
+    ) -> Result<f64, BackendError> {
+        let norm = backend.grad_norm_squared(ids)?.sqrt();
         let grad_scale = match self.clip {
             Some(clip) if norm > clip => clip / norm,
             _ => 1.0,
@@ -85,9 +94,9 @@ impl AdamWConfig {
             grad_scale,
             t,
         };
-        backend.adamw(ids, &step);
+        backend.adamw(ids, &step)?;
         backend.zero_grads();
-        norm
+        Ok(norm)
     }
 }
 

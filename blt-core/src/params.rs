@@ -3,7 +3,7 @@
 //! A parameter's numbers derive from (seed of its node, its name) alone, so that adding a node or a
 //! parameter moves no other. Names are those of the Hugging Face `BltForCausalLM` layout.
 
-use crate::backend::{Backend, ParamId};
+use crate::backend::{Backend, BackendError, ParamId};
 use crate::tensor_file::MappedTensor;
 
 /// A registered parameter under its canonical name.
@@ -31,10 +31,15 @@ impl NamedParam {
 }
 
 /// Registers parameters with a backend and remembers their names.
+///
+/// A part's constructor takes what [`linear`](Self::linear), [`table`](Self::table) and
+/// [`norm`](Self::norm) return and checks nothing: the first error is kept, nothing is registered
+/// after it, and [`finish`](Self::finish) returns it.
 pub struct ParamMaker<'a> {
     pub backend: &'a dyn Backend,
     numbers: Numbers<'a>,
     made: Vec<NamedParam>,
+    failed: Option<BackendError>,
 }
 
 /// Where a parameter's first numbers come from.
@@ -49,15 +54,15 @@ enum Numbers<'a> {
 impl<'a> ParamMaker<'a> {
     /// Initialises parameters.
     pub fn new(backend: &'a dyn Backend, seed: u64) -> Self {
-        ParamMaker { backend, numbers: Numbers::Drawn { seed }, made: Vec::new() }
+        ParamMaker { backend, numbers: Numbers::Drawn { seed }, made: Vec::new(), failed: None }
     }
 
     /// Lets `make` build a part whose parameters are read by `view`, which gets a canonical name and
     /// the shape in checkpoints ([`NamedParam::stored_shape`]).
     ///
     /// # Errors
-    /// The first error of `view`.
-    pub fn read<T, E>(
+    /// The first error of `view` or of the backend.
+    pub fn read<T, E: From<BackendError>>(
         backend: &'a dyn Backend,
         mut view: impl FnMut(&str, &[usize]) -> Result<MappedTensor, E>,
         make: impl FnOnce(&mut ParamMaker) -> T,
@@ -71,12 +76,12 @@ impl<'a> ParamMaker<'a> {
             }
         };
         let numbers = Numbers::Stored(&mut stored);
-        let mut maker = ParamMaker { backend, numbers, made: Vec::new() };
+        let mut maker = ParamMaker { backend, numbers, made: Vec::new(), failed: None };
         let part = make(&mut maker);
-        let made = maker.made;
+        let made = maker.finish();
         match failed {
             Some(error) => Err(error),
-            None => Ok((part, made)),
+            None => Ok((part, made?)),
         }
     }
 
@@ -105,8 +110,11 @@ impl<'a> ParamMaker<'a> {
         vector: bool,
     ) -> ParamId {
         let mut param = NamedParam { name, id: ParamId(0), shape, vector };
+        if self.failed.is_some() {
+            return param.id;
+        }
         let len = param.n_elements();
-        param.id = match &mut self.numbers {
+        let id = match &mut self.numbers {
             Numbers::Drawn { seed } => {
                 let data = match sigma {
                     Some(sigma) => truncated_normal(*seed, &param.name, len, sigma),
@@ -119,14 +127,24 @@ impl<'a> ParamMaker<'a> {
                 None => self.backend.add_param(shape, vec![0.0; len], by_rows),
             },
         };
+        match id {
+            Ok(id) => param.id = id,
+            Err(error) => self.failed = Some(error),
+        }
         let id = param.id;
         self.made.push(param);
         id
     }
 
     /// All that was made, in order.
-    pub fn finish(self) -> Vec<NamedParam> {
-        self.made
+    ///
+    /// # Errors
+    /// The first error of the backend.
+    pub fn finish(self) -> Result<Vec<NamedParam>, BackendError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.made),
+        }
     }
 }
 

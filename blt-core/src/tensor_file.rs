@@ -3,9 +3,11 @@
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -279,3 +281,99 @@ impl MappedTensor {
 
 /// Elements that one task handles.
 const CHUNK: usize = 1 << 14;
+
+/// Why a file of tensors could not be written.
+#[derive(Debug)]
+pub enum WriteError<E> {
+    /// The file could not be written.
+    File(io::Error),
+    /// A tensor's numbers could not be fetched.
+    Fetch(E),
+}
+
+/// A tensor to be written. Its numbers are fetched when its turn comes: a file may be larger than
+/// the memory that is left.
+struct Pending<'a, F, E> {
+    shape: Vec<usize>,
+    fetch: F,
+    /// The first error of a fetch in this file.
+    failed: &'a RefCell<Option<E>>,
+}
+
+impl<F: Fn() -> Result<Vec<f32>, E>, E> View for Pending<'_, F, E> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.data_len() == 0 {
+            return Cow::Borrowed(&[]);
+        }
+        match (self.fetch)() {
+            Ok(data) => {
+                assert_eq!(
+                    data.len() * size_of::<f32>(),
+                    self.data_len(),
+                    "the data fills the shape"
+                );
+                Cow::Owned(bytemuck::cast_slice(&data).to_vec())
+            }
+            // The library asks for bytes and takes no error; the file is thrown away.
+            Err(error) => {
+                self.failed.borrow_mut().get_or_insert(error);
+                Cow::Owned(vec![0; self.data_len()])
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+/// Writes named f32 tensors to a new file at `path`, and waits until they are on the disk.
+///
+/// # Errors
+/// What keeps the file from being written, or the first error of a fetch. What is at `path` then is
+/// no whole file.
+pub fn write<F: Fn() -> Result<Vec<f32>, E>, E>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, Vec<usize>, F)>,
+) -> Result<(), WriteError<E>> {
+    let failed = RefCell::new(None);
+    let pending = tensors
+        .into_iter()
+        .map(|(name, shape, fetch)| (name, Pending { shape, fetch, failed: &failed }));
+    // `format: pt` is what the Python side asks for; a single entry, since the map's order is not
+    // defined.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let written = safetensors::serialize_to_file(pending, Some(metadata), path);
+    if let Some(error) = failed.into_inner() {
+        return Err(WriteError::Fetch(error));
+    }
+    written
+        .map_err(|e| match e {
+            SafeTensorError::IoError(e) => e,
+            other => io::Error::other(other),
+        })
+        .and_then(|()| readable_as_its_directory(path)?.sync_all())
+        .map_err(WriteError::File)
+}
+
+/// Opens a file that the safetensors library wrote. It makes files that their owner alone can read;
+/// a model is for whoever may read its directory.
+fn readable_as_its_directory(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = std::fs::metadata(path.parent().unwrap_or(Path::new(".")))?;
+        let mode = 0o600 | directory.permissions().mode() & 0o044;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(file)
+}

@@ -58,7 +58,7 @@ fn train(backend: &dyn Backend) -> Training {
     let Kind::Block { config, .. } = &block_case.kind else { unreachable!() };
     let all = embed_params.iter().chain(&block_case.params[1..]).chain(&head_params[1..]);
     let ids: Vec<ParamId> =
-        all.map(|p| backend.add_param(p.shape, p.data.clone(), p.by_rows)).collect();
+        all.map(|p| backend.add_param(p.shape, p.data.clone(), p.by_rows).unwrap()).collect();
     let params = BlockParams {
         input_layernorm: ids[2],
         q: ids[3],
@@ -80,24 +80,34 @@ fn train(backend: &dyn Backend) -> Training {
             let bytes: Vec<u16> = (0..15).map(|_| 4 + rng.below(12) as u16).collect();
             let targets: Vec<_> =
                 (0..15).map(|i| bytes.get(i + 1).copied().filter(|_| i % 5 != 4)).collect();
-            let x = backend.embed(&bytes, &offsets, ids[0], Some((ids[1], &hash)));
-            let x = backend.block(&x, &offsets, &params, config);
+            let x = backend.embed(&bytes, &offsets, ids[0], Some((ids[1], &hash))).unwrap();
+            let x = backend.block(&x, &offsets, &params, config).unwrap();
             let HeadLoss { loss, .. } =
-                backend.head_loss(&x, ids[11], ids[12], 1e-5, &targets, 0.05);
-            losses.extend(backend.to_host(&loss));
-            backend.backward(&loss);
+                backend.head_loss(&x, ids[11], ids[12], 1e-5, &targets, 0.05).unwrap();
+            losses.extend(backend.to_host(&loss).unwrap());
+            backend.backward(&loss).unwrap();
         }
-        let norm = backend.grad_norm_squared(&ids).sqrt();
+        let norm = backend.grad_norm_squared(&ids).unwrap().sqrt();
         norms.push(norm);
         let (lr, grad_scale) = (1e-2 / t as f64, 1.0 / norm.max(1.0));
-        backend.adamw(
-            &ids,
-            &AdamWStep { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale, t },
-        );
+        backend
+            .adamw(
+                &ids,
+                &AdamWStep {
+                    lr,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    eps: 1e-8,
+                    weight_decay: 0.1,
+                    grad_scale,
+                    t,
+                },
+            )
+            .unwrap();
     }
     Training {
-        params: ids.iter().map(|&id| backend.read_param(id)).collect(),
-        moments: ids.iter().map(|&id| backend.moments(id)).collect(),
+        params: ids.iter().map(|&id| backend.read_param(id).unwrap()).collect(),
+        moments: ids.iter().map(|&id| backend.moments(id).unwrap()).collect(),
         losses,
         norms,
     }
@@ -167,7 +177,7 @@ fn fused_agrees_with_the_reference() {
 /// How a GPU keeps its parameters, on the processor: tables whole, gradients and moments beside
 /// them, updated by dfdx's Adam kernel.
 fn resident() -> Box<dyn Backend> {
-    Box::new(Dfdx::<f32, _>::resident(Cpu::default(), "cpu"))
+    Box::new(Dfdx::<f32, _>::resident(Cpu::default(), device::Device::Cpu))
 }
 
 #[test]
@@ -180,17 +190,18 @@ fn resident_parameters_agree_with_the_reference() {
 fn continues(backend: &dyn Backend) -> (Vec<f32>, (Vec<f32>, Vec<f32>)) {
     let rng = &mut Rng::new(5);
     let (table, weight) =
-        (backend.add_param([6, 3], rng.numbers(18, 0.5), true), rng.numbers(6, 1.0));
+        (backend.add_param([6, 3], rng.numbers(18, 0.5), true).unwrap(), rng.numbers(6, 1.0));
     let moments =
         (rng.numbers(18, 1e-2), rng.numbers(18, 1e-2).iter().map(|x| x * x).collect::<Vec<f32>>());
-    backend.write_moments(table, &moments.0, &moments.1);
-    assert_eq!(backend.moments(table), moments, "what is written is what is read");
-    let weight = backend.add_param([1, 6], weight, false);
+    backend.write_moments(table, &moments.0, &moments.1).unwrap();
+    assert_eq!(backend.moments(table).unwrap(), moments, "what is written is what is read");
+    let weight = backend.add_param([1, 6], weight, false).unwrap();
     for t in 8..11 {
         backend.zero_grads();
         backend.record(true);
-        let rows = backend.reshape(&backend.embed(&[1, 4], &[0, 2], table, None), 1, 6);
-        backend.backward(&backend.linear(&rows, weight));
+        let rows =
+            backend.reshape(&backend.embed(&[1, 4], &[0, 2], table, None).unwrap(), 1, 6).unwrap();
+        backend.backward(&backend.linear(&rows, weight).unwrap()).unwrap();
         backend.record(false);
         let step = AdamWStep {
             lr: 1e-2,
@@ -201,9 +212,9 @@ fn continues(backend: &dyn Backend) -> (Vec<f32>, (Vec<f32>, Vec<f32>)) {
             grad_scale: 0.5,
             t,
         };
-        backend.adamw(&[table, weight], &step);
+        backend.adamw(&[table, weight], &step).unwrap();
     }
-    (backend.read_param(table), backend.moments(table))
+    (backend.read_param(table).unwrap(), backend.moments(table).unwrap())
 }
 
 fn agree_on_continuing(backend: &dyn Backend) {

@@ -1,7 +1,7 @@
 //! Reading and writing Hugging Face directories: defaults, both spellings, and what is refused.
 
 use blt_core::backend::fused::Fused;
-use blt_core::backend::{AdamWStep, Backend, HashConfig, Pooling};
+use blt_core::backend::{AdamWStep, HashConfig, Operations, Optimizer, Parameters, Pooling, Tape};
 use blt_core::bytes::Batch;
 use blt_core::hf::{
     ByteLmShape, HfConfig, HfError, ModelShape, PatchingShape, Unsupported, Weights,
@@ -330,18 +330,19 @@ fn mapped_parameters_are_copied_by_their_first_update() {
             let ids = shapes.map(|(name, shape, by_rows)| {
                 let view = weights.view(name, &shape).unwrap();
                 match mapped {
-                    true => fused.add_mapped_param(shape, view, by_rows),
-                    false => fused.add_param(shape, view.to_f32(), by_rows),
+                    true => fused.add_mapped_param(shape, view, by_rows).unwrap(),
+                    false => fused.add_param(shape, view.to_f32(), by_rows).unwrap(),
                 }
             });
             let batch = Batch::from_documents([&b"mapped or not"[..]]);
             let mut seen = Vec::new();
             for t in 1..=3 {
                 fused.record(true);
-                let x = fused.embed(&batch.ids, &batch.offsets, ids[0], Some((ids[1], &hash)));
-                let y = fused.linear(&x, ids[2]);
-                seen.extend(fused.to_host(&y));
-                fused.backward(&y);
+                let x =
+                    fused.embed(&batch.ids, &batch.offsets, ids[0], Some((ids[1], &hash))).unwrap();
+                let y = fused.linear(&x, ids[2]).unwrap();
+                seen.extend(fused.to_host(&y).unwrap());
+                fused.backward(&y).unwrap();
                 let step = AdamWStep {
                     lr: 0.1,
                     beta1: 0.9,
@@ -352,10 +353,10 @@ fn mapped_parameters_are_copied_by_their_first_update() {
                     t,
                 };
                 // The first time only the layer, so that a table is read once more as it is kept.
-                fused.adamw(if t == 1 { &ids[2..] } else { &ids }, &step);
+                fused.adamw(if t == 1 { &ids[2..] } else { &ids }, &step).unwrap();
                 fused.zero_grads();
             }
-            seen.extend(ids.iter().flat_map(|&id| fused.read_param(id)));
+            seen.extend(ids.iter().flat_map(|&id| fused.read_param(id).unwrap()));
             seen.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()
         };
         assert_eq!(run(true), run(false), "{dtype:?}");
@@ -543,7 +544,8 @@ fn a_directory_written_reads_back_to_the_same_bits() {
         let dir = parent.path().join("model");
         // Twice: the second replaces the first.
         for _ in 0..2 {
-            write_directory(&dir, &config, |key| weights.get(key, &shapes[key]).unwrap()).unwrap();
+            write_directory(&dir, &config, |key| Ok(weights.get(key, &shapes[key]).unwrap()))
+                .unwrap();
         }
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing temporary is left");
         assert_eq!(HfConfig::read(&dir).unwrap(), config);
@@ -573,7 +575,7 @@ fn a_model_without_hash_tables_has_a_table_of_no_rows() {
     let shapes: HashMap<_, _> =
         config.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
     assert_eq!(shapes["model.encoder_hash_tok_embedding.weight"], [0, 32]);
-    write_directory(&dir, &config, |key| vec![0.5; shapes[key].iter().product()]).unwrap();
+    write_directory(&dir, &config, |key| Ok(vec![0.5; shapes[key].iter().product()])).unwrap();
     assert_eq!(HfConfig::read(&dir).unwrap(), config);
     Weights::open(&dir).unwrap().check(&config.parameters()).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Training holds no more memory after many steps than after a few, whatever the sizes of its
 //! batches.
 
+use blt_core::backend::device::Device;
 use blt_core::backend::{Backend, BlockConfig};
 use blt_core::bytes::Batch;
 use blt_core::model::{ByteLm, Session, next_byte_targets};
@@ -22,7 +23,7 @@ fn used_by_steps(backend: Rc<dyn Backend>, steps: u64, used: &dyn Fn() -> u64) -
     };
     let mut maker = ParamMaker::new(&*backend, 1);
     let model = ByteLm::new(&mut maker, 2, &block);
-    let ids: Vec<_> = maker.finish().iter().map(|p| p.id).collect();
+    let ids: Vec<_> = maker.finish().unwrap().iter().map(|p| p.id).collect();
     let cx = Session::new(backend.clone());
     let optimiser = AdamWConfig {
         lr: 1e-3,
@@ -42,11 +43,15 @@ fn used_by_steps(backend: Rc<dyn Backend>, steps: u64, used: &dyn Fn() -> u64) -
                 lengths.map(|n| (0..n).map(|i| (i * 7 + t as usize) as u8).collect()).collect();
             let batch = Batch::from_documents(texts.iter().map(Vec::as_slice));
             backend.record(true);
-            let loss = model.forward(&cx, &batch).loss(&cx, &next_byte_targets(&batch, false));
-            backend.backward(&loss.loss);
+            let loss = model
+                .forward(&cx, &batch)
+                .unwrap()
+                .loss(&cx, &next_byte_targets(&batch, false))
+                .unwrap();
+            backend.backward(&loss.loss).unwrap();
             backend.record(false);
-            optimiser.step(&*backend, &ids, t, t);
-            backend.synchronize();
+            optimiser.step(&*backend, &ids, t, t).unwrap();
+            backend.synchronize().unwrap();
             used()
         })
         .collect()
@@ -80,7 +85,7 @@ fn memory_of_training_stays_flat_on_the_processor() {
     let backends: [Rc<dyn Backend>; 3] = [
         Rc::new(blt_core::backend::fused::Fused::new()),
         Rc::new(Dfdx::<f32, _>::cpu()),
-        Rc::new(Dfdx::<f32, _>::resident(Cpu::default(), "cpu")),
+        Rc::new(Dfdx::<f32, _>::resident(Cpu::default(), Device::Cpu)),
     ];
     for backend in backends {
         stays_flat(&used_by_steps(backend, 24, &resident), 16 << 20);

@@ -17,12 +17,13 @@ fn check(name: &str, case: &Case) {
     let ids = case.add_params(&backend);
     let Outcome { out, host } = case.forward(&backend, &ids);
     let (values, host_values) = oracle(case, &p);
-    assert_close(&what("values"), &backend.to_host_elements(&out), &values, 1e-12, 1e-3);
+    assert_close(&what("values"), &backend.to_host_elements(&out).unwrap(), &values, 1e-12, 1e-3);
     assert_close(&what("host values"), &widen(&host), &host_values, 1e-6, 1e-3);
 
-    let weights = backend.add_param([1, case.n_outputs()], case.weights(), false);
-    let loss = backend.linear(&backend.reshape(&out, 1, case.n_outputs()), weights);
-    backend.backward(&loss);
+    let weights = backend.add_param([1, case.n_outputs()], case.weights(), false).unwrap();
+    let loss =
+        backend.linear(&backend.reshape(&out, 1, case.n_outputs()).unwrap(), weights).unwrap();
+    backend.backward(&loss).unwrap();
     let scalar = |p: &[Vec<f64>]| -> f64 {
         oracle(case, p).0.iter().zip(case.weights()).map(|(x, w)| x * w as f64).sum()
     };
@@ -36,6 +37,7 @@ fn check(name: &str, case: &Case) {
     for (i, param) in case.params.iter().enumerate() {
         let grad = backend
             .grad_elements(ids[i])
+            .unwrap()
             .unwrap_or_else(|| panic!("{}: no gradient", what(param.name)));
         let at: Vec<usize> = match grad.len() {
             n if n <= perturbed => (0..n).collect(),
@@ -111,15 +113,16 @@ fn pooled_gradient(
 ) -> (Vec<f64>, Vec<f64>) {
     let backend = Dfdx::<f64, Cpu>::cpu();
     let n = h.len();
-    let table = backend.add_param([n, 1], h, true);
-    let weights = backend.add_param([1, weights.len()], weights, false);
+    let table = backend.add_param([n, 1], h, true).unwrap();
+    let weights = backend.add_param([1, weights.len()], weights, false).unwrap();
     backend.record(true);
     let rows: Vec<u16> = (0..n as u16).collect();
-    let h = backend.embed(&rows, &[0, n], table, None);
-    let pooled = backend.pool(&h, &patches(lengths), pooling);
-    let loss = backend.linear(&backend.reshape(&pooled, 1, lengths.len()), weights);
-    backend.backward(&loss);
-    (backend.to_host_elements(&pooled), backend.grad_elements(table).unwrap())
+    let h = backend.embed(&rows, &[0, n], table, None).unwrap();
+    let pooled = backend.pool(&h, &patches(lengths), pooling).unwrap();
+    let loss =
+        backend.linear(&backend.reshape(&pooled, 1, lengths.len()).unwrap(), weights).unwrap();
+    backend.backward(&loss).unwrap();
+    (backend.to_host_elements(&pooled).unwrap(), backend.grad_elements(table).unwrap().unwrap())
 }
 
 #[test]
@@ -164,56 +167,56 @@ fn a_query_with_one_key_has_gradient_exactly_zero() {
 #[test]
 fn a_value_may_be_read_many_times_and_only_what_the_loss_reads_gets_a_gradient() {
     let backend = Dfdx::<f64, Cpu>::cpu();
-    let x = backend.add_param([1, 2], vec![3.0, -5.0], true);
-    let w = backend.add_param([1, 2], vec![7.0, 11.0], false);
-    let unread = backend.add_param([1, 2], vec![1.0, 1.0], false);
+    let x = backend.add_param([1, 2], vec![3.0, -5.0], true).unwrap();
+    let w = backend.add_param([1, 2], vec![7.0, 11.0], false).unwrap();
+    let unread = backend.add_param([1, 2], vec![1.0, 1.0], false).unwrap();
     backend.record(true);
-    let h = backend.embed(&[0], &[0, 1], x, None);
-    let twice = backend.add(&h, &h);
-    let again = backend.add(&twice, &backend.reshape(&h, 1, 2));
-    let loss = backend.linear(&again, w);
-    let _aside = backend.linear(&h, unread);
-    backend.backward(&loss);
-    assert_eq!(backend.to_host(&loss), [3.0 * (21.0 - 55.0)]);
-    assert_eq!(backend.grad(x).unwrap(), [21.0, 33.0]);
-    assert_eq!(backend.grad(w).unwrap(), [9.0, -15.0]);
-    assert_eq!(backend.grad(unread), None);
-    assert_eq!(backend.grad_norm_squared(&[x, w, unread]), 441.0 + 1089.0 + 81.0 + 225.0);
+    let h = backend.embed(&[0], &[0, 1], x, None).unwrap();
+    let twice = backend.add(&h, &h).unwrap();
+    let again = backend.add(&twice, &backend.reshape(&h, 1, 2).unwrap()).unwrap();
+    let loss = backend.linear(&again, w).unwrap();
+    let _aside = backend.linear(&h, unread).unwrap();
+    backend.backward(&loss).unwrap();
+    assert_eq!(backend.to_host(&loss).unwrap(), [3.0 * (21.0 - 55.0)]);
+    assert_eq!(backend.grad(x).unwrap().unwrap(), [21.0, 33.0]);
+    assert_eq!(backend.grad(w).unwrap().unwrap(), [9.0, -15.0]);
+    assert_eq!(backend.grad(unread).unwrap(), None);
+    assert_eq!(backend.grad_norm_squared(&[x, w, unread]).unwrap(), 441.0 + 1089.0 + 81.0 + 225.0);
 
     // A second backward adds; values of the emptied tape are constants.
-    let loss = backend.linear(&again, w);
-    backend.backward(&loss);
-    assert_eq!(backend.grad(w).unwrap(), [18.0, -30.0]);
-    assert_eq!(backend.grad(x).unwrap(), [21.0, 33.0]);
+    let loss = backend.linear(&again, w).unwrap();
+    backend.backward(&loss).unwrap();
+    assert_eq!(backend.grad(w).unwrap().unwrap(), [18.0, -30.0]);
+    assert_eq!(backend.grad(x).unwrap().unwrap(), [21.0, 33.0]);
 
     backend.zero_grads();
-    assert_eq!((backend.grad(x), backend.grad(w)), (None, None));
-    let loss = backend.linear(&again, w);
+    assert_eq!((backend.grad(x).unwrap(), backend.grad(w).unwrap()), (None, None));
+    let loss = backend.linear(&again, w).unwrap();
     backend.record(false);
     assert!(!backend.recording());
-    backend.backward(&loss);
-    assert_eq!(backend.grad(w), None, "the tape was dropped");
+    backend.backward(&loss).unwrap();
+    assert_eq!(backend.grad(w).unwrap(), None, "the tape was dropped");
 }
 
 #[test]
 fn a_pause_records_nothing_and_keeps_the_tape() {
     let backend = Dfdx::<f64, Cpu>::cpu();
-    let x = backend.add_param([1, 2], vec![3.0, -5.0], true);
-    let frozen = backend.add_param([2, 2], vec![1.0, 2.0, 3.0, 4.0], false);
-    let w = backend.add_param([1, 2], vec![7.0, 11.0], false);
+    let x = backend.add_param([1, 2], vec![3.0, -5.0], true).unwrap();
+    let frozen = backend.add_param([2, 2], vec![1.0, 2.0, 3.0, 4.0], false).unwrap();
+    let w = backend.add_param([1, 2], vec![7.0, 11.0], false).unwrap();
     backend.pause(true);
     backend.pause(false);
     assert!(!backend.recording(), "what does not record is not paused");
     backend.record(true);
-    let h = backend.embed(&[0], &[0, 1], x, None);
+    let h = backend.embed(&[0], &[0, 1], x, None).unwrap();
     backend.pause(true);
-    let aside = backend.linear(&h, frozen);
+    let aside = backend.linear(&h, frozen).unwrap();
     backend.pause(false);
-    let loss = backend.linear(&backend.add(&h, &aside), w);
-    backend.backward(&loss);
-    assert_eq!(backend.grad(x).unwrap(), [7.0, 11.0], "not through the paused part");
-    assert_eq!(backend.grad(frozen), None);
-    assert_eq!(backend.grad(w).unwrap(), [3.0 - 7.0, -5.0 - 11.0]);
+    let loss = backend.linear(&backend.add(&h, &aside).unwrap(), w).unwrap();
+    backend.backward(&loss).unwrap();
+    assert_eq!(backend.grad(x).unwrap().unwrap(), [7.0, 11.0], "not through the paused part");
+    assert_eq!(backend.grad(frozen).unwrap(), None);
+    assert_eq!(backend.grad(w).unwrap().unwrap(), [3.0 - 7.0, -5.0 - 11.0]);
 
     backend.pause(true);
     backend.record(false);
@@ -224,17 +227,17 @@ fn a_pause_records_nothing_and_keeps_the_tape() {
 #[test]
 fn gradients_of_one_value_read_through_a_view_and_directly_are_added_once() {
     let backend = Dfdx::<f64, Cpu>::cpu();
-    let x = backend.add_param([2, 1], vec![2.0, 3.0], false);
-    let w = backend.add_param([1, 2], vec![1.0, 10.0], false);
+    let x = backend.add_param([2, 1], vec![2.0, 3.0], false).unwrap();
+    let w = backend.add_param([1, 2], vec![1.0, 10.0], false).unwrap();
     backend.record(true);
-    let h = backend.embed(&[0, 1], &[0, 2], x, None);
-    let flat = backend.reshape(&h, 1, 2);
-    let back = backend.reshape(&flat, 2, 1);
-    let sum = backend.add(&h, &back);
-    let loss = backend.linear(&backend.reshape(&sum, 1, 2), w);
-    backend.backward(&loss);
-    assert_eq!(backend.to_host(&loss), [64.0]);
-    assert_eq!(backend.grad(x).unwrap(), [2.0, 20.0]);
+    let h = backend.embed(&[0, 1], &[0, 2], x, None).unwrap();
+    let flat = backend.reshape(&h, 1, 2).unwrap();
+    let back = backend.reshape(&flat, 2, 1).unwrap();
+    let sum = backend.add(&h, &back).unwrap();
+    let loss = backend.linear(&backend.reshape(&sum, 1, 2).unwrap(), w).unwrap();
+    backend.backward(&loss).unwrap();
+    assert_eq!(backend.to_host(&loss).unwrap(), [64.0]);
+    assert_eq!(backend.grad(x).unwrap().unwrap(), [2.0, 20.0]);
 }
 
 fn steps() -> Vec<AdamWStep> {
@@ -268,40 +271,40 @@ fn adamw_is_the_formula_on_the_device_and_by_rows() {
         let rng = &mut Rng::new(3);
         let (rows, cols) = (6, 3);
         let data = rng.numbers(rows * cols, 1.0);
-        let table = backend.add_param([rows, cols], data.clone(), by_rows);
-        let idle = backend.add_param([1, 2], vec![1.0, 2.0], by_rows);
+        let table = backend.add_param([rows, cols], data.clone(), by_rows).unwrap();
+        let idle = backend.add_param([1, 2], vec![1.0, 2.0], by_rows).unwrap();
         let mut expected: Vec<[f64; 3]> = data.iter().map(|&x| [x as f64, 0.0, 0.0]).collect();
-        assert_eq!(backend.moments(table), (vec![0.0; 18], vec![0.0; 18]));
+        assert_eq!(backend.moments(table).unwrap(), (vec![0.0; 18], vec![0.0; 18]));
         for (s, step) in steps().iter().enumerate() {
             backend.record(true);
             backend.zero_grads();
             // Rows 0 and 3 always, another one in turn; row 5 never, and still decays.
-            let read = backend.embed(&[0, 3, 3, s as u16], &[0, 4], table, None);
-            let weights = backend.add_param([1, 12], rng.numbers(12, 1.0), false);
-            let loss = backend.linear(&backend.reshape(&read, 1, 12), weights);
-            backend.backward(&loss);
-            let grad = widen(&backend.grad(table).unwrap());
+            let read = backend.embed(&[0, 3, 3, s as u16], &[0, 4], table, None).unwrap();
+            let weights = backend.add_param([1, 12], rng.numbers(12, 1.0), false).unwrap();
+            let loss = backend.linear(&backend.reshape(&read, 1, 12).unwrap(), weights).unwrap();
+            backend.backward(&loss).unwrap();
+            let grad = widen(&backend.grad(table).unwrap().unwrap());
             assert!(grad[15..].iter().all(|&g| g == 0.0) && grad[..3].iter().all(|&g| g != 0.0));
-            backend.adamw(&[table, idle], step);
+            backend.adamw(&[table, idle], step).unwrap();
             for ([p, m, v], g) in expected.iter_mut().zip(grad) {
                 adamw(p, m, v, g, step);
             }
         }
         let column = |i: usize| expected.iter().map(|e| e[i]).collect::<Vec<_>>();
-        let (m, v) = backend.moments(table);
-        assert_close("values", &widen(&backend.read_param(table)), &column(0), 1e-6, 1e-3);
+        let (m, v) = backend.moments(table).unwrap();
+        assert_close("values", &widen(&backend.read_param(table).unwrap()), &column(0), 1e-6, 1e-3);
         assert_close("first moments", &widen(&m), &column(1), 1e-6, 1e-6);
         assert_close("second moments", &widen(&v), &column(2), 1e-6, 1e-9);
         assert_eq!(
-            backend.read_param(idle),
+            backend.read_param(idle).unwrap(),
             [1.0, 2.0],
             "no gradient: neither updated nor decayed"
         );
 
-        backend.write_moments(idle, &[1.0, 2.0], &[3.0, 4.0]);
-        backend.write_param(idle, &[5.0, 6.0]);
-        assert_eq!(backend.moments(idle), (vec![1.0, 2.0], vec![3.0, 4.0]));
-        assert_eq!(backend.read_param(idle), [5.0, 6.0]);
+        backend.write_moments(idle, &[1.0, 2.0], &[3.0, 4.0]).unwrap();
+        backend.write_param(idle, &[5.0, 6.0]).unwrap();
+        assert_eq!(backend.moments(idle).unwrap(), (vec![1.0, 2.0], vec![3.0, 4.0]));
+        assert_eq!(backend.read_param(idle).unwrap(), [5.0, 6.0]);
         assert_eq!(backend.param_shape(idle), [1, 2]);
     }
 }
@@ -314,7 +317,12 @@ fn nothing_is_recorded_unless_asked_and_values_are_the_same() {
         let silent = case.forward(&backend, &ids);
         backend.record(true);
         let recorded = case.forward(&backend, &ids);
-        assert_eq!(backend.to_host(&silent.out), backend.to_host(&recorded.out), "{:?}", case.kind);
+        assert_eq!(
+            backend.to_host(&silent.out).unwrap(),
+            backend.to_host(&recorded.out).unwrap(),
+            "{:?}",
+            case.kind
+        );
         assert_eq!(silent.host, recorded.host);
     }
 }

@@ -35,6 +35,10 @@ impl World {
     }
 }
 
+/// What a user can do about an error of a node, where the node itself gives no help: with it in the
+/// world, a `?` on an error of the backend is enough in a node. None: nothing is known.
+pub struct ErrorHelp(pub fn(&(dyn std::error::Error + 'static)) -> Option<String>);
+
 #[cfg(test)]
 mod tests {
     use super::World;

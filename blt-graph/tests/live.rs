@@ -9,8 +9,8 @@ use std::path::Path;
 use std::rc::{Rc, Weak};
 
 use blt_graph::{
-    AnyValue, BuildCx, CheckCx, Graph, Live, Node, NodeError, NodeObserver, PipelineSpec, Plan,
-    Port, RunCx, World, derive_seed,
+    AnyValue, BuildCx, CheckCx, ErrorHelp, Graph, Live, Node, NodeError, NodeObserver,
+    PipelineSpec, Plan, Port, RunCx, World, derive_seed,
 };
 use nodes::{Add, Constant, Measured, Number, Scale, Show, Source, Text, batch};
 use schemars::JsonSchema;
@@ -206,6 +206,49 @@ fn a_value_is_dropped_after_its_last_use() {
     world.insert(Made::default());
     let live = Live::build(&plan, &["sum"], world).unwrap();
     assert_eq!(live.get::<Number>(&[], "sum").unwrap(), 12.0);
+}
+
+/// Fails with an error of a library.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Full {}
+
+impl Node for Full {
+    const NAME: &'static str = "Full";
+    const INPUTS: &'static [&'static str] = &[];
+    const OUTPUTS: &'static [&'static str] = &["value"];
+    const EXAMPLE: &'static str = "{node: Full}";
+    type In = ();
+    type Out = Number;
+    type State = ();
+    fn check(&self, _: (), _: &CheckCx) -> Result<(), NodeError> {
+        Ok(())
+    }
+    fn build(&self, _: (), _: &mut BuildCx) -> Result<(), NodeError> {
+        Ok(())
+    }
+    fn run(&self, _: &(), _: (), _: &RunCx) -> Result<f64, NodeError> {
+        Err(std::io::Error::other("the device is full"))?
+    }
+}
+blt_graph::node!(Full);
+
+#[test]
+fn what_a_step_knows_of_an_error_is_the_help_of_its_diagnostic() {
+    let plan = plan("graph:\n  full: {node: Full}\n");
+    let failed = |world: World| {
+        let live = Live::build(&plan, &["full"], world).unwrap();
+        live.run(&[], &["full"]).unwrap_err()
+    };
+    let plain = failed(World::new());
+    assert!(plain.diagnostics.to_string().contains("the device is full"), "{plain}");
+    assert!(!plain.diagnostics.to_string().contains("use less"), "{plain}");
+    assert!(plain.cause::<std::io::Error>().is_some());
+    let mut world = World::new();
+    world.insert(ErrorHelp(|error| {
+        error.downcast_ref::<std::io::Error>().map(|_| "use less".to_owned())
+    }));
+    let helped = failed(world);
+    assert!(helped.diagnostics.to_string().contains("use less"), "{helped}");
 }
 
 #[test]

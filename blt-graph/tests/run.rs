@@ -3,10 +3,8 @@
 #[allow(dead_code)]
 mod nodes;
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -153,42 +151,6 @@ fn a_run_leaves_its_directory_and_shares_steps_between_variants() {
     let (again, ran) = bench.run(&resolved, &bench.options);
     assert_eq!(ran, [""; 0]);
     assert_eq!(read(again.dir.path.join("metrics.jsonl")), metrics);
-}
-
-/// Panics while a step runs.
-struct Panics(&'static str);
-
-impl Progress for Panics {
-    fn step(&self, _: &StepHeading) {}
-    fn start(&self, _: &str, _: Option<u64>) {}
-    fn update(&self, _: u64, _: &[(&str, String)]) {
-        std::panic::panic_any(self.0);
-    }
-    fn finish(&self, _: &str) {}
-    fn message(&self, _: &str) {}
-}
-
-#[test]
-fn a_panic_that_is_known_as_an_error_fails_the_step_and_any_other_goes_on() {
-    let bench = Bench::new();
-    let spec = PipelineSpec::parse(YAML, "sums.yaml").unwrap();
-    let run = |says| {
-        let progress = Panics(says);
-        let runner =
-            Runner::new(&spec, bench.dir.path(), bench.options.clone()).progress(&progress);
-        let known = |panic: &(dyn Any + Send)| {
-            let text = *panic.downcast_ref::<&str>()?;
-            text.starts_with("out of memory")
-                .then(|| StepError::other("the device is full").help("use less"))
-        };
-        runner.failure(known).run().map(|_| ())
-    };
-    let error = run("out of memory at 7").unwrap_err().render(false);
-    assert!(error.contains("the device is full") && error.contains("use less"), "{error}");
-    let status = fs::read_to_string(bench.latest().join("status.json")).unwrap();
-    assert!(status.contains("failed") && status.contains("the device is full"), "{status}");
-    let panic = catch_unwind(AssertUnwindSafe(|| run("a bug"))).unwrap_err();
-    assert_eq!(panic.downcast_ref(), Some(&"a bug"));
 }
 
 #[test]

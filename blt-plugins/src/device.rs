@@ -1,12 +1,12 @@
 //! The backend that a step computes on.
 
-use blt_core::backend::Backend;
 use blt_core::backend::device::{Device, DeviceError};
 use blt_core::backend::dfdx::Dfdx;
 use blt_core::backend::fused::Fused;
 use blt_core::backend::gpu;
+use blt_core::backend::{Backend, BackendError};
 use blt_graph::{ComputePath, StepCx, StepError};
-use std::any::Any;
+use std::error::Error;
 use std::rc::Rc;
 
 /// The backend that the pipeline's `path` and `device` name.
@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// # Errors
 /// If there is no such device, or it has no fused operations.
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
-    match (cx.path(), cx.device().parse().map_err(device_error)?) {
+    match (cx.compute_path(), cx.device().parse().map_err(device_error)?) {
         (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),
         (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Dfdx::<f32, _>::cpu())),
         (ComputePath::Reference, Device::Cuda(index)) => gpu::open(index).map_err(device_error),
@@ -31,8 +31,15 @@ fn device_error(error: DeviceError) -> StepError {
     StepError::other(error).help(help)
 }
 
-/// For [`Runner::failure`](blt_graph::run::Runner::failure): the error of a device that ended a
-/// step as a panic.
-pub fn device_failure(panic: &(dyn Any + Send)) -> Option<StepError> {
-    gpu::failure(panic).map(device_error)
+/// An error of the backend, with what the user can do about it.
+pub fn failed(error: BackendError) -> StepError {
+    match error.help() {
+        Some(help) => StepError::other(error).help(help),
+        None => StepError::other(error),
+    }
+}
+
+/// What the user can do about an error, if it is the backend's.
+pub fn help(error: &(dyn Error + 'static)) -> Option<String> {
+    error.downcast_ref::<BackendError>()?.help().map(str::to_owned)
 }

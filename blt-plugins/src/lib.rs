@@ -30,7 +30,7 @@ pub mod testing;
 mod trained_graph;
 
 pub use checkpoint::{CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StoredModel};
-pub use device::{backend, device_failure};
+pub use device::backend;
 pub use facilities::{Facilities, ParamSet, Prepare, SourceHandle, provide};
 pub use fingerprint::fingerprint;
 pub use lint::untrained;

@@ -64,7 +64,7 @@ impl<M: Metric> ShortForm<M> for Measured {
         (logits, batch): (LogitsValue, Rc<Batch>),
         cx: &RunCx,
     ) -> Result<MetricValue, NodeError> {
-        let all = logits.head.logits(&session(cx));
+        let all = logits.head.logits(&session(cx))?;
         let predictions = all.chunks_exact(VOCAB).zip(next_byte_targets(&batch, false));
         let (rows, targets): (Vec<&[f32]>, Vec<usize>) =
             predictions.filter_map(|(row, target)| Some((row, target? as usize))).unzip();

@@ -39,14 +39,20 @@ pub fn with_stored_params<T>(
 }
 
 /// Builds a part of the model and provides its parameters.
-pub fn with_params<T>(cx: &mut BuildCx, make: impl FnOnce(&mut ParamMaker) -> T) -> T {
+///
+/// # Errors
+/// A device that has no room for them.
+pub fn with_params<T>(
+    cx: &mut BuildCx,
+    make: impl FnOnce(&mut ParamMaker) -> T,
+) -> Result<T, NodeError> {
     let session = cx.world.get::<Session>().expect(LENT);
     let seed = if planted(Bug::SeedIgnored) { 0 } else { cx.seed };
     let mut maker = ParamMaker::new(&*session.backend, seed);
     let part = make(&mut maker);
-    let params = maker.finish();
+    let params = maker.finish()?;
     provide(cx, ParamSet(params));
-    part
+    Ok(part)
 }
 
 /// The sizes of a transformer block as a node's parameters give them.

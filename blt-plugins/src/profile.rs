@@ -1,6 +1,6 @@
 //! Time and FLOPs by node.
 
-use blt_core::backend::Tensor;
+use blt_core::backend::{BackendError, Tensor};
 use blt_core::model::Session;
 use blt_graph::NodeObserver;
 use std::cell::RefCell;
@@ -67,34 +67,39 @@ impl NodeProfile {
     }
 
     /// Runs the tape backward from `loss`; all of it must have been recorded under this profile.
-    pub fn backward(&self, loss: &Tensor) {
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn backward(&self, loss: &Tensor) -> Result<(), BackendError> {
         let recorded = self.recorded.take();
         let mut sums = self.sums.borrow_mut();
         let backend = &self.session.backend;
-        backend.synchronize();
+        backend.synchronize()?;
         let mut last = Instant::now();
         backend.backward_observed(loss, &mut |operation| {
-            backend.synchronize();
+            backend.synchronize()?;
             let now = Instant::now();
             if let Some((_, node)) = recorded.iter().find(|(range, _)| range.contains(&operation)) {
                 sums.entry(node.clone()).or_default().backward_seconds +=
                     (now - last).as_secs_f64();
             }
             last = now;
-        });
+            Ok(())
+        })
     }
 }
 
 impl NodeObserver for NodeProfile {
     fn before(&self, _: &str) {
         self.session.take_flops();
-        self.session.backend.synchronize();
+        // A device that failed says so again to the node that uses it next.
+        let _ = self.session.backend.synchronize();
         *self.started.borrow_mut() = Some((Instant::now(), self.session.backend.tape_len()));
     }
 
     fn after(&self, node: &str) {
         let Some((started, from)) = self.started.borrow_mut().take() else { return };
-        self.session.backend.synchronize();
+        let _ = self.session.backend.synchronize();
         let (seconds, to) = (started.elapsed().as_secs_f64(), self.session.backend.tape_len());
         let mut sums = self.sums.borrow_mut();
         let sum = sums.entry(node.to_owned()).or_default();

@@ -8,8 +8,10 @@ use blt_core::bytes::{Batch, VOCAB};
 use blt_core::model::Session;
 use blt_core::patch::stream::stream_patches;
 use blt_graph::registry::{self, NodeEntry};
+use blt_graph::testing::self_test;
 use blt_graph::{
-    AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, World,
+    AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, StepError,
+    World,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -69,7 +71,7 @@ impl Checked {
 /// assert_eq!(checked.get::<ports::Patches>("patches").starts, [0, 1, 4, 5, 8]);
 /// ```
 pub fn check<N: Node>(node: N, bytes: &[u8]) -> Checked {
-    let wrong = registry::self_test();
+    let wrong = self_test();
     let wrong: Vec<String> =
         wrong.into_iter().filter(|what| what.starts_with(&format!("node {} (", N::NAME))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -211,7 +213,7 @@ impl Alone {
     }
 
     /// What the node computes of `text` at BOS and at each of the first `j` bytes.
-    fn before(&self, text: &[u8], j: usize) -> Result<Before, Diagnostics> {
+    fn before(&self, text: &[u8], j: usize) -> Result<Before, StepError> {
         let outputs = self.run(&[text])?;
         let mut before = Before::default();
         if let Some((goal, false)) = &self.patches {
@@ -230,7 +232,7 @@ impl Alone {
                 before.entropies.extend(entropies[..=j].iter().map(|x| x.to_bits()));
             } else if let Ok(logits) = outputs.get::<Logits>(goal) {
                 let session = self.live.world().get::<Session>().expect("put there by `new`");
-                let logits = logits.head.logits(&session);
+                let logits = logits.head.logits(&session)?;
                 before.logits.extend(logits[..(j + 1) * VOCAB].iter().map(|x| x.to_bits()));
             }
         }

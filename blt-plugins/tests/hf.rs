@@ -252,7 +252,7 @@ fn logits(plan: &Plan, backend: Rc<dyn Backend>, texts: &[String]) -> Vec<(Vec<f
             true => lengths.push(1),
             false => *lengths.last_mut().unwrap() += 1,
         }
-        (logits.head.logits(&live.world().get::<Session>().unwrap()), lengths)
+        (logits.head.logits(&live.world().get::<Session>().unwrap()).unwrap(), lengths)
     };
     texts.iter().map(of).collect()
 }

@@ -78,7 +78,7 @@ fn loading_takes_little_memory_of_its_own() {
     let len = |name: &str| {
         config.parameters().iter().find(|p| p.name == name).unwrap().shape.iter().product()
     };
-    write_directory(&f32s, &config, |name| numbers(len(name))).unwrap();
+    write_directory(&f32s, &config, |name| Ok(numbers(len(name)))).unwrap();
     std::fs::create_dir(&bf16s).unwrap();
     config.write(&bf16s).unwrap();
     {

@@ -62,8 +62,8 @@ fn pages() -> Vec<Page> {
 /// A block of YAML with a line `graph:` is a pipeline. The variants of each, by page.
 #[test]
 fn the_pipelines_on_pages_check() {
-    let mut checked = Vec::new();
     let pages = pages();
+    let mut checked = Vec::new();
     for Page { name, text } in &pages {
         let blocks = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
         let pipelines = blocks.filter(|block| block.lines().any(|line| line == "graph:"));
@@ -142,6 +142,29 @@ fn every_page_is_in_the_table_of_contents() {
         .filter(|name| name.starts_with("docs/") && *name != summary.name)
         .collect();
     assert_eq!(listed, written);
+}
+
+/// Every file and folder in the tables "I look for | open" of docs/architecture.md exists. The
+/// heading above names the folder that they are in: "### Data (`blt-data/src`)".
+#[test]
+fn the_map_names_what_is_there() {
+    let page = Page::read("docs/architecture.md");
+    let quoted = |text: &str| -> Vec<String> {
+        text.split('`').skip(1).step_by(2).map(String::from).collect()
+    };
+    let (mut folder, mut in_map, mut seen) = (String::new(), false, 0);
+    for line in page.prose() {
+        if line.starts_with('#') {
+            folder = quoted(line).pop().unwrap_or_default();
+        }
+        in_map = line == "| I look for | open |" || in_map && line.starts_with('|');
+        let cell = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for name in quoted(cell).iter().filter(|name| in_map && !name.contains("NAME")) {
+            assert!(root().join(&folder).join(name).exists(), "no {name} in `{folder}`");
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "{seen} files");
 }
 
 /// 100 columns, tables and blocks aside.

@@ -80,6 +80,25 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
+    /// The error that the libraries' own words for it are about.
+    pub(super) fn named(device: Device, reason: String) -> Self {
+        let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+        if says(&["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"]) {
+            DeviceError::OutOfMemory { device, reason }
+        } else if says(&[
+            "CUDA_ERROR_NO_BINARY_FOR_GPU",
+            "CUDA_ERROR_INVALID_PTX",
+            "CUDA_ERROR_INVALID_IMAGE",
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+            "CUBLAS_STATUS_ARCH_MISMATCH",
+            "CompileError",
+        ]) {
+            DeviceError::Kernels { device, reason }
+        } else {
+            DeviceError::Failed { device, reason }
+        }
+    }
+
     /// What the user can do about it.
     pub fn help(&self) -> &'static str {
         match self {

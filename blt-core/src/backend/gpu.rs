@@ -2,7 +2,6 @@
 
 use super::Backend;
 use super::device::{Device, DeviceError};
-use std::any::Any;
 use std::rc::Rc;
 
 /// A backend of the GPU `cuda:index`: the reference operations, with parameters, gradients and
@@ -25,18 +24,5 @@ pub fn open(index: usize) -> Result<Rc<dyn Backend>, DeviceError> {
 #[cfg(feature = "cuda")]
 pub fn open(index: usize) -> Result<Rc<dyn Backend>, DeviceError> {
     let gpu = super::cuda::open(index)?;
-    Ok(Rc::new(super::dfdx::Dfdx::<f32, _>::resident(gpu, Device::Cuda(index).to_string())))
-}
-
-/// What a panic says about a device: operations return no `Result`, so that an error of the device
-/// (out of memory) ends them as a panic with the device's own words. None: the panic is about
-/// something else.
-pub fn failure(panic: &(dyn Any + Send)) -> Option<DeviceError> {
-    #[cfg(feature = "cuda")]
-    return super::cuda::failure(panic);
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = panic;
-        None
-    }
+    Ok(Rc::new(super::dfdx::Dfdx::<f32, _>::resident(gpu, Device::Cuda(index))))
 }

@@ -1,13 +1,11 @@
 //! From a model here to the layout: what can be said, and what is refused by name.
 
 use super::{CONFIG_FILE, HfConfig, HfError, HfPatcher, HfPatching, INDEX_FILE, WEIGHTS_FILE};
-use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
+use crate::backend::{BackendError, BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use crate::patch::EntropyRule;
-use safetensors::{Dtype, View};
+use crate::tensor_file::{self, WriteError};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -202,37 +200,6 @@ impl HfConfig {
     }
 }
 
-/// A tensor to be written: its numbers are fetched when its turn comes, so that one tensor is held
-/// at a time.
-struct Pending<'a, F> {
-    shape: &'a [usize],
-    name: &'a str,
-    fetch: &'a F,
-}
-
-impl<F: Fn(&str) -> Vec<f32>> View for Pending<'_, F> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        if self.data_len() == 0 {
-            return Cow::Borrowed(&[]);
-        }
-        let data = (self.fetch)(self.name);
-        assert_eq!(data.len() * 4, self.data_len(), "{}: shape {:?}", self.name, self.shape);
-        Cow::Owned(bytemuck::cast_slice(&data).to_vec())
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * 4
-    }
-}
-
 /// Writes `dir` whole or not at all: `config.json`, and `model.safetensors` with
 /// `config.parameters()`, each of whose numbers `fetch` returns by name (row-major, of the shape
 /// that `config.parameters()` states; not asked of an empty table).
@@ -244,7 +211,7 @@ impl<F: Fn(&str) -> Vec<f32>> View for Pending<'_, F> {
 pub fn write_directory(
     dir: &Path,
     config: &HfConfig,
-    fetch: impl Fn(&str) -> Vec<f32>,
+    fetch: impl Fn(&str) -> Result<Vec<f32>, BackendError>,
 ) -> Result<(), HfError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -304,21 +271,14 @@ fn check_replaceable(dir: &Path) -> Result<bool, HfError> {
 fn write_weights(
     path: &Path,
     config: &HfConfig,
-    fetch: &impl Fn(&str) -> Vec<f32>,
+    fetch: &impl Fn(&str) -> Result<Vec<f32>, BackendError>,
 ) -> Result<(), HfError> {
-    let failed = |source| HfError::Write { path: path.to_owned(), source };
-    let specs = config.parameters();
-    let pending =
-        specs.iter().map(|s| (s.name.as_str(), Pending { shape: &s.shape, name: &s.name, fetch }));
-    // The library refuses a file that does not say which framework's it is.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(pending, Some(metadata), path).map_err(|e| {
-        failed(match e {
-            safetensors::SafeTensorError::IoError(e) => e,
-            other => io::Error::other(other),
-        })
-    })?;
-    crate::checkpoint::readable_as_its_directory(path)
-        .and_then(|file| file.sync_all())
-        .map_err(failed)
+    let tensors = config.parameters().into_iter().map(|spec| {
+        let name = spec.name.clone();
+        (spec.name, spec.shape, move || fetch(&name))
+    });
+    tensor_file::write(path, tensors).map_err(|error| match error {
+        WriteError::File(source) => HfError::Write { path: path.to_owned(), source },
+        WriteError::Fetch(error) => error.into(),
+    })
 }

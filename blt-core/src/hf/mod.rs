@@ -15,6 +15,7 @@ pub use config::{HfConfig, HfPatcher, HfPatching, TensorSpec};
 pub use export::{ByteLmShape, ModelShape, PatchingShape, Unsupported, write_directory};
 pub use weights::Weights;
 
+use crate::backend::BackendError;
 use crate::tensor_file::TensorFileError;
 use std::path::PathBuf;
 
@@ -60,4 +61,6 @@ pub enum HfError {
     Occupied { dir: PathBuf, found: String },
     #[error(transparent)]
     Tensor(#[from] TensorFileError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
 }

@@ -97,16 +97,19 @@ pub struct Outcome {
 
 impl Case {
     pub fn add_params(&self, backend: &dyn Backend) -> Vec<ParamId> {
-        self.params.iter().map(|p| backend.add_param(p.shape, p.data.clone(), p.by_rows)).collect()
+        self.params
+            .iter()
+            .map(|p| backend.add_param(p.shape, p.data.clone(), p.by_rows).unwrap())
+            .collect()
     }
 
     fn input(&self, backend: &dyn Backend, ids: &[ParamId], i: usize) -> Tensor {
         let [n, cols] = self.params[i].shape;
         if n * cols == 0 {
-            return backend.constant(n, cols, Vec::new());
+            return backend.constant(n, cols, Vec::new()).unwrap();
         }
         let all: Vec<u16> = (0..n as u16).collect();
-        backend.embed(&all, &[0, n], ids[i], None)
+        backend.embed(&all, &[0, n], ids[i], None).unwrap()
     }
 
     pub fn forward(&self, backend: &dyn Backend, ids: &[ParamId]) -> Outcome {
@@ -121,9 +124,9 @@ impl Case {
         };
         let mut host = Vec::new();
         let out = match &self.kind {
-            Kind::Embed { ids: bytes, offsets, hash } => {
-                backend.embed(bytes, offsets, ids[0], hash.as_ref().map(|config| (ids[1], config)))
-            }
+            Kind::Embed { ids: bytes, offsets, hash } => backend
+                .embed(bytes, offsets, ids[0], hash.as_ref().map(|config| (ids[1], config)))
+                .unwrap(),
             Kind::Block { offsets, config } => {
                 let params = BlockParams {
                     input_layernorm: ids[1],
@@ -136,28 +139,28 @@ impl Case {
                     up: ids[8],
                     down: ids[9],
                 };
-                backend.block(&input(0), offsets, &params, config)
+                backend.block(&input(0), offsets, &params, config).unwrap()
             }
-            Kind::Linear => backend.linear(&input(0), ids[1]),
-            Kind::Pool { patches, pooling } => backend.pool(&input(0), patches, *pooling),
+            Kind::Linear => backend.linear(&input(0), ids[1]).unwrap(),
+            Kind::Pool { patches, pooling } => backend.pool(&input(0), patches, *pooling).unwrap(),
             Kind::Encoder { patches, k, config } => {
-                backend.encoder_cross(&input(0), &input(1), patches, *k, &cross(2), config)
+                backend.encoder_cross(&input(0), &input(1), patches, *k, &cross(2), config).unwrap()
             }
             Kind::Decoder { reads, k, config } => {
-                backend.decoder_cross(&input(0), &input(1), reads, *k, &cross(2), config)
+                backend.decoder_cross(&input(0), &input(1), reads, *k, &cross(2), config).unwrap()
             }
             Kind::Head { targets, eps, scale } => {
                 let x = input(0);
                 let HeadLoss { loss, nats } =
-                    backend.head_loss(&x, ids[1], ids[2], *eps, targets, *scale);
+                    backend.head_loss(&x, ids[1], ids[2], *eps, targets, *scale).unwrap();
                 host.extend(nats);
-                host.extend(backend.head_logits(&x, ids[1], ids[2], *eps));
-                host.extend(backend.head_entropies(&x, ids[1], ids[2], *eps));
+                host.extend(backend.head_logits(&x, ids[1], ids[2], *eps).unwrap());
+                host.extend(backend.head_entropies(&x, ids[1], ids[2], *eps).unwrap());
                 loss
             }
             Kind::Add => {
                 let (x, y) = (input(0), input(1));
-                backend.add(&x, &backend.reshape(&y, x.rows, x.cols))
+                backend.add(&x, &backend.reshape(&y, x.rows, x.cols).unwrap()).unwrap()
             }
         };
         Outcome { out, host }
@@ -195,13 +198,15 @@ impl Case {
         let ids = self.add_params(backend);
         let Outcome { out, host } = self.forward(backend, &ids);
         assert_eq!([out.rows, out.cols], self.out_shape());
-        let values = backend.to_host(&out);
+        let values = backend.to_host(&out).unwrap();
         if out.rows * out.cols > 0 {
-            let weights = backend.add_param([1, self.n_outputs()], self.weights(), false);
-            let loss = backend.linear(&backend.reshape(&out, 1, out.rows * out.cols), weights);
-            backend.backward(&loss);
+            let weights = backend.add_param([1, self.n_outputs()], self.weights(), false).unwrap();
+            let loss = backend
+                .linear(&backend.reshape(&out, 1, out.rows * out.cols).unwrap(), weights)
+                .unwrap();
+            backend.backward(&loss).unwrap();
         }
-        let grads = ids.iter().map(|&id| backend.grad(id)).collect();
+        let grads = ids.iter().map(|&id| backend.grad(id).unwrap()).collect();
         backend.zero_grads();
         backend.record(false);
         (values, host, grads)

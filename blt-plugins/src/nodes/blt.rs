@@ -7,6 +7,7 @@ use crate::patcher::entropy_stream;
 use crate::ports::{
     Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue, Patches, PatchesInfo,
 };
+use blt_core::backend::BackendError;
 use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
@@ -234,28 +235,28 @@ impl Node for Blt {
         cx: &RunCx,
     ) -> Result<Outputs, NodeError> {
         let session = session(cx);
-        let loss_of = |head: &Head| {
-            let loss = head.loss(&session, &next_byte_targets(&batch, false));
-            LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() }
+        let loss_of = |head: &Head| -> Result<LossValue, BackendError> {
+            let loss = head.loss(&session, &next_byte_targets(&batch, false))?;
+            Ok(LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() })
         };
         let (patches, entropies, entropy_loss) = match given {
             Some(patches) => (patches, None, None),
             None => {
                 let (before, wanted) = (session.flops(), cx.wanted("entropy_loss"));
-                let made = state.model.patch(&session, &batch, wanted);
+                let made = state.model.patch(&session, &batch, wanted)?;
                 let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
                 let flops = &state.about.patcher_flops;
                 flops.set(flops.get() + session.flops() - before);
                 (
                     Rc::new(made.patches),
                     Some(Rc::new(made.entropies)),
-                    wanted.then(|| loss_of(&made.head)),
+                    wanted.then(|| loss_of(&made.head)).transpose()?,
                 )
             }
         };
         let wanted = cx.wanted("loss") || cx.wanted("logits");
-        let head = wanted.then(|| state.model.forward(&session, &batch, &patches));
-        let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(loss_of);
+        let head = wanted.then(|| state.model.forward(&session, &batch, &patches)).transpose()?;
+        let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(loss_of).transpose()?;
         let logits = head
             .filter(|_| cx.wanted("logits"))
             .map(|head| LogitsValue { head, batch: batch.clone() });

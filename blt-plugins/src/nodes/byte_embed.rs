@@ -79,7 +79,7 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        Ok(with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash())))
+        with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash()))
     }
 
     fn run(
@@ -88,6 +88,6 @@ impl Node for ByteEmbed {
         batch: Rc<Batch>,
         cx: &RunCx,
     ) -> Result<ByteStatesValue, NodeError> {
-        Ok(ByteStatesValue { states: part.forward(&session(cx), &batch), batch })
+        Ok(ByteStatesValue { states: part.forward(&session(cx), &batch)?, batch })
     }
 }

@@ -85,7 +85,7 @@ impl Node for ByteLm {
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteLm, NodeError> {
         let block = self.block()?;
-        Ok(with_params(cx, |maker| model::ByteLm::new(maker, self.layers, &block)))
+        with_params(cx, |maker| model::ByteLm::new(maker, self.layers, &block))
     }
 
     fn run(
@@ -101,15 +101,17 @@ impl Node for ByteLm {
         let seen: &Batch = lines.as_ref().unwrap_or(&batch);
         // Borders have no gradient: a graph that wants entropies alone records nothing here.
         let trains = cx.wanted("loss") || cx.wanted("logits");
-        session.backend.pause(!trains);
-        let head = part.forward(&session, seen);
-        let entropies = cx.wanted("entropies").then(|| Rc::new(head.entropies(&session)));
-        let loss = cx.wanted("loss").then(|| {
-            let loss = head.loss(&session, &next_byte_targets(&batch, false));
-            LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch: batch.clone() }
-        });
-        let logits = cx.wanted("logits").then(|| LogitsValue { head, batch: batch.clone() });
-        session.backend.pause(false);
-        Ok((entropies, loss, logits))
+        session.paused(!trains, || {
+            let head = part.forward(&session, seen)?;
+            let entropies = cx.wanted("entropies").then(|| head.entropies(&session)).transpose()?;
+            let loss_of = || head.loss(&session, &next_byte_targets(&batch, false));
+            let loss = cx.wanted("loss").then(loss_of).transpose()?.map(|loss| LossValue {
+                loss: loss.loss,
+                nats: Rc::new(loss.nats),
+                batch: batch.clone(),
+            });
+            let logits = cx.wanted("logits").then(|| LogitsValue { head, batch: batch.clone() });
+            Ok((entropies.map(Rc::new), loss, logits))
+        })
     }
 }

@@ -50,7 +50,7 @@ impl Node for Latent {
 
     fn build(&self, input: PatchStatesInfo, cx: &mut BuildCx) -> Result<model::Latent, NodeError> {
         let config = self.config(input.dim)?;
-        Ok(with_params(cx, |maker| model::Latent::new(maker, &config)))
+        with_params(cx, |maker| model::Latent::new(maker, &config))
     }
 
     fn run(
@@ -60,7 +60,7 @@ impl Node for Latent {
         cx: &RunCx,
     ) -> Result<PatchStatesValue, NodeError> {
         Ok(PatchStatesValue {
-            states: part.forward(&session(cx), x.states, &x.patches),
+            states: part.forward(&session(cx), x.states, &x.patches)?,
             patches: x.patches,
         })
     }

@@ -91,7 +91,7 @@ impl Node for LocalDecoder {
         cx: &mut BuildCx,
     ) -> Result<model::LocalDecoder, NodeError> {
         let config = self.config(&bytes, &patches)?;
-        Ok(with_params(cx, |maker| model::LocalDecoder::new(maker, &config)))
+        with_params(cx, |maker| model::LocalDecoder::new(maker, &config))
     }
 
     fn run(
@@ -106,7 +106,7 @@ impl Node for LocalDecoder {
             patches.states,
             &bytes.batch,
             &patches.patches,
-        );
+        )?;
         Ok(LogitsValue { head, batch: bytes.batch })
     }
 }

@@ -101,7 +101,7 @@ impl Node for LocalEncoder {
                 "cross: all_repool pools anew in each layer, so the cross-attention of all layers but the last gets no gradient"
             );
         }
-        Ok(with_params(cx, |maker| model::LocalEncoder::new(maker, &config)))
+        with_params(cx, |maker| model::LocalEncoder::new(maker, &config))
     }
 
     fn run(
@@ -111,7 +111,7 @@ impl Node for LocalEncoder {
         cx: &RunCx,
     ) -> Result<(ByteStatesValue, PatchStatesValue), NodeError> {
         let (states, patch_states) =
-            part.forward(&session(cx), bytes.states, &bytes.batch, &patches);
+            part.forward(&session(cx), bytes.states, &bytes.batch, &patches)?;
         Ok((
             ByteStatesValue { states, batch: bytes.batch },
             PatchStatesValue { states: patch_states, patches },

@@ -26,7 +26,7 @@ impl Node for NextByteLoss {
         cx: &RunCx,
     ) -> Result<LossValue, NodeError> {
         let targets = next_byte_targets(&batch, self.eos);
-        let loss = logits.head.loss(&session(cx), &targets);
+        let loss = logits.head.loss(&session(cx), &targets)?;
         Ok(LossValue { loss: loss.loss, nats: Rc::new(loss.nats), batch })
     }
 }

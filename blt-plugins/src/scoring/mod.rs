@@ -32,4 +32,4 @@ pub use job::{Job, JobConfig, JobError, Manifest, Unit, Units};
 pub use outputs::{MANIFEST, Outputs, refusal};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
-pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};
+pub use summary::{GroupSummary, Summary};

@@ -5,13 +5,14 @@ use super::columns::{FOOTER_KEY, RowScores};
 use super::footer::Footer;
 use super::job::{FORMAT, Job, Unit};
 use super::outputs::Outputs;
-use super::summary::{HistogramOf, Summary, UnreadableRows};
+use super::summary::{Summary, histogram_of};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use blt_data::Unreadable;
 use blt_data::storage::{Location, Sink};
 use blt_graph::StepError;
+use blt_report::results::{HistogramOf, UnreadableRows};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -71,7 +72,7 @@ impl<'a> PartWriter<'a> {
             model,
             unit,
             path,
-            histogram: HistogramOf::these(&job.columns),
+            histogram: histogram_of(&job.columns),
             summary: Summary::default(),
         };
         let writer = ArrowWriter::try_new(sink, schema.clone(), Some(properties.build()));
@@ -124,7 +125,9 @@ impl<'a> PartWriter<'a> {
     }
 
     pub fn unreadable(&mut self, group: Unreadable) {
-        self.summary.unreadable.push(UnreadableRows { input: self.unit.input.clone(), group });
+        let Unreadable { group, rows, columns, cause } = group;
+        let (input, group) = (self.unit.input.clone(), group as u64);
+        self.summary.unreadable.push(UnreadableRows { input, group, rows, columns, cause });
     }
 
     /// Ends the file, and gives it its name once all of it is on the disk.

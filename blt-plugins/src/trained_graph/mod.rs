@@ -7,7 +7,7 @@ mod stored;
 pub use reading::Batches;
 
 use crate::checkpoint::CHECKPOINT_DIR;
-use crate::device::backend;
+use crate::device::{self, backend};
 use crate::facilities::{self, Facilities};
 use crate::ports::{Bytes, Loss, LossValue};
 use crate::profile::NodeProfile;
@@ -17,7 +17,7 @@ use blt_core::bytes::Batch;
 use blt_core::model::Session;
 use blt_core::optim::AdamWConfig;
 use blt_core::params::NamedParam;
-use blt_graph::{AnyValue, Live, Outputs, Port, RunFailed, StepCx, StepError, World};
+use blt_graph::{AnyValue, ErrorHelp, Live, Outputs, Port, RunFailed, StepCx, StepError, World};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ use std::rc::Rc;
 /// for step in 1..=steps {
 ///     let batch = batches.next_or_end()?;
 ///     let loss = graph.gradients(&batch, goal, 1.0)?;
-///     let norm = graph.update(&adamw, step, step);
+///     let norm = graph.update(&adamw, step, step)?;
 /// }
 /// graph.save(&cx.dir().join(blt_plugins::CHECKPOINT_DIR), steps, None)?;
 /// # Ok(())
@@ -88,6 +88,7 @@ impl TrainedGraph {
     pub fn build(cx: &StepCx, goals: &[&str]) -> Result<Self, StepError> {
         let mut world = World::new();
         let session = world.insert(Session::new(backend(cx)?));
+        world.insert(ErrorHelp(device::help));
         let live = Live::build(cx.plan(), goals, world)?;
         let source = |node: &str| {
             source_of(&live, node).ok_or_else(|| {
@@ -168,22 +169,27 @@ impl TrainedGraph {
         self.session.loss_weight.set(share);
         backend.record(true);
         let loss = self.get::<Loss>(batch, goal);
-        if let Ok(loss) = &loss {
-            match &*self.profile.borrow() {
-                Some(profile) => profile.backward(&loss.loss),
-                None => backend.backward(&loss.loss),
-            }
-        }
+        let backward = loss.as_ref().map(|loss| match &*self.profile.borrow() {
+            Some(profile) => profile.backward(&loss.loss),
+            None => backend.backward(&loss.loss),
+        });
+        let failed = backward.ok().and_then(Result::err);
         backend.record(false);
-        loss
+        match failed {
+            Some(error) => Err(device::failed(error)),
+            None => loss,
+        }
     }
 
     /// Updates the parameters by the gradients added up so far, and clears these. `step` places the
     /// learning rate and `t` Adam's bias correction, both from 1; they differ where a training
     /// continues another ([`t`](TrainedGraph::t)). Returns the norm of the gradient before
     /// clipping.
-    pub fn update(&self, optimiser: &AdamWConfig, step: u64, t: u64) -> f64 {
-        optimiser.step(self.backend(), &self.param_ids(), step, t)
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn update(&self, optimiser: &AdamWConfig, step: u64, t: u64) -> Result<f64, StepError> {
+        optimiser.step(self.backend(), &self.param_ids(), step, t).map_err(device::failed)
     }
 
     /// Measures time and FLOPs of each node from now on, backward included.

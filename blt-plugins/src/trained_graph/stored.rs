@@ -2,6 +2,7 @@
 
 use super::TrainedGraph;
 use crate::checkpoint::{self, CheckpointState, StoredModel};
+use crate::device;
 use crate::facilities;
 use crate::recognise::{self, Found, NotBlt};
 use blt_core::backend::ParamId;
@@ -36,7 +37,7 @@ impl TrainedGraph {
             })?;
             let data =
                 file.get_f32(stored, &p.canonical.stored_shape()).map_err(CheckpointError::from)?;
-            self.backend().write_param(p.canonical.id, &data);
+            self.backend().write_param(p.canonical.id, &data).map_err(device::failed)?;
         }
         for (node, learned) in state.prepared {
             if self.with_prepare(&node, |p| p.restore(&learned)).transpose()?.is_some() {
@@ -93,7 +94,7 @@ impl TrainedGraph {
                 None => {
                     for p in self.params.iter().filter(|p| p.node == node.name) {
                         add(p.canonical.name.as_bytes());
-                        add(self.digest_of_param(p.canonical.id).as_bytes());
+                        add(self.digest_of_param(p.canonical.id)?.as_bytes());
                     }
                 }
             }
@@ -102,13 +103,13 @@ impl TrainedGraph {
         Ok(hasher.finalize().to_hex()[..32].to_string())
     }
 
-    fn digest_of_param(&self, id: ParamId) -> blake3::Hash {
+    fn digest_of_param(&self, id: ParamId) -> Result<blake3::Hash, StepError> {
         let mut hasher = blake3::Hasher::new();
-        for values in self.backend().read_param(id).chunks(1 << 14) {
+        for values in self.backend().read_param(id)?.chunks(1 << 14) {
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             hasher.update(&bytes);
         }
-        hasher.finalize()
+        Ok(hasher.finalize())
     }
 
     /// The model that the graph is, with what its nodes learned so far.

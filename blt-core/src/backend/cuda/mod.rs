@@ -4,6 +4,8 @@
 //! it is built, for one compute capability; it compiles a few more with NVRTC when they are first
 //! used, from headers in the folder where it was built. Everything runs on one stream
 //! of the device, in order, and only reading a result waits for it.
+//!
+//! A panic of dfdx with an error of the device stays inside this backend ([`caught`]).
 
 mod library;
 
@@ -16,7 +18,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Once;
 
 // Results of the driver's functions.
@@ -27,8 +29,8 @@ const CUDA_ERROR_NO_DEVICE: u32 = 100;
 thread_local! {
     /// The GPUs that are open. dfdx's handle is of one thread. They stay open until the process ends: closing one that has failed panics.
     static OPEN: RefCell<BTreeMap<usize, ManuallyDrop<Cuda>>> = const { RefCell::new(BTreeMap::new()) };
-    /// The GPU that this thread opened last: the one that an error without a name is about.
-    static LAST: Cell<usize> = const { Cell::new(0) };
+    /// This thread is inside [`caught`].
+    static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The GPU of a number. A thread opens it once, which takes a part of a second and runs a kernel of
@@ -37,7 +39,6 @@ thread_local! {
 /// # Errors
 /// What keeps it from computing.
 pub fn open(index: usize) -> Result<Cuda, DeviceError> {
-    LAST.set(index);
     if let Some(gpu) = OPEN.with_borrow(|open| open.get(&index).map(|gpu| Cuda::clone(gpu))) {
         return Ok(gpu);
     }
@@ -56,17 +57,15 @@ pub fn open(index: usize) -> Result<Cuda, DeviceError> {
         _ => {}
     }
     quiet_panics();
-    let gpu = catch_unwind(|| {
+    let gpu = caught(|| {
         let gpu = ManuallyDrop::new(Cuda::try_build(index, 0).map_err(|e| e.to_string())?);
         probe(&gpu)?;
         Ok(ManuallyDrop::into_inner(gpu))
     });
-    let gpu = gpu
-        .unwrap_or_else(|panic| Err(text(&*panic).unwrap_or("a panic without a text").to_owned()));
     let gpu =
         gpu.map_err(|reason| match reason.contains("CUDA_ERROR_UNSUPPORTED_PTX_VERSION") {
             true => too_old,
-            false => named(device, reason),
+            false => DeviceError::named(device, reason),
         })?;
     OPEN.with_borrow_mut(|open| open.insert(index, ManuallyDrop::new(gpu.clone())));
     Ok(gpu)
@@ -78,7 +77,9 @@ pub fn open(index: usize) -> Result<Cuda, DeviceError> {
 /// # Errors
 /// If the GPU cannot be opened, or does not answer.
 pub fn memory(index: usize) -> Result<(usize, usize), DeviceError> {
-    open(index)?.try_synchronize().map_err(|e| named(Device::Cuda(index), e.to_string()))?;
+    open(index)?
+        .try_synchronize()
+        .map_err(|e| DeviceError::named(Device::Cuda(index), e.to_string()))?;
     let device = Device::Cuda(index);
     let libraries = library::open(device)?;
     let (mut free, mut total) = (0, 0);
@@ -171,25 +172,6 @@ fn check(device: Device, function: &str, result: u32) -> Result<(), DeviceError>
     }
 }
 
-/// The error that the device's own words are about.
-fn named(device: Device, reason: String) -> DeviceError {
-    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    if says(&["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"]) {
-        DeviceError::OutOfMemory { device, reason }
-    } else if says(&[
-        "CUDA_ERROR_NO_BINARY_FOR_GPU",
-        "CUDA_ERROR_INVALID_PTX",
-        "CUDA_ERROR_INVALID_IMAGE",
-        "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
-        "CUBLAS_STATUS_ARCH_MISMATCH",
-        "CompileError",
-    ]) {
-        DeviceError::Kernels { device, reason }
-    } else {
-        DeviceError::Failed { device, reason }
-    }
-}
-
 /// What a panic says.
 fn text(payload: &dyn Any) -> Option<&str> {
     payload
@@ -203,23 +185,28 @@ fn of_device(text: &str) -> bool {
     ["CUDA_ERROR_", "CUBLAS_STATUS_", "NVRTC_ERROR_"].iter().any(|name| text.contains(name))
 }
 
-/// See [`crate::backend::gpu::failure`].
-pub fn failure(panic: &(dyn Any + Send)) -> Option<DeviceError> {
-    let text = text(panic).filter(|text| of_device(text))?;
-    // `called `Result::unwrap()` on an `Err` value: Driver(DriverError(CUDA_ERROR_OUT_OF_MEMORY,
-    // "out of memory"))`
-    let reason = text.rsplit_once("value: ").map_or(text, |(_, error)| error);
-    Some(named(Device::Cuda(LAST.get()), reason.to_owned()))
+/// Runs something of dfdx on a GPU. Almost all of dfdx returns its errors, and a few places panic
+/// with them: copying a gradient (out of memory), copying to the host, compiling a kernel at its
+/// first use. Those panics print nothing and become errors here; any other goes on.
+pub fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let outer = QUIET.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    QUIET.set(outer);
+    result.unwrap_or_else(|panic| match text(&*panic).filter(|text| of_device(text)) {
+        // `called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out
+        // of memory")`
+        Some(text) => Err(text.rsplit_once("value: ").map_or(text, |(_, error)| error).to_owned()),
+        None => resume_unwind(panic),
+    })
 }
 
-/// From now on a panic with an error of the device prints nothing: [`failure`] makes an error of
-/// it.
+/// From now on a panic with an error of the device prints nothing inside [`caught`].
 fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !text(info.payload()).is_some_and(of_device) {
+            if !(QUIET.get() && text(info.payload()).is_some_and(of_device)) {
                 previous(info);
             }
         }));

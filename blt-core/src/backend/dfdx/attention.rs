@@ -49,6 +49,9 @@ pub fn causal_pairs(offsets: &[usize], window: Option<usize>) -> Vec<Pair> {
     pairs
 }
 
+/// `(batch, queries, keys)`
+type Scores<E, D> = Taped<(usize, usize, usize), E, D>;
+
 struct Tile<E: Element, D: Device<E>> {
     /// Rows of q, `[batch * queries]`, and of k and v, `[batch * keys]`.
     q: Index<D>,
@@ -79,8 +82,7 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
         visible: Visible,
         scale: f64,
         tile_scores: usize,
-    ) -> Self {
-        assert!(heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} key/value heads");
+    ) -> Result<Self, D::Err> {
         let group = heads / kv_heads;
         let mut shapes = BTreeMap::<(usize, usize, usize), Vec<&Pair>>::new();
         for pair in pairs {
@@ -92,7 +94,7 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
         }
         let (mut tiles, mut q_rows) = (Vec::new(), Vec::new());
         for ((n_queries, n_keys, ahead), pairs) in shapes {
-            let mask = mask(device, n_queries, n_keys, ahead, group, visible);
+            let mask = mask(device, n_queries, n_keys, ahead, group, visible)?;
             for pairs in pairs.chunks((tile_scores / (n_queries * n_keys * heads)).max(1)) {
                 let (mut q, mut k) = (Vec::new(), Vec::new());
                 for pair in pairs {
@@ -105,15 +107,15 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
                 }
                 q_rows.extend_from_slice(&q);
                 tiles.push(Tile {
-                    q: index(device, q),
-                    k: index(device, k),
+                    q: index(device, q)?,
+                    k: index(device, k)?,
                     shape: (pairs.len() * kv_heads, group * n_queries, n_keys),
                     mask: mask.clone(),
                 });
             }
         }
         let n = q_rows.len();
-        Plan { tiles, order: index(device, inverse(q_rows, n)), scale }
+        Ok(Plan { tiles, order: index(device, inverse(q_rows, n))?, scale })
     }
 
     /// `softmax(q k^T * scale) v` over the visible pairs.
@@ -124,14 +126,14 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
         q: Matrix<E, D>,
         k: Matrix<E, D>,
         v: Matrix<E, D>,
-    ) -> Matrix<E, D> {
+    ) -> Result<Matrix<E, D>, D::Err> {
         let ((q, mut tape), (k, _), (v, _)) = (q.split_tape(), k.split_tape(), v.split_tape());
         let parts = self
             .tiles
             .iter()
             .map(|tile| self.tile(tile, untaped(&q), untaped(&k), untaped(&v)))
-            .collect();
-        let (out, _) = gather(concat(parts), self.order.clone()).split_tape();
+            .collect::<Result<_, _>>()?;
+        let (out, _) = gather(concat(parts)?, self.order.clone())?.split_tape();
         let result = out.clone();
         tape.add_backward_op(move |grads| {
             grads.try_alloc_for(&out)?;
@@ -147,8 +149,9 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
             for tile in &self.tiles {
                 let tape = SharedTape::recording();
                 let [q, k, v] = inputs.map(|x| x.clone().put_tape(tape.clone()));
-                let weighted = self.tile(tile, q, k, v) * grad_out.clone().gather(tile.q.clone());
-                let (loss, _) = weighted.sum::<Rank0, _>().split_tape();
+                let rows = grad_out.clone().try_gather(tile.q.clone())?;
+                let weighted = self.tile(tile, q, k, v)?.try_mul(rows)?;
+                let (loss, _) = weighted.try_sum::<Rank0, _>()?.split_tape();
                 loss.device().try_fill_with_ones(local.get_or_alloc_mut(&loss)?)?;
                 tape.run(&mut local)?;
                 local.drop_non_leafs();
@@ -158,7 +161,7 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
             }
             Ok(())
         });
-        result.put_tape(tape)
+        Ok(result.put_tape(tape))
     }
 
     /// The tile's rows of the output, `[batch * queries, head_dim]`.
@@ -168,32 +171,30 @@ impl<E: Element, D: Device<E>> Plan<E, D> {
         q: Matrix<E, D>,
         k: Matrix<E, D>,
         v: Matrix<E, D>,
-    ) -> Matrix<E, D> {
+    ) -> Result<Matrix<E, D>, D::Err> {
         let shape @ (batch, queries, keys) = tile.shape;
         let head_dim = q.shape().1;
-        let q = gather(q, tile.q.clone()).reshape_like(&(batch, queries, head_dim));
-        let k = gather(k, tile.k.clone()).reshape_like(&(batch, keys, head_dim));
-        let v = gather(v, tile.k.clone()).reshape_like(&(batch, keys, head_dim));
-        let mut scores =
-            q.matmul(k.permute::<(usize, usize, usize), Axes3<0, 2, 1>>()) * E::of(self.scale);
+        let q = gather(q, tile.q.clone())?.try_reshape_like(&(batch, queries, head_dim))?;
+        let k = gather(k, tile.k.clone())?.try_reshape_like(&(batch, keys, head_dim))?;
+        let v = gather(v, tile.k.clone())?.try_reshape_like(&(batch, keys, head_dim))?;
+        let transposed = k.try_permute::<(usize, usize, usize), Axes3<0, 2, 1>>()?;
+        let mut scores = q.try_matmul(transposed)?.try_mul(E::of(self.scale))?;
         if let Some(mask) = &tile.mask {
-            scores = scores + mask.clone().broadcast_like::<_, Axis<0>>(&shape);
+            scores = scores.try_add(mask.clone().try_broadcast_like::<_, Axis<0>>(&shape)?)?;
         }
-        softmax(scores).matmul(v).reshape_like(&(batch * queries, head_dim))
+        softmax(scores)?.try_matmul(v)?.try_reshape_like(&(batch * queries, head_dim))
     }
 }
 
 /// Softmax over the last axis. A row that sees one key has gradient exactly zero, so that queries
 /// and keys that decide nothing stay still under AdamW, which would blow rounding noise up to whole
 /// steps.
-fn softmax<E: Element, D: Device<E>>(
-    scores: Taped<(usize, usize, usize), E, D>,
-) -> Taped<(usize, usize, usize), E, D> {
+fn softmax<E: Element, D: Device<E>>(scores: Scores<E, D>) -> Result<Scores<E, D>, D::Err> {
     let shape = *scores.shape();
-    let max: Flat<E, D> = super::functions::detached(&scores).max::<_, Axis<2>>();
-    let exp = (scores - max.broadcast_like::<_, Axis<2>>(&shape)).exp();
-    let sum: Matrix<E, D> = exp.clone().sum::<_, Axis<2>>();
-    exp / sum.broadcast_like::<_, Axis<2>>(&shape)
+    let max: Flat<E, D> = super::functions::detached(&scores).try_max::<_, Axis<2>>()?;
+    let exp = scores.try_sub(max.try_broadcast_like::<_, Axis<2>>(&shape)?)?.try_exp()?;
+    let sum: Matrix<E, D> = exp.clone().try_sum::<_, Axis<2>>()?;
+    exp.try_div(sum.try_broadcast_like::<_, Axis<2>>(&shape)?)
 }
 
 /// `[group * queries, keys]`, where query 0 stands `ahead` rows after key 0.
@@ -204,11 +205,14 @@ fn mask<E: Element, D: Device<E>>(
     ahead: usize,
     group: usize,
     visible: Visible,
-) -> Option<Flat<E, D>> {
-    let Visible::Causal(window) = visible else { return None };
+) -> Result<Option<Flat<E, D>>, D::Err> {
+    let Visible::Causal(window) = visible else { return Ok(None) };
     let sees = |i: usize, j: usize| j <= i + ahead && window.is_none_or(|w| i + ahead < j + w);
     let rows = (0..group * queries).flat_map(|row| (0..keys).map(move |j| (row % queries, j)));
     let mask: Vec<E> = rows.map(|(i, j)| E::of(if sees(i, j) { 0.0 } else { -1e30 })).collect();
     let all = mask.iter().all(|&m| m == E::of(0.0));
-    (!all).then(|| device.tensor_from_vec(mask, (group * queries, keys)))
+    if all {
+        return Ok(None);
+    }
+    device.try_tensor_from_vec(mask, (group * queries, keys)).map(Some)
 }

@@ -27,31 +27,36 @@ pub fn detached<S: Shape, E: Element, D: Device<E>>(x: &Taped<S, E, D>) -> Tenso
     x.retaped::<NoneTape>()
 }
 
-pub fn index<D: TensorFromVec<usize>>(device: &D, rows: Vec<usize>) -> Index<D> {
+pub fn index<D: TensorFromVec<usize>>(device: &D, rows: Vec<usize>) -> Result<Index<D>, D::Err> {
     let n = rows.len();
-    device.tensor_from_vec(rows, (n,))
+    device.try_tensor_from_vec(rows, (n,))
 }
 
 /// Rows `rows` of x. `[n, d] -> [rows, d]`
-pub fn gather<E: Element, D: Device<E>>(x: Matrix<E, D>, rows: Index<D>) -> Matrix<E, D> {
-    x.gather(rows)
+pub fn gather<E: Element, D: Device<E>>(
+    x: Matrix<E, D>,
+    rows: Index<D>,
+) -> Result<Matrix<E, D>, D::Err> {
+    x.try_gather(rows)
 }
 
 /// Matrices of one width below one another, merged pairwise so that each row is copied log(parts)
 /// times.
-pub fn concat<E: Element, D: Device<E>>(mut parts: Vec<Matrix<E, D>>) -> Matrix<E, D> {
+pub fn concat<E: Element, D: Device<E>>(
+    mut parts: Vec<Matrix<E, D>>,
+) -> Result<Matrix<E, D>, D::Err> {
     while parts.len() > 1 {
         let mut merged = Vec::with_capacity(parts.len().div_ceil(2));
         let mut rest = parts.into_iter();
         while let Some(a) = rest.next() {
             merged.push(match rest.next() {
-                Some(b) => (a, b).concat_along(Axis::<0>),
+                Some(b) => (a, b).try_concat_along(Axis::<0>)?,
                 None => a,
             });
         }
         parts = merged;
     }
-    parts.pop().expect("at least one part")
+    Ok(parts.pop().expect("at least one part"))
 }
 
 /// `order[i]` is where row i stands in the concatenation of parts that list their rows one after
@@ -66,8 +71,11 @@ pub fn inverse(rows: impl IntoIterator<Item = usize>, n: usize) -> Vec<usize> {
 }
 
 /// `x @ W^T`. `[n, in], [out, in] -> [n, out]`
-pub fn linear<E: Element, D: Device<E>>(x: Matrix<E, D>, weight: Matrix<E, D>) -> Matrix<E, D> {
-    x.matmul(weight.permute::<(usize, usize), Axes2<1, 0>>())
+pub fn linear<E: Element, D: Device<E>>(
+    x: Matrix<E, D>,
+    weight: Matrix<E, D>,
+) -> Result<Matrix<E, D>, D::Err> {
+    x.try_matmul(weight.try_permute::<(usize, usize), Axes2<1, 0>>()?)
 }
 
 /// `x / sqrt(mean(x^2) + eps) * w`. `[n, d], [1, d] -> [n, d]`
@@ -75,18 +83,19 @@ pub fn rms_norm<E: Element, D: Device<E>>(
     x: Matrix<E, D>,
     weight: Matrix<E, D>,
     eps: f64,
-) -> Matrix<E, D> {
+) -> Result<Matrix<E, D>, D::Err> {
     let shape = *x.shape();
-    let weight = weight.reshape_like(&(shape.1,));
-    let mean: Taped<(usize,), E, D> = x.clone().square().mean::<_, Axis<1>>();
-    let scale = (mean + E::of(eps)).sqrt().recip();
-    x * scale.broadcast_like::<_, Axis<1>>(&shape) * weight.broadcast_like::<_, Axis<0>>(&shape)
+    let weight = weight.try_reshape_like(&(shape.1,))?;
+    let mean: Taped<(usize,), E, D> = x.clone().try_square()?.try_mean::<_, Axis<1>>()?;
+    let scale = mean.try_add(E::of(eps))?.try_sqrt()?.try_recip()?;
+    x.try_mul(scale.try_broadcast_like::<_, Axis<1>>(&shape)?)?
+        .try_mul(weight.try_broadcast_like::<_, Axis<0>>(&shape)?)
 }
 
 /// `x * sigmoid(x)`
-pub fn silu<E: Element, D: Device<E>>(x: Matrix<E, D>) -> Matrix<E, D> {
-    let gate = x.clone().sigmoid();
-    x * gate
+pub fn silu<E: Element, D: Device<E>>(x: Matrix<E, D>) -> Result<Matrix<E, D>, D::Err> {
+    let gate = x.clone().try_sigmoid()?;
+    x.try_mul(gate)
 }
 
 /// Cosines and sines of the angles by which each row is rotated, `[n, head_dim]`, each pair's angle
@@ -101,8 +110,12 @@ pub struct Rotation<E: Element, D: Device<E>> {
 
 impl<E: Element, D: Device<E>> Rotation<E, D> {
     /// The table for positions `0..positions`, of the angles that [`crate::rope`] defines.
-    pub fn table(device: &D, positions: usize, head_dim: usize, theta: f64) -> Self {
-        assert!(head_dim.is_multiple_of(2), "RoPE rotates pairs, head_dim is {head_dim}");
+    pub fn table(
+        device: &D,
+        positions: usize,
+        head_dim: usize,
+        theta: f64,
+    ) -> Result<Self, D::Err> {
         let halves = planted(Bug::RopeHalves);
         let mut frequencies = rope::frequencies(theta, head_dim);
         frequencies = match halves {
@@ -113,7 +126,8 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
             let row = |p: usize| {
                 frequencies.iter().map(move |&frequency| E::of(f(rope::angle(p, frequency))))
             };
-            device.tensor_from_vec((0..positions).flat_map(row).collect(), (positions, head_dim))
+            let numbers = (0..positions).flat_map(row).collect();
+            device.try_tensor_from_vec(numbers, (positions, head_dim))
         };
         let mut turn = vec![E::of(0.0); head_dim * head_dim];
         for i in 0..head_dim / 2 {
@@ -121,32 +135,33 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
             turn[b * head_dim + a] = E::of(-1.0);
             turn[a * head_dim + b] = E::of(1.0);
         }
-        Rotation {
-            cos: angles(f64::cos),
-            sin: angles(f64::sin),
-            turn: device.tensor_from_vec(turn, (head_dim, head_dim)),
-        }
+        Ok(Rotation {
+            cos: angles(f64::cos)?,
+            sin: angles(f64::sin)?,
+            turn: device.try_tensor_from_vec(turn, (head_dim, head_dim))?,
+        })
     }
 
     /// One row for each of `positions`.
-    pub fn at(&self, positions: Index<D>) -> Self {
-        Rotation {
-            cos: self.cos.clone().gather(positions.clone()),
-            sin: self.sin.clone().gather(positions),
+    pub fn at(&self, positions: Index<D>) -> Result<Self, D::Err> {
+        Ok(Rotation {
+            cos: self.cos.clone().try_gather(positions.clone())?,
+            sin: self.sin.clone().try_gather(positions)?,
             turn: self.turn.clone(),
-        }
+        })
     }
 
     /// Rotates the pairs of every head. `[n, heads * head_dim] -> [n * heads, head_dim]`
-    pub fn apply(&self, x: Matrix<E, D>) -> Matrix<E, D> {
+    pub fn apply(&self, x: Matrix<E, D>) -> Result<Matrix<E, D>, D::Err> {
         let (n, head_dim) = *self.cos.shape();
         let heads = x.shape().1 / head_dim;
         let (flat, shape) = ((n * heads, head_dim), (n, heads, head_dim));
-        let x = x.reshape_like(&flat);
-        let turned = x.clone().matmul(self.turn.clone()).reshape_like(&shape);
-        let cos = self.cos.clone().broadcast_like::<_, Axis<1>>(&shape);
-        let sin = self.sin.clone().broadcast_like::<_, Axis<1>>(&shape);
-        (x.reshape_like(&shape) * cos + turned * sin).reshape_like(&flat)
+        let x = x.try_reshape_like(&flat)?;
+        let turned = x.clone().try_matmul(self.turn.clone())?.try_reshape_like(&shape)?;
+        let cos = self.cos.clone().try_broadcast_like::<_, Axis<1>>(&shape)?;
+        let sin = self.sin.clone().try_broadcast_like::<_, Axis<1>>(&shape)?;
+        let kept = x.try_reshape_like(&shape)?.try_mul(cos)?;
+        kept.try_add(turned.try_mul(sin)?)?.try_reshape_like(&flat)
     }
 }
 
@@ -154,20 +169,20 @@ impl<E: Element, D: Device<E>> Rotation<E, D> {
 /// PyTorch's amax does.
 pub fn max_of_equals<E: Element, D: Device<E>>(
     x: Taped<(usize, usize, usize), E, D>,
-) -> Matrix<E, D> {
+) -> Result<Matrix<E, D>, D::Err> {
     let (device, shape) = (x.device().clone(), *x.shape());
     let value = detached(&x);
-    let max: Flat<E, D> = value.clone().max::<_, Axis<1>>();
-    let ties = value.eq(&max.clone().broadcast_like::<_, Axis<1>>(&shape));
+    let max: Flat<E, D> = value.clone().try_max::<_, Axis<1>>()?;
+    let ties = value.try_eq(&max.clone().try_broadcast_like::<_, Axis<1>>(&shape)?)?;
     // Made of zeros: dfdx makes ones on the host, and a GPU would wait for them.
-    let zeros: Tensor<_, E, D> = device.zeros_like(&shape);
-    let ties = ties.choose(zeros.clone() + E::of(1.0), zeros);
-    let count: Flat<E, D> = ties.clone().sum::<_, Axis<1>>();
-    let share = ties / count.broadcast_like::<_, Axis<1>>(&shape);
-    let mean: Matrix<E, D> = (x * share).sum::<_, Axis<1>>();
+    let zeros: Tensor<_, E, D> = device.try_zeros_like(&shape)?;
+    let ties = ties.try_choose(zeros.clone().try_add(E::of(1.0))?, zeros)?;
+    let count: Flat<E, D> = ties.clone().try_sum::<_, Axis<1>>()?;
+    let share = ties.try_div(count.try_broadcast_like::<_, Axis<1>>(&shape)?)?;
+    let mean: Matrix<E, D> = x.try_mul(share)?.try_sum::<_, Axis<1>>()?;
     // The mean of tied values may round away from them.
-    let rounding = max - detached(&mean);
-    mean + rounding
+    let rounding = max.try_sub(detached(&mean))?;
+    mean.try_add(rounding)
 }
 
 /// Ranges by their length, each length's in ascending order of number.

@@ -50,23 +50,28 @@ pub enum Keeping {
     Resident,
 }
 
-impl<E: Element, D: Device<E>> Param<E, D> {
-    pub fn new(device: &D, shape: [usize; 2], data: Vec<E>, keeping: Keeping) -> Self {
-        assert_eq!(data.len(), shape[0] * shape[1], "a parameter of shape {shape:?}");
+impl<E: Element, D: Device<E> + Synchronize> Param<E, D> {
+    /// `data` fills `shape`.
+    pub fn new(
+        device: &D,
+        shape: [usize; 2],
+        data: Vec<E>,
+        keeping: Keeping,
+    ) -> Result<Self, D::Err> {
         let store = match keeping {
             Keeping::Rows => Store::ByRows { value: data, grad: None, moments: None },
             Keeping::Tensor => Store::OnDevice {
-                value: device.tensor_from_vec(data, shape.into()),
+                value: device.try_tensor_from_vec(data, shape.into())?,
                 grad: None,
                 moments: None,
             },
             Keeping::Resident => Store::Resident {
-                value: device.tensor_from_vec(data, shape.into()),
+                value: device.try_tensor_from_vec(data, shape.into())?,
                 grad: None,
                 moments: None,
             },
         };
-        Param { shape, store }
+        Ok(Param { shape, store })
     }
 
     /// The tensor on the device; None if the parameter is kept by rows.
@@ -78,49 +83,45 @@ impl<E: Element, D: Device<E>> Param<E, D> {
     }
 
     /// Rows of a parameter that is kept by rows, gathered into a tensor. `[rows, cols]`
-    pub fn rows(&self, device: &D, rows: &[usize]) -> Flat<E, D> {
+    pub fn rows(&self, device: &D, rows: &[usize]) -> Result<Flat<E, D>, D::Err> {
         let Store::ByRows { value, .. } = &self.store else {
             unreachable!("a parameter on the device is read whole")
         };
         let cols = self.shape[1];
         let data = rows.iter().flat_map(|&row| &value[row * cols..][..cols]).copied().collect();
-        device.tensor_from_vec(data, (rows.len(), cols))
+        device.try_tensor_from_vec(data, (rows.len(), cols))
     }
 
-    pub fn read(&self) -> Vec<E> {
+    pub fn read(&self) -> Result<Vec<E>, D::Err> {
         match &self.store {
             Store::OnDevice { value, .. } | Store::Resident { value, .. } => host(value),
-            Store::ByRows { value, .. } => value.clone(),
+            Store::ByRows { value, .. } => Ok(value.clone()),
         }
     }
 
-    pub fn write(&mut self, device: &D, data: &[E]) {
-        assert_eq!(
-            data.len(),
-            self.shape[0] * self.shape[1],
-            "a parameter of shape {:?}",
-            self.shape
-        );
+    /// `data` fills the parameter's shape.
+    pub fn write(&mut self, device: &D, data: &[E]) -> Result<(), D::Err> {
         match &mut self.store {
             Store::OnDevice { value, .. } | Store::Resident { value, .. } => {
-                *value = device.tensor_from_vec(data.to_vec(), self.shape.into())
+                *value = device.try_tensor_from_vec(data.to_vec(), self.shape.into())?
             }
             Store::ByRows { value, .. } => value.copy_from_slice(data),
         }
+        Ok(())
     }
 
     /// Adds the gradient of `rows` (None: of all).
-    pub fn add_grad(&mut self, more: Flat<E, D>, rows: Option<&[usize]>) {
+    pub fn add_grad(&mut self, more: Flat<E, D>, rows: Option<&[usize]>) -> Result<(), D::Err> {
         match (&mut self.store, rows) {
             (Store::OnDevice { grad, .. } | Store::Resident { grad, .. }, None) => {
                 *grad = Some(match grad.take() {
-                    Some(grad) => grad + more,
+                    Some(grad) => grad.try_add(more)?,
                     None => more,
                 })
             }
             (Store::ByRows { grad, .. }, Some(rows)) => {
                 let cols = self.shape[1];
-                let (grad, more) = (grad.get_or_insert_default(), host(&more));
+                let (grad, more) = (grad.get_or_insert_default(), host(&more)?);
                 for (i, &row) in rows.iter().enumerate() {
                     let sum = grad.entry(row).or_insert_with(|| vec![E::of(0.0); cols]);
                     sum.iter_mut().zip(&more[i * cols..]).for_each(|(a, &b)| *a += b);
@@ -128,6 +129,7 @@ impl<E: Element, D: Device<E>> Param<E, D> {
             }
             _ => unreachable!("a parameter is read as it is kept"),
         }
+        Ok(())
     }
 
     pub fn zero_grad(&mut self) {
@@ -138,9 +140,11 @@ impl<E: Element, D: Device<E>> Param<E, D> {
     }
 
     /// Dense, row-major.
-    pub fn grad(&self) -> Option<Vec<E>> {
-        match &self.store {
-            Store::OnDevice { grad, .. } | Store::Resident { grad, .. } => grad.as_ref().map(host),
+    pub fn grad(&self) -> Result<Option<Vec<E>>, D::Err> {
+        Ok(match &self.store {
+            Store::OnDevice { grad, .. } | Store::Resident { grad, .. } => {
+                grad.as_ref().map(host).transpose()?
+            }
             Store::ByRows { grad, .. } => grad.as_ref().map(|grad| {
                 let cols = self.shape[1];
                 let mut dense = vec![E::of(0.0); self.shape[0] * cols];
@@ -149,59 +153,58 @@ impl<E: Element, D: Device<E>> Param<E, D> {
                 }
                 dense
             }),
-        }
+        })
     }
 
     /// Sum of squares on the device, `[1, 1]`, of what is kept there whole: the host reads the sum
     /// over all parameters once.
-    pub fn grad_squares(&self) -> Option<Flat<E, D>> {
-        let Store::Resident { grad: Some(grad), .. } = &self.store else { return None };
-        let rows: Tensor<(usize,), E, D> = grad.clone().square().sum::<_, Axis<1>>();
-        Some(rows.sum::<Rank0, Axis<0>>().reshape_like(&(1usize, 1usize)))
+    pub fn grad_squares(&self) -> Result<Option<Flat<E, D>>, D::Err> {
+        let Store::Resident { grad: Some(grad), .. } = &self.store else { return Ok(None) };
+        let rows: Tensor<(usize,), E, D> = grad.clone().try_square()?.try_sum::<_, Axis<1>>()?;
+        rows.try_sum::<Rank0, Axis<0>>()?.try_reshape_like(&(1usize, 1usize)).map(Some)
     }
 
     /// Sum of squares of what [`Param::grad_squares`] leaves out, in f64.
-    pub fn grad_norm_squared(&self) -> f64 {
+    pub fn grad_norm_squared(&self) -> Result<f64, D::Err> {
         let squares = |x: &[E]| x.iter().map(|x| x.as_f64() * x.as_f64()).sum::<f64>();
-        match &self.store {
-            Store::OnDevice { grad, .. } => grad.as_ref().map_or(0.0, |grad| squares(&host(grad))),
+        Ok(match &self.store {
+            Store::OnDevice { grad: Some(grad), .. } => squares(&host(grad)?),
+            Store::OnDevice { grad: None, .. } | Store::Resident { .. } => 0.0,
             Store::ByRows { grad, .. } => grad.iter().flatten().map(|(_, row)| squares(row)).sum(),
-            Store::Resident { .. } => 0.0,
+        })
+    }
+
+    pub fn moments(&mut self) -> Result<(Vec<E>, Vec<E>), D::Err> {
+        match &mut self.store {
+            Store::OnDevice { moments: Some((m, v)), .. } => Ok((host(m)?, host(v)?)),
+            Store::ByRows { moments: Some(moments), .. } => Ok(moments.clone()),
+            Store::Resident { value, moments: Some((m, v)), .. } => {
+                Ok((host(&tensor_of(value, m)?)?, host(&tensor_of(value, v)?)?))
+            }
+            _ => {
+                let zeros = vec![E::of(0.0); self.shape[0] * self.shape[1]];
+                Ok((zeros.clone(), zeros))
+            }
         }
     }
 
-    pub fn moments(&mut self) -> (Vec<E>, Vec<E>) {
-        let moments = match &mut self.store {
-            Store::OnDevice { moments, .. } => moments.as_ref().map(|(m, v)| (host(m), host(v))),
-            Store::ByRows { moments, .. } => moments.clone(),
-            Store::Resident { value, moments, .. } => moments
-                .as_mut()
-                .map(|(m, v)| (host(&tensor_of(value, m)), host(&tensor_of(value, v)))),
-        };
-        let zeros = || vec![E::of(0.0); self.shape[0] * self.shape[1]];
-        moments.unwrap_or_else(|| (zeros(), zeros()))
-    }
-
-    pub fn write_moments(&mut self, device: &D, m: Vec<E>, v: Vec<E>) {
+    /// `m` and `v` fill the parameter's shape.
+    pub fn write_moments(&mut self, device: &D, m: Vec<E>, v: Vec<E>) -> Result<(), D::Err> {
         let shape = self.shape;
-        assert_eq!(
-            (m.len(), v.len()),
-            (shape[0] * shape[1], shape[0] * shape[1]),
-            "moments of shape {shape:?}"
-        );
         match &mut self.store {
             Store::OnDevice { moments, .. } => {
                 *moments = Some((
-                    device.tensor_from_vec(m, shape.into()),
-                    device.tensor_from_vec(v, shape.into()),
+                    device.try_tensor_from_vec(m, shape.into())?,
+                    device.try_tensor_from_vec(v, shape.into())?,
                 ))
             }
             Store::ByRows { moments, .. } => *moments = Some((m, v)),
             Store::Resident { value, moments, .. } => {
-                let storage = |x| storage_of(value, device.tensor_from_vec(x, shape.into()));
-                *moments = Some((storage(m), storage(v)));
+                let storage = |x| storage_of(value, device.try_tensor_from_vec(x, shape.into())?);
+                *moments = Some((storage(m)?, storage(v)?));
             }
         }
+        Ok(())
     }
 
     /// One step, if there is a gradient. dfdx's own Adam kernel rounds beta to the element before
@@ -209,7 +212,7 @@ impl<E: Element, D: Device<E>> Param<E, D> {
     /// moment up to 5e-5 off (and the update, which divides the one by the other, by rounding
     /// alone); so the update is composed, with coefficients rounded once, except for what is
     /// resident.
-    pub fn adamw(&mut self, device: &D, step: &AdamWStep) {
+    pub fn adamw(&mut self, device: &D, step: &AdamWStep) -> Result<(), D::Err> {
         let AdamWStep { lr, beta1, beta2, eps, weight_decay, grad_scale, t } = *step;
         let keep = E::of(1.0 - lr * weight_decay);
         let (b1, c1, b2, c2) = (E::of(beta1), E::of(1.0 - beta1), E::of(beta2), E::of(1.0 - beta2));
@@ -218,13 +221,17 @@ impl<E: Element, D: Device<E>> Param<E, D> {
         let (grad_scale, eps) = (E::of(grad_scale), E::of(eps));
         match &mut self.store {
             Store::OnDevice { value, grad: Some(grad), moments } => {
-                let zeros = || device.zeros_like(value.shape());
-                let (m, v) = moments.take().unwrap_or_else(|| (zeros(), zeros()));
-                let g = grad.clone() * grad_scale;
-                let m = m * b1 + g.clone() * c1;
-                let v = v * b2 + g.square() * c2;
-                let update = m.clone() * rate / ((v.clone() * unbias).sqrt() + eps);
-                *value = value.clone() * keep - update;
+                let zeros = || device.try_zeros_like(value.shape());
+                let (m, v) = match moments.take() {
+                    Some(moments) => moments,
+                    None => (zeros()?, zeros()?),
+                };
+                let g = grad.clone().try_mul(grad_scale)?;
+                let m = m.try_mul(b1)?.try_add(g.clone().try_mul(c1)?)?;
+                let v = v.try_mul(b2)?.try_add(g.try_square()?.try_mul(c2)?)?;
+                let root = v.clone().try_mul(unbias)?.try_sqrt()?.try_add(eps)?;
+                let update = m.clone().try_mul(rate)?.try_div(root)?;
+                *value = value.clone().try_mul(keep)?.try_sub(update)?;
                 *moments = Some((m, v));
             }
             Store::ByRows { value, grad: Some(grad), moments } => {
@@ -251,23 +258,22 @@ impl<E: Element, D: Device<E>> Param<E, D> {
                     weight_decay: Some(WeightDecay::Decoupled(weight_decay)),
                 };
                 let zeros =
-                    || on(Storage::<E>::try_alloc_len(device, value.shape().0 * value.shape().1));
-                let (m, v) = moments.get_or_insert_with(|| (zeros(), zeros()));
+                    || Storage::<E>::try_alloc_len(device, value.shape().0 * value.shape().1);
+                if moments.is_none() {
+                    *moments = Some((zeros()?, zeros()?));
+                }
+                let (m, v) = moments.as_mut().expect("made just now");
                 let grad = match step.grad_scale == 1.0 {
                     true => grad.clone(),
-                    false => grad.clone() * grad_scale,
+                    false => grad.clone().try_mul(grad_scale)?,
                 };
-                let grad = storage_of(value, grad);
-                on(config.try_update(i32::try_from(t).unwrap_or(i32::MAX), value, m, v, &grad));
+                let grad = storage_of(value, grad)?;
+                config.try_update(i32::try_from(t).unwrap_or(i32::MAX), value, m, v, &grad)?;
             }
             _ => {}
         }
+        Ok(())
     }
-}
-
-/// Errors of the device panic in its own words (see [`crate::backend::gpu::failure`]).
-fn on<T, Err: std::fmt::Debug>(result: Result<T, Err>) -> T {
-    result.unwrap_or_else(|error| panic!("updating a parameter: {error:?}"))
 }
 
 /// A copy of storage of `like`'s shape as a tensor. dfdx makes tensors of storage for gradients
@@ -275,22 +281,26 @@ fn on<T, Err: std::fmt::Debug>(result: Result<T, Err>) -> T {
 fn tensor_of<E: Element, D: Device<E>>(
     like: &Flat<E, D>,
     storage: &mut Stored<E, D>,
-) -> Flat<E, D> {
+) -> Result<Flat<E, D>, D::Err> {
     let mut grads = Gradients::leaky();
-    std::mem::swap(on(grads.get_or_alloc_mut(like)), storage);
+    std::mem::swap(grads.get_or_alloc_mut(like)?, storage);
     let tensor = grads.get(like);
-    std::mem::swap(on(grads.get_or_alloc_mut(like)), storage);
-    tensor
+    std::mem::swap(grads.get_or_alloc_mut(like)?, storage);
+    Ok(tensor)
 }
 
 /// A copy of `data` as storage, by way of the gradient of `sum(like * data)` in `like`, which is
 /// `data`: dfdx lends no tensor's storage.
-fn storage_of<E: Element, D: Device<E>>(like: &Flat<E, D>, data: Flat<E, D>) -> Stored<E, D> {
+fn storage_of<E: Element, D: Device<E>>(
+    like: &Flat<E, D>,
+    data: Flat<E, D>,
+) -> Result<Stored<E, D>, D::Err> {
     let tape = SharedTape::recording();
-    let (sum, _) = (like.clone().put_tape(tape.clone()) * data).sum::<Rank0, _>().split_tape();
+    let product = like.clone().put_tape(tape.clone()).try_mul(data)?;
+    let (sum, _) = product.try_sum::<Rank0, _>()?.split_tape();
     let mut grads = Gradients::leaky();
-    on(sum.device().try_fill_with_ones(on(grads.get_or_alloc_mut(&sum))));
-    on(tape.run(&mut grads));
-    let nothing = on(Storage::<E>::try_alloc_len(like.device(), 1));
-    std::mem::replace(on(grads.get_or_alloc_mut(like)), nothing)
+    sum.device().try_fill_with_ones(grads.get_or_alloc_mut(&sum)?)?;
+    tape.run(&mut grads)?;
+    let nothing = Storage::<E>::try_alloc_len(like.device(), 1)?;
+    Ok(std::mem::replace(grads.get_or_alloc_mut(like)?, nothing))
 }

@@ -17,7 +17,8 @@ use super::tile::{
     put_rows, rows_left, tiles_at_once, weight_grads,
 };
 use super::weight::Weight;
-use super::{Backend, BlockConfig, BlockParams, Fused, Grads, Tensor, on_pool};
+use super::{Fused, Grads, on_pool};
+use crate::backend::{BackendError, BlockConfig, BlockParams, Tape, Tensor, check};
 use crate::simd::{LANES, Level, Simd, kernel};
 use rayon::prelude::*;
 use std::iter;
@@ -31,7 +32,7 @@ pub(crate) fn block(
     offsets: &[usize],
     params: &BlockParams,
     config: &BlockConfig,
-) -> Tensor {
+) -> Result<Tensor, BackendError> {
     block_at(Level::best(), fused, x, offsets, params, config)
 }
 
@@ -42,15 +43,9 @@ fn block_at(
     offsets: &[usize],
     params: &BlockParams,
     config: &BlockConfig,
-) -> Tensor {
-    let x = fused.value(x);
-    assert_eq!(x.cols, config.dim, "a block's input is [n, dim]");
-    assert_eq!(offsets.last().copied().unwrap_or(0), x.rows, "offsets end at the number of rows");
-    assert!(config.head_dim.is_multiple_of(2), "rotary embedding turns pairs");
-    assert!(
-        config.heads.is_multiple_of(config.kv_heads),
-        "each key/value head serves as many query heads"
-    );
+) -> Result<Tensor, BackendError> {
+    check::block(x, offsets, config)?;
+    let x = fused.value(x)?;
     let (input, input_id) = (x.data.clone(), x.id);
     let block = Block::new(level, fused, offsets, params, config);
     let keep = fused.recording() && !fused.recompute.get();
@@ -66,7 +61,7 @@ fn block_at(
             grads.add(input_id, dx);
         });
     }
-    y
+    Ok(y)
 }
 
 /// One call's configuration and weights.

@@ -1,8 +1,8 @@
 //! The fused block against a plain f64 one with dense masks, and its bits against themselves.
 
 use super::*;
-use crate::backend::ParamId;
 use crate::backend::fused::Grads;
+use crate::backend::{Operations, ParamId, Parameters};
 use proptest::prelude::*;
 
 /// A stream of numbers in [-1, 1).
@@ -144,31 +144,32 @@ fn fused_with(
     let backend = Fused::new();
     backend.recompute(recompute);
     let shapes = shapes(n, c);
-    let ids: [ParamId; 9] =
-        std::array::from_fn(|i| backend.add_param(shapes[i + 1], inputs[i + 1].clone(), false));
+    let ids: [ParamId; 9] = std::array::from_fn(|i| {
+        backend.add_param(shapes[i + 1], inputs[i + 1].clone(), false).unwrap()
+    });
     let [input_layernorm, q, k, v, o, post_attention_layernorm, gate, up, down] = ids;
     let params =
         BlockParams { input_layernorm, q, k, v, o, post_attention_layernorm, gate, up, down };
-    let x = backend.constant(n, c.dim, inputs[0].clone());
-    let silent = block_at(level, &backend, &x, offsets, &params, c);
+    let x = backend.constant(n, c.dim, inputs[0].clone()).unwrap();
+    let silent = block_at(level, &backend, &x, offsets, &params, c).unwrap();
     backend.record(true);
-    let y = block_at(level, &backend, &x, offsets, &params, c);
+    let y = block_at(level, &backend, &x, offsets, &params, c).unwrap();
     assert_eq!(
-        backend.to_host(&silent),
-        backend.to_host(&y),
+        backend.to_host(&silent).unwrap(),
+        backend.to_host(&y).unwrap(),
         "recording must not change the output"
     );
     let dx = {
         let mut params = backend.params.borrow_mut();
         let mut grads = Grads { values: Default::default(), params: &mut params };
-        grads.add(backend.value(&y).id, dy.to_vec().into());
+        grads.add(backend.value(&y).unwrap().id, dy.to_vec().into());
         let ops = backend.tape.borrow_mut().as_mut().map(std::mem::take).unwrap();
         ops.into_iter().rev().for_each(|op| op(&mut grads));
-        grads.take(backend.value(&x).id).unwrap().to_vec()
+        grads.take(backend.value(&x).unwrap().id).unwrap().to_vec()
     };
     let mut all = vec![dx];
-    all.extend(ids.iter().map(|id| backend.grad(*id).unwrap()));
-    (backend.to_host(&y), all.try_into().unwrap())
+    all.extend(ids.iter().map(|id| backend.grad(*id).unwrap().unwrap()));
+    (backend.to_host(&y).unwrap(), all.try_into().unwrap())
 }
 
 fn norm(x: impl Iterator<Item = f64>) -> f64 {

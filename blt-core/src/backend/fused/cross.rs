@@ -15,7 +15,7 @@ use super::tile::{
 };
 use super::weight::Weight;
 use super::{Fused, Grads, on_pool};
-use crate::backend::{Backend, CrossConfig, CrossParams, Tensor};
+use crate::backend::{BackendError, CrossConfig, CrossParams, Tape, Tensor, check};
 use crate::patch::Patches;
 use crate::simd::{Level, multiversion};
 use rayon::prelude::*;
@@ -83,9 +83,8 @@ pub(super) fn encoder(
     k: usize,
     params: &CrossParams,
     config: &CrossConfig,
-) -> Tensor {
-    assert_eq!(q.rows, patches.n_patches() * k, "k query rows for each patch");
-    assert_eq!(h.rows, patches.n_ids, "one row of h for each id");
+) -> Result<Tensor, BackendError> {
+    check::encoder_cross(q, h, patches, k, config)?;
     let queries = (0..=patches.n_patches()).map(|p| p * k).collect();
     cross(fused, q, h, Segments::new(queries, patches.offsets(), false), None, params, config)
 }
@@ -98,9 +97,8 @@ pub(super) fn decoder(
     k: usize,
     params: &CrossParams,
     config: &CrossConfig,
-) -> Tensor {
-    assert_eq!(x.rows, reads.len(), "one patch to read for each row of x");
-    assert_eq!(kv.rows % k, 0, "k key rows for each patch");
+) -> Result<Tensor, BackendError> {
+    check::decoder_cross(x, kv, reads, k, config)?;
     let n_patches = kv.rows / k;
     let mut queries = vec![0; n_patches + 1];
     for &p in reads {
@@ -129,10 +127,9 @@ fn cross(
     order: Option<Vec<u32>>,
     params: &CrossParams,
     config: &CrossConfig,
-) -> Tensor {
-    let (x, memory) = (fused.value(x), fused.value(memory));
+) -> Result<Tensor, BackendError> {
+    let (x, memory) = (fused.value(x)?, fused.value(memory)?);
     let dim = config.dim;
-    assert!(x.cols == dim && memory.cols == dim, "cross-attention is between rows of width {dim}");
     let kv_width = config.kv_heads * config.head_dim;
     let (kv_stride, values) =
         if segments.one_key { (kv_width, 0) } else { (2 * kv_width, kv_width) };
@@ -187,7 +184,7 @@ fn cross(
             grads.add(memory_id, dmemory);
         });
     }
-    y
+    Ok(y)
 }
 
 /// Row r of the result is row `order[r]` of x.
@@ -678,7 +675,7 @@ fn attend_rows_backward<const D: usize>(
 mod tests {
     use super::super::testing::{Matrix, bits, check, linear, matrix, noise, rms_norm, scale};
     use super::*;
-    use crate::backend::ParamId;
+    use crate::backend::{Operations, ParamId, Parameters};
     use proptest::prelude::*;
 
     fn patches(lengths: &[usize]) -> Patches {
@@ -779,7 +776,7 @@ mod tests {
             let owner = patches.owner();
             let inputs = [matrix(lengths.len() * k, c.dim, seed + 10), matrix(patches.n_ids, c.dim, seed + 11)];
             check(
-                |fused, x, p| encoder(fused, &x[0], &x[1], &patches, k, &params(p), &c),
+                |fused, x, p| encoder(fused, &x[0], &x[1], &patches, k, &params(p), &c).unwrap(),
                 &inputs,
                 &weights(&c, seed),
                 |at| meaning(at, &c, |i, j| owner[j] as usize == i / k),
@@ -804,7 +801,7 @@ mod tests {
             }
             let inputs = [matrix(reads.len(), c.dim, seed + 10), matrix(n_patches * k, c.dim, seed + 11)];
             check(
-                |fused, x, p| decoder(fused, &x[0], &x[1], &reads, k, &params(p), &c),
+                |fused, x, p| decoder(fused, &x[0], &x[1], &reads, k, &params(p), &c).unwrap(),
                 &inputs,
                 &weights(&c, seed),
                 |at| meaning(at, &c, |i, j| reads[i] as usize == j / k),
@@ -820,22 +817,29 @@ mod tests {
             let fused = Fused::new();
             let ids: Vec<ParamId> = weights(&c, 0)
                 .into_iter()
-                .map(|w| fused.add_param(w.shape, w.data, false))
+                .map(|w| fused.add_param(w.shape, w.data, false).unwrap())
                 .collect();
             fused.record(true);
             let (x, y) = (matrix(3, 16, 7), matrix(3, 16, 8));
-            let (x, y) = (fused.constant(3, 16, x.data), fused.constant(3, 16, y.data));
+            let (x, y) =
+                (fused.constant(3, 16, x.data).unwrap(), fused.constant(3, 16, y.data).unwrap());
             let y = match decode {
-                true => decoder(&fused, &x, &y, &[0, 1, 2], 1, &params(&ids), &c),
-                false => encoder(&fused, &x, &y, &patches(&[1, 1, 1]), 1, &params(&ids), &c),
+                true => decoder(&fused, &x, &y, &[0, 1, 2], 1, &params(&ids), &c).unwrap(),
+                false => {
+                    encoder(&fused, &x, &y, &patches(&[1, 1, 1]), 1, &params(&ids), &c).unwrap()
+                }
             };
-            fused.backward(&super::super::testing::weighted_sum(&fused, &y, &noise(48, 1)));
+            fused
+                .backward(&super::super::testing::weighted_sum(&fused, &y, &noise(48, 1)))
+                .unwrap();
             for id in [ids[0], ids[2], ids[3]] {
-                let grad = fused.grad(id).expect("there is a path");
+                let grad = fused.grad(id).unwrap().expect("there is a path");
                 assert!(grad.iter().all(|&g| g == 0.0));
             }
             for id in [ids[1], ids[4], ids[5]] {
-                assert!(fused.grad(id).expect("there is a path").iter().any(|&g| g != 0.0));
+                assert!(
+                    fused.grad(id).unwrap().expect("there is a path").iter().any(|&g| g != 0.0)
+                );
             }
         }
     }
@@ -845,20 +849,24 @@ mod tests {
         let c = CrossConfig { dim: 64, heads: 4, kv_heads: 2, head_dim: 16, eps: 1e-5 };
         let k = 2;
         let fused = Fused::new();
-        let ids: Vec<ParamId> =
-            weights(&c, 0).into_iter().map(|w| fused.add_param(w.shape, w.data, false)).collect();
+        let ids: Vec<ParamId> = weights(&c, 0)
+            .into_iter()
+            .map(|w| fused.add_param(w.shape, w.data, false).unwrap())
+            .collect();
         let spans = [vec![1, 4, 3], vec![1], vec![1, 300, 2, 2, 2, 9], vec![1, 1, 1]];
         let all: Vec<usize> = spans.concat();
         let (bytes, rows) = (matrix(all.iter().sum(), 64, 1), matrix(all.len() * k, 64, 2));
         let encode = |lengths: &[usize], rows: &[f32], bytes: &[f32]| {
-            let q = fused.constant(rows.len() / 64, 64, rows.to_vec());
-            let h = fused.constant(bytes.len() / 64, 64, bytes.to_vec());
-            fused.to_host(&encoder(&fused, &q, &h, &patches(lengths), k, &params(&ids), &c))
+            let q = fused.constant(rows.len() / 64, 64, rows.to_vec()).unwrap();
+            let h = fused.constant(bytes.len() / 64, 64, bytes.to_vec()).unwrap();
+            fused
+                .to_host(&encoder(&fused, &q, &h, &patches(lengths), k, &params(&ids), &c).unwrap())
+                .unwrap()
         };
         let decode = |reads: &[u32], rows: &[f32], bytes: &[f32]| {
-            let kv = fused.constant(rows.len() / 64, 64, rows.to_vec());
-            let x = fused.constant(bytes.len() / 64, 64, bytes.to_vec());
-            fused.to_host(&decoder(&fused, &x, &kv, reads, k, &params(&ids), &c))
+            let kv = fused.constant(rows.len() / 64, 64, rows.to_vec()).unwrap();
+            let x = fused.constant(bytes.len() / 64, 64, bytes.to_vec()).unwrap();
+            fused.to_host(&decoder(&fused, &x, &kv, reads, k, &params(&ids), &c).unwrap()).unwrap()
         };
         let owner = patches(&all).owner();
         let (encoded, decoded) =

@@ -4,7 +4,9 @@
 use super::buffer::Buffer;
 use super::weight::Table;
 use super::{Fused, Grads, Param, ParamGrad, adamw};
-use crate::backend::{Backend, HASH_PRIMES, HashConfig, ParamId, Tensor};
+use crate::backend::{
+    BackendError, HASH_PRIMES, HashConfig, ParamId, Parameters, Tape, Tensor, check,
+};
 use crate::simd::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -80,11 +82,6 @@ fn hash_range(
 ) {
     let tables = config.functions * config.sizes.len();
     let Some(&longest) = config.sizes.iter().max() else { return };
-    assert!(config.functions <= HASH_PRIMES.len(), "at most {} hash functions", HASH_PRIMES.len());
-    assert!(
-        config.vocab > 0 && tables * config.vocab <= u32::MAX as usize,
-        "hash tables have 1 to 2^32 rows"
-    );
     let modulo = FlooredModulo::new(config.vocab);
     let mut start = range.start;
     let mut span = offsets.partition_point(|&o| o <= start).saturating_sub(1);
@@ -146,8 +143,10 @@ pub(super) fn embed(
     offsets: &[usize],
     tokens: ParamId,
     hash: Option<(ParamId, &HashConfig)>,
-) -> Tensor {
-    let (n, dim) = (ids.len(), fused.params.borrow()[tokens.0].shape[1]);
+) -> Result<Tensor, BackendError> {
+    let tables = hash.map(|(table, _)| fused.param_shape(table));
+    check::embed(fused.param_shape(tokens), tables, hash.map(|(_, config)| config))?;
+    let (n, dim) = (ids.len(), fused.param_shape(tokens)[1]);
     let tables = hash.map_or(0, |(_, config)| config.functions * config.sizes.len());
     let mut hash_rows = vec![0u32; n * tables];
     if let Some((_, config)) = hash
@@ -163,10 +162,6 @@ pub(super) fn embed(
     let mut params = fused.params.borrow_mut();
     adamw::catch_up_rows(&mut params[tokens.0], &token_rows);
     if let Some((table, _)) = hash {
-        assert_eq!(
-            params[table.0].shape[1], dim,
-            "the hash tables are as wide as the byte embedding"
-        );
         adamw::catch_up_rows(&mut params[table.0], &hash_rows);
     }
     let token_table = params[tokens.0].data.table();
@@ -192,7 +187,7 @@ pub(super) fn embed(
             }
         });
     }
-    y
+    Ok(y)
 }
 
 multiversion! {
@@ -311,6 +306,7 @@ pub(super) fn merge_rows(
 mod tests {
     use super::super::testing::{Matrix, bits, check, matrix};
     use super::*;
+    use crate::backend::Operations;
     use crate::hash::hash_ids;
     use proptest::prelude::*;
 
@@ -395,7 +391,7 @@ mod tests {
                 Matrix { by_rows: table_by_rows, ..matrix(7 * 3 * functions, dim, seed + 1) },
             ];
             check(
-                |fused, _, p| embed(fused, &ids, &offsets, p[0], Some((p[1], &config))),
+                |fused, _, p| embed(fused, &ids, &offsets, p[0], Some((p[1], &config))).unwrap(),
                 &[],
                 &params,
                 |at| meaning(&ids, &offsets, &config, dim, at),
@@ -407,7 +403,7 @@ mod tests {
     fn without_hash_tables_only_tokens_are_summed() {
         let ids = [1, 70, 70, 259];
         check(
-            |fused, _, p| embed(fused, &ids, &[0, 4], p[0], None),
+            |fused, _, p| embed(fused, &ids, &[0, 4], p[0], None).unwrap(),
             &[],
             &[matrix(260, 3, 0)],
             |at| ids.iter().flat_map(|&id| &at[0][id as usize * 3..][..3]).copied().collect(),
@@ -420,10 +416,12 @@ mod tests {
         let config = HashConfig { sizes: vec![3, 8], functions: 2, vocab: 1000 };
         let fused = Fused::new();
         let (tokens, table) = (matrix(260, 24, 0), matrix(4000, 24, 1));
-        let tokens = fused.add_param(tokens.shape, tokens.data, true);
-        let table = fused.add_param(table.shape, table.data, true);
+        let tokens = fused.add_param(tokens.shape, tokens.data, true).unwrap();
+        let table = fused.add_param(table.shape, table.data, true).unwrap();
         let run = |ids: &[u16], offsets: &[usize]| {
-            fused.to_host(&embed(&fused, ids, offsets, tokens, Some((table, &config))))
+            fused
+                .to_host(&embed(&fused, ids, offsets, tokens, Some((table, &config))).unwrap())
+                .unwrap()
         };
         let all = run(&ids, &[0, 1, 130, 300]);
         for span in [0..1, 1..130, 130..300] {

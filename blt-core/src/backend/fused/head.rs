@@ -11,7 +11,7 @@ use super::loops::{exp, max};
 use super::rms_norm::{norm_rows, norm_rows_backward};
 use super::weight::Weight;
 use super::{Fused, Value, on_pool};
-use crate::backend::{Backend, HeadLoss, ParamId, Tensor};
+use crate::backend::{BackendError, HeadLoss, ParamId, Parameters, Tape, Tensor, check};
 use crate::simd::multiversion;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -34,8 +34,7 @@ struct Head {
 
 impl Head {
     fn new(fused: &Fused, x: &Value, norm: ParamId, head: ParamId, eps: f64) -> Self {
-        let [vocab, dim] = fused.params.borrow()[head.0].shape;
-        assert_eq!(x.cols, dim, "the head's width is that of x");
+        let [vocab, dim] = fused.param_shape(head);
         Head {
             x: x.data.clone(),
             norm: fused.weight(norm),
@@ -81,8 +80,9 @@ pub(super) fn logits(
     norm: ParamId,
     head: ParamId,
     eps: f64,
-) -> Vec<f32> {
-    let head = Head::new(fused, fused.value(x), norm, head, eps);
+) -> Result<Vec<f32>, BackendError> {
+    check::head("head_logits", x, fused.param_shape(head))?;
+    let head = Head::new(fused, fused.value(x)?, norm, head, eps);
     let mut logits = vec![0.0; x.rows * head.vocab];
     logits.par_chunks_mut(TILE * head.vocab).zip(head.x.par_chunks(TILE * head.dim)).for_each_init(
         || (Scratch::new(TILE * head.dim), Scratch::new(TILE)),
@@ -90,7 +90,7 @@ pub(super) fn logits(
             head.logits_of(x, &mut normed[..x.len()], &mut inverse[..x.len() / head.dim], logits);
         },
     );
-    logits
+    Ok(logits)
 }
 
 pub(super) fn entropies(
@@ -99,11 +99,12 @@ pub(super) fn entropies(
     norm: ParamId,
     head: ParamId,
     eps: f64,
-) -> Vec<f32> {
-    let head = Head::new(fused, fused.value(x), norm, head, eps);
+) -> Result<Vec<f32>, BackendError> {
+    check::head("head_entropies", x, fused.param_shape(head))?;
+    let head = Head::new(fused, fused.value(x)?, norm, head, eps);
     let mut entropies = vec![0.0; x.rows];
     on_pool(|| head.map_rows(&mut entropies, |_, logits| entropy(logits)));
-    entropies
+    Ok(entropies)
 }
 
 pub(super) fn loss(
@@ -114,14 +115,12 @@ pub(super) fn loss(
     eps: f64,
     targets: &[Option<u16>],
     scale: f64,
-) -> HeadLoss {
-    let x = fused.value(x);
-    assert_eq!(x.rows, targets.len(), "one target for each row");
+) -> Result<HeadLoss, BackendError> {
+    let shape = fused.param_shape(head_id);
+    check::head("head_loss", x, shape)?;
+    check::targets(x, shape, targets)?;
+    let x = fused.value(x)?;
     let head = Head::new(fused, x, norm, head_id, eps);
-    assert!(
-        targets.iter().flatten().all(|&t| (t as usize) < head.vocab),
-        "targets lie in the vocabulary"
-    );
     let mut nats = vec![0.0; x.rows];
     let gradients = if fused.recording() {
         Some(on_pool(|| loss_and_gradients(&head, targets, scale as f32, &mut nats)))
@@ -146,7 +145,7 @@ pub(super) fn loss(
             grads.add(id, dx);
         });
     }
-    HeadLoss { loss, nats }
+    Ok(HeadLoss { loss, nats })
 }
 
 /// Writes the nats; returns the gradients of `scale * sum(nats)` by x, the norm's weight and the
@@ -270,6 +269,7 @@ multiversion! {
 mod tests {
     use super::super::testing::{bits, check, error, linear, matrix, noise, rms_norm, scale};
     use super::*;
+    use crate::backend::Operations;
     use proptest::prelude::*;
 
     fn logits_meaning(at: &[Vec<f64>], dim: usize) -> Vec<f64> {
@@ -297,7 +297,7 @@ mod tests {
         ) {
             let target = |i: usize| (!i.is_multiple_of(5)).then_some((i * 31 % vocab) as u16);
             let targets: Vec<Option<u16>> = (0..n).map(target).collect();
-            let of_loss = |fused: &Fused, x: &Tensor, p: &[ParamId]| loss(fused, x, p[0], p[1], 1e-5, &targets, 0.25);
+            let of_loss = |fused: &Fused, x: &Tensor, p: &[ParamId]| loss(fused, x, p[0], p[1], 1e-5, &targets, 0.25).unwrap();
             let nats = |at: &[Vec<f64>]| -> Vec<f64> {
                 let logits = logits_meaning(at, dim);
                 (targets.iter().enumerate())
@@ -313,17 +313,17 @@ mod tests {
             });
 
             let fused = Fused::new();
-            let p = [fused.add_param(norm.shape, norm.data, false), fused.add_param(head.shape, head.data, false)];
-            let x = fused.constant(n, dim, x.data);
+            let p = [fused.add_param(norm.shape, norm.data, false).unwrap(), fused.add_param(head.shape, head.data, false).unwrap()];
+            let x = fused.constant(n, dim, x.data).unwrap();
             let got = of_loss(&fused, &x, &p).nats;
             prop_assert!(error(&got, &nats(&at)) < 1e-5);
             for (got, target) in got.iter().zip(&targets) {
                 prop_assert!(target.is_some() || *got == 0.0);
             }
             let want = logits_meaning(&at, dim);
-            prop_assert!(error(&logits(&fused, &x, p[0], p[1], 1e-5), &want) < 1e-5);
+            prop_assert!(error(&logits(&fused, &x, p[0], p[1], 1e-5).unwrap(), &want) < 1e-5);
             let want: Vec<f64> = want.chunks_exact(vocab).map(entropy_meaning).collect();
-            prop_assert!(error(&entropies(&fused, &x, p[0], p[1], 1e-5), &want) < 1e-5);
+            prop_assert!(error(&entropies(&fused, &x, p[0], p[1], 1e-5).unwrap(), &want) < 1e-5);
         }
 
         #[test]
@@ -349,17 +349,19 @@ mod tests {
         let fused = Fused::new();
         let (norm, head, x) = (scale(dim, 0), matrix(vocab, dim, 1), matrix(n, dim, 2));
         let (norm, head) = (
-            fused.add_param(norm.shape, norm.data, false),
-            fused.add_param(head.shape, head.data, false),
+            fused.add_param(norm.shape, norm.data, false).unwrap(),
+            fused.add_param(head.shape, head.data, false).unwrap(),
         );
         let targets: Vec<Option<u16>> = (0..n).map(|i| Some((i * 7 % vocab) as u16)).collect();
         let run = |first: usize, count: usize| {
-            let x = fused.constant(count, dim, x.data[first * dim..][..count * dim].to_vec());
-            let nats = loss(&fused, &x, norm, head, 1e-5, &targets[first..][..count], 1.0).nats;
+            let x =
+                fused.constant(count, dim, x.data[first * dim..][..count * dim].to_vec()).unwrap();
+            let nats =
+                loss(&fused, &x, norm, head, 1e-5, &targets[first..][..count], 1.0).unwrap().nats;
             (
                 bits(&nats),
-                bits(&logits(&fused, &x, norm, head, 1e-5)),
-                bits(&entropies(&fused, &x, norm, head, 1e-5)),
+                bits(&logits(&fused, &x, norm, head, 1e-5).unwrap()),
+                bits(&entropies(&fused, &x, norm, head, 1e-5).unwrap()),
             )
         };
         let all = run(0, n);

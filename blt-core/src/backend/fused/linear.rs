@@ -5,19 +5,20 @@ use super::tile::{
     BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, tiles_at_once, to_tile,
     weight_grads,
 };
-use super::{Backend, Fused, ParamId, Tensor, on_pool};
+use super::{Fused, ParamId, Tensor, on_pool};
+use crate::backend::{BackendError, Parameters, Tape, check};
 use crate::simd::Level;
 use rayon::prelude::*;
 
 /// `x @ W^T`, `[n, in] -> [n, out]`.
-pub(crate) fn linear(fused: &Fused, x: &Tensor, weight: ParamId) -> Tensor {
+pub(crate) fn linear(fused: &Fused, x: &Tensor, weight: ParamId) -> Result<Tensor, BackendError> {
     linear_at(Level::best(), fused, x, weight)
 }
 
-fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
-    let x = fused.value(x);
-    let [out, cols] = fused.params.borrow()[id.0].shape;
-    assert_eq!(x.cols, cols, "a linear layer's input has its weight's columns");
+fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Result<Tensor, BackendError> {
+    let [out, cols] = fused.param_shape(id);
+    check::linear(x, [out, cols])?;
+    let x = fused.value(x)?;
     let weight = fused.weight(id);
     let (rows, input, input_id) = (x.rows, x.data.clone(), x.id);
     let y = on_pool(|| {
@@ -51,7 +52,7 @@ fn linear_at(level: Level, fused: &Fused, x: &Tensor, id: ParamId) -> Tensor {
             );
         });
     }
-    y
+    Ok(y)
 }
 
 /// `x @ weight` for rows `x` `[n, cols]`, `[n, out]`.
@@ -82,6 +83,7 @@ fn product(level: Level, x: &[f32], cols: usize, weight: &Panels, out: usize) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Operations;
 
     fn wave(len: usize, step: f32) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * step).sin()).collect()
@@ -107,19 +109,19 @@ mod tests {
         cols: usize,
     ) -> [Vec<f32>; 3] {
         let fused = Fused::new();
-        let id = fused.add_param([out, cols], w.to_vec(), false);
+        let id = fused.add_param([out, cols], w.to_vec(), false).unwrap();
         fused.record(true);
-        let x = fused.constant(rows, cols, x.to_vec());
-        let y = linear_at(level, &fused, &x, id);
-        let host = fused.to_host(&y);
+        let x = fused.constant(rows, cols, x.to_vec()).unwrap();
+        let y = linear_at(level, &fused, &x, id).unwrap();
+        let host = fused.to_host(&y).unwrap();
         let mut params = fused.params.borrow_mut();
         let mut grads =
             crate::backend::fused::Grads { values: Default::default(), params: &mut params };
-        grads.add(fused.value(&y).id, host.clone().into());
+        grads.add(fused.value(&y).unwrap().id, host.clone().into());
         for op in fused.tape.borrow_mut().take().unwrap().into_iter().rev() {
             op(&mut grads);
         }
-        let dx = grads.take(fused.value(&x).id).unwrap().to_vec();
+        let dx = grads.take(fused.value(&x).unwrap().id).unwrap().to_vec();
         let dw = grads.dense(id).to_vec();
         [host, dx, dw]
     }

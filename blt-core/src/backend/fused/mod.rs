@@ -8,8 +8,9 @@
 //! batched with.
 
 use crate::backend::{
-    AdamWStep, Backend, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig, HeadLoss,
-    ParamId, Pooling, Tensor,
+    AdamWStep, Backend, BackendError, BlockConfig, BlockParams, CrossConfig, CrossParams,
+    HashConfig, HeadLoss, Operations, Optimizer, ParamId, Parameters, Pooling, Probe, Tape, Tensor,
+    check,
 };
 use crate::patch::Patches;
 use crate::tensor_file::MappedTensor;
@@ -26,6 +27,7 @@ mod buffer;
 mod cross;
 pub mod embed;
 mod gemm;
+mod grads;
 mod head;
 mod linear;
 mod loops;
@@ -40,6 +42,7 @@ mod tile;
 mod weight;
 
 use buffer::{Buffer, Lasting};
+pub(crate) use grads::{Grads, Param, ParamGrad};
 use weight::{Stored, Weight};
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
@@ -48,93 +51,6 @@ pub(crate) struct Value {
     pub cols: usize,
     pub data: Arc<Buffer>,
     pub id: usize,
-}
-
-/// A parameter's gradient: dense, or rows of a table (sorted, each once).
-#[derive(Clone)]
-pub(crate) enum ParamGrad {
-    Dense(Buffer),
-    /// Row numbers, ascending, and their gradients `[rows.len(), cols]`.
-    Rows(Vec<u32>, Buffer),
-}
-
-pub(crate) struct Param {
-    pub shape: [usize; 2],
-    pub data: Stored,
-    pub by_rows: bool,
-    pub grad: Option<ParamGrad>,
-    /// First and second moments, allocated by the first update.
-    pub moments: Option<(Lasting, Lasting)>,
-    /// Steps that rows of a table have yet to see; data and moments are read through
-    /// [`adamw::catch_up`].
-    lag: adamw::Lag,
-}
-
-/// What a backward closure reads and adds into.
-pub(crate) struct Grads<'a> {
-    values: HashMap<usize, Buffer>,
-    params: &'a mut Vec<Param>,
-}
-
-impl Grads<'_> {
-    /// Takes the gradient of a value that no later operation will add to (its producer's closure is
-    /// running). None: no path from the loss reaches it, and the closure has nothing to do.
-    pub fn take(&mut self, id: usize) -> Option<Buffer> {
-        self.values.remove(&id)
-    }
-
-    /// Adds `grad` to a value's gradient.
-    pub fn add(&mut self, id: usize, grad: Buffer) {
-        match self.values.get_mut(&id) {
-            None => {
-                self.values.insert(id, grad);
-            }
-            Some(sum) => sum.iter_mut().zip(grad.iter()).for_each(|(s, g)| *s += g),
-        }
-    }
-
-    /// The dense gradient of a parameter, zeros at first, to add into.
-    pub fn dense(&mut self, id: ParamId) -> &mut [f32] {
-        let param = &mut self.params[id.0];
-        let len = param.data.len();
-        match param.grad.get_or_insert_with(|| ParamGrad::Dense(Buffer::zeros(len))) {
-            ParamGrad::Dense(grad) => grad,
-            ParamGrad::Rows(..) => unreachable!("a table read by rows has no dense gradient"),
-        }
-    }
-
-    /// Takes a parameter's dense gradient (zeros at first) to add into beside others;
-    /// [`Grads::put_dense`] puts it back.
-    pub fn take_dense(&mut self, id: ParamId) -> Buffer {
-        let param = &mut self.params[id.0];
-        match param.grad.take() {
-            None => Buffer::zeros(param.data.len()),
-            Some(ParamGrad::Dense(grad)) => grad,
-            Some(ParamGrad::Rows(..)) => unreachable!("a table read by rows has no dense gradient"),
-        }
-    }
-
-    /// Puts back what [`Grads::take_dense`] took.
-    pub fn put_dense(&mut self, id: ParamId, grad: Buffer) {
-        let param = &mut self.params[id.0];
-        match &mut param.grad {
-            // A parameter that was taken twice is summed.
-            Some(ParamGrad::Dense(sum)) => {
-                sum.iter_mut().zip(grad.iter()).for_each(|(s, g)| *s += g)
-            }
-            none => *none = Some(ParamGrad::Dense(grad)),
-        }
-    }
-
-    /// Adds a gradient by rows (`rows` ascending, each once) to a table's.
-    pub fn add_rows(&mut self, id: ParamId, rows: Vec<u32>, grad: Buffer) {
-        let param = &mut self.params[id.0];
-        param.grad = Some(match param.grad.take() {
-            None => ParamGrad::Rows(rows, grad),
-            Some(ParamGrad::Rows(r, g)) => embed::merge_rows(r, g, rows, grad, param.shape[1]),
-            Some(ParamGrad::Dense(_)) => unreachable!("a table read by rows has no dense gradient"),
-        });
-    }
 }
 
 type BackwardOp = Box<dyn FnOnce(&mut Grads) + Send>;
@@ -173,10 +89,10 @@ impl Fused {
         Self::default()
     }
 
-    /// The backend's own view of a tensor. Panics if another backend made it (a programming error,
-    /// not an input's).
-    pub(crate) fn value<'a>(&self, x: &'a Tensor) -> &'a Value {
-        x.inner.downcast_ref().expect("a tensor of the fused backend")
+    /// The backend's own view of a tensor.
+    pub(crate) fn value<'a>(&self, x: &'a Tensor) -> Result<&'a Value, BackendError> {
+        let foreign = || BackendError::Foreign { shape: x.shape(), backend: "fused" };
+        x.inner.downcast_ref().ok_or_else(foreign)
     }
 
     pub(crate) fn weight(&self, id: ParamId) -> Weight {
@@ -185,8 +101,13 @@ impl Fused {
         param.data.weight().clone()
     }
 
-    fn add_stored(&self, shape: [usize; 2], data: Stored, by_rows: bool) -> ParamId {
-        assert_eq!(data.len(), shape[0] * shape[1], "a parameter's data must fill its shape");
+    fn add_stored(
+        &self,
+        shape: [usize; 2],
+        data: Stored,
+        by_rows: bool,
+    ) -> Result<ParamId, BackendError> {
+        check::fills("add_param", shape, data.len())?;
         let mut params = self.params.borrow_mut();
         params.push(Param {
             shape,
@@ -196,7 +117,7 @@ impl Fused {
             moments: None,
             lag: Default::default(),
         });
-        ParamId(params.len() - 1)
+        Ok(ParamId(params.len() - 1))
     }
 
     /// Makes an output value.
@@ -229,13 +150,25 @@ impl Backend for Fused {
     fn device(&self) -> String {
         "cpu".into()
     }
+}
 
-    fn add_param(&self, shape: [usize; 2], data: Vec<f32>, by_rows: bool) -> ParamId {
+impl Parameters for Fused {
+    fn add_param(
+        &self,
+        shape: [usize; 2],
+        data: Vec<f32>,
+        by_rows: bool,
+    ) -> Result<ParamId, BackendError> {
         self.add_stored(shape, Stored::F32(data.into()), by_rows)
     }
 
     /// f32, and tables of bf16, stay where they lie until they are first written to.
-    fn add_mapped_param(&self, shape: [usize; 2], data: MappedTensor, by_rows: bool) -> ParamId {
+    fn add_mapped_param(
+        &self,
+        shape: [usize; 2],
+        data: MappedTensor,
+        by_rows: bool,
+    ) -> Result<ParamId, BackendError> {
         self.add_stored(shape, Stored::mapped(data, by_rows), by_rows)
     }
 
@@ -243,19 +176,22 @@ impl Backend for Fused {
         self.params.borrow()[id.0].shape
     }
 
-    fn read_param(&self, id: ParamId) -> Vec<f32> {
+    fn read_param(&self, id: ParamId) -> Result<Vec<f32>, BackendError> {
         let param = &mut self.params.borrow_mut()[id.0];
         adamw::catch_up(param);
-        param.data.to_vec()
+        Ok(param.data.to_vec())
     }
 
-    fn write_param(&self, id: ParamId, data: &[f32]) {
+    fn write_param(&self, id: ParamId, data: &[f32]) -> Result<(), BackendError> {
         let param = &mut self.params.borrow_mut()[id.0];
-        assert_eq!(data.len(), param.data.len(), "a parameter's data must fill its shape");
+        check::fills("write_param", param.shape, data.len())?;
         adamw::catch_up(param);
         param.data = Stored::F32(Lasting::copy(data).into());
+        Ok(())
     }
+}
 
+impl Tape for Fused {
     fn record(&self, on: bool) {
         *self.tape.borrow_mut() = on.then(Vec::new);
     }
@@ -275,28 +211,28 @@ impl Backend for Fused {
         self.recompute.set(on);
     }
 
-    fn backward_observed(&self, loss: &Tensor, after: &mut dyn FnMut(usize)) {
+    fn backward_observed(
+        &self,
+        loss: &Tensor,
+        after: &mut dyn FnMut(usize) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        check::loss(loss)?;
+        let start = self.value(loss)?.id;
         let ops = self.tape.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
         let mut params = self.params.borrow_mut();
         let mut grads = Grads { values: HashMap::new(), params: &mut params };
-        // A loss is [1, 1]; of anything else this starts from the sum of its elements.
-        grads.values.insert(self.value(loss).id, vec![1.0; loss.rows * loss.cols].into());
+        grads.values.insert(start, vec![1.0].into());
         for (i, op) in ops.into_iter().enumerate().rev() {
             on_pool(|| op(&mut grads));
-            after(i);
+            after(i)?;
         }
+        Ok(())
     }
 
-    fn tape_len(&self) -> usize {
-        let len =
-            |tape: &RefCell<Option<Vec<BackwardOp>>>| tape.borrow().as_ref().map_or(0, Vec::len);
-        len(&self.tape) + len(&self.paused)
-    }
-
-    fn grad(&self, id: ParamId) -> Option<Vec<f32>> {
+    fn grad(&self, id: ParamId) -> Result<Option<Vec<f32>>, BackendError> {
         let params = self.params.borrow();
         let param = &params[id.0];
-        param.grad.as_ref().map(|grad| match grad {
+        Ok(param.grad.as_ref().map(|grad| match grad {
             ParamGrad::Dense(grad) => grad.to_vec(),
             ParamGrad::Rows(rows, grad) => {
                 let cols = param.shape[1];
@@ -306,40 +242,51 @@ impl Backend for Fused {
                 }
                 dense
             }
-        })
+        }))
     }
 
     fn zero_grads(&self) {
         self.params.borrow_mut().iter_mut().for_each(|p| p.grad = None);
     }
+}
 
-    fn grad_norm_squared(&self, ids: &[ParamId]) -> f64 {
+impl Optimizer for Fused {
+    fn grad_norm_squared(&self, ids: &[ParamId]) -> Result<f64, BackendError> {
         let params = &*self.params.borrow();
-        on_pool(|| {
+        Ok(on_pool(|| {
             ids.iter().filter_map(|id| params[id.0].grad.as_ref()).map(adamw::squared_norm).sum()
-        })
+        }))
     }
 
-    fn adamw(&self, ids: &[ParamId], step: &AdamWStep) {
+    fn adamw(&self, ids: &[ParamId], step: &AdamWStep) -> Result<(), BackendError> {
         let params = &mut *self.params.borrow_mut();
         on_pool(|| ids.iter().for_each(|id| adamw::update(&mut params[id.0], step)));
+        Ok(())
     }
 
-    fn moments(&self, id: ParamId) -> (Vec<f32>, Vec<f32>) {
+    fn moments(&self, id: ParamId) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
         let param = &mut self.params.borrow_mut()[id.0];
         adamw::catch_up(param);
         let zeros = || vec![0.0; param.data.len()];
-        param.moments.as_ref().map_or_else(|| (zeros(), zeros()), |(m, v)| (m.to_vec(), v.to_vec()))
+        let moments = param.moments.as_ref().map(|(m, v)| (m.to_vec(), v.to_vec()));
+        Ok(moments.unwrap_or_else(|| (zeros(), zeros())))
     }
 
-    fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]) {
+    fn write_moments(&self, id: ParamId, m: &[f32], v: &[f32]) -> Result<(), BackendError> {
         let param = &mut self.params.borrow_mut()[id.0];
-        assert!(
-            m.len() == param.data.len() && v.len() == param.data.len(),
-            "moments fill the parameter's shape"
-        );
+        check::fills("write_moments", param.shape, m.len())?;
+        check::fills("write_moments", param.shape, v.len())?;
         adamw::catch_up(param);
         param.moments = Some((Lasting::copy(m), Lasting::copy(v)));
+        Ok(())
+    }
+}
+
+impl Probe for Fused {
+    fn tape_len(&self) -> usize {
+        let len =
+            |tape: &RefCell<Option<Vec<BackwardOp>>>| tape.borrow().as_ref().map_or(0, Vec::len);
+        len(&self.tape) + len(&self.paused)
     }
 
     fn touch_moments(&self, ids: &[ParamId]) {
@@ -354,18 +301,21 @@ impl Backend for Fused {
             }
         }
     }
+}
 
-    fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Tensor {
-        self.output(rows, cols, Buffer::from(data)).0
+impl Operations for Fused {
+    fn constant(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Tensor, BackendError> {
+        check::constant([rows, cols], data.len())?;
+        Ok(self.output(rows, cols, Buffer::from(data)).0)
     }
 
-    fn to_host(&self, x: &Tensor) -> Vec<f32> {
-        self.value(x).data.to_vec()
+    fn to_host(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {
+        Ok(self.value(x)?.data.to_vec())
     }
 
-    fn reshape(&self, x: &Tensor, rows: usize, cols: usize) -> Tensor {
-        assert_eq!(x.rows * x.cols, rows * cols, "reshape keeps the number of elements");
-        let from = self.value(x);
+    fn reshape(&self, x: &Tensor, rows: usize, cols: usize) -> Result<Tensor, BackendError> {
+        check::reshape(x, [rows, cols])?;
+        let from = self.value(x)?;
         let (y, out) = self.output(rows, cols, from.data.clone());
         if self.recording() {
             let into = from.id;
@@ -375,12 +325,12 @@ impl Backend for Fused {
                 }
             });
         }
-        y
+        Ok(y)
     }
 
-    fn add(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        let (a, b) = (self.value(a), self.value(b));
-        assert_eq!((a.rows, a.cols), (b.rows, b.cols), "add wants one shape");
+    fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
+        check::add(a, b)?;
+        let (a, b) = (self.value(a)?, self.value(b)?);
         let mut sum = Buffer::copy(&a.data);
         sum.iter_mut().zip(b.data.iter()).for_each(|(a, b)| *a += b);
         let (y, out) = self.output(a.rows, a.cols, sum);
@@ -393,7 +343,7 @@ impl Backend for Fused {
                 }
             });
         }
-        y
+        Ok(y)
     }
 
     fn embed(
@@ -402,7 +352,7 @@ impl Backend for Fused {
         offsets: &[usize],
         tokens: ParamId,
         hash: Option<(ParamId, &HashConfig)>,
-    ) -> Tensor {
+    ) -> Result<Tensor, BackendError> {
         embed::embed(self, ids, offsets, tokens, hash)
     }
 
@@ -412,15 +362,20 @@ impl Backend for Fused {
         offsets: &[usize],
         params: &BlockParams,
         config: &BlockConfig,
-    ) -> Tensor {
+    ) -> Result<Tensor, BackendError> {
         block::block(self, x, offsets, params, config)
     }
 
-    fn linear(&self, x: &Tensor, weight: ParamId) -> Tensor {
+    fn linear(&self, x: &Tensor, weight: ParamId) -> Result<Tensor, BackendError> {
         linear::linear(self, x, weight)
     }
 
-    fn pool(&self, h: &Tensor, patches: &Patches, pooling: Pooling) -> Tensor {
+    fn pool(
+        &self,
+        h: &Tensor,
+        patches: &Patches,
+        pooling: Pooling,
+    ) -> Result<Tensor, BackendError> {
         pool::pool(self, h, patches, pooling)
     }
 
@@ -432,7 +387,7 @@ impl Backend for Fused {
         k: usize,
         params: &CrossParams,
         config: &CrossConfig,
-    ) -> Tensor {
+    ) -> Result<Tensor, BackendError> {
         cross::encoder(self, q, h, patches, k, params, config)
     }
 
@@ -444,7 +399,7 @@ impl Backend for Fused {
         k: usize,
         params: &CrossParams,
         config: &CrossConfig,
-    ) -> Tensor {
+    ) -> Result<Tensor, BackendError> {
         cross::decoder(self, x, kv, reads, k, params, config)
     }
 
@@ -456,15 +411,27 @@ impl Backend for Fused {
         eps: f64,
         targets: &[Option<u16>],
         scale: f64,
-    ) -> HeadLoss {
+    ) -> Result<HeadLoss, BackendError> {
         head::loss(self, x, norm, head, eps, targets, scale)
     }
 
-    fn head_logits(&self, x: &Tensor, norm: ParamId, head: ParamId, eps: f64) -> Vec<f32> {
+    fn head_logits(
+        &self,
+        x: &Tensor,
+        norm: ParamId,
+        head: ParamId,
+        eps: f64,
+    ) -> Result<Vec<f32>, BackendError> {
         head::logits(self, x, norm, head, eps)
     }
 
-    fn head_entropies(&self, x: &Tensor, norm: ParamId, head: ParamId, eps: f64) -> Vec<f32> {
+    fn head_entropies(
+        &self,
+        x: &Tensor,
+        norm: ParamId,
+        head: ParamId,
+        eps: f64,
+    ) -> Result<Vec<f32>, BackendError> {
         head::entropies(self, x, norm, head, eps)
     }
 }

@@ -3,7 +3,7 @@
 use super::Fused;
 use super::buffer::Buffer;
 use super::ragged::{split_by_groups, task_groups};
-use crate::backend::{Backend, Pooling, Tensor};
+use crate::backend::{BackendError, Pooling, Tape, Tensor, check};
 use crate::patch::Patches;
 use crate::simd::multiversion;
 use rayon::prelude::*;
@@ -12,11 +12,16 @@ use rayon::prelude::*;
 const TASK_ROWS: usize = 256;
 
 /// `[n, dim] -> [P, dim]`. A patch without rows pools to zeros.
-pub(super) fn pool(fused: &Fused, h: &Tensor, patches: &Patches, pooling: Pooling) -> Tensor {
-    let h = fused.value(h);
+pub(super) fn pool(
+    fused: &Fused,
+    h: &Tensor,
+    patches: &Patches,
+    pooling: Pooling,
+) -> Result<Tensor, BackendError> {
+    check::pool(h, patches)?;
+    let h = fused.value(h)?;
     let dim = h.cols;
     let offsets = patches.offsets();
-    assert_eq!(h.rows, patches.n_ids, "one row of h for each id");
     let groups = task_groups(&offsets, TASK_ROWS);
     let mut y = Buffer::zeros(patches.n_patches() * dim);
     let tasks = split_by_groups(&mut y, &groups, |p| p * dim);
@@ -30,7 +35,7 @@ pub(super) fn pool(fused: &Fused, h: &Tensor, patches: &Patches, pooling: Poolin
     let (y, out) = fused.output(patches.n_patches(), dim, y);
     if fused.recording() {
         let (input, id) = (h.data.clone(), h.id);
-        let pooled = fused.value(&y).data.clone();
+        let pooled = fused.value(&y)?.data.clone();
         fused.push(move |grads| {
             let Some(dy) = grads.take(out) else { return };
             let mut dh = Buffer::zeros(input.len());
@@ -48,7 +53,7 @@ pub(super) fn pool(fused: &Fused, h: &Tensor, patches: &Patches, pooling: Poolin
             grads.add(id, dh);
         });
     }
-    y
+    Ok(y)
 }
 
 multiversion! {
@@ -115,6 +120,7 @@ multiversion! {
 mod tests {
     use super::super::testing::{bits, check, matrix, weighted_sum};
     use super::*;
+    use crate::backend::Operations;
     use proptest::prelude::*;
 
     fn patches(lengths: &[usize]) -> Patches {
@@ -155,7 +161,7 @@ mod tests {
         ) {
             let patches = patches(&lengths);
             let h = matrix(patches.n_ids, dim, seed);
-            check(|fused, x, _| pool(fused, &x[0], &patches, pooling), &[h], &[], |at| meaning(&at[0], &lengths, dim, pooling));
+            check(|fused, x, _| pool(fused, &x[0], &patches, pooling).unwrap(), &[h], &[], |at| meaning(&at[0], &lengths, dim, pooling));
         }
     }
 
@@ -169,9 +175,9 @@ mod tests {
             let caught = std::sync::Arc::new(std::sync::Mutex::new(None));
             let to = caught.clone();
             fused.push(move |grads| *to.lock().unwrap() = grads.take(id));
-            let y = pool(&fused, &h, &patches(&[4, 2]), pooling);
-            assert_eq!(fused.to_host(&y), [sign * 3.0, sign * -2.0]);
-            fused.backward(&weighted_sum(&fused, &y, &[6.0, 5.0]));
+            let y = pool(&fused, &h, &patches(&[4, 2]), pooling).unwrap();
+            assert_eq!(fused.to_host(&y).unwrap(), [sign * 3.0, sign * -2.0]);
+            fused.backward(&weighted_sum(&fused, &y, &[6.0, 5.0])).unwrap();
             assert_eq!(
                 caught.lock().unwrap().as_deref(),
                 Some(&[2.0, 2.0, 0.0, 2.0, 2.5, 2.5][..])
@@ -186,8 +192,8 @@ mod tests {
         let fused = Fused::new();
         for pooling in [Pooling::Max, Pooling::Mean, Pooling::Min] {
             let run = |rows: &[f32], lengths: &[usize]| {
-                let h = fused.constant(rows.len() / 40, 40, rows.to_vec());
-                fused.to_host(&pool(&fused, &h, &patches(lengths), pooling))
+                let h = fused.constant(rows.len() / 40, 40, rows.to_vec()).unwrap();
+                fused.to_host(&pool(&fused, &h, &patches(lengths), pooling).unwrap()).unwrap()
             };
             let all = run(&h.data, &lengths);
             let mut start = 0;

@@ -3,7 +3,7 @@
 
 use super::Fused;
 use super::buffer::Buffer;
-use crate::backend::{Backend, ParamId, Tensor};
+use crate::backend::{Operations, ParamId, Parameters, Tape, Tensor};
 use std::sync::{Arc, Mutex};
 
 /// Uniform in -1 to 1.
@@ -65,8 +65,8 @@ fn input(fused: &Fused, x: &Matrix) -> (Tensor, Captured) {
 
 /// `sum(weights * x)`, to start a backward pass from.
 pub fn weighted_sum(fused: &Fused, x: &Tensor, weights: &[f32]) -> Tensor {
-    let id = fused.value(x).id;
-    let sum = fused.to_host(x).iter().zip(weights).map(|(x, w)| x * w).sum::<f32>();
+    let id = fused.value(x).unwrap().id;
+    let sum = fused.to_host(x).unwrap().iter().zip(weights).map(|(x, w)| x * w).sum::<f32>();
     let (y, out) = fused.output(1, 1, Buffer::copy(&[sum]));
     let weights = weights.to_vec();
     fused.push(move |grads| {
@@ -88,21 +88,29 @@ where
     Op: Fn(&Fused, &[Tensor], &[ParamId]) -> Tensor,
 {
     let fused = Fused::new();
-    let ids: Vec<ParamId> =
-        params.iter().map(|p| fused.add_param(p.shape, p.data.clone(), p.by_rows)).collect();
-    let plain: Vec<Tensor> =
-        inputs.iter().map(|x| fused.constant(x.shape[0], x.shape[1], x.data.clone())).collect();
-    let unrecorded = fused.to_host(&op(&fused, &plain, &ids));
+    let ids: Vec<ParamId> = params
+        .iter()
+        .map(|p| fused.add_param(p.shape, p.data.clone(), p.by_rows).unwrap())
+        .collect();
+    let plain: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| fused.constant(x.shape[0], x.shape[1], x.data.clone()).unwrap())
+        .collect();
+    let unrecorded = fused.to_host(&op(&fused, &plain, &ids)).unwrap();
     let mut gradients = Vec::new();
     for _ in 0..passes {
         fused.record(true);
         let (xs, caught): (Vec<_>, Vec<_>) = inputs.iter().map(|x| input(&fused, x)).unzip();
         let y = op(&fused, &xs, &ids);
-        assert_eq!(bits(&unrecorded), bits(&fused.to_host(&y)), "recording changes nothing");
-        fused.backward(&weighted_sum(&fused, &y, &noise(unrecorded.len(), 99)));
+        assert_eq!(
+            bits(&unrecorded),
+            bits(&fused.to_host(&y).unwrap()),
+            "recording changes nothing"
+        );
+        fused.backward(&weighted_sum(&fused, &y, &noise(unrecorded.len(), 99))).unwrap();
         gradients = caught.iter().map(|c| c.lock().unwrap().clone()).collect();
     }
-    gradients.extend(ids.iter().map(|&id| fused.grad(id)));
+    gradients.extend(ids.iter().map(|&id| fused.grad(id).unwrap()));
     (unrecorded, gradients)
 }
 
