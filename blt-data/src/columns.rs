@@ -274,7 +274,7 @@ impl Chunk {
         })
     }
 
-    /// Row `i`, whatever portion it is in.
+    /// Row `i`, of any portion.
     pub(crate) fn content(
         &self,
         i: usize,

@@ -1,5 +1,5 @@
-//! What can go wrong with a corpus. Each message says what, where, what was expected and what to
-//! do.
+//! Errors of reading a source. Each message names what is wrong, where, what was expected and what
+//! to do.
 
 use std::path::PathBuf;
 

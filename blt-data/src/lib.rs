@@ -2,15 +2,15 @@
 //! packed batches.
 //!
 //! A [`Source`] lists files of rows and reads their *row groups* (in Parquet row groups, in Arrow
-//! IPC record batches, in text a file or some of its lines). A [`Corpus`] is a source of files in one
-//! of three formats. One row group is read at a time, and of it only the columns that are needed. So
-//! memory does not grow with the corpus: it holds a few MiB of a Parquet row group (with its
-//! dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
+//! IPC record batches, in text a file or some of its lines). A [`Corpus`] is a source of files in
+//! one of three formats. One row group is read at a time, and of it only the columns that are
+//! needed. So memory does not grow with the corpus: it holds a few MiB of a Parquet row group (with
+//! its dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
 //!
 //! A [`Reader`] reads the documents of a [`Portion`] in an [`Order`]; its [`Cursor`] is small and
 //! enough to continue with the same sequence. A [`BatchReader`] packs documents into batches.
-//! [`RowBatches`] does so too, and keeps the whole rows beside them for a step that writes them with
-//! columns of its own: the rows of each [`FileSlice`] that a [`RowRequest`] chooses.
+//! [`RowBatches`] does so too, and keeps the whole rows beside them for a step that writes them
+//! with columns of its own: the rows of each [`FileSlice`] that a [`RowRequest`] chooses.
 //!
 //! ```
 //! use blt_data::{BatchReader, Corpus, Packer, Request, SourceConfig, SourceKind};
@@ -36,6 +36,7 @@ mod memory;
 mod nearest;
 mod order;
 mod pack;
+mod pieces;
 mod portion;
 pub mod predicate;
 mod raw;
@@ -60,8 +61,9 @@ pub use error::DataError;
 pub use memory::{MemoryRows, in_memory};
 pub use order::Order;
 pub use pack::{BatchReader, BatchState, Packer, Pending};
+pub use pieces::size_of;
 pub use portion::Portion;
-pub use raw::{RawRow, ReadRows, RowReader, count_rows, open_rows, size_of};
+pub use raw::{RawRow, ReadRows, RowReader, count_rows, open_rows};
 pub use reader::{Counts, Cursor, ReadDocuments, Reader};
 pub use request::{Document, ListColumn, ListKind, Request, Row};
 pub use row_batches::{Packed, PackedRows, RowBatches, RowState};

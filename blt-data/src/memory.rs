@@ -7,8 +7,9 @@ use arrow::datatypes::Schema;
 
 use crate::columns::{Chunk, Origin, Wanted};
 use crate::error::DataError;
+use crate::pieces::pieces;
 use crate::portion::Portion;
-use crate::raw::{RawRow, ReadRows, RowReader, content, pieces};
+use crate::raw::{RawRow, ReadRows, RowReader, content};
 use crate::request::{ListColumn, Request};
 use crate::rows::OnError;
 use crate::split::Filter;
@@ -26,7 +27,7 @@ pub struct MemoryRows {
     wanted: Wanted,
     on_error: OnError,
     batches: VecDeque<RecordBatch>,
-    /// Of the batch that is given now, or next.
+    /// The number of the batch that is read now or next.
     span: usize,
     /// Pieces that are left of it; None before the first.
     pieces: Option<VecDeque<RecordBatch>>,

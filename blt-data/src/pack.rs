@@ -80,12 +80,12 @@ pub struct Pending {
     pub from: usize,
 }
 
-/// Where a [`BatchReader`] stands: enough to continue with the very same batches.
+/// The position of a [`BatchReader`], enough to continue with the same batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchState {
     pub cursor: Cursor,
     pub pending: Option<Pending>,
-    /// Batches given so far.
+    /// Batches returned so far.
     pub batches: u64,
 }
 
@@ -118,7 +118,7 @@ impl List {
     fn cut(&self, range: &Range<usize>) -> Vec<f32> {
         let n_ids = range.len() + 1;
         match self {
-            // The element before the first byte's stands for BOS.
+            // The element before the first byte's is read as BOS's.
             List::PerId(values) => values[range.start..range.end + 1].to_vec(),
             List::Starts { starts, known } => {
                 // A document's id i is the span's id i - range.start; BOS and the first byte always
@@ -351,8 +351,8 @@ impl BatchReader {
         self.feed = Feed::Over(error);
     }
 
-    /// Where the reader stands: after the batch last given (and at the end, after the last row),
-    /// whatever was read ahead.
+    /// The position after the batch last returned, or at the end after the last row. Batches that
+    /// were read ahead do not count.
     pub fn state(&self) -> &BatchState {
         &self.state
     }
@@ -363,7 +363,7 @@ impl BatchReader {
         self.state.cursor.counts
     }
 
-    /// The requested scalar columns for each span of the batch last given.
+    /// The requested scalar columns for each span of the batch last returned.
     pub fn scalars(&self) -> &[BTreeMap<String, Option<String>>] {
         &self.scalars
     }

@@ -1,20 +1,20 @@
 //! Whole rows, slice by slice in order, for a step that writes them with columns of its own.
 //!
 //! A slice is some row groups of a file. Its rows are read in pieces of limited size, with all
-//! columns; a condition, a share and a portion choose among them. A row group that does not decode is
-//! an error, or its rows are read without their documents and with nulls in the columns that are
+//! columns; a condition, a share and a portion choose among them. A row group that does not decode
+//! is an error, or its rows are read without their documents and with nulls in the columns that are
 //! lost.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::DataType;
 
 use crate::columns::{Chunk, Origin, SPLIT_BY, Wanted, position};
 use crate::error::DataError;
 use crate::layout::Layout;
+use crate::pieces::pieces;
 use crate::portion::Portion;
 use crate::predicate::{Predicate, PredicateError};
 use crate::request::{Document, Request, Row};
@@ -25,16 +25,11 @@ use crate::split::{Filter, Split};
 use crate::storage::Location;
 use crate::stream::Stream;
 
-/// Rows of a piece, at most.
-const PIECE_ROWS: usize = 1024;
-/// Bytes aimed at for a piece, by its record batch's average.
-const PIECE_BYTES: usize = 1 << 20;
-
-/// What stands in a row.
+/// What a row holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawRow {
     Document(Document),
-    /// A row (by its number in the corpus) whose text is null.
+    /// The number of a row whose text is null.
     Null(u64),
     Failed(u64, RowError),
 }
@@ -50,7 +45,7 @@ pub struct ReadRows {
 
 /// A stream of whole rows.
 pub trait RowReader: Send {
-    /// What comes next, or None after the last span's end.
+    /// What comes next, or None after the end of the last slice.
     #[allow(clippy::should_implement_trait)]
     fn next(&mut self) -> Result<Option<Stream<ReadRows>>, DataError>;
 }
@@ -519,51 +514,4 @@ pub fn count_rows(
         all += count;
     }
     Ok(counts)
-}
-
-/// Bytes of a record batch's own rows, about: dictionaries, which it may share with others, count
-/// whole.
-pub fn size_of(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(size_of_array).sum()
-}
-
-fn size_of_array(array: &ArrayRef) -> usize {
-    let of_views = |views: &[u128]| {
-        views.iter().map(|view| std::mem::size_of::<u128>() + *view as u32 as usize).sum()
-    };
-    let of_range = |values: &ArrayRef, from: usize, to: usize| {
-        size_of_array(&values.slice(from, to - from)) + array.len() * 8
-    };
-    match array.data_type() {
-        DataType::Utf8View => of_views(array.as_string_view().views()),
-        DataType::BinaryView => of_views(array.as_binary_view().views()),
-        DataType::List(_) => {
-            let (list, n) = (array.as_list::<i32>(), array.len());
-            of_range(
-                list.values(),
-                list.value_offsets()[0] as usize,
-                list.value_offsets()[n] as usize,
-            )
-        }
-        DataType::LargeList(_) => {
-            let (list, n) = (array.as_list::<i64>(), array.len());
-            of_range(
-                list.values(),
-                list.value_offsets()[0] as usize,
-                list.value_offsets()[n] as usize,
-            )
-        }
-        DataType::Struct(_) => array.as_struct().columns().iter().map(size_of_array).sum(),
-        _ => array
-            .to_data()
-            .get_slice_memory_size()
-            .unwrap_or_else(|_| array.get_array_memory_size()),
-    }
-}
-
-/// Cuts a batch by its rows' mean size: an IPC file's one batch may be all of the file.
-pub(crate) fn pieces(batch: &RecordBatch) -> Vec<RecordBatch> {
-    let n = batch.num_rows();
-    let rows = (PIECE_BYTES / (size_of(batch) / n.max(1)).max(1)).clamp(1, PIECE_ROWS);
-    (0..n).step_by(rows).map(|from| batch.slice(from, rows.min(n - from))).collect()
 }

@@ -1,7 +1,7 @@
 //! Whole rows and, beside them, their documents as packed batches, in which documents of many rows
 //! (and files) fill a batch together.
 //!
-//! One thread decodes row groups and another packs, each some pieces ahead of who computes.
+//! One thread decodes row groups and another packs, each some pieces ahead.
 
 use std::collections::VecDeque;
 
@@ -11,22 +11,23 @@ use blt_core::bytes::Batch;
 use crate::ahead::Ahead;
 use crate::error::DataError;
 use crate::pack::{Cutting, Laid, Packer, empty_batch};
-use crate::raw::{RawRow, ReadRows, RowReader, size_of};
+use crate::pieces::size_of;
+use crate::raw::{RawRow, ReadRows, RowReader};
 use crate::request::{Document, ListColumn};
 use crate::rows::RowError;
 use crate::stream::Stream;
 
-/// A batch is given before it is full when this many rows ...
+/// A batch is complete before it is full once this many rows ...
 const WAITING_ROWS: usize = 1 << 16;
-/// ... or bytes of rows wait for it, so that rows without text don't pile up.
+/// ... or bytes of rows wait for it, so that rows without text do not fill the memory.
 const WAITING_BYTES: usize = 64 << 20;
 /// Pieces of rows that are decoded ahead of packing.
 const PIECES_AHEAD: usize = 3;
 
-/// What is known of a row before it is scored.
+/// What a row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowState {
-    /// A document of so many bytes, which are in batches.
+    /// A document of this many bytes, which are in later batches.
     Document(usize),
     Null,
     Failed(RowError),
@@ -62,7 +63,7 @@ struct Packing {
     documents: VecDeque<Document>,
     /// Rows, and their bytes, since the last batch.
     waiting: (usize, usize),
-    /// Why reading ended: told after what was read before it.
+    /// The error that ended reading. It is returned after the rows that were read before it.
     failed: Option<DataError>,
 }
 
@@ -129,8 +130,8 @@ impl Packing {
 pub struct RowBatches(Ahead<Next>);
 
 impl RowBatches {
-    /// Reads up to `ahead` of what comes next (1 or more) in advance. `lists`: those that the reader was opened
-    /// with.
+    /// Reads up to `ahead` of what comes next (1 or more) in advance. `lists`: those that the
+    /// reader was opened with.
     pub fn start(
         mut reader: Box<dyn RowReader>,
         packer: Packer,

@@ -42,14 +42,15 @@ impl RowShare {
     }
 }
 
-/// What to do about rows that cannot be read. Written `fail` or `null`, YAML's own null too.
+/// What to do about rows that cannot be read or scored. Written `fail` or `null`, YAML's own null
+/// too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// An error that says where.
+    /// An error that names the place.
     #[default]
     Fail,
-    /// The row comes without its document.
+    /// Read the row without its document.
     Null,
 }
 
@@ -63,17 +64,17 @@ impl<'de> Deserialize<'de> for OnError {
     }
 }
 
-/// Why a row that is not null has no document, or no scores.
+/// Why a row that is not null has no document or no scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowError {
-    /// Its row group does not decode.
+    /// The row group does not decode.
     Unreadable,
-    /// Its file has no such column of documents or lists, or not one of a type that serves.
+    /// The file lacks a column of documents or lists, or its type does not fit.
     NoColumn,
-    /// Its entropies or patch lengths do not fit its document.
+    /// Entropies or patch lengths do not fit the document.
     InvalidList,
-    /// Its loss, or an entropy, is not finite.
+    /// The loss or an entropy is not finite.
     NotFinite,
 }
 
@@ -81,24 +82,23 @@ pub enum RowError {
 #[derive(Clone, Debug)]
 pub struct RowRequest {
     pub portion: Portion,
-    /// Columns of lists to bring along.
+    /// Columns of lists to read.
     pub lists: Vec<ListColumn>,
     pub slices: Vec<FileSlice>,
-    /// Rows for which it is true; row groups are left out whose statistics say that they have
-    /// none.
+    /// Only rows for which it is true. Row groups whose statistics exclude it are not read.
     pub condition: Option<Predicate>,
     pub row_share: Option<RowShare>,
     pub on_error: OnError,
 }
 
-/// Rows of a group that does not decode.
+/// The rows of a row group that does not decode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unreadable {
-    /// In its file.
+    /// The row group's number in its file.
     pub group: usize,
-    /// In its file; from the first that did not decode to the group's last.
+    /// By their numbers in the file: from the first that did not decode to the row group's last.
     pub rows: Range<u64>,
-    /// Columns that are lost, null from some row on.
+    /// Columns that are null from some row on.
     pub columns: Vec<String>,
     pub cause: String,
 }

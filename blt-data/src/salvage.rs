@@ -16,7 +16,7 @@ const BATCH_ROWS: u64 = 1024;
 const BATCH_BYTES: u64 = 4 << 20;
 
 struct Column {
-    /// Nullable, whatever the file says.
+    /// Nullable, even if the file's is not.
     field: Arc<Field>,
     /// None once it is lost.
     batches: Option<Batches>,

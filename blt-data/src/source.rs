@@ -52,7 +52,7 @@ impl RowFile {
         self.groups.iter().map(|g| g.rows).sum()
     }
 
-    /// An upper bound of a document's bytes, as far as the file tells without being read: a
+    /// An upper bound of a document's bytes, as far as it is known without reading: of a
     /// compressed Arrow IPC file does not.
     pub fn document_bytes(&self) -> u64 {
         self.groups.iter().map(|g| g.bytes).max().unwrap_or(0)

@@ -1,9 +1,9 @@
 //! SplitMix64, by Steele, Lea and Flood (2014): a generator whose whole state is one number.
 
-/// What the state grows by at each step.
+/// What is added to the state at each step.
 pub(crate) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The number that a state gives.
+/// The number of a state.
 pub(crate) fn mix(state: u64) -> u64 {
     let mut z = state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

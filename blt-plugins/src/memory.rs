@@ -1,8 +1,11 @@
-//! Resident memory of this process, from Linux's `/proc`. On other systems nothing is reported.
+//! Resident memory of this process on Linux. On other systems nothing is reported.
+//!
+//! We read `/proc` ourselves, because a peak is what is reported: the crate `memory-stats` has none,
+//! and `procfs` brings parsers of all of `/proc` for two lines of one file, and no reset.
 
 use std::sync::OnceLock;
 
-/// Resident bytes at the first call.
+/// Bytes that were resident when this was first called.
 pub fn begin() -> Option<u64> {
     static BEGIN: OnceLock<Option<u64>> = OnceLock::new();
     *BEGIN.get_or_init(|| field("VmRSS:"))

@@ -110,7 +110,7 @@ fn find_remote(
     extensions: &[String],
 ) -> Result<Vec<Entry>, DataError> {
     let is_glob = url.key.contains(GLOB);
-    // A web server tells nothing of folders, so that a glob is no file's name there.
+    // A web server lists no folders, so a pattern cannot be the name of a file there.
     let whole = match is_glob && url.is_web() {
         true => None,
         false => Location::from(url.clone()).entry()?,

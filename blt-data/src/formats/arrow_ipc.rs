@@ -132,7 +132,7 @@ impl IpcFile {
         Ok(buffer.slice(prefix))
     }
 
-    /// The number of rows that a record batch's header tells.
+    /// The number of rows in a record batch's header.
     fn rows(&mut self, message: &Message, place: &str) -> Result<u64, DataError> {
         let metadata = self.metadata(message)?;
         let rows = root_as_message(&metadata)

@@ -1,4 +1,4 @@
-//! A file of a corpus: where it was found, and what it tells of its rows before they are read.
+//! A file of a corpus: where it was found, and what is known of its rows before they are read.
 
 use std::ops::Range;
 use std::path::Path;
@@ -55,7 +55,7 @@ impl Found {
         Ok(Input::open(&Entry { location, size: self.size, modified: self.modified, tag })?)
     }
 
-    /// What tells this version from others without reading: the tag, or the time of modification.
+    /// Identifies this version without reading: the tag, or the time of modification.
     pub fn version(&self) -> String {
         self.tag.clone().unwrap_or_else(|| self.modified.to_string())
     }
@@ -96,7 +96,7 @@ pub(crate) struct Group {
     pub bytes: u64,
 }
 
-/// What a file tells without its rows being read.
+/// What is known of a file before its rows are read.
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub schema: SchemaRef,

@@ -1,5 +1,4 @@
-//! What a file format tells of a file (its schema and its row groups), and how it reads a row
-//! group as record batches.
+//! File formats: reading a file's schema and row groups, and then a row group as record batches.
 
 pub(crate) mod arrow_ipc;
 pub(crate) mod file;
@@ -33,8 +32,8 @@ pub(crate) trait Format: Send + Sync {
     /// A digest of the file's own table of contents (its footer), if it has one.
     fn contents(&self, file: &Found) -> Result<Option<blake3::Hash>, DataError>;
 
-    /// Statistics of these columns, an element for each row group. Columns of which the file tells
-    /// nothing are left out.
+    /// Statistics of these columns, an element for each row group. Columns without
+    /// statistics are left out.
     fn statistics(
         &self,
         file: &DataFile,

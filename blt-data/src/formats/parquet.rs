@@ -133,7 +133,7 @@ fn check_magic(input: &Input) -> Result<(), DataError> {
     }
 }
 
-/// Fetched of the end of an object at once, where most footers lie whole.
+/// Bytes of an object's end that are fetched at once: most footers fit into them.
 const TAIL_BYTES: u64 = 64 << 10;
 /// Bytes of a row group that are fetched while the one before is decoded, at most: they are held in
 /// memory.
@@ -293,12 +293,12 @@ struct GroupBatches {
     batch_rows: u64,
     /// None after an error: what state the decoder was left in is unknown.
     reader: Option<ParquetRecordBatchReader>,
-    /// Rows given so far.
+    /// Rows returned so far.
     at: u64,
 }
 
 impl GroupBatches {
-    /// Where in the file the next batch lies.
+    /// The place of the next batch in the file.
     fn place(&self) -> String {
         let rows = self
             .ranges
@@ -319,7 +319,7 @@ impl GroupBatches {
         }
     }
 
-    /// A decoder of what was not given yet.
+    /// A decoder of the rows that were not returned yet.
     fn build(&self) -> Result<ParquetRecordBatchReader, DataError> {
         let mut skip = self.at;
         let left: Vec<Range<usize>> = self

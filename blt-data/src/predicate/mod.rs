@@ -3,161 +3,29 @@
 //!
 //! Comparisons of a column with a literal (`=`, `==`, `!=`, `<>`, `<`, `<=`, `>`, `>=`), `in
 //! (...)`, `not in (...)`, `is null`, `is not null`, a column of booleans alone, and `and`, `or`,
-//! `not` and parentheses over them. Text stands in single or double quotes, doubled to stand for
-//! itself; a column whose name is no word stands in backticks; `a.b` is a column of that name, else
-//! the field `b` of the column `a`. Dates and times are written as text. What is compared with null
-//! is unknown, as in SQL, and so is NaN; a row is taken where the condition is true.
+//! `not` and parentheses over them. Text is in single or double quotes; a quote in it is doubled. A
+//! column whose name is not a word is in backticks. `a.b` is a column of that name, or else the
+//! field `b` of the column `a`. Dates and times are written as text. A comparison with null is
+//! unknown, as in SQL, and so is one with NaN. A row is chosen if the condition is true for it.
 
+mod evaluate;
+mod expr;
 mod parse;
+mod statistics;
 
-use self::parse::Parser;
-use std::cmp::Ordering;
 use std::fmt;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, StringArray, new_null_array,
-};
-use arrow::compute::kernels::{boolean, cmp};
-use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, UInt64Type};
-use arrow::error::ArrowError;
+use arrow::array::{Array, RecordBatch, new_null_array};
+use arrow::datatypes::Schema;
 
+use self::evaluate::{apply, evaluate, find};
+use self::expr::Expr;
+use self::parse::Parser;
+use self::statistics::may_match;
 use crate::nearest::nearest;
 
-/// Why a condition cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PredicateError {
-    #[error("`{text}` is not a condition: expected {expected} at character {at}, found {found}")]
-    Syntax { text: String, at: usize, expected: &'static str, found: String },
-
-    #[error("no column `{column}`{}; the columns: {}",
-        .nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), .columns.join(", "))]
-    NoSuchColumn { column: String, nearest: Option<String>, columns: Vec<String> },
-
-    #[error(
-        "column `{column}` is {found}, which is not compared with {literal}; expected {expected}"
-    )]
-    Type { column: String, found: String, literal: String, expected: &'static str },
-
-    #[error("column `{column}` is {found}, and {literal} is no such value")]
-    Value { column: String, found: String, literal: String },
-
-    #[error("column `{column}` cannot be compared: {cause}")]
-    Evaluate { column: String, cause: String },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Op {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-}
-
-impl Op {
-    /// The comparison that is true where this one is false.
-    fn negated(self) -> Op {
-        match self {
-            Op::Eq => Op::Ne,
-            Op::Ne => Op::Eq,
-            Op::Lt => Op::Ge,
-            Op::Le => Op::Gt,
-            Op::Gt => Op::Le,
-            Op::Ge => Op::Lt,
-        }
-    }
-
-    /// The comparison with its sides exchanged.
-    fn flipped(self) -> Op {
-        match self {
-            Op::Lt => Op::Gt,
-            Op::Le => Op::Ge,
-            Op::Gt => Op::Lt,
-            Op::Ge => Op::Le,
-            same => same,
-        }
-    }
-
-    fn holds(self, order: Ordering) -> bool {
-        match self {
-            Op::Eq => order.is_eq(),
-            Op::Ne => order.is_ne(),
-            Op::Lt => order.is_lt(),
-            Op::Le => order.is_le(),
-            Op::Gt => order.is_gt(),
-            Op::Ge => order.is_ge(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Literal {
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Bool(bool),
-}
-
-impl fmt::Display for Literal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Literal::Int(value) => write!(f, "{value}"),
-            Literal::Float(value) => write!(f, "{value}"),
-            Literal::Text(value) => write!(f, "'{value}'"),
-            Literal::Bool(value) => write!(f, "{value}"),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Test {
-    Compare(Op, Literal),
-    /// `is null`, or with false `is not null`.
-    Null(bool),
-}
-
-/// `not` stands nowhere: it was carried inwards when the condition was read.
-#[derive(Clone, Debug, PartialEq)]
-enum Expr {
-    All(Vec<Expr>),
-    Any(Vec<Expr>),
-    Test(String, Test),
-}
-
-impl Expr {
-    fn negated(self) -> Expr {
-        match self {
-            Expr::All(of) => Expr::Any(of.into_iter().map(Expr::negated).collect()),
-            Expr::Any(of) => Expr::All(of.into_iter().map(Expr::negated).collect()),
-            Expr::Test(column, Test::Compare(op, literal)) => {
-                Expr::Test(column, Test::Compare(op.negated(), literal))
-            }
-            Expr::Test(column, Test::Null(is)) => Expr::Test(column, Test::Null(!is)),
-        }
-    }
-
-    fn columns<'a>(&'a self, into: &mut Vec<&'a str>) {
-        match self {
-            Expr::All(of) | Expr::Any(of) => of.iter().for_each(|e| e.columns(into)),
-            Expr::Test(column, _) if !into.contains(&column.as_str()) => into.push(column),
-            Expr::Test(..) => {}
-        }
-    }
-}
-
-/// Statistics of a column of a file, an element for each row group.
-#[derive(Clone, Debug)]
-pub struct ColumnStatistics {
-    /// Lower bounds of the values that are not null; null where unknown.
-    pub min: ArrayRef,
-    /// Upper bounds.
-    pub max: ArrayRef,
-    /// Nulls and rows; the nulls None where unknown.
-    pub nulls: Vec<(Option<u64>, u64)>,
-}
+pub use self::expr::PredicateError;
+pub use self::statistics::ColumnStatistics;
 
 /// A condition on columns.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,7 +41,7 @@ impl fmt::Display for Predicate {
 }
 
 impl Predicate {
-    /// Reads a condition.
+    /// Parses a condition.
     ///
     /// # Errors
     /// [`PredicateError::Syntax`].
@@ -186,8 +54,8 @@ impl Predicate {
         }
     }
 
-    /// The top-level columns of `schema` that the condition reads; what it does not have is left
-    /// out.
+    /// The top-level columns of `schema` that the condition reads. Names that it does not have are
+    /// left out.
     pub fn columns(&self, schema: &Schema) -> Vec<String> {
         let mut columns: Vec<String> =
             self.names().into_iter().filter_map(|c| Some(find(schema, c)?.0)).collect();
@@ -202,8 +70,8 @@ impl Predicate {
         names
     }
 
-    /// Whether each of the condition's columns is in one of the schemas, and of a type that it is
-    /// compared with in all of them.
+    /// Checks that each of the condition's columns is in one of the schemas, and that its type in
+    /// all of them can be compared as the condition does.
     ///
     /// # Errors
     /// All but [`PredicateError::Syntax`].
@@ -243,7 +111,7 @@ impl Predicate {
             .try_for_each(|(at, schema)| types(&self.expr, schema).map_err(|e| (at, e)))
     }
 
-    /// Whether each row is taken, `[n_rows]`. A column that is not there is null.
+    /// Whether the condition is true for each row, `[n_rows]`. A missing column is null.
     ///
     /// # Errors
     /// If the columns are not of types that [`Predicate::check`] accepts.
@@ -252,8 +120,8 @@ impl Predicate {
         Ok((0..truth.len()).map(|i| truth.is_valid(i) && truth.value(i)).collect())
     }
 
-    /// Whether a row group may hold a row that is taken, `[n_groups]`, by what is known of its
-    /// columns (top-level ones, by name).
+    /// Whether each row group may have a row that the condition is true for, `[n_groups]`.
+    /// `statistics`: those of a top-level column, by its name.
     ///
     /// # Errors
     /// As [`Predicate::evaluate`].
@@ -266,203 +134,16 @@ impl Predicate {
     }
 }
 
-/// A column by its name, else a field of one: the name of the top-level column, and the field.
-fn find(schema: &Schema, name: &str) -> Option<(String, Field)> {
-    if let Ok(field) = schema.field_with_name(name) {
-        return Some((name.to_owned(), field.clone()));
-    }
-    let mut path = name.split('.');
-    let top = schema.field_with_name(path.next()?).ok()?;
-    let mut field = top.clone();
-    for name in path {
-        let DataType::Struct(fields) = field.data_type() else { return None };
-        field = fields.find(name)?.1.as_ref().clone();
-    }
-    Some((top.name().clone(), field))
-}
-
-/// The values of a column, or of a field of one, which is null where what it lies in is.
-fn values(batch: &RecordBatch, name: &str) -> Result<Option<ArrayRef>, ArrowError> {
-    if let Some(column) = batch.column_by_name(name) {
-        return Ok(Some(column.clone()));
-    }
-    let mut path = name.split('.');
-    let Some(mut array) = path.next().and_then(|top| batch.column_by_name(top)).cloned() else {
-        return Ok(None);
-    };
-    for name in path {
-        let Some(parent) = array.as_struct_opt() else { return Ok(None) };
-        let Some(child) = parent.column_by_name(name) else { return Ok(None) };
-        array = match parent.nulls() {
-            Some(nulls) => {
-                let absent = BooleanArray::new(!nulls.inner(), None);
-                arrow::compute::nullif(child, &absent)?
-            }
-            None => child.clone(),
-        };
-    }
-    Ok(Some(array))
-}
-
-fn evaluate(expr: &Expr, batch: &RecordBatch) -> Result<BooleanArray, PredicateError> {
-    type Join = fn(&BooleanArray, &BooleanArray) -> Result<BooleanArray, ArrowError>;
-    let (of, join, empty): (_, Join, bool) = match expr {
-        Expr::All(of) => (of, boolean::and_kleene, true),
-        Expr::Any(of) => (of, boolean::or_kleene, false),
-        Expr::Test(column, test) => {
-            let array = values(batch, column).map_err(|e| failed(column, e))?;
-            let array = array.unwrap_or_else(|| new_null_array(&DataType::Null, batch.num_rows()));
-            return apply(column, &array, test);
-        }
-    };
-    let start = BooleanArray::from(vec![empty; batch.num_rows()]);
-    of.iter()
-        .try_fold(start, |truth, e| join(&truth, &evaluate(e, batch)?).map_err(|e| failed("", e)))
-}
-
-fn failed(column: &str, error: ArrowError) -> PredicateError {
-    PredicateError::Evaluate { column: column.to_owned(), cause: error.to_string() }
-}
-
-/// A test of each element; null where it is unknown.
-fn apply(column: &str, array: &ArrayRef, test: &Test) -> Result<BooleanArray, PredicateError> {
-    let (op, literal) = match test {
-        Test::Null(is) => {
-            let nulls = array.logical_nulls();
-            let is_null = |i| nulls.as_ref().is_some_and(|n| n.is_null(i));
-            return Ok((0..array.len()).map(|i| Some(is_null(i) == *is)).collect());
-        }
-        Test::Compare(op, literal) => (*op, literal),
-    };
-    use DataType::*;
-    let data_type = array.data_type();
-    let wrong = |expected| PredicateError::Type {
-        column: column.to_owned(),
-        found: data_type.to_string(),
-        literal: literal.to_string(),
-        expected,
-    };
-    let fails = |e: ArrowError| failed(column, e);
-    match (data_type, literal) {
-        (Null, _) => Ok(BooleanArray::new_null(array.len())),
-        (Dictionary(_, of), _) => apply(column, &cast(array, of).map_err(fails)?, test),
-        (UInt64, Literal::Int(value)) => {
-            let array = array.as_primitive::<UInt64Type>();
-            Ok(BooleanArray::from_unary(array, |x| {
-                op.holds(i128::from(x).cmp(&i128::from(*value)))
-            }))
-        }
-        (t, Literal::Int(value)) if t.is_integer() => {
-            let array = cast(array, &Int64).map_err(fails)?;
-            Ok(BooleanArray::from_unary(array.as_primitive::<Int64Type>(), |x| {
-                op.holds(x.cmp(value))
-            }))
-        }
-        (t, Literal::Int(_) | Literal::Float(_)) if t.is_numeric() => {
-            let value = match literal {
-                Literal::Int(value) => *value as f64,
-                Literal::Float(value) => *value,
-                Literal::Text(_) | Literal::Bool(_) => unreachable!("matched above"),
-            };
-            let array = cast(array, &Float64).map_err(fails)?;
-            let order =
-                |x: Option<f64>| x.and_then(|x| x.partial_cmp(&value)).map(|order| op.holds(order));
-            Ok(array.as_primitive::<Float64Type>().iter().map(order).collect())
-        }
-        (t, _) if t.is_numeric() => Err(wrong("a number")),
-        (Boolean, Literal::Bool(value)) if matches!(op, Op::Eq | Op::Ne) => {
-            let array = array.as_boolean();
-            Ok(array.iter().map(|x| x.map(|x| (x == *value) == (op == Op::Eq))).collect())
-        }
-        (Boolean, _) => Err(wrong("`= true` or `= false`")),
-        (
-            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Date32 | Date64
-            | Timestamp(..) | Time32(_) | Time64(_),
-            Literal::Text(text),
-        ) => {
-            // An error and not null where the text is no such date.
-            let strict = CastOptions { safe: false, ..CastOptions::default() };
-            let scalar =
-                cast_with_options(&StringArray::from(vec![text.as_str()]), data_type, &strict);
-            let scalar = Scalar::new(scalar.map_err(|_| PredicateError::Value {
-                column: column.to_owned(),
-                found: data_type.to_string(),
-                literal: literal.to_string(),
-            })?);
-            let compare = match op {
-                Op::Eq => cmp::eq,
-                Op::Ne => cmp::neq,
-                Op::Lt => cmp::lt,
-                Op::Le => cmp::lt_eq,
-                Op::Gt => cmp::gt,
-                Op::Ge => cmp::gt_eq,
-            };
-            compare(array, &scalar).map_err(fails)
-        }
-        (Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView, _) => {
-            Err(wrong("text in quotes"))
-        }
-        (Date32 | Date64 | Timestamp(..) | Time32(_) | Time64(_), _) => {
-            Err(wrong("a date or time in quotes"))
-        }
-        _ => Err(wrong("a column of text, numbers, booleans, dates or times")),
-    }
-}
-
-fn may_match(
-    expr: &Expr,
-    n_groups: usize,
-    statistics: &mut dyn FnMut(&str) -> Option<ColumnStatistics>,
-) -> Result<Vec<bool>, PredicateError> {
-    let mut join = |of: &[Expr], start: bool, join: fn(bool, bool) -> bool| {
-        of.iter().try_fold(vec![start; n_groups], |may, e| {
-            let of_e = may_match(e, n_groups, statistics)?;
-            Ok(may.into_iter().zip(of_e).map(|(a, b)| join(a, b)).collect())
-        })
-    };
-    let (column, test) = match expr {
-        Expr::All(of) => return join(of, true, |a, b| a && b),
-        Expr::Any(of) => return join(of, false, |a, b| a || b),
-        Expr::Test(column, test) => (column, test),
-    };
-    let Some(ColumnStatistics { min, max, nulls }) = statistics(column) else {
-        return Ok(vec![true; n_groups]);
-    };
-    let not_all_null = nulls.iter().map(|(nulls, rows)| *nulls != Some(*rows));
-    let (op, literal) = match test {
-        Test::Null(true) => return Ok(nulls.iter().map(|(nulls, _)| *nulls != Some(0)).collect()),
-        Test::Null(false) => return Ok(not_all_null.collect()),
-        Test::Compare(op, literal) => (*op, literal),
-    };
-    let bound = |array: &ArrayRef, op: Op| -> Result<BooleanArray, PredicateError> {
-        apply(column, array, &Test::Compare(op, literal.clone()))
-    };
-    let booleans = min.data_type() == &DataType::Boolean;
-    let known: Vec<BooleanArray> = match op {
-        Op::Lt | Op::Le => vec![bound(&min, op)?],
-        Op::Gt | Op::Ge => vec![bound(&max, op)?],
-        // Booleans are not ordered here, and their bounds are values that occur.
-        Op::Eq if booleans => {
-            let (min, max) = (bound(&min, op)?, bound(&max, op)?);
-            vec![boolean::or_kleene(&min, &max).map_err(|e| failed(column, e))?]
-        }
-        Op::Eq => vec![bound(&min, Op::Le)?, bound(&max, Op::Ge)?],
-        // Bounds of text may be cut off, so that equal ones do not say that there is one value.
-        Op::Ne => Vec::new(),
-    };
-    let may = |i: usize| known.iter().all(|k| k.is_null(i) || k.value(i));
-    Ok(not_all_null.enumerate().map(|(i, some)| some && may(i)).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use arrow::array::{
-        Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int8Array, Int64Array,
-        StringViewArray, StructArray, TimestampMillisecondArray, UInt64Array,
+        ArrayRef, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array,
+        Int8Array, Int64Array, StringViewArray, StructArray, TimestampMillisecondArray,
+        UInt64Array,
     };
     use arrow::buffer::NullBuffer;
-    use arrow::datatypes::Int32Type;
+    use arrow::datatypes::{DataType, Field, Int32Type};
     use proptest::prelude::*;
     use std::sync::Arc;
 

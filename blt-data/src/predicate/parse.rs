@@ -1,6 +1,6 @@
 //! From text to a condition.
 
-use super::{Expr, Literal, Op, PredicateError, Test};
+use super::expr::{Expr, Literal, Op, PredicateError, Test};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::{Entry, Location, StorageError, remote};
+use super::location::{Entry, Location, StorageError};
+use super::remote;
 
 /// Read at a time of an object that is read from a place on.
 const BLOCK: u64 = 4 << 20;
@@ -79,7 +80,7 @@ impl Input {
         }
     }
 
-    /// The bytes of a range, which lies within the file.
+    /// The bytes of a range, which is within the file.
     pub fn read_at(&self, range: Range<u64>) -> Result<Bytes, StorageError> {
         match &self.bytes {
             Source::File(_) => {
@@ -151,7 +152,7 @@ pub struct Fetching {
 }
 
 impl Fetching {
-    /// The input, which gives these ranges without asking again.
+    /// Waits; the input then has these ranges without another request.
     pub fn wait(self) -> Result<Input, StorageError> {
         let mut input = self.input;
         if let (Some((answer, ranges)), Source::Object(_, held)) = (self.answer, &mut input.bytes) {

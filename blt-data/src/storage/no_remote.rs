@@ -1,5 +1,5 @@
 //! Takes the place of `remote` in a build without the feature `cloud`. [`Url::parse`] refuses every
-//! URL there, and says what is missing.
+//! URL there, and its error names what is missing.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Entry, StorageError, Url};
+use super::location::{Entry, StorageError, Url};
 
 fn absent<T>(url: &Url) -> Result<T, StorageError> {
     Err(StorageError::NoCloud { url: url.to_string() })

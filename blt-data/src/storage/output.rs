@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::location::{Location, StorageError, Url};
+use super::remote;
 use super::upload_record::UploadRecord;
-use super::{Location, StorageError, Url, remote};
 
 /// How the records of uploads end.
 const UPLOAD: &str = ".upload.json";

@@ -33,7 +33,8 @@ fn some_rows() -> impl Strategy<Value = Vec<Vec<Option<String>>>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Continuing from the cursor after any row gives what the reader itself goes on to give, cursors included.
+    /// Continuing from the cursor after any row gives what the reader itself goes on to give,
+    /// cursors included.
     #[test]
     fn resumes_at_every_position(
         files in some_rows(), group_rows in 1usize..6, buffer in 0usize..9, seed in 0u64..4, train: bool, endless: bool,

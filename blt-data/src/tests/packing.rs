@@ -128,3 +128,35 @@ fn a_reader_ahead_ends_when_dropped_and_keeps_its_error() {
         assert!(matches!(reader.next_batch(), Err(DataError::Empty { .. })));
     }
 }
+
+/// The state in a checkpoint, whose text on disk is a promise. It was computed from the formats and
+/// SplitMix64 by a script apart from this crate.
+const STATE: &str = r#"{"cursor":{"layout":"af14ed171f43cc3c9378a53550afaf8dab3a68454825a4594619ff0d4e882ca0","epoch":1,"unit":2,"rows":1,"buffered":[2,18,19],"rng":2493275175545933501,"finished":false,"counts":{"documents":18,"bytes":364,"nulls":5,"empty":0},"epoch_counts":{"documents":4,"bytes":70,"nulls":2,"empty":0}},"pending":{"row":8,"from":14},"batches":30}"#;
+
+#[test]
+fn the_state_in_checkpoints_is_written_and_read_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let documents: Vec<Option<String>> =
+        (0..20).map(|i| (i % 7 != 3).then(|| format!("document {i} {}", "x".repeat(i)))).collect();
+    let list: Vec<Option<&str>> = documents.iter().map(|d| d.as_deref()).collect();
+    write_parquet(&dir.path().join("a.parquet"), &texts(&list), 4);
+    let split = Some(Split { valid: 0.2, by: "id".into(), calibration: 0.1 });
+    let source =
+        Arc::new(Corpus::new(SourceConfig { split, ..parquet_corpus(dir.path()) }).unwrap());
+    let request = Request {
+        exclude_calibration: true,
+        limit: Some(100),
+        scalars: vec!["id".into()],
+        ..Request::training(3, 4)
+    };
+    let packer = Packer { context_bytes: 2, ..Packer::new(8, 20).unwrap() };
+    let mut reader = BatchReader::new(source.clone(), request.clone(), packer.clone()).unwrap();
+    (0..30).for_each(|_| drop(reader.next_batch().unwrap().unwrap()));
+    assert_eq!(serde_json::to_string(reader.state()).unwrap(), STATE);
+    let state: BatchState = serde_json::from_str(STATE).unwrap();
+    let mut resumed = BatchReader::restore(source, request, packer, &state).unwrap();
+    for _ in 0..40 {
+        assert_eq!(resumed.next_batch().unwrap(), reader.next_batch().unwrap());
+        assert_eq!(resumed.state(), reader.state());
+    }
+}

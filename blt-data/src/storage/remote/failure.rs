@@ -1,6 +1,6 @@
 //! Errors of object stores, with what to do about them.
 
-use crate::storage::{Scheme, StorageError, Url};
+use crate::storage::location::{Scheme, StorageError, Url};
 
 /// The environment variables that hold a store's credentials.
 fn variables(scheme: Scheme) -> &'static str {

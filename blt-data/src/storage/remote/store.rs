@@ -21,7 +21,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use super::failure::failed;
-use crate::storage::{Entry, Scheme, StorageError, Url};
+use crate::storage::location::{Entry, Scheme, StorageError, Url};
 
 /// For how many seconds a request is tried again that a store did not answer, or answered by an
 /// error of its own.
@@ -31,7 +31,7 @@ const RETRY_VARIABLE: &str = "BLT_CLOUD_RETRY_SECONDS";
 fn runtime() -> Result<&'static Runtime, StorageError> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
-        // The first to say so wins, and any will do.
+        // Fails if a provider is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder
@@ -100,7 +100,7 @@ fn retry() -> Result<RetryConfig, StorageError> {
 }
 
 impl Store {
-    /// Made once for each bucket, by what the environment says.
+    /// Made once for each bucket, from environment variables.
     pub(super) fn of(url: &Url) -> Result<Store, StorageError> {
         static STORES: OnceLock<Mutex<HashMap<(Scheme, String), Store>>> = OnceLock::new();
         let mut stores =
@@ -249,7 +249,7 @@ pub struct Object {
 impl Object {
     /// `tag`: of the version that is to be read; another one is an error.
     pub fn new(url: &Url, tag: Option<String>) -> Result<Self, StorageError> {
-        // A weak mark says that two versions mean the same, which is not enough for If-Match.
+        // A weak tag is shared by versions of equal meaning, which is not enough for If-Match.
         let tag = tag.filter(|tag| !tag.starts_with("W/"));
         Ok(Object { store: Store::of(url)?, path: path(url)?, url: url.clone(), tag })
     }

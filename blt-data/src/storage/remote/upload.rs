@@ -12,11 +12,11 @@ use object_store::{MultipartId, PutPayload};
 
 use super::failure::failed;
 use super::store::{Answer, Store, path, put};
+use crate::storage::location::{StorageError, Url};
 use crate::storage::upload_record::UploadRecord;
-use crate::storage::{StorageError, Url};
 
-/// Bytes of an upload that are sent as one. Stores take 10,000 such parts and more, none but the last
-/// smaller than 5 MiB.
+/// Bytes of an upload that are sent as one. Stores take 10,000 such parts and more, none but the
+/// last smaller than 5 MiB.
 const PART_BYTES: usize = 8 << 20;
 /// Parts of an upload that are sent at a time.
 const PARTS_ON_THE_WAY: usize = 4;
@@ -38,7 +38,7 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Sends nothing yet. `record`: a file that says what to abort if this process is killed.
+    /// Sends nothing yet. `record`: a file that names what to abort if this process is killed.
     pub fn create(url: &Url, record: &FilePath) -> Result<Self, StorageError> {
         let uploads = Store::of(url)?
             .uploads
@@ -135,7 +135,8 @@ impl Drop for Upload {
                 Err(e) => Err(StorageError::failed("abort the upload of", &url, e)),
             }
         });
-        // If this fails, the next run finds the record. The error that ended the upload is reported.
+        // If this fails, the next run finds the record. The error that ended the upload is
+        // reported.
         if aborted.wait().is_ok() {
             self.forget();
         }
