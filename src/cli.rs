@@ -191,7 +191,7 @@ fn graph(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
     if let Some(name) = name {
-        return Ok(say(registry::help(kind, name)?.trim_end())?);
+        return Ok(say(blt_graph::help(kind, name)?.trim_end())?);
     }
     let summary = |doc: String| doc.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     let entries: Vec<(&str, String)> = match kind {

@@ -1,4 +1,4 @@
-//! Errors that point at the place in the document where they come from.
+//! Errors that point at their place in the document.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
-/// A text that values come from: a YAML file, or an override from the command line.
+/// A text with values: a YAML file, or an override from the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
-    /// The file's path as the user wrote it, or what stands for one, such as `--set`.
+    /// The file's path as the user wrote it, or another name, such as `--set`.
     pub name: String,
     /// The whole text.
     pub text: String,
@@ -21,71 +21,71 @@ pub struct Source {
 pub struct Place {
     /// The text.
     pub source: Arc<Source>,
-    /// Bytes of the text.
+    /// The range of bytes in the text.
     pub span: Range<usize>,
 }
 
 impl Place {
-    /// Line, counted from 1.
+    /// The line, counted from 1.
     pub fn line(&self) -> usize {
         self.source.text[..self.span.start].matches('\n').count() + 1
     }
 
-    /// Column in characters, counted from 1.
+    /// The column in characters, counted from 1.
     pub fn column(&self) -> usize {
         let line_start = self.source.text[..self.span.start].rfind('\n').map_or(0, |at| at + 1);
         self.source.text[line_start..self.span.start].chars().count() + 1
     }
 
-    /// The text underlined.
+    /// The text of the place.
     pub fn text(&self) -> &str {
         &self.source.text[self.span.clone()]
     }
 }
 
-/// A second place that helps to understand the first.
+/// A second place that helps to explain the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// What is to be said about it.
+    /// The explanation.
     pub text: String,
 }
 
-/// How bad it is.
+/// Whether a diagnostic stops the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// The document cannot be run.
     Error,
-    /// It can, but probably does not mean what its author thinks.
+    /// The document can be run, and probably does not mean what its author intends.
     Warning,
 }
 
-/// One thing wrong with a document: what, where, what was expected, what to do.
+/// One error or warning about a document: the problem, its place, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// Error or warning.
     pub severity: Severity,
-    /// What is wrong, in one line.
+    /// The problem, in one line.
     pub message: String,
-    /// Where. A graph written in Rust has no text, and then `path` says where.
+    /// The place. A graph written in Rust has no text; then only `path` gives the place.
     pub place: Option<Place>,
-    /// What stands under the underline.
+    /// The text under the underline.
     pub label: String,
-    /// Other places that matter.
+    /// Other places that explain the problem.
     pub labels: Vec<Label>,
     /// The document path: `graph.encoder.heads`. Empty for an error in the text itself.
     pub path: String,
-    /// Facts that help.
+    /// Facts that help to understand the problem.
     pub notes: Vec<String>,
-    /// What to do.
+    /// What the user can do.
     pub help: Option<String>,
-    /// What probably was meant, to stand where `place` is.
+    /// The probably intended text, in place of that at `place`.
     pub suggestion: Option<String>,
 }
 
 impl Diagnostic {
-    /// An error of this message, with nothing else known yet.
+    /// An error with this message and nothing else.
     pub fn error(message: impl Into<String>) -> Self {
         Diagnostic {
             severity: Severity::Error,
@@ -165,7 +165,7 @@ impl Diagnostic {
                 let snippet = Snippet::source(place.source.text.as_str())
                     .path(place.source.name.as_str())
                     .annotation(primary);
-                // Labels in the same text share one snippet; others get their own below it.
+                // Labels in the same text share one snippet; each other label has its own below it.
                 let (same, others): (Vec<_>, Vec<_>) =
                     self.labels.iter().partition(|label| label.place.source == place.source);
                 let snippet = snippet.annotations(same.into_iter().map(|label| {
@@ -219,8 +219,7 @@ impl Diagnostic {
     }
 }
 
-/// An empty span would underline nothing: show the character there, or the one before the end of
-/// the text.
+/// The span to underline. For an empty one, the character after it, if there is one.
 fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
     if !span.is_empty() {
         return span.clone();
@@ -231,12 +230,12 @@ fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
     }
 }
 
-/// Everything that was found wrong; at least one.
+/// One or more errors of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// All of them as text, a blank line between.
+    /// All errors as text, with a blank line between them; in colour if `color`.
     pub fn render(&self, color: bool) -> String {
         self.0.iter().map(|diagnostic| diagnostic.render(color)).collect::<Vec<_>>().join("\n\n")
     }
@@ -266,7 +265,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         })
         .filter(|(distance, candidate)| {
             let length = word.chars().count().max(candidate.chars().count());
-            // Of names of one or two letters, any other is one letter away.
+            // Any name of one or two letters is one letter away from many others.
             *distance <= length / 3 || (*distance <= 1 && length >= 3)
         })
         .min_by_key(|(distance, _)| *distance)

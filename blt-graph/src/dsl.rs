@@ -1,4 +1,4 @@
-//! A graph written in Rust: the other spelling of a [`GraphSpec`].
+//! [`Graph`]: a graph written in Rust. It makes the same [`GraphSpec`] as YAML does.
 //!
 //! ```
 //! # use blt_graph::{BuildCx, CheckCx, Graph, Node, NodeError, Port, RunCx};
@@ -47,7 +47,7 @@
 //! assert_eq!(spec.node("four").unwrap().node, "Add");
 //! ```
 //!
-//! A wire knows its port type, so a mistyped one does not compile.
+//! The type of a wire includes its port type, so a wire of the wrong type does not compile.
 
 use serde_json::{Map, Value};
 
@@ -71,8 +71,8 @@ impl Graph {
     }
 
     /// Adds `node` as `name`, reading from `inputs`: `()` for none, a wire for one, a tuple of
-    /// wires for more. Returns wires to its outputs: one, or a tuple of them. That names are
-    /// valid and distinct is checked with the rest of the graph.
+    /// wires for more. Returns the wire of its output, or a tuple of wires. Names are checked
+    /// later, with the rest of the graph.
     ///
     /// # Panics
     /// If `node` cannot be serialised, which derived `Serialize` on plain parameters always can.
@@ -86,7 +86,7 @@ impl Graph {
         let entry = NodeEntry::of::<N>(origin);
         let paths = inputs.paths();
         let given: Vec<usize> = (0..paths.len()).filter(|port| paths[*port].is_some()).collect();
-        // The short form where YAML has one, so that the two spellings are equal.
+        // The short form where YAML has one, so that the two specs are equal.
         let inputs = match given.as_slice() {
             [] => Inputs::None,
             [only] if entry.bare_input() == Some(*only) => {
@@ -117,7 +117,7 @@ impl Graph {
     }
 }
 
-/// The parameters that differ from their defaults: what one would write in YAML.
+/// The parameters that differ from their defaults, as a user would write them in YAML.
 fn written_params(params: &impl serde::Serialize, schema: &Value) -> Map<String, Value> {
     let value =
         serde_json::to_value(params).expect("parameters are plain data, which can be serialised");
@@ -146,7 +146,7 @@ impl PipelineSpec {
         self
     }
 
-    /// Runs it with `seeds`, one after the other.
+    /// Sets the seeds. The pipeline runs once with each, one after the other.
     #[must_use]
     pub fn seeds(mut self, seeds: impl IntoIterator<Item = u64>) -> Self {
         self.seeds = seeds.into_iter().collect();

@@ -1,4 +1,5 @@
-//! Files that are never seen torn: atomic writes, and logs of JSON lines that can be cut back.
+//! Files that no reader sees incomplete: atomic writes, and logs of JSON lines that can be cut
+//! back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
@@ -7,15 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// A file operation that failed: what was tried, on which path, and the system's answer.
+/// A file operation that failed: the action, the path, and the system's error.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`", path.display())]
 pub struct FileError {
-    /// What was tried: `write`, `create`, ...
+    /// The action: `write`, `create`, ...
     pub action: &'static str,
-    /// On what.
+    /// The path.
     pub path: PathBuf,
-    /// The answer.
+    /// The system's error.
     #[source]
     pub source: io::Error,
 }
@@ -28,20 +29,20 @@ impl FileError {
     }
 }
 
-/// Writes `bytes` to `path` so that nobody ever sees a part of them: into a temporary name beside
-/// it, flushed to the disk, then renamed.
+/// Writes `bytes` to `path` so that no reader ever sees a part of them: into a temporary file in
+/// the same folder, which is flushed to the disk and then renamed.
 ///
 /// # Errors
-/// If the disk is full, or the folder cannot be written to; the old file stands and the temporary
-/// one is gone.
+/// If the disk is full, or the folder cannot be written to. The old file remains, and the temporary
+/// file is removed.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(), FileError> {
     write_atomic_with(path, |file| file.write_all(bytes.as_ref()))
 }
 
-/// As [`write_atomic`], for what is written piece by piece.
+/// As [`write_atomic`], for content that `write` writes piece by piece.
 ///
 /// # Errors
-/// As [`write_atomic`], and what `write` answers.
+/// As [`write_atomic`], and the errors of `write`.
 pub fn write_atomic_with(
     path: impl AsRef<Path>,
     write: impl FnOnce(&mut io::BufWriter<File>) -> io::Result<()>,
@@ -62,14 +63,13 @@ pub fn write_atomic_with(
         sync_folder(path)
     })();
     result.map_err(|source| {
-        // What is left over is of no use; if it cannot be removed either, the first error is the
-        // one to tell.
+        // Remove the incomplete file. If that fails too, the first error matters more.
         let _ = fs::remove_file(&temporary);
         FileError { action: "write", path: path.to_path_buf(), source }
     })
 }
 
-/// Makes a rename survive a power cut.
+/// Flushes the folder of `path`, so that a rename in it survives a power cut.
 fn sync_folder(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     if let Some(folder) = path.parent() {
@@ -89,8 +89,8 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the log at `path` and cuts it back to its first `lines` complete lines: 0 begins anew,
-    /// and a step that is continued passes the number that its checkpoint recorded.
+    /// Opens the log at `path` and cuts it back to its first `lines` complete lines. 0 starts an
+    /// empty log; a step that continues passes the number in its checkpoint.
     ///
     /// # Errors
     /// If the file cannot be opened or cut, or holds fewer complete lines than that.
@@ -131,7 +131,7 @@ impl JsonLines {
     /// Appends `object` as one line.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the line cannot be written.
     pub fn push(&mut self, object: &impl Serialize) -> Result<(), FileError> {
         let mut line = serde_json::to_vec(object)
             .map_err(|error| FileError::on("write", &self.path)(io::Error::other(error)))?;
@@ -139,10 +139,11 @@ impl JsonLines {
         self.file.write_all(&line).map_err(FileError::on("write", &self.path))
     }
 
-    /// Flushes to the disk: before the checkpoint that counts these lines is written.
+    /// Flushes the log to the disk. A step calls this before it writes the checkpoint that counts
+    /// the lines.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If the log cannot be flushed.
     pub fn sync(&mut self) -> Result<(), FileError> {
         self.file.sync_data().map_err(FileError::on("write", &self.path))
     }

@@ -3,37 +3,42 @@
 //!
 //! This crate knows no model and no file format of data. Where to look:
 //!
-//! | you want to | read |
+//! | to | read |
 //! |---|---|
 //! | write a node | [`Node`], [`Port`], [`node!`](crate::node!) |
-//! | write a step (train, evaluate, ...) | [`Step`], [`StepCx`], [`step!`](crate::step!), [`Live`] |
+//! | write a step (train, ...) | [`Step`], [`StepCx`], [`step!`](crate::step!), [`Live`] |
 //! | read or change a pipeline's YAML | [`spec`], [`PipelineSpec::set`] |
 //! | write a graph in Rust | [`dsl::Graph`] |
-//! | know what is checked, and when | [`plan`], [`diagnostic`] |
+//! | see what is checked, and when | [`plan`], [`diagnostic`] |
 //! | run a pipeline | [`run::Runner`] |
-//! | know when a step's result is used again | [`run::store`] |
-//! | list nodes, print help | [`registry`], [`describe()`] |
+//! | see when a step's result is used again | [`run::store`] |
+//! | list nodes, print help | [`registry`], [`help()`], [`describe()`] |
+//! | test nodes and steps | [`testing`] |
 //!
-//! The way of a pipeline: [`PipelineSpec::read`] finds what the YAML says and where;
-//! [`PipelineSpec::set`] makes overrides; [`check_all`] resolves every variant into a
-//! checked [`Plan`], shapes included, before any file is opened; [`run::Runner`] runs the steps of
-//! each plan, using again what the store has under the same key; a step builds the part of
-//! the graph that it needs as [`Live`] and runs it on the batches of its sources.
+//! A pipeline goes through these stages. [`PipelineSpec::read`] reads the YAML and keeps the place
+//! of every value. [`PipelineSpec::set`] applies overrides. [`check_all`] turns every variant into
+//! a checked [`Plan`], shapes included, before any file is opened. [`run::Runner`] runs the steps
+//! of each plan, and uses the store's result where the key is the same. A step builds the part of
+//! the graph that it needs as [`Live`], and runs it on the batches of its sources.
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub mod diagnostic;
 pub mod dsl;
+mod error;
 pub mod files;
+mod help;
 pub mod node;
 pub mod plan;
 pub mod port;
+mod progress;
 pub mod registry;
 pub mod run;
 mod schema;
 pub mod spec;
 pub mod step;
+pub mod testing;
 pub mod world;
 
 #[doc(hidden)]
@@ -41,11 +46,14 @@ pub use inventory;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dsl::Graph;
+pub use error::{NodeError, StepError};
 pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};
-pub use node::{BuildCx, CheckCx, Node, NodeError, RunCx, derive_seed};
+pub use help::help;
+pub use node::{BuildCx, CheckCx, Node, RunCx, derive_seed};
 pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all, describe};
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
+pub use progress::{Progress, Silent, StepHeading};
 pub use run::{Live, NodeObserver, Outputs, RunFailed};
-pub use spec::{GraphSpec, PipelineSpec, Variant};
-pub use step::{ComputePath, Earlier, Progress, Silent, Step, StepCx, StepError, StepHeading};
+pub use spec::{ComputePath, GraphSpec, PipelineSpec, Variant};
+pub use step::{Earlier, Step, StepCx};
 pub use world::{ErrorHelp, World};

@@ -1,9 +1,7 @@
-//! The [`Node`] trait: what a node is, and what it is given.
+//! The [`Node`] trait, and the contexts that its functions receive.
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::error::Error as StdError;
-use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -11,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::error::NodeError;
 use crate::port::{AnyInfo, AnyValue, Ports};
 use crate::spec::GraphSpec;
 use crate::world::World;
@@ -18,10 +17,10 @@ use crate::world::World;
 /// A node: a struct whose fields are its parameters, with serde and schemars derives, and one
 /// registration line.
 ///
-/// The struct's doc comment is what `nodes NAME` prints, and so are its fields' doc comments; a
-/// field with `#[serde(default)]` may be left out. Unknown and missing parameters are refused
-/// before the struct sees them. No field may be called `node`, `in` or `doc`. Give floating-point
-/// parameters as `f64`: an `f32` prints with noise digits.
+/// `nodes NAME` prints the doc comments of the struct and of its fields. A field with
+/// `#[serde(default)]` may be left out in YAML. Unknown and missing parameters are refused before
+/// the struct is made. No field may be called `node`, `in` or `doc`. Use `f64` for floating-point
+/// parameters: an `f32` prints with noise digits.
 ///
 /// ```
 /// use blt_graph::{CheckCx, BuildCx, Node, NodeError, Port, RunCx};
@@ -51,7 +50,10 @@ use crate::world::World;
 ///     type Out = Number;
 ///     type State = ();
 ///     fn check(&self, _: (), _: &CheckCx) -> Result<(), NodeError> {
-///         if self.factor.is_finite() { Ok(()) } else { Err(NodeError::param("factor", "not finite")) }
+///         if !self.factor.is_finite() {
+///             return Err(NodeError::param("factor", "not finite"));
+///         }
+///         Ok(())
 ///     }
 ///     fn build(&self, _: (), _: &mut BuildCx) -> Result<(), NodeError> {
 ///         Ok(())
@@ -64,7 +66,7 @@ use crate::world::World;
 /// # fn main() {}
 /// ```
 pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
-    /// What `node:` says in YAML.
+    /// The value of `node:` in YAML.
     const NAME: &'static str;
     /// Input port names, in the order of `In`; by default each port type's own,
     /// [`Port::PORT`](crate::Port::PORT).
@@ -83,8 +85,8 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// buffers, tables.
     type State: 'static;
 
-    /// Checks the parameters and what is known of the inputs; says what is known of the outputs. An
-    /// optional output that these parameters do not give is `None`. Opens no file.
+    /// Checks the parameters and what is known of the inputs, and returns what is known of the
+    /// outputs. An optional output that these parameters turn off is `None`. Opens no file.
     ///
     /// # Errors
     /// [`NodeError::param`] or [`NodeError::input`] where one is at fault, so that the diagnostic
@@ -95,33 +97,33 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
         cx: &CheckCx,
     ) -> Result<<Self::Out as Ports>::Infos, NodeError>;
 
-    /// What the outputs depend on beside the parameters, the inputs and the seed: fingerprints of
-    /// files. Part of the keys of steps that need this node. Asked before the first step
-    /// starts, so what is wrong with the files is best found here. May open files.
+    /// Fingerprints of files: what the outputs depend on beside the parameters, the inputs and the
+    /// seed. They are part of the keys of the steps that need this node. Called before the first
+    /// step starts, so this is the place to check the files. May open files.
     ///
     /// # Errors
-    /// What the files answer.
+    /// If a file cannot be read.
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
         let _ = base_dir;
         Ok(Vec::new())
     }
 
-    /// The graph that a node of several parts stands for; wires from outside carry the names of
-    /// this node's inputs. May open files.
+    /// The graph that a node of several parts stands for. In it, wires from outside have the names
+    /// of this node's inputs. May open files.
     ///
     /// # Errors
-    /// What the files answer.
+    /// If a file cannot be read.
     fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError> {
         let _ = base_dir;
         Ok(None)
     }
 
-    /// What this node is to a program that looks at a plan before anything is built: a value of a
-    /// type that the program defines (`blt_plugins::ModelPart`), found with
-    /// [`Plan::role`](crate::Plan::role). `None`: nothing in particular.
+    /// The node's role in the model, for a program that reads a plan before anything is built. It
+    /// is a value of a type that the program defines (`blt_plugins::ModelPart`), and
+    /// [`Plan::role`](crate::Plan::role) finds it. `None`: no role.
     ///
     /// # Errors
-    /// If the parameters and what is known of the inputs do not give the value.
+    /// If the parameters and what is known of the inputs do not determine the value.
     fn role(&self, inputs: <Self::In as Ports>::Infos) -> Result<Option<Box<dyn Any>>, NodeError> {
         let _ = inputs;
         Ok(None)
@@ -130,7 +132,7 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// Makes the state. May open files.
     ///
     /// # Errors
-    /// What the files or the device answer.
+    /// If a file cannot be read, or the device fails.
     fn build(
         &self,
         inputs: <Self::In as Ports>::Infos,
@@ -140,12 +142,12 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// Computes the outputs for the current batch. An optional output is `Some` if
     /// [`RunCx::wanted`] returns true for it.
     ///
-    /// A source of data leaves this function out: a step gives [`Live::run`](crate::Live::run) the
-    /// source's value of each batch, and the source itself is not run. By default the function
-    /// reports that no step did.
+    /// A source of data does not implement this function. A step passes each batch to
+    /// [`Live::run`](crate::Live::run) as the source's output, and the source itself does not run.
+    /// The default returns the error that no step passed a batch.
     ///
     /// # Errors
-    /// What the data or the device answer.
+    /// If the data is wrong, or the device fails.
     fn run(
         &self,
         state: &Self::State,
@@ -157,104 +159,7 @@ pub trait Node: Serialize + DeserializeOwned + JsonSchema + 'static {
     }
 }
 
-/// What a node or a step found wrong, and which part of it is at fault.
-///
-/// Like a boxed error, it takes any other by `?`, and therefore is not [`std::error::Error`]
-/// itself; the graph turns it into a [`Diagnostic`](crate::diagnostic::Diagnostic) that points at
-/// the node's line.
-#[derive(Debug)]
-pub struct NodeError {
-    pub(crate) at: At,
-    pub(crate) error: Box<dyn StdError + Send + Sync>,
-    pub(crate) help: Option<String>,
-}
-
-/// The part of a node that a [`NodeError`] is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum At {
-    Param(String),
-    Input(String),
-    Node,
-}
-
-impl NodeError {
-    /// The parameter `name` is wrong; `name` may go deeper: `split.valid`.
-    pub fn param(
-        name: impl Into<String>,
-        error: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        NodeError { at: At::Param(name.into()), error: error.into(), help: None }
-    }
-
-    /// What is known of the input `port` does not fit.
-    pub fn input(
-        port: impl Into<String>,
-        error: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        NodeError { at: At::Input(port.into()), error: error.into(), help: None }
-    }
-
-    /// Anything else: a message, or an error (boxed ones too).
-    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        NodeError { at: At::Node, error: error.into(), help: None }
-    }
-
-    /// Adds what the user can do about it.
-    #[must_use]
-    pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
-    }
-
-    pub(crate) fn without_help(mut self) -> Self {
-        self.help = None;
-        self
-    }
-
-    /// The message, causes included, on one line.
-    pub fn message(&self) -> String {
-        chain(self.error.as_ref())
-    }
-}
-
-/// An error and its causes, joined by `: `; a cause that its parent's message already quotes is not
-/// said twice.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        cause = error.source();
-    }
-    message
-}
-
-impl fmt::Display for NodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            At::Param(name) => write!(f, "parameter `{name}`: ")?,
-            At::Input(port) => write!(f, "input `{port}`: ")?,
-            At::Node => {}
-        }
-        f.write_str(&self.message())?;
-        if let Some(help) = &self.help {
-            write!(f, " (help: {help})")?;
-        }
-        Ok(())
-    }
-}
-
-impl<E: StdError + Send + Sync + 'static> From<E> for NodeError {
-    fn from(error: E) -> Self {
-        NodeError::other(error)
-    }
-}
-
-/// What [`Node::check`] is given.
+/// The context of [`Node::check`].
 #[derive(Debug, Clone, Copy)]
 pub struct CheckCx<'a> {
     /// The node's name in the graph.
@@ -265,30 +170,31 @@ pub struct CheckCx<'a> {
 }
 
 impl CheckCx<'_> {
-    /// Warns of what is allowed, and probably not meant.
+    /// Reports a warning: something is allowed and probably not meant.
     pub fn warn(&self, warning: NodeError) {
         self.warnings.borrow_mut().push(warning);
     }
 }
 
-/// What [`Node::build`] is given.
+/// The context of [`Node::build`].
 pub struct BuildCx<'a> {
     /// The node's name in the graph.
     pub node: &'a str,
-    /// Derived from the pipeline's seed and the node's name, so that adding a node moves no other
-    /// node's numbers.
+    /// The node's seed. It is derived from the pipeline's seed and the node's name, so adding a
+    /// node changes no other node's numbers.
     pub seed: u64,
     /// The folder that relative paths in parameters start from.
     pub base_dir: &'a Path,
-    /// What the step lends.
+    /// The values that the step lends.
     pub world: &'a World,
     pub(crate) facilities: &'a mut Vec<(String, Rc<dyn Any>)>,
 }
 
 impl BuildCx<'_> {
-    /// Offers `facility` to the step that built this node, which finds it by type with
-    /// [`Live::facility`](crate::run::Live::facility): a source of documents, a set of parameters,
-    /// a threshold that can be calibrated. Returns the shared object, for the node's own state.
+    /// Offers `facility` to the step that builds this node: a source of documents, a set of
+    /// parameters, a threshold that can be calibrated. The step finds it by type, with
+    /// [`Live::facility`](crate::run::Live::facility). Returns the shared object, for the node's
+    /// own state.
     pub fn provide<T: 'static>(&mut self, facility: T) -> Rc<T> {
         let facility = Rc::new(facility);
         self.facilities.push((self.node.to_string(), facility.clone()));
@@ -296,18 +202,18 @@ impl BuildCx<'_> {
     }
 }
 
-/// What [`Node::run`] is given.
+/// The context of [`Node::run`].
 pub struct RunCx<'a> {
     /// The node's name in the graph.
     pub node: &'a str,
-    /// What the step lends.
+    /// The values that the step lends.
     pub world: &'a World,
     pub(crate) outputs: &'a [&'static str],
     pub(crate) wanted: &'a [bool],
 }
 
 impl RunCx<'_> {
-    /// Whether somebody uses the output `port` in this run: a node downstream, or the step itself.
+    /// Whether the output `port` is used in this run, by a node downstream or by the step itself.
     pub fn wanted(&self, port: &str) -> bool {
         self.outputs.iter().position(|name| *name == port).is_some_and(|index| self.wanted[index])
     }
@@ -331,7 +237,6 @@ pub(crate) trait AnyNode: Any {
         inputs: Vec<Option<AnyValue>>,
         cx: &RunCx,
     ) -> Result<Vec<Option<AnyValue>>, NodeError>;
-    fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
     fn role(&self, inputs: &[Option<AnyInfo>]) -> Result<Option<Box<dyn Any>>, NodeError>;
     fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError>;
     fn stands_for(&self, base_dir: &Path) -> Result<Option<GraphSpec>, NodeError>;
@@ -362,9 +267,6 @@ impl<N: Node> AnyNode for N {
             state.downcast_ref::<N::State>().expect("a node runs on the state that it built");
         Node::run(self, state, N::In::values(inputs), cx).map(N::Out::erase_values)
     }
-    fn params(&self) -> Result<serde_json::Value, serde_json::Error> {
-        serde_json::to_value(self)
-    }
     fn role(&self, inputs: &[Option<AnyInfo>]) -> Result<Option<Box<dyn Any>>, NodeError> {
         Node::role(self, N::In::infos(inputs))
     }
@@ -376,7 +278,7 @@ impl<N: Node> AnyNode for N {
     }
 }
 
-/// A seed for `path` from the seed of the whole: `blake3(seed, path)`.
+/// A seed for the node or part `path`, from the pipeline's `seed`: `blake3(seed, path)`.
 pub fn derive_seed(seed: u64, path: &str) -> u64 {
     let mut hasher = blake3::Hasher::new_derive_key("blt 2025 seed of a node");
     hasher.update(&seed.to_le_bytes());

@@ -1,16 +1,16 @@
-//! What travels on wires: port types, and the tuples of them that a node's inputs and outputs are.
+//! Port types, and the tuples of them that a node's inputs and outputs are.
 //!
-//! A [`Port`] is a marker type, usually an empty enum: the value it stands for may live in a crate
-//! that knows nothing of graphs. A *slot* is a port `P`, or `Option<P>`: as an input, one that may
-//! be left out; as an output, one that is computed only when somebody wants it. [`Ports`] is `()`,
-//! one slot, or a tuple of one to five slots.
+//! A [`Port`] is a marker type, usually an empty enum, so the type of its values may be in a crate
+//! that knows no graphs. A *slot* is a port `P`, or `Option<P>`: an input that may be left out, or
+//! an output that is computed only when it is used. [`Ports`] is `()`, one slot, or a tuple of one
+//! to five slots.
 
 use std::any::{Any, TypeId};
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-/// A type that travels on wires.
+/// The type of a wire.
 ///
 /// ```
 /// pub enum Text {}
@@ -22,25 +22,26 @@ use std::rc::Rc;
 /// }
 /// ```
 pub trait Port: 'static {
-    /// The name that users read in help and diagnostics.
+    /// The name in help and diagnostics.
     const NAME: &'static str;
-    /// What nodes call an input or an output of this type, unless they choose another name.
+    /// The default name of an input or output of this type.
     const PORT: &'static str;
-    /// What a wire carries while the graph runs. Cloned for each consumer but the last: put large
-    /// data behind an `Rc`.
+    /// The value on a wire while the graph runs. It is cloned for each consumer but the last, so
+    /// put large data behind an `Rc`.
     type Value: Clone + 'static;
-    /// What is known before any data is read: widths, vocabulary sizes, counts. `()` if nothing is.
+    /// What is known of the values before any data is read: widths, vocabulary sizes, counts. `()`
+    /// for nothing.
     type Info: Clone + Debug + 'static;
 }
 
-/// The run-time description of a slot: which port, and whether it is optional.
+/// A slot at run time: the port type, and whether the slot is optional.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotType {
-    /// Identity of the port's marker type: wires join slots where these are equal.
+    /// The identity of the port's marker type. A wire joins slots of equal identity.
     pub id: TypeId,
     /// [`Port::NAME`].
     pub name: &'static str,
-    /// `Option<P>` rather than `P`.
+    /// Whether the slot is `Option<P>` rather than `P`.
     pub optional: bool,
 }
 
@@ -73,8 +74,8 @@ impl AnyInfo {
 
     /// The info, if it is one of port `P`.
     pub fn get<P: Port>(&self) -> Option<&P::Info> {
-        // `Rc<dyn AnyDebug>` itself is `AnyDebug`'s neighbour in method lookup, so name the inner
-        // object.
+        // `Rc<dyn AnyDebug>` implements `AnyDebug` too, and method lookup finds it first, so name the
+        // inner object.
         if self.port == TypeId::of::<P>() { (*self.info).as_any().downcast_ref() } else { None }
     }
 }
@@ -99,8 +100,7 @@ impl AnyValue {
         AnyValue { port: TypeId::of::<P>(), name: P::NAME, value: Rc::new(value) }
     }
 
-    /// The value, if it is one of port `P`; moved out when this was the last holder, cloned
-    /// otherwise.
+    /// The value, if it is one of port `P`. Moved for the last holder, cloned for others.
     pub fn take<P: Port>(self) -> Option<P::Value> {
         if self.port != TypeId::of::<P>() {
             return None;
@@ -109,12 +109,12 @@ impl AnyValue {
         Some(Rc::try_unwrap(value).unwrap_or_else(|shared| (*shared).clone()))
     }
 
-    /// Whether it is a value of the port that `slot` is of.
+    /// Whether the value is of the port type of `slot`.
     pub(crate) fn fits(&self, slot: &SlotType) -> bool {
         self.port == slot.id
     }
 
-    /// [`Port::NAME`] of the port that this is a value of.
+    /// [`Port::NAME`] of the value's port type.
     pub fn port_name(&self) -> &'static str {
         self.name
     }
@@ -149,7 +149,7 @@ impl<P: Port> Debug for Wire<P> {
 }
 
 impl<P> Wire<P> {
-    /// A wire from outside the graph that is being made, called `name`.
+    /// A wire called `name`, from outside the graph under construction.
     pub fn outside(name: &str) -> Self {
         Wire { node: name.to_string(), port: "", first: true, marker: PhantomData }
     }
@@ -180,8 +180,8 @@ pub trait Slot: 'static {
     fn erase_value(value: Self::Value) -> Option<AnyValue>;
 }
 
-// The graph checks port types and presence before it calls a node, so these can fail only by a
-// mistake in this crate.
+// The graph checks port types and presence before it calls a node, so these fail only if this crate
+// has a bug.
 const CHECKED: &str =
     "the plan joins only wires of one port type, and leaves no required input out";
 
@@ -229,13 +229,13 @@ fn slot_type<S: Slot>() -> SlotType {
 
 /// A node's inputs or outputs: `()`, one slot, or a tuple of one to five slots.
 pub trait Ports: 'static {
-    /// What is known of each before data is read: a tuple of [`Port::Info`], `Option` of it for
-    /// optional slots; for a single slot, bare.
+    /// What is known of each slot before data is read: a tuple of [`Port::Info`], or `Option` of it
+    /// for an optional slot. A single slot has no tuple.
     type Infos;
     /// The values, in the same form.
     type Values;
-    /// Typed handles on outputs, in the same form. An optional output gives a plain wire: using it
-    /// is wanting it.
+    /// Typed handles on outputs, in the same form. An optional output has a plain wire; it is
+    /// computed if the wire is used.
     type Wires;
     /// [`Port::PORT`] of each.
     const NAMES: &'static [&'static str];

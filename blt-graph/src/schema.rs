@@ -1,20 +1,20 @@
-//! What this crate reads from a parameter struct's JSON Schema: names, docs, defaults, and which
-//! keys it knows.
+//! The JSON Schema of a parameter struct: names, docs and defaults of the parameters, and the keys
+//! that the struct does not have.
 
 use serde_json::{Map, Value};
 
 /// One parameter of a node or step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param {
-    /// Its key in YAML.
+    /// The key in YAML.
     pub name: String,
-    /// Its type in words: `integer >= 0`, `list of integer`, `"global" or "relative"`.
+    /// The type in words: `integer >= 0`, `list of integer`, `"global" or "relative"`.
     pub kind: String,
-    /// Its doc comment.
+    /// The doc comment.
     pub doc: String,
-    /// Whether it must be given.
+    /// Whether the parameter must be given.
     pub required: bool,
-    /// What it is if it is not given.
+    /// The default value.
     pub default: Option<Value>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn params(root: &Value) -> Vec<Param> {
         .collect()
 }
 
-/// A parameter's doc comment, and those of the values that it chooses from.
+/// The doc comment of a parameter, and those of the values of its enum.
 fn param_doc(root: &Value, schema: &Value) -> String {
     let mut text = doc(schema);
     for one in alternatives(root, schema) {
@@ -80,7 +80,7 @@ fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
 }
 
 fn kind(root: &Value, schema: &Value, depth: usize) -> String {
-    // Types may contain themselves; help need not.
+    // A type may contain itself; the help text stops at some depth.
     if depth > 4 {
         return "...".to_string();
     }
@@ -163,7 +163,7 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
             && one.get("const").is_none()
             && one.get("enum").is_none()
         {
-            // An unconstrained schema takes everything.
+            // A schema without constraints accepts every key.
             return None;
         } else if one.get("type").is_some_and(|t| {
             t == "object" || t.as_array().is_some_and(|t| t.contains(&"object".into()))
@@ -175,9 +175,9 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
     closed.then_some(properties)
 }
 
-/// Keys in `value`, at any depth, that the schema does not know: the path to each, and its
-/// siblings' valid names. serde ignores such keys, so that a misspelt parameter would silently keep
-/// its default.
+/// The keys in `value`, at any depth, that the schema does not have: the path of each, and the
+/// names that are valid there. serde ignores such keys, so a misspelt parameter would keep its
+/// default without an error.
 pub(crate) fn unknown_keys(
     root: &Value,
     value: &Map<String, Value>,

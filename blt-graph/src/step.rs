@@ -1,8 +1,6 @@
 //! The [`Step`] trait: what a pipeline does with its graph (train, evaluate, score, ...).
 
 use std::any::Any;
-use std::error::Error as StdError;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,31 +10,35 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::node::{NodeError, chain};
-use crate::plan::Plan;
+use crate::error::{NodeError, StepError};
+use crate::plan::{Plan, PlannedStep};
+use crate::progress::{Progress, Silent};
+use crate::registry::{Origin, ParsedStep, StepEntry, parse, write_params};
+use crate::spec::ComputePath;
 use crate::world::World;
 
 /// A step: a struct whose fields are its parameters, registered by [`step!`](crate::step!).
 ///
-/// A step writes files into its own directory ([`StepCx::dir`]), and elsewhere only where a
-/// parameter names a place and [`Step::stands`] looks after it. What it leaves in its directory is
-/// kept under a key of all that it depends on, and a later run with the same key uses it again,
-/// possibly for another variant or pipeline: so nothing in the files may depend on the variant's or
-/// run's name. By convention `metrics.jsonl` and `timings.jsonl` (one JSON object a line) are
-/// gathered into the run's, `checkpoints/` and `outputs/` are linked into the run's folders of
-/// those names, and `result.json` is read by whoever builds the report.
+/// A step writes files into its own directory, [`StepCx::dir`]. It writes elsewhere only where a
+/// parameter names a place, and then [`Step::stands`] checks that place. The store keeps the
+/// directory under a key of everything that the result depends on. A later run with the same key
+/// uses the directory again, possibly for another variant or pipeline, so nothing in the files may
+/// depend on the name of the variant or of the run.
 ///
-/// A step that is stopped, by Ctrl-C or by kill -9, is given the same directory again with
-/// [`StepCx::resumed`] true, and is to end in the same bits as if it had not been stopped.
+/// The runner treats some names in the directory specially. The lines of `metrics.jsonl` and
+/// `timings.jsonl` (one JSON object a line) are copied into the run's files of the same names;
+/// `checkpoints/` and `outputs/` are linked into the run's folders; the report reads `result.json`.
+///
+/// A step that was stopped, by Ctrl-C or by `kill -9`, receives the same directory again with
+/// [`StepCx::resumed`] true. Its result must be the same, bit for bit, as without the stop.
 pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
-    /// The key in `run:`.
+    /// The step's key in `run:`.
     const NAME: &'static str;
     /// The step in a pipeline, as YAML: `train: {goal: loss, steps: 100}`.
     const EXAMPLE: &'static str;
 
-    /// The wires that this step computes: `node` or `node.port`. Only what they need is built. A
-    /// step without goals depends on all earlier steps.
+    /// The wires that this step computes: `node` or `node.port`. Only the nodes that they need are
+    /// built. A step without goals depends on all earlier steps.
     fn goals(&self) -> Vec<String>;
 
     /// Checks the parameters against the plan. Opens no file.
@@ -45,60 +47,50 @@ pub trait Step: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// [`NodeError::param`] where a parameter is at fault.
     fn check(&self, plan: &Plan) -> Result<(), NodeError>;
 
-    /// Whether later steps may read what this one leaves (training does; an evaluation changes
-    /// nothing that a later training would notice, and says `false`, so that a change of it
-    /// repeats no training).
+    /// Whether the results of later steps depend on this one. A training step returns `true`. An
+    /// evaluation returns `false`, so that changing it repeats no training after it.
     fn feeds_later_steps(&self) -> bool {
         true
     }
 
-    /// Whether what the finished step of [`StepCx::dir`] left outside of that directory is still
-    /// there; else it is run again. A step that writes into its directory alone has nothing to
-    /// look at.
+    /// Whether the files that the finished step of [`StepCx::dir`] wrote outside of that directory
+    /// are still there. If not, the step runs again. The default, `true`, is right for a step that
+    /// writes only into its directory.
     ///
     /// # Errors
-    /// If that cannot be found out.
+    /// If the files cannot be checked.
     fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
         let _ = cx;
         Ok(true)
     }
 
-    /// All that the result depends on beside the graph, the parameters, the seed, earlier steps and
-    /// the program: fingerprints of the data. May open files. Called before the step has a
-    /// directory.
+    /// Fingerprints of the data: everything that the result depends on beside the graph, the
+    /// parameters, the seed, earlier steps and the program. Called before the step has a
+    /// directory. May open files.
     ///
     /// # Errors
     /// If the data cannot be found or read.
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError>;
 
-    /// Does the work.
+    /// Runs the step.
     ///
     /// # Errors
-    /// [`StepError::Interrupted`] when [`StepCx::interrupted`] became true and the state is saved;
-    /// anything else as it is.
+    /// [`StepError::Interrupted`] once [`StepCx::interrupted`] is true and the state is saved; any
+    /// other error as it is.
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError>;
 }
 
-/// A [`Step`] with its types erased.
+/// The functions of a [`Step`] that need a plan, with the step's type erased.
 pub(crate) trait AnyStep: Any {
-    fn goals(&self) -> Vec<String>;
     fn check(&self, plan: &Plan) -> Result<(), NodeError>;
-    fn feeds_later_steps(&self) -> bool;
     fn stands(&self, cx: &StepCx) -> Result<bool, StepError>;
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError>;
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError>;
-    fn params(&self) -> Result<serde_json::Value, serde_json::Error>;
 }
 
 impl<S: Step> AnyStep for S {
-    fn goals(&self) -> Vec<String> {
-        Step::goals(self)
-    }
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
         Step::check(self, plan)
-    }
-    fn feeds_later_steps(&self) -> bool {
-        Step::feeds_later_steps(self)
     }
     fn stands(&self, cx: &StepCx) -> Result<bool, StepError> {
         Step::stands(self, cx)
@@ -109,178 +101,62 @@ impl<S: Step> AnyStep for S {
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         Step::run(self, cx)
     }
-    fn params(&self) -> Result<serde_json::Value, serde_json::Error> {
-        serde_json::to_value(self)
-    }
 }
 
-/// Why a step did not finish. Takes any other error by `?`, and therefore is not
-/// [`std::error::Error`] itself.
-#[derive(Debug)]
-pub enum StepError {
-    /// It was asked to stop, saved its state, and can be continued.
-    Interrupted,
-    /// Something in the document is at fault.
-    Document(Diagnostics),
-    /// Anything else.
-    Failed {
-        /// The error.
-        error: Box<dyn StdError + Send + Sync>,
-        /// What the user can do.
-        help: Option<String>,
-    },
-}
+/// What an entry's `parse` puts into [`ParsedStep::step`]. A plan carries it as `dyn Any`: a step
+/// knows plans, so a plan must not know steps.
+type ErasedStep = Box<dyn AnyStep>;
 
-impl StepError {
-    /// A message, or an error (boxed ones too).
-    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        match error.into().downcast::<Diagnostics>() {
-            Ok(diagnostics) => StepError::Document(*diagnostics),
-            Err(error) => StepError::Failed { error, help: None },
-        }
-    }
-
-    /// Adds what the user can do about it.
-    #[must_use]
-    pub fn help(self, text: impl Into<String>) -> Self {
-        match self {
-            StepError::Failed { error, .. } => StepError::Failed { error, help: Some(text.into()) },
-            other => other,
-        }
-    }
-
-    /// What a user reads, in `rustc`'s form.
-    pub fn render(&self, color: bool) -> String {
-        match self {
-            StepError::Interrupted => self.to_string(),
-            StepError::Document(diagnostics) => diagnostics.render(color),
-            StepError::Failed { error, help } => {
-                Diagnostic::error(chain(error.as_ref())).help(help.as_deref()).render(color)
-            }
+impl StepEntry {
+    /// The entry that [`step!`](crate::step!) submits.
+    pub const fn of<S: Step>(origin: Origin) -> Self {
+        StepEntry {
+            name: S::NAME,
+            example: S::EXAMPLE,
+            origin,
+            schema: || schemars::SchemaGenerator::default().into_root_schema_for::<S>(),
+            parse: |params| {
+                let step: S = parse(params)?;
+                Ok(ParsedStep {
+                    params: write_params(&step)?,
+                    goals: step.goals(),
+                    feeds_later_steps: step.feeds_later_steps(),
+                    step: Rc::new(Box::new(step) as ErasedStep),
+                })
+            },
         }
     }
 }
 
-impl fmt::Display for StepError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StepError::Interrupted => f.write_str("interrupted; run it again to continue"),
-            StepError::Document(diagnostics) => diagnostics.fmt(f),
-            StepError::Failed { error, help } => {
-                f.write_str(&chain(error.as_ref()))?;
-                match help {
-                    Some(help) => write!(f, " (help: {help})"),
-                    None => Ok(()),
-                }
-            }
-        }
+impl PlannedStep {
+    /// The step itself, parameters and all, if it is an `S`: `planned.downcast::<Train>()`.
+    pub fn downcast<S: Step>(&self) -> Option<&S> {
+        (self.behaviour() as &dyn Any).downcast_ref()
     }
-}
 
-impl<E: StdError + Send + Sync + 'static> From<E> for StepError {
-    fn from(error: E) -> Self {
-        StepError::other(error)
-    }
-}
-
-impl From<NodeError> for StepError {
-    fn from(error: NodeError) -> Self {
-        StepError::Failed {
-            help: error.help.clone(),
-            error: error.without_help().to_string().into(),
-        }
-    }
-}
-
-/// Which of the two equal ways to compute is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputePath {
-    /// Fused operations over packed slices.
-    #[default]
-    Fused,
-    /// Operations composed of the tensor library's own: slower, and the meaning of the fused ones.
-    Reference,
-}
-
-impl ComputePath {
-    /// What a pipeline that names no path takes: fused operations are the processor's own.
-    pub fn on(device: &str) -> Self {
-        if device == "cpu" { ComputePath::Fused } else { ComputePath::Reference }
-    }
-}
-
-impl fmt::Display for ComputePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ComputePath::Fused => "fused",
-            ComputePath::Reference => "reference",
-        })
+    pub(crate) fn behaviour(&self) -> &dyn AnyStep {
+        let erased: &ErasedStep =
+            self.step.downcast_ref().expect("only `StepEntry::of` makes the step of a plan");
+        &**erased
     }
 }
 
 /// An earlier step of the same variant that a step depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Earlier {
-    /// Its place in `run:`, from 0.
+    /// The position in `run:`, from 0.
     pub index: usize,
     /// [`Step::NAME`].
     pub step: String,
-    /// Its key in the store.
+    /// The step's key in the store.
     pub key: String,
-    /// Its finished directory.
+    /// The step's finished directory.
     pub dir: PathBuf,
-    /// Its goals.
+    /// The step's goals.
     pub goals: Vec<String>,
 }
 
-/// Told how far a step is. The terminal's implementation draws bars; [`Silent`] draws nothing.
-pub trait Progress {
-    /// The runner turns to a step of a variant.
-    fn step(&self, heading: &StepHeading);
-    /// Work of `total` units (steps, bytes, documents; unknown if `None`) begins.
-    fn start(&self, what: &str, total: Option<u64>);
-    /// `done` units are done in all; `fields` are what is worth showing, in this order: `[("bpb",
-    /// "2.314")]`.
-    fn update(&self, done: u64, fields: &[(&str, String)]);
-    /// The work that [`start`](Progress::start) began has ended.
-    fn finish(&self, summary: &str);
-    /// A line that is to stay.
-    fn message(&self, line: &str);
-}
-
-/// Which step of which variant the runner turns to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepHeading {
-    /// The variant's name.
-    pub variant: String,
-    /// The pipeline's seed.
-    pub seed: u64,
-    /// The step's place among all steps of all variants, from 0.
-    pub index: usize,
-    /// How many steps all variants have together.
-    pub total: usize,
-    /// [`Step::NAME`].
-    pub step: String,
-    /// Its goals.
-    pub goals: Vec<String>,
-    /// Whether an earlier run's result is used as it is.
-    pub reused: bool,
-}
-
-/// A [`Progress`] that shows nothing.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn step(&self, _: &StepHeading) {}
-    fn start(&self, _: &str, _: Option<u64>) {}
-    fn update(&self, _: u64, _: &[(&str, String)]) {}
-    fn finish(&self, _: &str) {}
-    fn message(&self, _: &str) {}
-}
-
-/// What a step is given.
+/// What a step receives from the runner.
 pub struct StepCx<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) index: usize,
@@ -294,8 +170,8 @@ pub struct StepCx<'a> {
 }
 
 impl<'a> StepCx<'a> {
-    /// Of a step that is worked on outside its run, by another process that was told of it: it has
-    /// no directory, shows no progress, and nobody interrupts it.
+    /// The context of a step that another process works on, outside of the step's run. It has no
+    /// directory, shows no progress, and is never interrupted.
     pub fn outside(plan: &'a Plan, index: usize, earlier: Vec<Earlier>, threads: usize) -> Self {
         StepCx {
             plan,
@@ -310,18 +186,18 @@ impl<'a> StepCx<'a> {
         }
     }
 
-    /// What the program lends to steps under the type `T`
+    /// The value of type `T` that the program lends to steps
     /// ([`Runner::lend`](crate::run::Runner::lend)).
     pub fn lent<T: 'static>(&self) -> Option<Rc<T>> {
         self.lent.get::<T>()
     }
 
-    /// The checked graph of the variant.
+    /// The checked variant.
     pub fn plan(&self) -> &Plan {
         self.plan
     }
 
-    /// The variant's name, for messages. Not for files: another variant may use them.
+    /// The variant's name, for messages. Not for files, which other variants may use.
     pub fn variant(&self) -> &str {
         &self.plan.variant
     }
@@ -336,21 +212,21 @@ impl<'a> StepCx<'a> {
         &self.plan.base_dir
     }
 
-    /// The step's place in `run:`, from 0.
+    /// The step's position in `run:`, from 0.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// The directory that [`Step::run`] fills. It becomes visible to others when the step has
+    /// The directory that [`Step::run`] writes into. Other processes see it once the step has
     /// finished.
     ///
     /// # Panics
-    /// In [`Step::depends`], which is asked before there is a directory.
+    /// In [`Step::depends`], which is called before the directory exists.
     pub fn dir(&self) -> &Path {
         self.dir.as_deref().expect("a step has a directory in `run`, not in `depends`")
     }
 
-    /// Whether the directory holds what an interrupted run of this very step left.
+    /// Whether the directory holds the state of an interrupted run of this very step.
     pub fn resumed(&self) -> bool {
         self.resumed
     }
@@ -365,33 +241,29 @@ impl<'a> StepCx<'a> {
         &self.plan.device
     }
 
-    /// Fused or reference.
-    pub fn path(&self) -> ComputePath {
-        self.plan.path
+    /// Fused or reference operations.
+    pub fn compute_path(&self) -> ComputePath {
+        self.plan.compute_path
     }
 
-    /// How many threads to use. Results may not depend on it.
+    /// The number of threads to use. The results must not depend on it.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Where to report progress.
+    /// The receiver of progress reports.
     pub fn progress(&self) -> &dyn Progress {
         self.progress
     }
 
-    /// An error of the step's parameters, pointing at the step.
+    /// An error of the step's parameters, as a diagnostic that points at the step.
     pub fn refuse(&self, error: &NodeError) -> StepError {
         StepError::Document(self.plan.diagnose_step(self.index, error).into())
     }
 
-    /// Whether the user wants to stop: save the state and return [`StepError::Interrupted`].
+    /// Whether the user wants to stop. If so, save the state and return
+    /// [`StepError::Interrupted`].
     pub fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
-    }
-
-    /// The flag itself, for loops on other threads.
-    pub fn interrupt_flag(&self) -> Arc<AtomicBool> {
-        self.interrupt.clone()
     }
 }

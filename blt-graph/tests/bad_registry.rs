@@ -1,10 +1,8 @@
-//! What the registry's self test finds: nodes that are wrong on purpose, in a program of their own.
+//! What the self test finds: nodes that are wrong on purpose, in a program of their own.
 
 use std::path::Path;
 
-use blt_graph::{
-    BuildCx, CheckCx, Node, NodeError, PipelineSpec, Port, RunCx, check_all, registry,
-};
+use blt_graph::{BuildCx, CheckCx, Node, NodeError, PipelineSpec, Port, RunCx, check_all, testing};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +65,7 @@ constant!(Two, "Twin", &["value"], "{node: Twin");
 
 #[test]
 fn the_self_test_finds_what_is_wrong() {
-    let wrong = registry::self_test().join("\n");
+    let wrong = testing::self_test().join("\n");
     for expected in [
         "two nodes are called `Twin`: blt-graph",
         "Undocumented (blt-graph",

@@ -3,7 +3,7 @@
 #[allow(dead_code)]
 mod nodes;
 
-use blt_graph::registry;
+use blt_graph::{help, registry, testing};
 
 #[test]
 fn every_node_and_step_is_documented_and_its_example_fits() {
@@ -11,7 +11,7 @@ fn every_node_and_step_is_documented_and_its_example_fits() {
     assert_eq!(names, ["Add", "Columns", "Constant", "Scale", "Show", "Source"]);
     let steps: Vec<&str> = registry::steps().iter().map(|entry| entry.name).collect();
     assert_eq!(steps, ["look", "sum"]);
-    assert_eq!(registry::self_test(), [""; 0]);
+    assert_eq!(testing::self_test(), [""; 0]);
     let origin = registry::find("Scale").unwrap().origin;
     assert_eq!((origin.krate, origin.version), (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")));
     assert!(origin.file.ends_with("nodes/mod.rs") && origin.line > 1);
@@ -51,17 +51,17 @@ Example:
   {{node: Scale, in: x, factor: 2.0, limits: {{low: 0.0, high: 9.0}}}}
 "
     );
-    assert_eq!(registry::help("node", "Scale").unwrap(), scale);
-    let show = registry::help("node", "Show").unwrap();
+    assert_eq!(help("node", "Scale").unwrap(), scale);
+    let show = help("node", "Show").unwrap();
     assert!(show.contains("  text    Text (what a bare wire to the node means)\n"), "{show}");
     assert!(show.contains("  length  Number (computed when used)\n"), "{show}");
-    let sum = registry::help("step", "sum").unwrap();
+    let sum = help("step", "sum").unwrap();
     assert!(sum.starts_with("sum (step, ") && sum.contains("  goal: string (required)\n"), "{sum}");
     assert!(sum.contains("  fail_after: integer >= 0 (may be left out)\n"), "{sum}");
-    let unknown = registry::help("node", "Scael").unwrap_err().to_string();
+    let unknown = help("node", "Scael").unwrap_err().to_string();
     assert!(
         unknown.contains("no node is called `Scael`") && unknown.contains("did you mean `Scale`?"),
         "{unknown}"
     );
-    assert!(registry::help("step", "loook").unwrap_err().to_string().contains("`look`"));
+    assert!(help("step", "loook").unwrap_err().to_string().contains("`look`"));
 }

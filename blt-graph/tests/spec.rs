@@ -206,7 +206,7 @@ fn overrides_reach_what_is_written_and_what_has_a_default() {
     assert_eq!(set("run.0.sum.steps=7").run[0].params["steps"], json!(7));
     assert_eq!(set("seeds=[1, 2]").seeds, [1, 2]);
     assert_eq!(set("seed=9").seeds, [9]);
-    assert_eq!(set("path=reference").path, Some(ComputePath::Reference));
+    assert_eq!(set("path=reference").compute_path, Some(ComputePath::Reference));
     assert_eq!(set("report.baseline=two").report["baseline"], json!("two"));
     assert_eq!(set("doc=").doc, None);
     // What a variant sets itself wins.
@@ -218,7 +218,7 @@ fn overrides_reach_what_is_written_and_what_has_a_default() {
 fn fused_operations_are_taken_on_the_processor_alone() {
     let path = |lines: &str| {
         let spec = PipelineSpec::parse(&format!("{YAML}{lines}"), "both.yaml").unwrap();
-        check_all(&spec, Path::new(".")).unwrap()[0].path
+        check_all(&spec, Path::new(".")).unwrap()[0].compute_path
     };
     assert_eq!(path(""), ComputePath::Fused);
     assert_eq!(path("device: cuda:1\n"), ComputePath::Reference);

@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// # Errors
 /// If there is no such device, or it has no fused operations.
 pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
-    match (cx.path(), cx.device().parse().map_err(device_error)?) {
+    match (cx.compute_path(), cx.device().parse().map_err(device_error)?) {
         (ComputePath::Fused, Device::Cpu) => Ok(Rc::new(Fused::new())),
         (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Dfdx::<f32, _>::cpu())),
         (ComputePath::Reference, Device::Cuda(index)) => gpu::open(index).map_err(device_error),

@@ -8,6 +8,7 @@ use blt_core::bytes::{Batch, VOCAB};
 use blt_core::model::Session;
 use blt_core::patch::stream::stream_patches;
 use blt_graph::registry::{self, NodeEntry};
+use blt_graph::testing::self_test;
 use blt_graph::{
     AnyValue, Diagnostic, Diagnostics, Live, Node, Outputs, PipelineSpec, Plan, Port, StepError,
     World,
@@ -70,7 +71,7 @@ impl Checked {
 /// assert_eq!(checked.get::<ports::Patches>("patches").starts, [0, 1, 4, 5, 8]);
 /// ```
 pub fn check<N: Node>(node: N, bytes: &[u8]) -> Checked {
-    let wrong = registry::self_test();
+    let wrong = self_test();
     let wrong: Vec<String> =
         wrong.into_iter().filter(|what| what.starts_with(&format!("node {} (", N::NAME))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

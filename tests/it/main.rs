@@ -4,6 +4,7 @@
 //! Suites that need a program of their own lie beside this folder: `planted_bugs` (it runs itself
 //! as `blt-run` with a bug in it), `cloud` and `gpu_errors` (each needs a feature).
 
+mod architecture;
 mod bad_input;
 mod bench;
 mod causality;

@@ -1,12 +1,12 @@
-//! A plan as text.
+//! [`describe`]: a plan as text.
 
 use std::fmt::Write as _;
 
 use crate::plan::Plan;
 use crate::spec::{GraphSpec, Inputs};
 
-/// The graph of `plan` for people to read: nodes in the order of data flow, wires, types, and what
-/// is known of each output.
+/// The graph of `plan` as text for the user: nodes in the order of data flow, wires, types, and
+/// what is known of each output.
 pub fn describe(plan: &Plan) -> String {
     let mut text = format!("{} (variant {}, seed {})\n", plan.pipeline, plan.variant, plan.seed);
     if let Some(doc) = &plan.spec.doc {
@@ -35,7 +35,7 @@ pub fn describe(plan: &Plan) -> String {
                 Some(None) => " (not given with these parameters)".to_string(),
                 Some(Some(info)) => match format!("{info:?}").as_str() {
                     "()" => String::new(),
-                    // A derived `Debug` begins with the type's name, which says nothing here.
+                    // Leave out the type's name, with which a derived `Debug` begins.
                     debug => format!(
                         " {}",
                         debug.find([' ', '(']).map_or(debug, |at| debug[at..].trim_start())
@@ -69,7 +69,7 @@ pub fn describe(plan: &Plan) -> String {
     text
 }
 
-/// A graph's nodes as one would write them, a line each.
+/// The nodes of a graph as a user would write them, one a line.
 fn parts(graph: &GraphSpec) -> Vec<String> {
     let width = graph.nodes.iter().map(|node| node.name.chars().count() + 1).max().unwrap_or(0);
     let line = |node: &crate::spec::NodeSpec| {

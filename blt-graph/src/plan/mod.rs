@@ -1,11 +1,16 @@
 //! From a [`PipelineSpec`](crate::PipelineSpec) to a checked [`Plan`].
 
-pub(crate) mod check;
+mod check;
 mod describe;
-mod findings;
-#[expect(clippy::module_inception, reason = "the room is named after what it holds")]
+mod diagnose;
+mod find;
+mod params;
+#[expect(clippy::module_inception, reason = "the folder is named after what it holds")]
 mod plan;
 
+pub use check::check_all;
 pub use describe::describe;
-pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all};
-pub(crate) use plan::{PortId, subgraph_value};
+pub(crate) use find::PortId;
+pub(crate) use params::{check_params, param_diagnostic};
+pub(crate) use plan::subgraph_value;
+pub use plan::{Goal, Plan, PlannedNode, PlannedStep};

@@ -1,42 +1,35 @@
-//! [`Plan`]: a variant of a pipeline that has been checked whole, before any file is opened.
+//! [`Plan`]: a checked variant of a pipeline.
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::node::{AnyNode, Node, NodeError};
-use crate::plan::check::Checker;
-use crate::plan::findings::{find_port, node_diagnostic, not_given, step_diagnostic};
+use crate::diagnostic::Diagnostic;
+use crate::error::NodeError;
+use crate::node::{AnyNode, Node};
+use crate::plan::diagnose::{node_diagnostic, step_diagnostic};
+use crate::plan::find::{Named, PortId, find_port, not_given};
 use crate::port::{AnyInfo, Port, SlotType};
 use crate::registry::{NodeEntry, Origin, StepEntry};
-use crate::spec::{Ablation, GraphSpec, NodeSpec, PipelineSpec, StepSpec};
-use crate::step::{AnyStep, ComputePath, Step};
-
-/// One output of one node of a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PortId {
-    pub node: usize,
-    pub port: usize,
-}
+use crate::spec::{Ablation, ComputePath, GraphSpec, NodeSpec, PipelineSpec, StepSpec};
 
 /// A node of a [`Plan`].
 #[derive(Clone)]
 pub struct PlannedNode {
-    /// Its name in the graph.
+    /// The node's name in the graph.
     pub name: String,
-    /// What it is.
+    /// The registered node.
     pub entry: &'static NodeEntry,
-    /// Its parameters, defaults included.
+    /// The parameters, defaults included.
     pub params: Map<String, Value>,
-    /// Whether a step's goal reaches it; if not, its [`Node::check`](crate::Node::check) was not
-    /// asked.
+    /// Whether a step's goal needs the node. If not, its [`Node::check`](crate::Node::check) was
+    /// not called.
     pub used: bool,
-    /// What is known of each output; `None` for one that these parameters do not give. Empty if
-    /// the node is not used.
+    /// What is known of each output before data is read; `None` for an output that these parameters
+    /// turn off. Empty if the node is not used.
     pub infos: Vec<Option<AnyInfo>>,
     pub(crate) inputs: Vec<Option<PortId>>,
     pub(crate) node: Rc<dyn AnyNode>,
@@ -49,33 +42,39 @@ impl PlannedNode {
     }
 }
 
+impl Named for PlannedNode {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn entry(&self) -> &'static NodeEntry {
+        self.entry
+    }
+}
+
 /// A step of a [`Plan`].
 #[derive(Clone)]
 pub struct PlannedStep {
-    /// What it is.
+    /// The registered step.
     pub entry: &'static StepEntry,
-    /// Its parameters, defaults included.
+    /// The parameters, defaults included.
     pub params: Map<String, Value>,
-    /// Its goals, as it names them.
+    /// [`Step::goals`](crate::Step::goals).
     pub goals: Vec<String>,
-    pub(crate) step: Rc<dyn AnyStep>,
+    pub(crate) feeds_later_steps: bool,
+    /// See [`ParsedStep::step`](crate::registry::ParsedStep::step).
+    pub(crate) step: Rc<dyn Any>,
 }
 
 impl PlannedStep {
-    /// The step itself, parameters and all, if it is an `S`: `planned.downcast::<Train>()`.
-    pub fn downcast<S: Step>(&self) -> Option<&S> {
-        (&*self.step as &dyn Any).downcast_ref()
-    }
-
-    /// Whether later steps may read what this one leaves.
+    /// [`Step::feeds_later_steps`](crate::Step::feeds_later_steps).
     pub fn feeds_later_steps(&self) -> bool {
-        self.step.feeds_later_steps()
+        self.feeds_later_steps
     }
 }
 
-/// An output of a node that a step computes: what [`Plan::goal`] finds.
+/// A node's output that a step computes: the result of [`Plan::goal`].
 pub struct Goal<'a> {
-    /// The node that gives it.
+    /// The node.
     pub node: &'a PlannedNode,
     /// The output's name; empty for a node without outputs.
     pub port: &'static str,
@@ -86,19 +85,19 @@ pub struct Goal<'a> {
 }
 
 impl<'a> Goal<'a> {
-    /// Whether it is of port type `P`.
+    /// Whether the output is of port type `P`.
     pub fn is<P: Port>(&self) -> bool {
         self.slot.is_some_and(|slot| slot.id == std::any::TypeId::of::<P>())
     }
 
-    /// What is known of it, if it is of port type `P`.
+    /// What is known of the output before data is read, if it is of port type `P`.
     pub fn info<P: Port>(&self) -> Option<&'a P::Info> {
         self.info.and_then(AnyInfo::get::<P>)
     }
 }
 
-/// A variant of a pipeline with one seed, checked: parameters are in their structs, wires are
-/// resolved, and what is known of every wire before data is read has been worked out.
+/// A checked variant of a pipeline, with one seed: parameters are in their structs, wires are
+/// resolved, and every node that a goal needs has been checked. No file has been opened.
 #[derive(Clone)]
 pub struct Plan {
     /// The pipeline's name.
@@ -109,113 +108,19 @@ pub struct Plan {
     pub seed: u64,
     /// The folder that relative paths in parameters start from.
     pub base_dir: PathBuf,
-    /// `cpu` if the pipeline does not say.
+    /// The device; `cpu` by default.
     pub device: String,
-    /// Fused if the pipeline does not say.
-    pub path: ComputePath,
-    /// What it was made from.
+    /// Fused or reference operations; [`ComputePath::on`] is the default.
+    pub compute_path: ComputePath,
+    /// The variant's spec.
     pub spec: Rc<PipelineSpec>,
-    /// What is allowed, and probably not meant.
+    /// Warnings: what is allowed and probably not meant.
     pub warnings: Vec<Diagnostic>,
     pub(crate) nodes: Vec<PlannedNode>,
     pub(crate) steps: Vec<PlannedStep>,
 }
 
-/// Checks every variant of `spec` with every seed, before the first one starts: the plans, variant
-/// by variant and in each seed by seed.
-///
-/// # Errors
-/// All that is wrong; what is wrong in every variant is said once. Also, that a node is used in no
-/// variant.
-pub fn check_all(spec: &PipelineSpec, base_dir: &Path) -> Result<Vec<Plan>, Diagnostics> {
-    let variants = spec.variants()?;
-    if variants.iter().any(|variant| variant.spec.seeds.is_empty()) {
-        return Err(Diagnostic::error("the pipeline has no seed").into());
-    }
-    let mut plans = Vec::new();
-    let mut failures: Vec<(String, Vec<Diagnostic>)> = Vec::new();
-    for variant in &variants {
-        match Plan::check(&variant.spec, &variant.name, variant.spec.seeds[0], base_dir) {
-            Ok(plan) => plans.push(plan),
-            Err(Diagnostics(found)) => failures.push((variant.name.clone(), found)),
-        }
-    }
-    if !failures.is_empty() {
-        let mut said: Vec<Diagnostic> = Vec::new();
-        for (variant, found) in &failures {
-            for diagnostic in found {
-                if said.contains(diagnostic) {
-                    continue;
-                }
-                said.push(diagnostic.clone());
-                let everywhere = variants.len() == failures.len()
-                    && failures.iter().all(|(_, f)| f.contains(diagnostic));
-                if !everywhere {
-                    let index = said.len() - 1;
-                    said[index].notes.push(format!("in the variant `{variant}`"));
-                }
-            }
-        }
-        // The same mistake seen from two variants differs in the note alone.
-        let mut distinct: Vec<Diagnostic> = Vec::new();
-        for diagnostic in said {
-            let same = |other: &Diagnostic| {
-                (&other.message, &other.place) == (&diagnostic.message, &diagnostic.place)
-            };
-            if !distinct.iter().any(same) {
-                distinct.push(diagnostic);
-            }
-        }
-        return Err(Diagnostics(distinct));
-    }
-    let mut unused = Vec::new();
-    for node in &spec.graph.nodes {
-        let used = |plan: &Plan| {
-            plan.nodes.iter().any(|planned| planned.name == node.name && planned.used)
-        };
-        if !plans.iter().any(used) {
-            let mut diagnostic = Diagnostic::error(format!(
-                "nothing uses the node `{}`",
-                node.name
-            ))
-            .at(spec.places.key(&["graph", &node.name]))
-            .help(Some(
-                "remove it, wire it to a node that a goal needs, or name it in a step's goal",
-            ));
-            diagnostic.path = format!("graph.{}", node.name);
-            unused.push(diagnostic);
-        }
-    }
-    if !unused.is_empty() {
-        return Err(Diagnostics(unused));
-    }
-    let seeds = |plan: &Plan| plan.spec.seeds.clone();
-    Ok(plans
-        .into_iter()
-        .flat_map(|plan| seeds(&plan).into_iter().map(move |seed| Plan { seed, ..plan.clone() }))
-        .collect())
-}
-
 impl Plan {
-    /// Checks one variant of a pipeline (a pipeline without `ablate`, or what
-    /// [`variants`](PipelineSpec::variants) gave).
-    ///
-    /// # Errors
-    /// All that is wrong with it, as far as one mistake does not hide another.
-    pub fn check(
-        spec: &PipelineSpec,
-        variant: &str,
-        seed: u64,
-        base_dir: &Path,
-    ) -> Result<Self, Diagnostics> {
-        let mut checker = Checker::new(spec, base_dir);
-        let plan = checker.plan(variant, seed);
-        match plan {
-            Some(plan) if checker.found.is_empty() => Ok(plan),
-            _ => Err(Diagnostics(checker.found)),
-        }
-    }
-
     /// The nodes, each after those that it reads from.
     pub fn nodes(&self) -> &[PlannedNode] {
         &self.nodes
@@ -234,7 +139,7 @@ impl Plan {
     /// The output that `goal`, a `node` or `node.port`, names.
     ///
     /// # Errors
-    /// If there is no such node or output, or the node's parameters do not give it.
+    /// If there is no such node or output, or the node's parameters turn the output off.
     pub fn goal(&self, goal: &str) -> Result<Goal<'_>, NodeError> {
         let (index, port) = find_port(goal, &self.nodes).map_err(|missing| missing.into_error())?;
         let node = &self.nodes[index];
@@ -255,8 +160,8 @@ impl Plan {
         })
     }
 
-    /// The nodes that `goals` need, by name, each after those that it reads from. The order depends
-    /// on the sub-graph alone, not on the order in which nodes are written.
+    /// The nodes that `goals` need, each after those that it reads from. The order depends only on
+    /// these nodes and their names, not on the order in which they are written.
     ///
     /// # Errors
     /// As [`goal`](Plan::goal).
@@ -291,7 +196,7 @@ impl Plan {
                         .all(|port| order.contains(&port.node))
                 })
                 .min_by_key(|index| &self.nodes[**index].name);
-            // The plan has no cycle, so there always is one.
+            // The plan has no cycle, so some node is always ready.
             order.extend(ready.copied());
         }
         Ok(order)
@@ -318,11 +223,11 @@ impl Plan {
         node.inputs.iter().map(|id| id.and_then(info)).collect()
     }
 
-    /// The [`role`](crate::Node::role) of `node`, if it is one of type `T`. `None` also for a node
-    /// that no goal reaches, since nothing is known of its inputs.
+    /// The [`role`](crate::Node::role) of `node`, if it is of type `T`. `None` for a node that no
+    /// goal needs, since nothing is known of its inputs.
     ///
     /// # Errors
-    /// What the node's `role` answers.
+    /// The errors of the node's `role`.
     pub fn role<T: 'static>(&self, node: &PlannedNode) -> Result<Option<T>, NodeError> {
         if !node.used {
             return Ok(None);
@@ -340,7 +245,7 @@ impl Plan {
             .collect()
     }
 
-    /// The pipeline with every default written out and nothing left to vary.
+    /// The pipeline of this variant and seed, with every default written out.
     pub fn resolved(&self) -> PipelineSpec {
         let nodes = self.spec.graph.nodes.iter().map(|node| {
             let params = self
@@ -355,7 +260,7 @@ impl Plan {
         PipelineSpec {
             seeds: vec![self.seed],
             device: Some(self.device.clone()),
-            path: Some(self.path),
+            compute_path: Some(self.compute_path),
             graph: GraphSpec { nodes: nodes.collect() },
             run: run.collect(),
             ablate: Ablation::default(),
@@ -363,20 +268,20 @@ impl Plan {
         }
     }
 
-    /// A node's error while the graph is built or run, as a diagnostic that points at the node.
+    /// An error of `node` while the graph is built or run, as a diagnostic that points at the node.
     pub fn diagnose(&self, node: &str, error: &NodeError) -> Diagnostic {
         let entry = self.node(node).map_or("", |planned| planned.entry.name);
         node_diagnostic(&self.spec.places, node, entry, error)
     }
 
-    /// A step's error about its parameters, as a diagnostic that points at the step.
+    /// An error of step `index` about its parameters, as a diagnostic that points at the step.
     pub fn diagnose_step(&self, index: usize, error: &NodeError) -> Diagnostic {
         let name = self.steps.get(index).map_or("", |step| step.entry.name);
         step_diagnostic(&self.spec.places, index, name, error)
     }
 }
 
-/// The sub-graph `indices` of a plan as canonical JSON: what a step's key holds of it.
+/// The nodes `indices` of a plan as JSON: their part of a step's key.
 pub(crate) fn subgraph_value(plan: &Plan, indices: &[usize]) -> Value {
     let nodes = indices.iter().map(|index| {
         let node = &plan.nodes[*index];

@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::node::{AnyNode, BuildCx, NodeError, RunCx, derive_seed};
+use crate::error::{NodeError, StepError};
+use crate::node::{AnyNode, BuildCx, RunCx, derive_seed};
 use crate::plan::{Plan, PortId};
 use crate::port::{AnyValue, Port};
 use crate::registry::NodeEntry;
-use crate::step::StepError;
 use crate::world::{ErrorHelp, World};
 
-/// The nodes that some goals need, built.
+/// The nodes that some goals need, after [`Node::build`](crate::Node::build).
 ///
-/// Each [`run`](Live::run) computes goals from the values that it is given for sources; each node
-/// that the goals need runs once, and a value is dropped after its last use.
+/// Each [`run`](Live::run) computes goals from given values of sources. Each node that the goals
+/// need runs once, and each value is dropped after its last use.
 pub struct Live {
     plan: Plan,
     world: World,
@@ -44,8 +44,8 @@ struct LiveNode {
     optional: Vec<bool>,
 }
 
-/// Why a graph's goals were not computed: what a user reads of it, and what the node at fault
-/// answered.
+/// Why a graph's goals were not computed: the diagnostics for the user, and the error of the node
+/// at fault.
 #[derive(Debug)]
 pub struct RunFailed {
     pub diagnostics: Diagnostics,
@@ -78,11 +78,12 @@ impl From<RunFailed> for StepError {
 }
 
 impl Live {
-    /// Builds the nodes that `goals` (`node` or `node.port`) need. Each gets a seed of its own from
-    /// the plan's seed and its name.
+    /// Builds the nodes that `goals` (`node` or `node.port`) need. Each has a seed of its own, from
+    /// the plan's seed and the node's name.
     ///
     /// # Errors
-    /// A goal that the plan does not have, or what a node's `build` answers, pointing at the node.
+    /// If the plan does not have a goal, or a node cannot be built; the diagnostic points at the
+    /// node.
     pub fn build<S: AsRef<str>>(
         plan: &Plan,
         goals: &[S],
@@ -132,7 +133,7 @@ impl Live {
         Ok(Live { plan: plan.clone(), world, nodes, facilities, observer: RefCell::default() })
     }
 
-    /// What the step lends to the nodes.
+    /// The values that the step lends to the nodes.
     pub fn world(&self) -> &World {
         &self.world
     }
@@ -142,7 +143,7 @@ impl Live {
         *self.observer.borrow_mut() = Some(observer);
     }
 
-    /// The plan it was built from.
+    /// The plan that the nodes are from.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -169,14 +170,14 @@ impl Live {
             .collect()
     }
 
-    /// Computes `goals`, given the values of some outputs (`node` or `node.port`): the current batch
-    /// of each source, usually. A node with a given output is not run, and neither is what only it
-    /// reads. Of a node's optional outputs only those are computed that a goal or a node on the way
-    /// uses.
+    /// Computes `goals`, given the values of some outputs (`node` or `node.port`): usually the
+    /// current batch of each source. A node with a given output does not run, and neither do nodes
+    /// that only it reads. Of a node's optional outputs, only those are computed that a goal or
+    /// another node uses.
     ///
     /// # Errors
-    /// An output or goal that is not in the graph that was built, a given value of another port
-    /// type, or what a node's `run` answers, pointing at the node.
+    /// If an output or goal is not in the graph that was built, a given value is of another port
+    /// type, or a node fails; the diagnostic points at the node.
     pub fn run<S: AsRef<str>>(
         &self,
         given: &[(&str, AnyValue)],
@@ -325,7 +326,7 @@ fn helped(world: &World, mut error: NodeError) -> NodeError {
     error
 }
 
-/// Reads an output; the last reader takes it away.
+/// Reads an output: clones it, or moves it for the last reader.
 fn take(
     values: &mut [Vec<Option<AnyValue>>],
     uses: &mut [Vec<usize>],
@@ -336,7 +337,7 @@ fn take(
     if *count == 0 { values[id.node][id.port].take() } else { values[id.node][id.port].clone() }
 }
 
-/// What [`Live::run`] computed, by goal.
+/// The values that [`Live::run`] computed, by goal.
 #[derive(Debug)]
 pub struct Outputs {
     values: Vec<(String, Option<AnyValue>)>,

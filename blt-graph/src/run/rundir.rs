@@ -3,63 +3,64 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{FileError, write_atomic};
+use crate::run::time::spell;
 
 /// `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// How far the run is.
+    /// The state of the run.
     pub state: State,
-    /// Why it failed, as the user was told.
+    /// The error message, if the run failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When it began, UTC.
+    /// When the run began, UTC.
     pub started: String,
-    /// When it ended, UTC.
+    /// When the run ended, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
 }
 
-/// How far a run is.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It runs, or was killed without a chance to say so.
+    /// The run goes on, or its process was killed.
     Running,
     /// All steps are done.
     Done,
     /// A step failed.
     Failed,
-    /// It was asked to stop.
+    /// The user stopped the run.
     Interrupted,
 }
 
 /// A run's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Its name.
+    /// The name of the directory.
     pub id: String,
 }
 
 impl RunDir {
-    /// Makes a new one for the pipeline `name`, and points `latest` at it.
+    /// Makes a new directory for a run of the pipeline `name`, and points `latest` at it.
     ///
     /// # Errors
     /// If the folder cannot be written to.
     pub fn create(runs_dir: &Path, name: &str) -> Result<Self, FileError> {
         let folder = runs_dir.join(name);
         fs::create_dir_all(&folder).map_err(FileError::on("create", &folder))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Utc::now();
+        let time = spell(now).replace([':', '-'], "");
         for attempt in 0u32.. {
-            let unique = format!("{name} {} {} {attempt}", std::process::id(), now.as_nanos());
+            let unique = format!("{name} {} {now:?} {attempt}", std::process::id());
             let hash = blake3::hash(unique.as_bytes()).to_hex();
-            let time = utc_at(now.as_secs()).replace([':', '-'], "");
             let id = format!("{time}-{}", &hash[..4]);
             let path = folder.join(&id);
             match fs::create_dir(&path) {
@@ -75,8 +76,8 @@ impl RunDir {
         unreachable!("the loop ends by returning")
     }
 
-    /// The newest run of the pipeline `name`, if it did not finish and was of the same resolved
-    /// pipeline.
+    /// The newest run of the pipeline `name`, if it did not finish and its `resolved.yaml` is
+    /// `resolved`.
     pub(crate) fn unfinished(runs_dir: &Path, name: &str, resolved: &str) -> Option<Self> {
         let folder = runs_dir.join(name);
         let id = fs::read_dir(&folder)
@@ -100,11 +101,11 @@ impl RunDir {
 
     #[cfg(not(unix))]
     fn point_latest(&self, folder: &Path) -> Result<(), FileError> {
-        // Links need a privilege elsewhere; a file with the name serves programs.
+        // Links need a privilege on other systems; a file with the name serves programs.
         write_atomic(folder.join("latest"), &self.id)
     }
 
-    /// What `status.json` says.
+    /// The content of `status.json`, if it can be read.
     pub fn status(&self) -> Option<Status> {
         serde_json::from_slice(&fs::read(self.path.join("status.json")).ok()?).ok()
     }
@@ -112,51 +113,11 @@ impl RunDir {
     /// Writes `status.json`.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If the file cannot be written.
     pub fn set_status(&self, status: &Status) -> Result<(), FileError> {
         let path = self.path.join("status.json");
         let text = serde_json::to_vec_pretty(status)
             .map_err(|e| FileError::on("write", &path)(io::Error::other(e)))?;
         write_atomic(&path, text)
-    }
-}
-
-/// Now, as `2026-01-31T12:00:00Z`.
-pub fn utc() -> String {
-    utc_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
-}
-
-/// `seconds` after 1970 began, as `2026-01-31T12:00:00Z`.
-fn utc_at(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end; eras of 400 such years are equally
-    // long (146097 days).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::utc_at;
-
-    #[test]
-    fn times_of_known_days() {
-        assert_eq!(utc_at(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc_at(951_826_154), "2000-02-29T12:09:14Z");
-        assert_eq!(utc_at(1_767_225_599), "2025-12-31T23:59:59Z");
-        assert_eq!(utc_at(4_107_542_400), "2100-03-01T00:00:00Z");
     }
 }

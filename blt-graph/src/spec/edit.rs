@@ -1,25 +1,25 @@
 //! Overrides: `--set path=value`, and the paths of `ablate`.
 //!
 //! A path is keys and list indices joined by dots: `graph.patches.stride`, `run.0.train.steps`,
-//! `seed`. It names what may stand there, written or not: a parameter that has a default counts.
-//! `graph.patches` replaces the whole node.
+//! `seed`. It may name a parameter that is not written and has its default. `graph.patches`
+//! replaces the whole node.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source, list, nearest};
-use crate::registry::{self, RESERVED};
+use crate::registry;
 use crate::schema;
-use crate::spec::PipelineSpec;
-use crate::spec::yaml::{self, Loc, Places};
+use crate::spec::places::Loc;
+use crate::spec::{PipelineSpec, Places, RESERVED, yaml};
 
 impl PipelineSpec {
-    /// The pipeline with `assignment`, `path=value`, made; the value is YAML. It is made before
-    /// variants are, so what a variant sets itself wins.
+    /// The pipeline with the assignment `path=value` applied. The value is YAML. Overrides are
+    /// applied before variants, so a variant's own value wins.
     ///
     /// # Errors
-    /// A path that names nothing (the nearest one is suggested), or a value that does not fit
+    /// If the path names nothing (the error suggests the nearest one), or the value does not fit
     /// there.
     pub fn set(&self, assignment: &str) -> Result<Self, Diagnostics> {
         const NAME: &str = "--set";
@@ -43,7 +43,7 @@ impl PipelineSpec {
                 Diagnostics(found)
             })?
         };
-        // The value's places, in the whole assignment and under one root, whose key is the path.
+        // The places of the value in the whole assignment, under one root whose key is the path.
         let mut moved = Places::default();
         for (at, loc) in places.0 {
             let mut full = vec![NAME.to_string()];
@@ -70,8 +70,8 @@ impl PipelineSpec {
         self.edit(path.trim(), value, &moved, &root)
     }
 
-    /// The pipeline with `value` at `path`. `written` is where, in `places`, path and value were
-    /// written.
+    /// The pipeline with `value` at `path`. `written` is the key in `places` of the place where
+    /// path and value are written.
     pub(crate) fn edit(
         &self,
         path: &str,
@@ -117,10 +117,10 @@ fn shift(place: &Place, whole: &Arc<Source>, offset: usize) -> Place {
     Place { source: whole.clone(), span: place.span.start + offset..place.span.end + offset }
 }
 
-/// Splits `path` into keys, all but the deepest of which are known to exist.
+/// Splits `path` into keys. All but the deepest exist in `document`, or the path is refused.
 fn resolve(document: &Value, path: &str) -> Result<Vec<String>, Box<Diagnostic>> {
     let segments: Vec<&str> = path.split('.').collect();
-    // What may stand after `prefix`, and whether `segment` is among it.
+    // Checks that `segment` is among the `candidates` that may follow `prefix`.
     let choose = |prefix: &[&str], segment: &str, what: &str, candidates: &[String]| {
         if candidates.iter().any(|candidate| candidate == segment) {
             return Ok(());
@@ -228,7 +228,8 @@ fn owned(segments: &[&str]) -> Vec<String> {
     segments.iter().map(ToString::to_string).collect()
 }
 
-/// The default of the parameter that `target` goes into, for setting a part of what is not written.
+/// The default of the parameter that `target` goes into: setting a part of a parameter that is not
+/// written changes its default.
 fn default_at(document: &Value, target: &[String], depth: usize) -> Option<Value> {
     let (schema, param_depth) = match target.first().map(String::as_str) {
         Some("graph") => {
@@ -251,7 +252,7 @@ fn put(
     value: Value,
     path: &str,
 ) -> Result<(), Box<Diagnostic>> {
-    // Defaults are looked up before the tree is borrowed for the descent.
+    // Look up the defaults before the descent borrows the tree.
     let defaults: Vec<Option<Value>> =
         (0..=target.len()).map(|depth| default_at(document, target, depth)).collect();
     let node =
@@ -270,7 +271,7 @@ fn put(
         if let (3, "in", Value::String(wire), Some(port)) =
             (depth, target.get(2).map_or("", String::as_str), &*at, &bare_port)
         {
-            // `in: wire` in its long form, so that another port can stand beside it.
+            // `in: wire` in its long form, so that another port can be added.
             *at = json!({ *port: wire });
         }
         at = match at {

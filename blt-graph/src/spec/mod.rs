@@ -1,11 +1,20 @@
 //! A pipeline as written, in YAML or in Rust: [`PipelineSpec`].
+//!
+//! Reading finds what the text says and where. Whether a node exists, has such parameters and fits
+//! its wires is checked later, by [`check_all`](crate::check_all).
 
+mod compute_path;
 mod edit;
+mod graph;
 mod pipeline;
+mod places;
 mod reader;
+mod scalar;
+mod variants;
 mod yaml;
 
-pub use pipeline::{
-    Ablation, BASE_VARIANT, GraphSpec, Inputs, NodeSpec, PipelineSpec, StepSpec, Variant,
-};
-pub(crate) use yaml::Places;
+pub use compute_path::ComputePath;
+pub(crate) use graph::is_name;
+pub use graph::{GraphSpec, Inputs, NodeSpec, RESERVED};
+pub use pipeline::{Ablation, BASE_VARIANT, PipelineSpec, StepSpec, Variant};
+pub(crate) use places::Places;

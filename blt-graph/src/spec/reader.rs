@@ -1,24 +1,27 @@
-//! From the tree that YAML and overrides give to a [`PipelineSpec`], collecting what is wrong with
-//! its form.
+//! From the tree that YAML and overrides give to a [`PipelineSpec`], collecting the errors in its
+//! form.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Diagnostic, list, nearest};
-use crate::registry::{RESERVED, is_name};
-use crate::spec::Places;
-use crate::spec::{Ablation, GraphSpec, Inputs, NodeSpec, PipelineSpec, StepSpec};
-use crate::step::ComputePath;
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, list, nearest};
+use crate::spec::{
+    Ablation, ComputePath, GraphSpec, Inputs, NodeSpec, PipelineSpec, Places, RESERVED, StepSpec,
+    is_name, yaml,
+};
 
 const KEYS: [&str; 10] =
     ["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "ablate", "report"];
 
-/// Turns a tree into a spec, collecting what is wrong with its form.
-pub(crate) struct Reader<'a> {
-    pub places: &'a Places,
-    pub found: Vec<Diagnostic>,
+/// Turns a tree into a spec, collecting the errors in its form.
+struct Reader<'a> {
+    places: &'a Places,
+    found: Vec<Diagnostic>,
 }
 
-/// A value's kind in words.
+/// The kind of a value in words.
 fn found(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
@@ -27,6 +30,72 @@ fn found(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "a map",
+    }
+}
+
+impl PipelineSpec {
+    /// Reads the YAML file at `path`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or all errors in its form.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, Diagnostics> {
+        Self::from_source(&yaml::read(path.as_ref())?)
+    }
+
+    /// Reads YAML `text`. `file` is its name in diagnostics.
+    ///
+    /// # Errors
+    /// All errors in its form.
+    pub fn parse(text: &str, file: &str) -> Result<Self, Diagnostics> {
+        Self::from_source(&Arc::new(Source { name: file.to_string(), text: text.to_string() }))
+    }
+
+    fn from_source(source: &Arc<Source>) -> Result<Self, Diagnostics> {
+        let (value, places) = yaml::parse(source)?;
+        let stem = Path::new(&source.name)
+            .file_stem()
+            .map_or_else(String::new, |stem| stem.to_string_lossy().into());
+        Self::from_value(&value, places, &stem)
+    }
+
+    /// Reads the tree that YAML and edits give. `default_name` is the name if `name` is missing.
+    pub(crate) fn from_value(
+        value: &Value,
+        places: Places,
+        default_name: &str,
+    ) -> Result<Self, Diagnostics> {
+        let mut reader = Reader { places: &places, found: Vec::new() };
+        let spec = reader.pipeline(value, default_name);
+        let found = reader.found;
+        if !found.is_empty() {
+            return Err(Diagnostics(found));
+        }
+        Ok(PipelineSpec { places, ..spec })
+    }
+}
+
+impl NodeSpec {
+    /// Reads a node's [`EXAMPLE`](crate::Node::EXAMPLE).
+    pub(crate) fn parse_example(name: &str, text: &str) -> Result<Self, Diagnostics> {
+        let source = Arc::new(Source { name: format!("{name}::EXAMPLE"), text: text.to_string() });
+        let (value, places) = yaml::parse(&source)?;
+        let mut reader = Reader { places: &places, found: Vec::new() };
+        let node = reader.node("example", &value, &[]);
+        if reader.found.is_empty() { Ok(node) } else { Err(Diagnostics(reader.found)) }
+    }
+}
+
+impl StepSpec {
+    /// Reads a step's [`EXAMPLE`](crate::Step::EXAMPLE).
+    pub(crate) fn parse_example(name: &str, text: &str) -> Result<Self, Diagnostics> {
+        let source = Arc::new(Source { name: format!("{name}::EXAMPLE"), text: text.to_string() });
+        let (value, places) = yaml::parse(&source)?;
+        let mut reader = Reader { places: &places, found: Vec::new() };
+        let step = reader.step(&value, &[]);
+        match step {
+            Some(step) if reader.found.is_empty() => Ok(step),
+            _ => Err(Diagnostics(reader.found)),
+        }
     }
 }
 
@@ -62,7 +131,7 @@ impl Reader<'_> {
         seed
     }
 
-    pub fn pipeline(&mut self, value: &Value, default_name: &str) -> PipelineSpec {
+    fn pipeline(&mut self, value: &Value, default_name: &str) -> PipelineSpec {
         let mut spec = PipelineSpec::new(default_name, GraphSpec::default());
         let Value::Object(map) = value else {
             let diagnostic = self.expected(&[], "a map with `graph` and `run`", value);
@@ -103,7 +172,7 @@ impl Reader<'_> {
                 },
                 "device" => spec.device = self.text(&path, value),
                 "path" => {
-                    spec.path = match value.as_str() {
+                    spec.compute_path = match value.as_str() {
                         Some("fused") => Some(ComputePath::Fused),
                         Some("reference") => Some(ComputePath::Reference),
                         _ => {
@@ -185,7 +254,7 @@ impl Reader<'_> {
         GraphSpec { nodes }
     }
 
-    pub fn node(&mut self, name: &str, value: &Value, path: &[&str]) -> NodeSpec {
+    fn node(&mut self, name: &str, value: &Value, path: &[&str]) -> NodeSpec {
         let mut node = NodeSpec {
             name: name.to_string(),
             node: String::new(),
@@ -263,7 +332,7 @@ impl Reader<'_> {
         }
     }
 
-    pub fn step(&mut self, value: &Value, path: &[&str]) -> Option<StepSpec> {
+    fn step(&mut self, value: &Value, path: &[&str]) -> Option<StepSpec> {
         const FORM: &str = "a step is one key with its parameters: `- train: {goal: loss}`";
         match value {
             Value::Object(map) if map.len() == 1 => {

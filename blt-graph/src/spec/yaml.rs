@@ -1,84 +1,34 @@
-//! YAML text to a JSON value, with the place of every key and value kept beside it.
+//! YAML text to a JSON value, and the place of every key and value.
 //!
-//! serde's own way from YAML to structs loses locations, so the text is read event by event. What
-//! scalars mean follows serde_yaml, which writes them. Merge keys, tags, several documents,
-//! duplicate keys and infinities are refused.
+//! serde's own way from YAML to structs loses places, so this module reads the text event by event.
+//! It refuses merge keys, tags of unknown meaning, a second document, keys given twice, infinite
+//! numbers, deep nesting, and aliases that expand to too much.
+//!
+//! saphyr's own tree (`MarkedYaml` in saphyr 0.3) was weighed and not taken. It keeps places,
+//! limits aliases and refuses a key given twice, but it reports only one of the two keys, reads
+//! `<<` as an ordinary key, limits no depth, and gives numbers a meaning of its own (`007` is
+//! seven), so that most of this module would remain as a second walk over that tree.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source};
+use crate::spec::Places;
+use crate::spec::places::Loc;
+use crate::spec::scalar::resolve;
 
-/// Deeper nesting than any pipeline has; keeps what walks the tree off the end of the stack.
+/// More levels than any pipeline has. Functions that walk the tree recurse, so a limit keeps them
+/// from overflowing the stack.
 const MAX_DEPTH: usize = 64;
-/// Aliases copy what they stand for; a few lines of nested ones could otherwise fill the memory.
+/// The number of values that aliases may expand to. Without a limit, a few lines of nested aliases
+/// could fill the memory.
 const MAX_NODES: usize = 100_000;
-
-/// Where a value stands.
-#[derive(Debug, Clone)]
-pub(crate) struct Loc {
-    /// Its key, if it is in a map.
-    pub key: Option<Place>,
-    pub value: Place,
-    pub scalar: bool,
-}
-
-impl Loc {
-    /// What to underline: a scalar itself; of a map or list, which may go on for pages, the key.
-    pub fn point(&self) -> Place {
-        match &self.key {
-            Some(key) if !self.scalar => key.clone(),
-            _ => self.value.clone(),
-        }
-    }
-}
-
-/// The place of each value of a document, by its path. Not part of what the document says: all are
-/// equal.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Places(pub BTreeMap<Vec<String>, Loc>);
-
-impl PartialEq for Places {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Places {
-    /// The place of the value at `path`, or of the nearest ancestor that is written (a default is
-    /// not).
-    pub fn value(&self, path: &[&str]) -> Option<Place> {
-        let mut path: Vec<String> = path.iter().map(ToString::to_string).collect();
-        loop {
-            if let Some(loc) = self.0.get(&path) {
-                return Some(loc.point());
-            }
-            path.pop()?;
-        }
-    }
-
-    /// The place of the key at `path`, if it is written.
-    pub fn key(&self, path: &[&str]) -> Option<Place> {
-        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
-        self.0.get(&path).and_then(|loc| loc.key.clone())
-    }
-
-    /// Forgets what lies at and under `to` and puts there what lies at and under `from` in `other`.
-    pub fn replace(&mut self, to: &[String], other: &Places, from: &[String]) {
-        self.0.retain(|path, _| !path.starts_with(to));
-        for (path, loc) in
-            other.0.range(from.to_vec()..).take_while(|(path, _)| path.starts_with(from))
-        {
-            self.0.insert(to.iter().chain(&path[from.len()..]).cloned().collect(), loc.clone());
-        }
-    }
-}
 
 /// Reads one YAML document.
 pub(crate) fn parse(source: &Arc<Source>) -> Result<(Value, Places), Diagnostics> {
@@ -152,7 +102,7 @@ struct Open {
 #[derive(Default)]
 struct OpenMap {
     entries: Vec<Entry>,
-    /// The key that waits for its value, and its place.
+    /// The key that was read last and its place, until its value is read.
     waiting: Option<(String, Range<usize>)>,
 }
 
@@ -387,59 +337,7 @@ fn count(tree: &Tree) -> usize {
     }
 }
 
-/// What an unquoted scalar means.
-fn resolve(text: &str) -> Result<Value, String> {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
-        "true" | "True" | "TRUE" => return Ok(Value::Bool(true)),
-        "false" | "False" | "FALSE" => return Ok(Value::Bool(false)),
-        _ => {}
-    }
-    let (negative, digits) = match text.as_bytes()[0] {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if matches!(digits, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Err(format!("`{text}` is not a finite number"));
-    }
-    let starts_with_digit = |digits: &str| digits.starts_with(|c: char| c.is_ascii_digit());
-    for (prefix, radix) in [("0x", 16), ("0o", 8), ("0b", 2)] {
-        if let Some(digits) = digits.strip_prefix(prefix) {
-            let magnitude =
-                u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with(['+', '-']));
-            return Ok(match magnitude {
-                Some(magnitude) if !negative => Value::from(magnitude),
-                Some(magnitude) if magnitude <= i64::MAX as u64 => Value::from(-(magnitude as i64)),
-                _ => Value::from(text),
-            });
-        }
-    }
-    let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    if all_digits && digits.len() > 1 && digits.starts_with('0') {
-        // `007` is a name, not seven.
-        return Ok(Value::from(text));
-    }
-    if all_digits {
-        if let Ok(number) = text.parse::<u64>() {
-            return Ok(Value::from(number));
-        }
-        if let Ok(number) = text.parse::<i64>() {
-            return Ok(Value::from(number));
-        }
-    }
-    // Rust parses `inf`, `nan` and `infinity` as floats; YAML does not.
-    if (starts_with_digit(digits) || digits.strip_prefix('.').is_some_and(starts_with_digit))
-        && let Ok(number) = text.parse::<f64>()
-    {
-        return Number::from_f64(number)
-            .map(Value::Number)
-            .ok_or_else(|| format!("`{text}` is too large"));
-    }
-    Ok(Value::from(text))
-}
-
-/// The text of a file as a [`Source`].
+/// Reads the file at `path` as a [`Source`].
 pub(crate) fn read(path: &Path) -> Result<Arc<Source>, Diagnostics> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|error| {

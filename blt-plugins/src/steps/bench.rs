@@ -9,10 +9,9 @@ use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::AdamWConfig;
 use blt_data::Request;
+use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
 use blt_report::results::{BenchResult, NodeSeconds, PhaseRate, StepResult, TrainingMemory};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -22,75 +21,37 @@ use std::time::Instant;
 /// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept.
 /// Batches are read before the clock starts. Leaves `result.json`. `blt-run bench PIPELINE` puts
 /// this in place of a pipeline's own steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Bench {
     /// A loss, or any other wire (then it is not trained).
     pub goal: String,
     /// Measure optimiser steps (forward, backward, AdamW) too.
-    #[serde(default = "yes")]
+    #[default(true)]
     pub train: bool,
     /// Ids in a training micro-batch.
-    #[serde(default = "train_batch")]
+    #[default(16 * 1024)]
     pub batch_bytes: usize,
     /// Micro-batches in an optimiser step.
-    #[serde(default = "one")]
+    #[default(1)]
     pub accumulate: usize,
     /// As in `train`.
-    #[serde(default)]
+    #[default(false)]
     pub recompute: bool,
     /// Ids in a batch of evaluation and patching.
-    #[serde(default = "evaluation_batch")]
+    #[default(32 * 1024)]
     pub evaluation_batch_bytes: usize,
     /// Timed repetitions of each phase.
-    #[serde(default = "ten")]
+    #[default(10)]
     pub repeats: usize,
     /// Repetitions before them.
-    #[serde(default = "three")]
+    #[default(3)]
     pub warmup: usize,
     /// Different batches that the repetitions take in turn.
-    #[serde(default = "four")]
+    #[default(4)]
     pub batches: usize,
 }
 
-fn yes() -> bool {
-    true
-}
-fn one() -> usize {
-    1
-}
-fn three() -> usize {
-    3
-}
-fn four() -> usize {
-    4
-}
-fn ten() -> usize {
-    10
-}
-fn train_batch() -> usize {
-    16 * 1024
-}
-fn evaluation_batch() -> usize {
-    32 * 1024
-}
-
 impl Bench {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>) -> Self {
-        Bench {
-            goal: goal.into(),
-            train: yes(),
-            batch_bytes: train_batch(),
-            accumulate: one(),
-            recompute: false,
-            evaluation_batch_bytes: evaluation_batch(),
-            repeats: ten(),
-            warmup: three(),
-            batches: four(),
-        }
-    }
-
     fn request(&self, cx: &StepCx, buffer: usize) -> Request {
         Request { exclude_calibration: true, ..Request::training(cx.seed(), buffer) }
     }
@@ -109,10 +70,8 @@ impl Bench {
     }
 }
 
+#[step(example = "goal: loss, batch_bytes: 4096")]
 impl Step for Bench {
-    const NAME: &'static str = "bench";
-    const EXAMPLE: &'static str = "bench: {goal: loss, batch_bytes: 4096}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -167,7 +126,7 @@ impl Step for Bench {
         let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
         let result = BenchResult {
             goal: self.goal.clone(),
-            path: cx.path().to_string(),
+            path: cx.compute_path().to_string(),
             device: graph.backend().device(),
             threads: cx.threads() as u64,
             simd: blt_core::backend::fused::level().to_owned(),
@@ -329,5 +288,3 @@ impl Measuring<'_> {
 
 /// Stands beside the graph's nodes; no node has a name with a space.
 const OPTIMISER: &str = "AdamW step";
-
-blt_graph::step!(Bench);

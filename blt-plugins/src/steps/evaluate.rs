@@ -6,13 +6,13 @@ use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
-use blt_core::bytes::{Batch, OFFSET};
+use blt_core::bytes::Batch;
 use blt_core::patches::PatchStats;
-use blt_data::{Counts, DataError, Part, Request};
+use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
+use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::html::Sample;
 use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
@@ -38,11 +38,11 @@ impl Split {
         }
     }
 
-    pub fn part(self) -> Part {
+    pub fn portion(self) -> Portion {
         match self {
-            Split::All => Part::All,
-            Split::Train => Part::Train,
-            Split::Valid => Part::Valid,
+            Split::All => Portion::All,
+            Split::Train => Portion::Train,
+            Split::Valid => Portion::Valid,
         }
     }
 }
@@ -53,45 +53,29 @@ impl Split {
 /// the entropy model's included and shown apart), the paper's closed formula beside it, and every
 /// metric node named in `metrics`. Leaves `result.json`, `documents.jsonl` (a line a document: what
 /// comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Evaluate {
     /// The loss to measure, a wire.
     pub goal: String,
     /// Documents to read: `valid`, `train` or `all`.
-    #[serde(default = "valid")]
+    #[default(Split::Valid)]
     #[schemars(with = "String")]
     pub split: Split,
     /// Another source node to read the documents from; the goal's own where left out.
-    #[serde(default)]
     pub source: Option<String>,
     /// A column whose values are also measured apart.
-    #[serde(default)]
     pub by: Option<String>,
     /// Ids in a batch; changes no number.
-    #[serde(default = "batch_bytes")]
+    #[default(32 * 1024)]
     pub batch_bytes: usize,
     /// Metric nodes to compute as well, as wires.
-    #[serde(default)]
+    #[default]
     pub metrics: Vec<String>,
     /// Read at most this many documents, the empty ones included.
-    #[serde(default)]
     pub limit: Option<u64>,
     /// Bytes of text kept for the report from the first document of each group.
-    #[serde(default = "sample_bytes")]
+    #[default(400)]
     pub sample_bytes: usize,
-}
-
-fn valid() -> Split {
-    Split::Valid
-}
-
-fn batch_bytes() -> usize {
-    32 * 1024
-}
-
-fn sample_bytes() -> usize {
-    400
 }
 
 /// Sums over documents.
@@ -144,30 +128,14 @@ struct Measuring<'a> {
 }
 
 impl Evaluate {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>) -> Self {
-        Evaluate {
-            goal: goal.into(),
-            split: valid(),
-            source: None,
-            by: None,
-            batch_bytes: batch_bytes(),
-            metrics: Vec::new(),
-            limit: None,
-            sample_bytes: sample_bytes(),
-        }
-    }
-
     /// The wires that are computed.
     fn computed(&self) -> Vec<&str> {
         std::iter::once(&self.goal).chain(&self.metrics).map(String::as_str).collect()
     }
 }
 
+#[step(example = "goal: loss, split: valid, by: domain")]
 impl Step for Evaluate {
-    const NAME: &'static str = "evaluate";
-    const EXAMPLE: &'static str = "evaluate: {goal: loss, split: valid, by: domain}";
-
     fn goals(&self) -> Vec<String> {
         std::iter::once(&self.goal).chain(&self.metrics).chain(&self.source).cloned().collect()
     }
@@ -201,13 +169,13 @@ impl Step for Evaluate {
         let read: Vec<&str> =
             self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
         backend(cx)?;
-        let request = Request::part(self.split.part());
+        let request = Request::portion(self.split.portion());
         if let Some(source) = &self.source {
             for found in sources(cx.plan(), &read)? {
                 if let Err(DataError::NoSplit { .. }) = found.handle.source.check(&request) {
                     let msg = format!(
                         "`{source}` has no `split`, so it has no {} documents",
-                        self.split.part()
+                        self.split.portion()
                     );
                     let error = NodeError::param("split", msg)
                         .help("`split: all` measures all of its documents");
@@ -236,7 +204,7 @@ impl Step for Evaluate {
         let request = Request {
             scalars: self.by.iter().cloned().collect(),
             limit: self.limit,
-            ..Request::part(self.split.part())
+            ..Request::portion(self.split.portion())
         };
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
@@ -280,7 +248,7 @@ impl Step for Evaluate {
         if measuring.total.bytes == 0 {
             return Err(StepError::other(format!(
                 "the {} documents hold no bytes ({} null, {} empty); there is nothing to measure",
-                self.split.part(),
+                self.split.portion(),
                 counts.nulls,
                 counts.empty
             )));
@@ -360,9 +328,8 @@ impl Measuring<'_> {
         patches: Option<&blt_core::patches::Patches>,
         entropies: Option<&Vec<f32>>,
     ) -> Sample {
-        let ids = &batch.span_ids(s)[1..];
-        let mut len = ids.len().min(self.step.sample_bytes);
-        let bytes: Vec<u8> = ids.iter().map(|&id| (id - OFFSET) as u8).collect();
+        let bytes = batch.bytes(s);
+        let mut len = bytes.len().min(self.step.sample_bytes);
         // End at a character, so that the report shows no torn one.
         while len < bytes.len() && len > 0 && bytes[len] & 0xC0 == 0x80 {
             len -= 1;
@@ -471,5 +438,3 @@ fn patcher_flops(graph: &TrainedGraph) -> BTreeMap<String, u64> {
     let flops = graph.facilities().map(|(node, f)| (node, f.patcher_flops()));
     flops.filter(|(_, flops)| *flops > 0).collect()
 }
-
-blt_graph::step!(Evaluate);

@@ -7,9 +7,9 @@ use crate::trained_graph::{Batches, TrainedGraph};
 use blt_core::bytes::Batch;
 use blt_core::optim::{AdamWConfig, Decay};
 use blt_data::{BatchState, Request};
+use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError};
 use blt_report::results::{MetricsLine, StepResult, Timing, TrainResult};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,7 @@ use std::time::Instant;
 /// Before the first step, nodes learn what they must know before training (a threshold for
 /// `bytes_per_patch`, a tokenizer); it is frozen then. Documents are shuffled by the pipeline's
 /// seed while they stream. Leaves `checkpoints/final`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Train {
     /// The loss to minimise, a wire.
     pub goal: String,
@@ -33,78 +32,44 @@ pub struct Train {
     /// micro-batch of its own, so the source's `span_bytes` should be below it.
     pub batch_bytes: usize,
     /// Micro-batches in an optimiser step.
-    #[serde(default = "one")]
+    #[default(1)]
     pub accumulate: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Steps of linear warm-up; a tenth of `steps` where left out.
-    #[serde(default)]
     pub warmup: Option<u64>,
     /// After warm-up: `cosine` (down to `min_lr`) or `constant`.
-    #[serde(default = "cosine")]
+    #[default(Decay::Cosine)]
     #[schemars(with = "String")]
     pub decay: Decay,
     /// Share of `lr` that the cosine ends at.
-    #[serde(default = "tenth")]
+    #[default(0.1)]
     pub min_lr: f64,
     /// AdamW's decoupled weight decay.
-    #[serde(default = "tenth")]
+    #[default(0.1)]
     pub weight_decay: f64,
     /// AdamW's beta1 and beta2.
-    #[serde(default = "betas")]
+    #[default((0.9, 0.95))]
     pub betas: (f64, f64),
     /// AdamW's epsilon.
-    #[serde(default = "adam_eps")]
+    #[default(1e-8)]
     pub eps: f64,
     /// Largest global norm of the gradient; null: no clipping.
-    #[serde(default = "clip")]
+    #[default(Some(1.0))]
     pub clip: Option<f64>,
     /// Steps between checkpoints: what a kill loses at most.
-    #[serde(default = "hundred")]
+    #[default(100)]
     pub checkpoint_every: u64,
     /// Steps between lines of metrics.jsonl.
-    #[serde(default = "ten")]
+    #[default(10)]
     pub log_every: u64,
     /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass:
     /// less memory, about a third more time, the same bits. (`--path reference` keeps
     /// everything.)
-    #[serde(default)]
+    #[default(false)]
     pub recompute: bool,
     /// A checkpoint directory to continue from: parameters, moments, thresholds and tokenizers.
-    #[serde(default)]
     pub from: Option<PathBuf>,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn ten() -> u64 {
-    10
-}
-
-fn hundred() -> u64 {
-    100
-}
-
-fn tenth() -> f64 {
-    0.1
-}
-
-fn cosine() -> Decay {
-    Decay::Cosine
-}
-
-fn betas() -> (f64, f64) {
-    (0.9, 0.95)
-}
-
-fn adam_eps() -> f64 {
-    1e-8
-}
-
-fn clip() -> Option<f64> {
-    Some(1.0)
 }
 
 /// The training loop's state in a checkpoint that a run resumes from.
@@ -130,28 +95,6 @@ struct Window {
 }
 
 impl Train {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>, steps: u64, batch_bytes: usize, lr: f64) -> Self {
-        Train {
-            goal: goal.into(),
-            steps,
-            batch_bytes,
-            accumulate: one(),
-            lr,
-            warmup: None,
-            decay: cosine(),
-            min_lr: tenth(),
-            weight_decay: tenth(),
-            betas: betas(),
-            eps: adam_eps(),
-            clip: clip(),
-            checkpoint_every: hundred(),
-            log_every: ten(),
-            recompute: false,
-            from: None,
-        }
-    }
-
     fn optimiser(&self) -> AdamWConfig {
         AdamWConfig {
             lr: self.lr,
@@ -167,10 +110,8 @@ impl Train {
     }
 }
 
+#[step(example = "goal: loss, steps: 300, batch_bytes: 16384, lr: 2e-3")]
 impl Step for Train {
-    const NAME: &'static str = "train";
-    const EXAMPLE: &'static str = "train: {goal: loss, steps: 300, batch_bytes: 16384, lr: 2e-3}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -459,8 +400,6 @@ fn at_from(cx: &StepCx, error: StepError) -> StepError {
         None => error,
     })
 }
-
-blt_graph::step!(Train);
 
 #[cfg(test)]
 mod tests {
