@@ -44,7 +44,7 @@ impl Step for Overfit {
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
         graph.prepare(cx)?;
-        let batch = graph.batches(Request::part(Part::Train), 4096)?.next_or_end()?;
+        let batch = graph.batches(Request::portion(Portion::Train), 4096)?.next_or_end()?;
         let bits_per_byte = |loss: LossValue| {
             loss.total_nats() / std::f64::consts::LN_2 / batch.n_counted_bytes() as f64
         };

@@ -1,13 +1,14 @@
 //! `blt-run bench`: how fast a pipeline's goals are trained, evaluated and patched, and where the
 //! time goes.
 
-use crate::cli::{self, Pipeline, Variants};
+use crate::engine::{Pipeline, Variants, build_id};
+use crate::output::{Failure, say};
 use blt_graph::PipelineSpec;
 use blt_graph::run::{RunOptions, Runner, choose_variants};
 use blt_graph::spec::StepSpec;
-use blt_plugins::steps::{Measured, PhaseRate};
 use blt_report::html::machine;
 use blt_report::progress;
+use blt_report::results::{BenchResult, PhaseRate, StepResult};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -52,26 +53,25 @@ enum Format {
 }
 
 /// Measures every variant, and prints.
-pub fn bench(args: &Bench) -> Result<(), String> {
+pub fn bench(args: &Bench) -> Result<(), Failure> {
     let (mut spec, dir) = args.pipeline.read()?;
     for (key, value) in [("device", &args.device), ("path", &args.path)] {
         if let Some(value) = value {
-            spec = spec.set(&format!("{key}={value}")).map_err(cli::rendered)?;
+            spec = spec.set(&format!("{key}={value}"))?;
         }
     }
-    let variants = spec.variants().map_err(cli::rendered)?;
-    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name)
-        .map_err(cli::rendered)?;
+    let variants = spec.variants()?;
+    let variants = choose_variants(variants, &args.variants.names, |variant| &variant.name)?;
     let place = tempfile::tempdir()
-        .map_err(|e| cli::plain(format!("cannot make a folder for the bench: {e}")))?;
-    let mut options = RunOptions::new(cli::build_id());
+        .map_err(|e| Failure::other(format!("cannot make a folder for the bench: {e}")))?;
+    let mut options = RunOptions::new(build_id());
     options.runs_dir = place.path().to_owned();
     if let Some(threads) = args.threads {
         options.threads = threads.get();
     }
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
     let progress = progress::for_stderr();
-    let mut found: Vec<(String, Measured)> = Vec::new();
+    let mut found: Vec<(String, BenchResult)> = Vec::new();
     for variant in variants {
         let mut spec = variant.spec;
         spec.run = goals(&spec, args);
@@ -80,19 +80,21 @@ pub fn bench(args: &Bench) -> Result<(), String> {
                 Some(goal) => format!("no step of the pipeline has the goal `{goal}`"),
                 None => "the pipeline has no step with a goal".to_owned(),
             };
-            return Err(cli::plain(what));
+            return Err(Failure::other(what));
         }
         let goals: Vec<&str> =
             spec.run.iter().filter_map(|step| step.params["goal"].as_str()).collect();
         spec.graph = spec.graph.needed(&goals);
         spec.seeds.truncate(1);
         let ran = Runner::new(&spec, &dir, options.clone()).progress(&*progress).run();
-        let report = ran.map_err(|e| e.render(cli::color()))?;
+        let report = ran?;
         for step in report.plans.iter().flat_map(|plan| &plan.steps) {
-            let text = std::fs::read_to_string(step.dir.join("result.json")).map_err(cli::plain)?;
-            let measured: Measured = serde_json::from_str(&text).map_err(cli::plain)?;
-            // A goal that variants share is measured once, and told once.
-            if !step.reused {
+            // A goal that variants share is measured once, and reported once.
+            if step.reused {
+                continue;
+            }
+            let result = StepResult::read(&step.dir)?;
+            if let Some(StepResult::Bench(measured)) = result {
                 found.push((variant.name.clone(), measured));
             }
         }
@@ -106,14 +108,17 @@ pub fn bench(args: &Bench) -> Result<(), String> {
         Format::Json => {
             let goals: Vec<Value> = found
                 .iter()
-                .map(|(variant, measured)| json!({ "variant": variant, "measured": measured }))
+                .map(|(variant, measured)| {
+                    let measured = StepResult::Bench(measured.clone());
+                    json!({ "variant": variant, "measured": measured })
+                })
                 .collect();
             let whole =
                 json!({ "schema": 1, "pipeline": spec.name, "machine": machine(), "goals": goals });
-            serde_json::to_string_pretty(&whole).map_err(cli::plain)?
+            serde_json::to_string_pretty(&whole)?
         }
     };
-    cli::say(text.trim_end()).map_err(cli::plain)
+    Ok(say(text.trim_end())?)
 }
 
 /// A bench step for each goal of the pipeline's own steps, with the sizes of those steps.
@@ -165,7 +170,7 @@ fn rate(bytes_per_second: f64) -> String {
     }
 }
 
-fn table(variant: &str, m: &Measured) -> String {
+fn table(variant: &str, m: &BenchResult) -> String {
     let mut out = String::new();
     let gflops = m.machine_flops_per_second / 1e9;
     let (goal, path, device, simd, threads) = (&m.goal, &m.path, &m.device, &m.simd, m.threads);

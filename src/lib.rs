@@ -11,6 +11,8 @@
 
 mod bench;
 mod cli;
+mod engine;
+mod output;
 pub mod prelude;
 mod regress;
 

@@ -8,7 +8,7 @@ pub use blt_core::model::next_byte_targets;
 pub use blt_core::optim::AdamWConfig;
 pub use blt_core::patch::Patches;
 pub use blt_core::patch::stream::PatchStream;
-pub use blt_data::{Part, Request, Split};
+pub use blt_data::{Portion, Request, Split};
 pub use blt_derive::{node, params, step};
 pub use blt_graph::{
     BuildCx, CheckCx, Graph, GraphSpec, Node, NodeError, PipelineSpec, Plan, Port, RunCx, Step,
@@ -28,5 +28,6 @@ pub use blt_plugins::{
     Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher, TrainedGraph,
     fingerprints, provide, session, with_params,
 };
+pub use blt_report::results::StepResult;
 pub use serde_json::json;
 pub use std::rc::Rc;

@@ -1,6 +1,7 @@
-//! `blt-run regress`: runs a pipeline and holds its numbers against a baseline.
+//! `blt-run regress`: runs a pipeline and compares its numbers with a baseline.
 
-use crate::cli::{Engine, Pipeline, fail, interrupted, plain, rendered, say};
+use crate::engine::{Engine, Pipeline};
+use crate::output::{Failure, say};
 use blt_graph::{Plan, write_atomic};
 use blt_plugins::fingerprint;
 use blt_report::check_report;
@@ -49,46 +50,34 @@ pub fn regress(args: &Regress) -> ExitCode {
     match compared(args) {
         Ok(passed) if passed || args.update => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(REGRESSED),
-        Err(Failure::Interrupted(message)) => interrupted(&message),
-        Err(Failure::Failed(message)) => {
+        Err(failure) if failure.interrupted() => failure.report(),
+        Err(failure) => {
+            let message = failure.render();
             let reported =
                 report(args, || failed_junit(&name, &message), || failed_markdown(&name, &message));
-            let code = fail(&message);
-            if let Err(message) = reported {
-                return fail(&message);
-            }
-            code
+            let code = failure.report();
+            reported.map_or_else(|failure| failure.report(), |()| code)
         }
-    }
-}
-
-enum Failure {
-    Interrupted(String),
-    Failed(String),
-}
-
-impl From<String> for Failure {
-    fn from(message: String) -> Self {
-        Failure::Failed(message)
     }
 }
 
 /// Runs and compares; whether everything passed.
 fn compared(args: &Regress) -> Result<bool, Failure> {
-    // A baseline that cannot be used is told before the run, not after.
+    // Fail before the run, not after it, if the baseline cannot be used.
     let (baseline, is_new) = match Baseline::read(&args.baseline) {
         Err(BaselineError::Missing(_)) if args.update => (Baseline::new(), true),
-        read => (read.map_err(plain)?, false),
+        read => (read?, false),
     };
     let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
-    check_report(&spec).map_err(rendered)?;
+    check_report(&spec)?;
     let mut options = args.engine.options();
-    std::fs::create_dir_all(&options.runs_dir)
-        .map_err(|e| plain(format!("cannot create {}: {e}", options.runs_dir.display())))?;
-    // Nothing that an earlier run computed may stand in for what this build computes.
+    std::fs::create_dir_all(&options.runs_dir).map_err(|e| {
+        Failure::other(format!("cannot create {}: {e}", options.runs_dir.display()))
+    })?;
+    // An empty store: this build computes every step, and reuses none of an earlier build.
     let store = tempfile::Builder::new().prefix(".regress-").tempdir_in(&options.runs_dir);
     let store = store.map_err(|e| {
-        plain(format!("cannot create a folder in {}: {e}", options.runs_dir.display()))
+        Failure::other(format!("cannot create a folder in {}: {e}", options.runs_dir.display()))
     })?;
     options.store_dir = Some(store.path().to_owned());
 
@@ -110,24 +99,21 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         comparison = Some(compared);
         Ok(())
     });
-    let report_of_run = finished.map_err(|error| match error.interrupted() {
-        true => Failure::Interrupted(error.render(crate::cli::color())),
-        false => Failure::Failed(error.render(crate::cli::color())),
-    })?;
-    let comparison = comparison.ok_or_else(|| plain("the run left no comparison"))?;
+    let report_of_run = finished?;
+    let comparison = comparison.ok_or_else(|| Failure::other("the run left no comparison"))?;
     if is_new {
         let (numbers, path) = (comparison.rows.len(), args.baseline.display());
-        say(&format!("{path} is a new baseline of {numbers} numbers")).map_err(plain)?;
+        say(&format!("{path} is a new baseline of {numbers} numbers"))?;
     } else {
-        say(&table(&comparison, args.all)).map_err(plain)?;
+        say(&table(&comparison, args.all))?;
         if let Some(advice) = advice(&comparison).filter(|_| !args.update) {
-            say(advice).map_err(plain)?;
+            say(advice)?;
         }
         report(args, || junit(&comparison), || markdown(&comparison))?;
     }
-    say(&report_of_run.dir.path.display().to_string()).map_err(plain)?;
+    say(&report_of_run.dir.path.display().to_string())?;
     if let Some(text) = updated {
-        write_atomic(&args.baseline, text).map_err(plain)?;
+        write_atomic(&args.baseline, text)?;
         progress::line(&format!("wrote {}", args.baseline.display()));
     }
     Ok(comparison.passed())
@@ -138,9 +124,9 @@ fn report(
     args: &Regress,
     xml: impl Fn() -> String,
     summary: impl Fn() -> String,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     if let Some(path) = &args.junit {
-        write_atomic(path, xml()).map_err(plain)?;
+        write_atomic(path, xml())?;
     }
     match &args.summary {
         None => Ok(()),
@@ -148,8 +134,8 @@ fn report(
     }
 }
 
-fn append(path: &Path, text: &str) -> Result<(), String> {
+fn append(path: &Path, text: &str) -> Result<(), Failure> {
     let file = std::fs::File::options().append(true).create(true).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|e| plain(format!("cannot write {}: {e}", path.display())))
+    written.map_err(|e| Failure::other(format!("cannot write {}: {e}", path.display())))
 }

@@ -8,31 +8,12 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::nearest::nearest;
+use crate::request::{Document, ListColumn, ListKind, Request, Row};
 use crate::split::Filter;
 use crate::storage::Location;
-use crate::{Document, Request, Row};
-
-/// What a requested list column holds, and so which types and lengths it must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ListKind {
-    /// A finite number for each byte id (BOS first): `n_bytes + 1` floats; one more, for EOS, is
-    /// accepted and unused.
-    PerId,
-    /// Patch lengths, BOS's own patch (of length 1) first: integers that sum to `n_bytes + 1`, or
-    /// to one more with the unseen next byte; zeros are skipped.
-    PatchLengths,
-}
-
-/// A list column to read beside the text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListColumn {
-    pub column: String,
-    pub kind: ListKind,
-}
 
 const TEXT: &str = "documents are read from text or binary: Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, BinaryView, \
                     or a dictionary of one of these";
@@ -62,19 +43,25 @@ fn list_item(data_type: &DataType) -> Option<&DataType> {
     }
 }
 
-/// The position of a column, or an error that names those there are.
-pub(crate) fn position(schema: &Schema, column: &str, path: &Location) -> Result<usize, DataError> {
+/// The source's parameter that names the column of documents.
+pub(crate) const COLUMN: Option<&str> = Some("column");
+/// The source's parameter that names the column that decides a document's portion.
+pub(crate) const SPLIT_BY: Option<&str> = Some("split.by");
+
+/// The position of a column, which `parameter` of the source names.
+///
+/// # Errors
+/// If there is no such column; the error names those there are.
+pub(crate) fn position(
+    schema: &Schema,
+    column: &str,
+    parameter: Option<&'static str>,
+    path: &Location,
+) -> Result<usize, DataError> {
     schema.index_of(column).map_err(|_| {
         let columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let nearest = columns
-            .iter()
-            .map(|c| (strsim::damerau_levenshtein(&c.to_lowercase(), &column.to_lowercase()), c))
-            .filter(|(distance, c)| {
-                *distance <= 1 + c.chars().count().min(column.chars().count()) / 3
-            })
-            .min()
-            .map(|(_, c)| c.clone());
-        DataError::NoSuchColumn { column: column.to_string(), path: path.clone(), nearest, columns }
+        let (nearest, path) = (nearest(column, &columns), path.clone());
+        DataError::NoSuchColumn { column: column.to_string(), parameter, path, nearest, columns }
     })
 }
 
@@ -98,39 +85,36 @@ impl Wanted {
         request: &Request,
     ) -> Result<Self, DataError> {
         let mut columns = Vec::new();
-        let mut need =
-            |column: &str, serves: &dyn Fn(&DataType) -> bool, expected: &'static str| {
-                let at = position(schema, column, path)?;
-                let (column, found) = (column.to_string(), schema.field(at).data_type());
-                if !serves(found) {
-                    let path = path.clone();
-                    return Err(DataError::ColumnType {
-                        column,
-                        path,
-                        found: found.to_string(),
-                        expected,
-                    });
-                }
-                columns.push(column);
-                Ok(())
-            };
-        need(column, &is_text, TEXT)?;
-        for column in filter.column().into_iter().chain(request.scalars.iter().map(String::as_str))
-        {
-            need(column, &|t| !t.is_nested(), SCALAR)?;
+        let mut need = |column: &str,
+                        parameter: Option<&'static str>,
+                        serves: &dyn Fn(&DataType) -> bool,
+                        expected: &'static str| {
+            let at = position(schema, column, parameter, path)?;
+            let (column, found) = (column.to_string(), schema.field(at).data_type());
+            if !serves(found) {
+                let (path, found) = (path.clone(), found.to_string());
+                return Err(DataError::ColumnType { column, parameter, path, found, expected });
+            }
+            columns.push(column);
+            Ok(())
+        };
+        need(column, COLUMN, &is_text, TEXT)?;
+        if let Some(column) = filter.column() {
+            need(column, SPLIT_BY, &|t| !t.is_nested(), SCALAR)?;
         }
-        for list in &request.lists {
-            match list.kind {
-                ListKind::PerId => need(
-                    &list.column,
-                    &|t| list_item(t).is_some_and(DataType::is_floating),
-                    FLOATS,
-                )?,
-                ListKind::PatchLengths => need(
-                    &list.column,
-                    &|t| list_item(t).is_some_and(DataType::is_integer),
-                    INTEGERS,
-                )?,
+        for column in &request.scalars {
+            need(column, None, &|t| !t.is_nested(), SCALAR)?;
+        }
+        for ListColumn { column, kind } in &request.lists {
+            match kind {
+                ListKind::PerId => {
+                    let floats = |t: &DataType| list_item(t).is_some_and(DataType::is_floating);
+                    need(column, None, &floats, FLOATS)?;
+                }
+                ListKind::PatchLengths => {
+                    let integers = |t: &DataType| list_item(t).is_some_and(DataType::is_integer);
+                    need(column, None, &integers, INTEGERS)?;
+                }
             }
         }
         columns.sort();
@@ -225,12 +209,12 @@ impl Scalar {
     }
 }
 
-/// Where rows lie, for messages.
+/// Where a row is, for messages.
 pub(crate) struct Origin<'a> {
     pub path: &'a Location,
-    /// Row in the corpus.
+    /// The row's number in the source.
     pub row: u64,
-    /// Row in the file.
+    /// The row's number in the file.
     pub file_row: u64,
 }
 
@@ -272,7 +256,7 @@ impl Chunk {
         self.n_rows
     }
 
-    /// Row `i` of the chunk, or None if it lies in another part.
+    /// Row `i` of the chunk, or None if it is in another portion.
     pub(crate) fn row(
         &self,
         i: usize,
@@ -282,7 +266,7 @@ impl Chunk {
         if self.admits(i, wanted) { self.content(i, wanted, origin).map(Some) } else { Ok(None) }
     }
 
-    /// Whether row `i` lies in the requested part.
+    /// Whether row `i` is in the requested portion.
     pub(crate) fn admits(&self, i: usize, wanted: &Wanted) -> bool {
         wanted.filter.admits(|| {
             let by_column = self.key.as_ref().and_then(|key| key.bytes(i));
@@ -290,7 +274,7 @@ impl Chunk {
         })
     }
 
-    /// Row `i`, whatever part it lies in.
+    /// Row `i`, whatever portion it is in.
     pub(crate) fn content(
         &self,
         i: usize,

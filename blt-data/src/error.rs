@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::portion::Portion;
 use crate::predicate::PredicateError;
-use crate::split::Part;
 use crate::storage::{Location, StorageError};
 
 /// Why a corpus could not be read.
@@ -37,12 +37,30 @@ pub enum DataError {
     #[error("a setting of the source is wrong: {what}")]
     Config { what: String },
 
+    /// What a source answers about a parameter of its own.
+    #[error("{what}")]
+    Parameter { parameter: &'static str, what: String },
+
     #[error("no column `{column}` in {path}{}; its columns: {}",
         .nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), .columns.join(", "))]
-    NoSuchColumn { column: String, path: Location, nearest: Option<String>, columns: Vec<String> },
+    NoSuchColumn {
+        column: String,
+        /// The parameter of the source that names the column; None if the request names it.
+        parameter: Option<&'static str>,
+        path: Location,
+        nearest: Option<String>,
+        columns: Vec<String>,
+    },
 
     #[error("column `{column}` of {path} is {found}, but {expected}")]
-    ColumnType { column: String, path: Location, found: String, expected: &'static str },
+    ColumnType {
+        column: String,
+        /// The parameter of the source that names the column; None if the request names it.
+        parameter: Option<&'static str>,
+        path: Location,
+        found: String,
+        expected: &'static str,
+    },
 
     #[error(
         "{path} and {first} have different columns: `{column}` is {found} in the one and {expected} in the other; \
@@ -66,23 +84,18 @@ pub enum DataError {
     Changed { path: Location },
 
     #[error(
-        "the {part} part of {corpus} has no documents (rows read: {rows}, of them null in this part: {nulls}); \
+        "the {portion} part of {corpus} has no documents (rows read: {rows}, of them null in this part: {nulls}); \
          check `path`, `column` and `split`"
     )]
-    Empty { corpus: String, part: Part, rows: u64, nulls: u64 },
+    Empty { corpus: String, portion: Portion, rows: u64, nulls: u64 },
 
     #[error(
-        "the {part} part of {corpus} has no bytes: all of its {documents} documents are empty; check `path` and `column`"
+        "the {portion} part of {corpus} has no bytes: all of its {documents} documents are empty; check `path` and `column`"
     )]
-    NoBytes { corpus: String, part: Part, documents: u64 },
+    NoBytes { corpus: String, portion: Portion, documents: u64 },
 
     #[error("`{condition}` does not fit the columns of {path}: {error}")]
     Predicate { condition: String, path: Location, error: Box<PredicateError> },
-
-    #[error(
-        "this source gives documents and no files of rows, so their rows can't be written back with other columns"
-    )]
-    NoTables,
 
     #[error("no row {row}: the corpus has {rows} rows")]
     NoSuchRow { row: u64, rows: u64 },
@@ -119,9 +132,9 @@ pub enum DataError {
     },
 
     #[error(
-        "the {part} part was asked for, but the source has no {missing}; give it one, such as {example}"
+        "the {portion} part was asked for, but the source has no {missing}; give it one, such as {example}"
     )]
-    NoSplit { part: Part, missing: &'static str, example: &'static str },
+    NoSplit { portion: Portion, missing: &'static str, example: &'static str },
 
     #[error(
         "the saved reading position does not fit this corpus: {what}; it can only continue on the data and settings it came from"
@@ -130,6 +143,39 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// The source's parameter at fault, dots between the names of nested ones: `path`, `column`,
+    /// `split` or `split.by` of the sources of this crate; what [`DataError::Parameter`] names of
+    /// another. None if no parameter of the source is at fault, but the request or the data.
+    pub fn parameter(&self) -> Option<&'static str> {
+        match self {
+            DataError::NoSuchColumn { parameter, .. } | DataError::ColumnType { parameter, .. } => {
+                *parameter
+            }
+            DataError::Parameter { parameter, .. } => Some(parameter),
+            DataError::NoSplit { .. } => Some("split"),
+            DataError::NoSuchFile { .. }
+            | DataError::NoMatch { .. }
+            | DataError::BadGlob { .. }
+            | DataError::EmptyFolder { .. }
+            | DataError::NotAFile { .. }
+            | DataError::Read { .. }
+            | DataError::Storage(_)
+            | DataError::SchemaDiffers { .. }
+            | DataError::WrongFormat { .. }
+            | DataError::Corrupt { .. }
+            | DataError::Changed { .. }
+            | DataError::Empty { .. }
+            | DataError::NoBytes { .. } => Some("path"),
+            DataError::Config { .. }
+            | DataError::Predicate { .. }
+            | DataError::NoSuchRow { .. }
+            | DataError::NullList { .. }
+            | DataError::ListLength { .. }
+            | DataError::ListValue { .. }
+            | DataError::Cursor { .. } => None,
+        }
+    }
+
     pub(crate) fn read(path: &Location, cause: impl ToString) -> Self {
         DataError::Read { path: path.clone(), cause: cause.to_string() }
     }

@@ -1,22 +1,23 @@
 //! Byte corpora: Parquet, Arrow IPC and text files as a stream of documents, and documents as
 //! packed batches.
 //!
-//! A [`Corpus`] is files in one of three formats. It is divided into *units* (row groups, record
-//! batches, text files), and one unit at a time is read, in its needed columns only, so that memory
-//! does not grow with the corpus: it is a few MiB of a Parquet row group (with its dictionary
-//! pages), one IPC record batch or one text file, and the shuffle buffer. A [`DocumentReader`]
-//! gives the documents of a [`Part`] in an [`Order`]; its [`Cursor`] is where it stands, small, and
-//! enough to continue with the very same sequence. A [`BatchReader`] packs documents into batches;
-//! [`RowBatches`] does, and brings the whole rows along, for who writes them back: a [`RowSpan`] at
-//! a time, as a [`RowRequest`] chooses them.
+//! A [`Source`] lists files of rows and reads their *row groups* (in Parquet row groups, in Arrow
+//! IPC record batches, in text a file or some of its lines). A [`Corpus`] is a source of files in one
+//! of three formats. One row group is read at a time, and of it only the columns that are needed. So
+//! memory does not grow with the corpus: it holds a few MiB of a Parquet row group (with its
+//! dictionary pages), one IPC record batch or one text file, and the shuffle buffer.
+//!
+//! A [`Reader`] reads the documents of a [`Portion`] in an [`Order`]; its [`Cursor`] is small and
+//! enough to continue with the same sequence. A [`BatchReader`] packs documents into batches.
+//! [`RowBatches`] does so too, and keeps the whole rows beside them for a step that writes them with
+//! columns of its own: the rows of each [`FileSlice`] that a [`RowRequest`] chooses.
 //!
 //! ```
-//! use blt_data::{BatchReader, Corpus, Packer, Request, Source, SourceConfig, SourceKind};
+//! use blt_data::{BatchReader, Corpus, Packer, Request, SourceConfig, SourceKind};
 //! # let dir = tempfile::tempdir()?;
 //! # std::fs::write(dir.path().join("a.txt"), "one document")?;
 //! let config = SourceConfig::new(SourceKind::Text { lines: false }, "*.txt", dir.path());
 //! let corpus = std::sync::Arc::new(Corpus::new(config)?);
-//! println!("{}", corpus.describe()?);
 //! let packer = Packer::new(512, 4096)?;
 //! let mut batches = BatchReader::new(corpus, Request::all(), packer)?;
 //! while let Some(batch) = batches.next_batch()? {
@@ -25,36 +26,44 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ahead;
 mod columns;
 mod corpus;
 mod error;
 mod formats;
+mod layout;
 mod memory;
+mod nearest;
 mod order;
 mod pack;
+mod portion;
 pub mod predicate;
 mod raw;
 mod reader;
+mod request;
 mod row_batches;
 mod rows;
 mod salvage;
 mod source;
 mod split;
+mod splitmix;
 pub mod storage;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use columns::{ListColumn, ListKind, is_text};
-pub use corpus::Corpus;
+pub use columns::is_text;
+pub use corpus::{Corpus, SourceConfig, SourceKind};
 pub use error::DataError;
 pub use memory::{MemoryRows, in_memory};
 pub use order::Order;
 pub use pack::{BatchReader, BatchState, Packer, Pending};
-pub use raw::{RawRow, RawRows, RowReader, size_of};
-pub use reader::{Counts, Cursor};
-pub use row_batches::{RawEvent, RowBatches, RowState, Rows};
-pub use rows::{Group, OnError, RowError, RowRequest, RowSpan, Sample, Table, Unreadable};
-pub use source::{
-    Column, Description, Document, DocumentReader, Request, Row, Source, SourceConfig, SourceKind,
-};
-pub use split::{BY_CONTENT, Part, Split};
+pub use portion::Portion;
+pub use raw::{RawRow, ReadRows, RowReader, count_rows, open_rows, size_of};
+pub use reader::{Counts, Cursor, ReadDocuments, Reader};
+pub use request::{Document, ListColumn, ListKind, Request, Row};
+pub use row_batches::{Packed, PackedRows, RowBatches, RowState};
+pub use rows::{FileSlice, OnError, RowError, RowRequest, RowShare, Unreadable};
+pub use source::{Batches, GroupReader, RowFile, RowGroup, Source, WholeGroups};
+pub use split::{BY_CONTENT, Split};
+pub use stream::Stream;

@@ -5,13 +5,15 @@ use std::collections::VecDeque;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 
-use crate::Request;
-use crate::columns::{Chunk, ListColumn, Origin, Wanted};
+use crate::columns::{Chunk, Origin, Wanted};
 use crate::error::DataError;
-use crate::raw::{RawRow, RawRows, RowReader, content, pieces};
+use crate::portion::Portion;
+use crate::raw::{RawRow, ReadRows, RowReader, content, pieces};
+use crate::request::{ListColumn, Request};
 use crate::rows::OnError;
-use crate::split::{Filter, Part};
+use crate::split::Filter;
 use crate::storage::Location;
+use crate::stream::Stream;
 
 /// How errors name what is read.
 pub fn in_memory() -> Location {
@@ -47,7 +49,7 @@ impl MemoryRows {
         on_error: OnError,
     ) -> Result<Self, DataError> {
         let request = Request { lists: lists.to_vec(), ..Request::all() };
-        let filter = Filter::new(None, Part::All, false)?;
+        let filter = Filter::new(None, Portion::All, false)?;
         let wanted = Wanted::resolve(schema, &in_memory(), column, filter, &request)?;
         Ok(MemoryRows {
             wanted,
@@ -62,7 +64,7 @@ impl MemoryRows {
 }
 
 impl RowReader for MemoryRows {
-    fn next(&mut self) -> Result<Option<RawRows>, DataError> {
+    fn next(&mut self) -> Result<Option<Stream<ReadRows>>, DataError> {
         let Some(pieces_left) = &mut self.pieces else {
             let Some(batch) = self.batches.pop_front() else { return Ok(None) };
             (self.pieces, self.span_row) = (Some(pieces(&batch).into()), 0);
@@ -71,7 +73,7 @@ impl RowReader for MemoryRows {
         let span = self.span;
         let Some(columns) = pieces_left.pop_front() else {
             (self.pieces, self.span) = (None, span + 1);
-            return Ok(Some(RawRows::End { span, groups_skipped: 0 }));
+            return Ok(Some(Stream::End { span, groups_skipped: 0 }));
         };
         let path = &in_memory();
         let chunk = Chunk::new(&columns, &self.wanted).ok_or_else(|| DataError::Config {
@@ -82,9 +84,9 @@ impl RowReader for MemoryRows {
                 Origin { path, row: self.row + i as u64, file_row: self.span_row + i as u64 };
             content(&chunk, i, &self.wanted, &origin, self.on_error)
         };
-        let rows = (0..columns.num_rows()).map(row).collect::<Result<Vec<RawRow>, _>>()?;
-        self.row += rows.len() as u64;
-        self.span_row += rows.len() as u64;
-        Ok(Some(RawRows::Rows { span, columns, rows }))
+        let documents = (0..columns.num_rows()).map(row).collect::<Result<Vec<RawRow>, _>>()?;
+        self.row += documents.len() as u64;
+        self.span_row += documents.len() as u64;
+        Ok(Some(Stream::Rows { span, rows: ReadRows { columns, documents } }))
     }
 }

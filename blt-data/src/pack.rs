@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
 
 use blt_core::bytes::{Batch, Span};
 use serde::{Deserialize, Serialize};
 
-use crate::columns::{ListColumn, ListKind};
+use crate::ahead::Ahead;
 use crate::error::DataError;
-use crate::reader::{Counts, Cursor};
-use crate::{Document, DocumentReader, Request, Row, Source};
+use crate::reader::{Counts, Cursor, ReadDocuments, Reader};
+use crate::request::{Document, ListColumn, ListKind, Request, Row};
+use crate::source::Source;
 
 /// How documents become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,7 +200,7 @@ type Next = Result<(Option<Packed>, BatchState), DataError>;
 
 /// Makes batches on the thread it is called from.
 struct Producer {
-    reader: Box<dyn DocumentReader>,
+    reader: Reader,
     packer: Packer,
     lists: Vec<ListColumn>,
     cutting: Option<Cutting>,
@@ -247,10 +246,7 @@ impl Producer {
 
 enum Feed {
     Here(Box<Producer>),
-    Ahead {
-        batches: Receiver<Next>,
-        thread: Option<JoinHandle<()>>,
-    },
+    Ahead(Ahead<Next>),
     /// The end, or the error that ended it.
     Over(Option<DataError>),
 }
@@ -323,19 +319,8 @@ impl BatchReader {
                 return self;
             }
         };
-        // One more waits in the thread's hand.
-        let (sender, receiver) = sync_channel(batches.saturating_sub(1));
-        let thread = std::thread::spawn(move || {
-            loop {
-                let next = producer.next();
-                let more = matches!(next, Ok((Some(_), _)));
-                // The receiver is gone when the reader was dropped.
-                if sender.send(next).is_err() || !more {
-                    break;
-                }
-            }
-        });
-        self.feed = Feed::Ahead { batches: receiver, thread: Some(thread) };
+        let is_last = |next: &Next| !matches!(next, Ok((Some(_), _)));
+        self.feed = Feed::Ahead(Ahead::start(batches, is_last, move || producer.next()));
         self
     }
 
@@ -343,14 +328,7 @@ impl BatchReader {
     pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let next = match &mut self.feed {
             Feed::Here(producer) => producer.next(),
-            Feed::Ahead { batches, thread } => match batches.recv() {
-                Ok(next) => next,
-                // It ends without a word only by a panic, which goes on here.
-                Err(_) => match thread.take().map(JoinHandle::join) {
-                    Some(Err(panic)) => std::panic::resume_unwind(panic),
-                    _ => Ok((None, self.state.clone())),
-                },
-            },
+            Feed::Ahead(ahead) => ahead.next().unwrap_or_else(|| Ok((None, self.state.clone()))),
             Feed::Over(None) => Ok((None, self.state.clone())),
             Feed::Over(Some(error)) => Err(error.clone()),
         };
@@ -369,7 +347,6 @@ impl BatchReader {
     }
 
     fn end(&mut self, error: Option<DataError>) {
-        self.close();
         self.scalars.clear();
         self.feed = Feed::Over(error);
     }
@@ -389,23 +366,5 @@ impl BatchReader {
     /// The requested scalar columns for each span of the batch last given.
     pub fn scalars(&self) -> &[BTreeMap<String, Option<String>>] {
         &self.scalars
-    }
-
-    fn close(&mut self) {
-        if let Feed::Ahead { thread, .. } = &mut self.feed {
-            let thread = thread.take();
-            // Dropping the receiver first ends a thread that waits to send.
-            self.feed = Feed::Over(None);
-            if let Some(thread) = thread {
-                // A panic that no batch waits for has nothing to tell.
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
-impl Drop for BatchReader {
-    fn drop(&mut self) {
-        self.close();
     }
 }

@@ -1,9 +1,9 @@
-//! Whole rows, span by span in order: for a step that writes rows back with columns of its own.
+//! Whole rows, slice by slice in order, for a step that writes them with columns of its own.
 //!
-//! A span is some units (row groups, record batches) of a file. Its rows come in pieces of limited
-//! size with all their columns; which of them come, a condition, a sample and a part say. A unit
-//! that does not decode is an error, or its rows come without their documents and with nulls in the
-//! columns that are lost.
+//! A slice is some row groups of a file. Its rows are read in pieces of limited size, with all
+//! columns; a condition, a share and a portion choose among them. A row group that does not decode is
+//! an error, or its rows are read without their documents and with nulls in the columns that are
+//! lost.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,16 +12,18 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::DataType;
 
-use crate::columns::{Chunk, Origin, Wanted, position};
-use crate::corpus::Index;
+use crate::columns::{Chunk, Origin, SPLIT_BY, Wanted, position};
 use crate::error::DataError;
-use crate::formats::{Batches, DataFile, Format, UnitReader, reader};
-use crate::predicate::{ColumnStatistics, Predicate, PredicateError};
+use crate::layout::Layout;
+use crate::portion::Portion;
+use crate::predicate::{Predicate, PredicateError};
+use crate::request::{Document, Request, Row};
 use crate::rows::{OnError, RowError, RowRequest, Unreadable};
 use crate::salvage::Salvage;
-use crate::split::{Filter, Part, Split};
+use crate::source::{Batches, GroupReader, RowFile, Source};
+use crate::split::{Filter, Split};
 use crate::storage::Location;
-use crate::{Document, Request, Row, SourceConfig};
+use crate::stream::Stream;
 
 /// Rows of a piece, at most.
 const PIECE_ROWS: usize = 1024;
@@ -37,144 +39,110 @@ pub enum RawRow {
     Failed(u64, RowError),
 }
 
-/// What comes next of whole rows.
+/// Rows that were read.
 #[derive(Clone, Debug)]
-pub enum RawRows {
-    /// Rows of a span that were chosen, with all columns, and each one's document: one of `rows`
-    /// for each of `columns`.
-    Rows { span: usize, columns: RecordBatch, rows: Vec<RawRow> },
-    /// Of rows that came, or were not chosen, since the last of these.
-    Unreadable { span: usize, group: Unreadable },
-    /// The span has no more rows. `groups_skipped`: those that by their statistics have none that
-    /// the condition takes.
-    End { span: usize, groups_skipped: u64 },
+pub struct ReadRows {
+    /// All columns of the file.
+    pub columns: RecordBatch,
+    /// The document of each row of `columns`.
+    pub documents: Vec<RawRow>,
 }
 
 /// A stream of whole rows.
 pub trait RowReader: Send {
     /// What comes next, or None after the last span's end.
     #[allow(clippy::should_implement_trait)]
-    fn next(&mut self) -> Result<Option<RawRows>, DataError>;
+    fn next(&mut self) -> Result<Option<Stream<ReadRows>>, DataError>;
 }
 
-/// A checked request on an indexed corpus.
-pub(crate) struct RowPlan {
-    format: Arc<dyn Format>,
-    index: Arc<Index>,
+/// A request that was checked against the columns of a source.
+struct RowPlan {
+    source: Arc<dyn Source>,
+    layout: Layout,
     request: RowRequest,
-    /// For each table with spans; None where its columns don't serve, and that is no error.
+    /// For each file with slices; None if its columns do not fit, where that is no error.
     wanted: BTreeMap<usize, Option<Wanted>>,
 }
 
 impl RowPlan {
-    pub fn new(
-        format: Arc<dyn Format>,
-        index: Arc<Index>,
-        config: &SourceConfig,
-        request: RowRequest,
-    ) -> Result<Self, DataError> {
-        let filter = Filter::new(config.split.as_ref(), request.part, false)?;
-        let documents = Request { lists: request.lists.clone(), ..Request::part(request.part) };
+    fn new(source: Arc<dyn Source>, request: RowRequest) -> Result<Self, DataError> {
+        let layout = Layout::new(source.files()?)?;
+        let files = &layout.files;
+        let filter = Filter::new(source.split(), request.portion, false)?;
+        let documents =
+            Request { lists: request.lists.clone(), ..Request::portion(request.portion) };
         if let Some(condition) = &request.condition {
-            let schemas = index.files.iter().map(|f| f.schema.as_ref());
             condition
-                .check(schemas)
-                .map_err(|(at, error)| misfit(condition, &index.files[at].found.path, error))?;
+                .check(files.iter().map(|f| f.schema.as_ref()))
+                .map_err(|(at, error)| misfit(condition, &files[at].path, error))?;
         }
-        let resolve = |file: &DataFile| {
-            let path = &file.found.path;
-            // A split column that is mistyped shows whichever part is read.
-            if let Some(column) = config.split.as_ref().and_then(Split::column) {
-                position(&file.schema, column, path)?;
+        let resolve = |file: &RowFile| {
+            // A mistyped split column is an error whichever portion is read.
+            if let Some(column) = source.split().and_then(Split::column) {
+                position(&file.schema, column, SPLIT_BY, &file.path)?;
             }
-            Wanted::resolve(&file.schema, path, &config.column, filter.clone(), &documents)
+            Wanted::resolve(&file.schema, &file.path, source.column(), filter.clone(), &documents)
         };
-        // What part a row lies in may depend on the columns.
-        let lenient = request.on_error == OnError::Null && request.part == Part::All;
+        // The portion of a row may depend on the columns.
+        let lenient = request.on_error == OnError::Null && request.portion == Portion::All;
         let mut wanted = BTreeMap::new();
-        for span in &request.spans {
-            let Some(file) =
-                index.files.get(span.table).filter(|f| span.groups.end <= f.scan.units.len())
+        for slice in &request.slices {
+            let Some(file) = files.get(slice.file).filter(|f| slice.groups.end <= f.groups.len())
             else {
                 let what = format!(
-                    "table {} has no groups {:?}: the files are others",
-                    span.table, span.groups
+                    "file {} has no row groups {:?}: the files have changed",
+                    slice.file, slice.groups
                 );
                 return Err(DataError::Config { what });
             };
-            if wanted.contains_key(&span.table) {
+            if wanted.contains_key(&slice.file) {
                 continue;
             }
-            let serves = match resolve(file) {
+            let fits = match resolve(file) {
                 Ok(wanted) => Some(wanted),
                 // A column that no file has is a mistake in its name.
                 Err(DataError::NoSuchColumn { .. } | DataError::ColumnType { .. })
-                    if lenient && index.files.iter().any(|f| resolve(f).is_ok()) =>
+                    if lenient && files.iter().any(|f| resolve(f).is_ok()) =>
                 {
                     None
                 }
                 Err(error) => return Err(error),
             };
-            wanted.insert(span.table, serves);
+            wanted.insert(slice.file, fits);
         }
-        Ok(RowPlan { format, index, request, wanted })
+        Ok(RowPlan { source, layout, request, wanted })
     }
 
-    /// All of a file's columns.
-    fn columns(&self, table: usize) -> Vec<String> {
-        self.index.files[table].schema.fields().iter().map(|f| f.name().clone()).collect()
+    /// All columns of a file.
+    fn columns(&self, file: usize) -> Vec<String> {
+        self.layout.files[file].schema.fields().iter().map(|f| f.name().clone()).collect()
     }
 
-    /// The columns on which it depends whether a row is chosen.
-    fn choosing(&self, table: usize) -> Vec<String> {
-        let schema = &self.index.files[table].schema;
+    /// The columns that decide which rows are chosen.
+    fn choosing(&self, file: usize) -> Vec<String> {
+        let schema = &self.layout.files[file].schema;
         let mut columns = self.request.condition.as_ref().map_or(Vec::new(), |c| c.columns(schema));
-        if self.request.part != Part::All {
-            columns.extend(self.wanted[&table].iter().flat_map(|w| w.columns.clone()));
+        if self.request.portion != Portion::All {
+            columns.extend(self.wanted[&file].iter().flat_map(|w| w.columns.clone()));
         }
         columns.sort();
         columns.dedup();
         columns
     }
 
-    /// Which groups of a table may have rows that the condition takes.
-    fn may_match(&self, table: usize) -> Result<Vec<bool>, DataError> {
-        let file = &self.index.files[table];
-        let n = file.scan.units.len();
+    /// Which row groups of a file may have rows that the condition is true for.
+    fn may_match(&self, at: usize) -> Result<Vec<bool>, DataError> {
+        let file = &self.layout.files[at];
+        let n = file.groups.len();
         let Some(condition) = &self.request.condition else { return Ok(vec![true; n]) };
-        let mut statistics = self.format.statistics(file, &condition.columns(&file.schema))?;
-        let mut of = |column: &str| {
-            let partition = file.partitions.iter().find(|p| p.field.name() == column);
-            match partition {
-                Some(partition) => {
-                    let nulls = partition.value.null_count() as u64;
-                    let value = arrow::compute::take(
-                        &partition.value,
-                        &UInt32Array::from(vec![0; n]),
-                        None,
-                    )
-                    .ok()?;
-                    let nulls =
-                        file.scan.units.iter().map(|u| (Some(nulls * u.rows), u.rows)).collect();
-                    Some(ColumnStatistics { min: value.clone(), max: value, nulls })
-                }
-                None => statistics.remove(column).inspect(|s| {
-                    // A condition may name a column twice.
-                    let again = ColumnStatistics {
-                        min: s.min.clone(),
-                        max: s.max.clone(),
-                        nulls: s.nulls.clone(),
-                    };
-                    statistics.insert(column.to_owned(), again);
-                }),
-            }
-        };
-        let may = condition.may_match(n, &mut of);
-        may.map_err(|error| misfit(condition, &file.found.path, error))
+        let statistics = self.source.statistics(at, &condition.columns(&file.schema))?;
+        // A condition may name a column twice.
+        let may = condition.may_match(n, &mut |column: &str| statistics.get(column).cloned());
+        may.map_err(|error| misfit(condition, &file.path, error))
     }
 }
 
-/// Rows of a unit as they are read.
+/// Rows of a row group as they are read.
 enum Reading {
     Whole(Batches),
     /// After an error.
@@ -185,10 +153,10 @@ enum Reading {
     },
 }
 
-/// A unit being read.
-struct OpenUnit {
-    /// In the index.
-    unit: usize,
+/// A row group that is being read.
+struct OpenGroup {
+    /// Its place in the layout.
+    group: usize,
     reading: Reading,
     pieces: std::vec::IntoIter<RecordBatch>,
     /// Rows read so far, those that are not chosen included.
@@ -197,87 +165,82 @@ struct OpenUnit {
 
 struct OpenSpan {
     span: usize,
-    /// Units in the index that are still to come.
-    units: VecDeque<usize>,
+    /// The row groups that are still to come, by their places in the layout.
+    groups: VecDeque<usize>,
     columns: Vec<String>,
-    reader: Box<dyn UnitReader>,
-    unit: Option<OpenUnit>,
+    reader: Box<dyn GroupReader>,
+    group: Option<OpenGroup>,
     /// Rows that may still be chosen.
     left: u64,
     groups_skipped: u64,
-    sampled: Option<Box<dyn Fn(u64) -> bool + Send>>,
+    drawn: Option<Box<dyn Fn(u64) -> bool + Send>>,
 }
 
 /// Rows that were chosen of a piece.
 struct Chosen {
     piece: RecordBatch,
     kept: Vec<u32>,
-    /// Of the piece's first row in its unit.
+    /// The number of the piece's first row in its row group.
     first: u64,
-    unit: usize,
+    /// The row group's place in the layout.
+    group: usize,
     salvaged: bool,
 }
 
-enum Next {
-    Chosen(Chosen),
-    Unreadable(Unreadable),
-    End { groups_skipped: u64 },
-}
-
-/// A corpus's rows.
-pub(crate) struct Reader {
+/// Reads rows of a source.
+struct Rows {
     plan: RowPlan,
-    /// The next span to open.
+    /// The number of the slice that is opened next.
     next: usize,
     open: Option<OpenSpan>,
-    /// Only to choose rows, and not to give them.
+    /// Whether rows are only counted; only the columns that choose them are read then.
     counts: bool,
-    /// The table whose statistics were read last, and which of its groups may match.
+    /// The file whose statistics were read last, and which of its row groups may match.
     may_match: Option<(usize, Vec<bool>)>,
 }
 
-impl Reader {
-    pub(crate) fn new(plan: RowPlan, counts: bool) -> Self {
-        Reader { plan, next: 0, open: None, counts, may_match: None }
+impl Rows {
+    fn new(plan: RowPlan, counts: bool) -> Self {
+        Rows { plan, next: 0, open: None, counts, may_match: None }
     }
 
     fn open(&mut self, at: usize) -> Result<OpenSpan, DataError> {
-        let (plan, span) = (&self.plan, &self.plan.request.spans[at]);
+        let (plan, slice) = (&self.plan, &self.plan.request.slices[at]);
         let may = match &self.may_match {
-            Some((table, may)) if *table == span.table => may,
-            _ => &self.may_match.insert((span.table, plan.may_match(span.table)?)).1,
+            Some((file, may)) if *file == slice.file => may,
+            _ => &self.may_match.insert((slice.file, plan.may_match(slice.file)?)).1,
         };
-        let may = &may[span.groups.clone()];
+        let may = &may[slice.groups.clone()];
         let columns =
-            if self.counts { plan.choosing(span.table) } else { plan.columns(span.table) };
-        let first = plan.index.units.partition_point(|u| u.file < span.table);
-        let units = span
+            if self.counts { plan.choosing(slice.file) } else { plan.columns(slice.file) };
+        let first = plan.layout.first_group(slice.file);
+        let groups = slice
             .groups
             .clone()
             .zip(may)
             .filter(|(_, may)| **may)
             .map(|(group, _)| first + group)
             .collect();
-        let name = &plan.index.files[span.table].found.name;
+        let name = &plan.layout.files[slice.file].name;
         Ok(OpenSpan {
             span: at,
-            units,
-            reader: reader(&*plan.format, &columns),
+            groups,
+            reader: plan.source.reader(&columns)?,
             columns,
-            unit: None,
-            left: span.limit.unwrap_or(u64::MAX),
+            group: None,
+            left: slice.limit.unwrap_or(u64::MAX),
             groups_skipped: may.iter().filter(|may| !**may).count() as u64,
-            sampled: plan
+            drawn: plan
                 .request
-                .sample
+                .row_share
                 .map(|s| Box::new(s.of_file(name)) as Box<dyn Fn(u64) -> bool + Send>),
         })
     }
 
-    /// What comes next, with its span.
-    fn advance(&mut self) -> Result<Option<(usize, Next)>, DataError> {
+    /// What comes next.
+    fn advance(&mut self) -> Result<Option<Stream<Chosen>>, DataError> {
         if self.open.is_none() {
-            if self.next == self.plan.request.spans.len() {
+            if self.next == self.plan.request.slices.len() {
                 return Ok(None);
             }
             self.open = Some(self.open(self.next)?);
@@ -285,43 +248,42 @@ impl Reader {
         }
         let open = self.open.as_mut().expect("opened above");
         let next = open.advance(&self.plan)?;
-        let span = open.span;
-        if matches!(next, Next::End { .. }) {
+        if matches!(next, Stream::End { .. }) {
             self.open = None;
         }
-        Ok(Some((span, next)))
+        Ok(Some(next))
     }
 }
 
 impl OpenSpan {
-    fn advance(&mut self, plan: &RowPlan) -> Result<Next, DataError> {
+    fn advance(&mut self, plan: &RowPlan) -> Result<Stream<Chosen>, DataError> {
+        let span = self.span;
         loop {
             if self.left == 0 {
-                return Ok(Next::End { groups_skipped: self.groups_skipped });
+                return Ok(Stream::End { span, groups_skipped: self.groups_skipped });
             }
-            let Some(reading) = &mut self.unit else {
-                let Some(unit) = self.units.pop_front() else {
-                    return Ok(Next::End { groups_skipped: self.groups_skipped });
+            let Some(reading) = &mut self.group else {
+                let Some(group) = self.groups.pop_front() else {
+                    return Ok(Stream::End { span, groups_skipped: self.groups_skipped });
                 };
-                let at = &plan.index.units[unit];
+                let at = &plan.layout.groups[group];
                 if at.rows > 0 {
-                    let file = &plan.index.files[at.file];
                     let batches =
-                        self.reader.open(file, at.unit, std::slice::from_ref(&(0..at.rows)));
+                        self.reader.open(at.file, at.group, std::slice::from_ref(&(0..at.rows)));
                     let reading = match batches {
                         Ok(batches) => Reading::Whole(batches),
-                        Err(error) => salvage(plan, &self.columns, unit, 0, error)?,
+                        Err(error) => salvage(plan, &self.columns, group, 0, error)?,
                     };
-                    if let Some(next) = self.units.front().map(|&unit| &plan.index.units[unit]) {
-                        self.reader.will_open(file, next.unit);
+                    if let Some(next) = self.groups.front().map(|&group| &plan.layout.groups[group])
+                    {
+                        self.reader.will_open(next.file, next.group);
                     }
-                    self.unit =
-                        Some(OpenUnit { unit, reading, pieces: Vec::new().into_iter(), read: 0 });
+                    self.group =
+                        Some(OpenGroup { group, reading, pieces: Vec::new().into_iter(), read: 0 });
                 }
                 continue;
             };
-            let at = &plan.index.units[reading.unit];
-            let file = &plan.index.files[at.file];
+            let at = &plan.layout.groups[reading.group];
             let Some(piece) = reading.pieces.next() else {
                 match &mut reading.reading {
                     Reading::Whole(batches) => {
@@ -331,54 +293,57 @@ impl OpenSpan {
                                 continue;
                             }
                             None if reading.read == at.rows => {
-                                self.unit = None;
+                                self.group = None;
                                 continue;
                             }
                             // A damaged page can lose rows without any error of the decoder.
                             None => DataError::Corrupt {
-                                path: file.found.path.clone(),
+                                path: plan.layout.path(at).clone(),
                                 place: format!("rows from {} on", at.first_file_row + reading.read),
                                 cause: "fewer rows than announced".into(),
                             },
                             Some(Err(error)) => error,
                         };
                         reading.reading =
-                            salvage(plan, &self.columns, reading.unit, reading.read, error)?;
+                            salvage(plan, &self.columns, reading.group, reading.read, error)?;
                     }
                     Reading::Salvaged { rest, from, cause } => match rest.next()? {
                         Some(batch) => reading.pieces = pieces(&batch).into_iter(),
                         None => {
                             let rows = at.first_file_row + *from..at.first_file_row + at.rows;
                             let (columns, cause) = (rest.lost(), std::mem::take(cause));
-                            let unreadable = Unreadable { group: at.unit, rows, columns, cause };
-                            self.unit = None;
-                            return Ok(Next::Unreadable(unreadable));
+                            let unreadable = Unreadable { group: at.group, rows, columns, cause };
+                            self.group = None;
+                            return Ok(Stream::Unreadable { span, group: unreadable });
                         }
                     },
                 }
                 continue;
             };
-            let (unit, first) = (reading.unit, reading.read);
+            let (group, first) = (reading.group, reading.read);
             let salvaged = matches!(reading.reading, Reading::Salvaged { .. });
             reading.read += piece.num_rows() as u64;
-            let kept = self.choose(plan, &piece, unit, first)?;
+            let kept = self.choose(plan, &piece, group, first)?;
             if !kept.is_empty() {
-                return Ok(Next::Chosen(Chosen { piece, kept, first, unit, salvaged }));
+                return Ok(Stream::Rows {
+                    span,
+                    rows: Chosen { piece, kept, first, group, salvaged },
+                });
             }
         }
     }
 
-    /// The rows of a piece that are asked for: those that the condition takes, of them those of the
-    /// part, of them the sample, of them the first ones.
+    /// The chosen rows of a piece: those that the condition is true for, of them those of the
+    /// portion, of them the drawn ones, of them the first ones up to the limit.
     fn choose(
         &mut self,
         plan: &RowPlan,
         piece: &RecordBatch,
-        unit: usize,
+        group: usize,
         first: u64,
     ) -> Result<Vec<u32>, DataError> {
-        let at = &plan.index.units[unit];
-        let path = &plan.index.files[at.file].found.path;
+        let at = &plan.layout.groups[group];
+        let path = plan.layout.path(at);
         let taken = match &plan.request.condition {
             Some(condition) => {
                 let taken = condition.evaluate(piece);
@@ -386,7 +351,8 @@ impl OpenSpan {
             }
             None => None,
         };
-        let wanted = plan.wanted[&at.file].as_ref().filter(|_| plan.request.part != Part::All);
+        let wanted =
+            plan.wanted[&at.file].as_ref().filter(|_| plan.request.portion != Portion::All);
         let chunk = match wanted {
             Some(wanted) => {
                 let chunk = Chunk::new(piece, wanted)
@@ -399,7 +365,7 @@ impl OpenSpan {
         for i in 0..piece.num_rows() {
             let asked = taken.as_ref().is_none_or(|t| t[i])
                 && chunk.as_ref().is_none_or(|(chunk, wanted)| chunk.admits(i, wanted))
-                && self.sampled.as_ref().is_none_or(|s| s(at.first_file_row + first + i as u64));
+                && self.drawn.as_ref().is_none_or(|s| s(at.first_file_row + first + i as u64));
             if asked && self.left > 0 {
                 self.left -= 1;
                 kept.push(i as u32);
@@ -417,19 +383,19 @@ fn misfit(condition: &Predicate, path: &Location, error: PredicateError) -> Data
     }
 }
 
-/// What to do about a unit that cannot be read from a row on.
+/// Reads what is left of a row group that does not decode from a row on, unless that is an error.
 fn salvage(
     plan: &RowPlan,
     columns: &[String],
-    unit: usize,
+    group: usize,
     from: u64,
     error: DataError,
 ) -> Result<Reading, DataError> {
     match error {
         DataError::Corrupt { cause, .. } if plan.request.on_error == OnError::Null => {
-            let at = &plan.index.units[unit];
-            let rest =
-                Salvage::new(&*plan.format, &plan.index.files[at.file], at.unit, columns, from)?;
+            let at = &plan.layout.groups[group];
+            let file = &plan.layout.files[at.file];
+            let rest = Salvage::new(&*plan.source, file, (at.file, at.group), columns, from)?;
             Ok(Reading::Salvaged { rest, from, cause })
         }
         error => Err(error),
@@ -455,9 +421,9 @@ pub(crate) fn content(
 }
 
 impl Chosen {
-    fn rows(&self, plan: &RowPlan) -> Result<Vec<RawRow>, DataError> {
-        let at = &plan.index.units[self.unit];
-        let path = &plan.index.files[at.file].found.path;
+    fn read(self, plan: &RowPlan) -> Result<ReadRows, DataError> {
+        let at = &plan.layout.groups[self.group];
+        let path = plan.layout.path(at);
         let (wanted, mut chunk) = (plan.wanted[&at.file].as_ref(), None);
         if let Some(wanted) = wanted.filter(|_| !self.salvaged) {
             let of_piece = Chunk::new(&self.piece, wanted)
@@ -465,72 +431,87 @@ impl Chosen {
             chunk = Some((of_piece, wanted));
         }
         let row = |&i: &u32| {
-            let of_unit = self.first + u64::from(i);
-            let origin =
-                Origin { path, row: at.first_row + of_unit, file_row: at.first_file_row + of_unit };
+            let in_group = self.first + u64::from(i);
+            let origin = Origin {
+                path,
+                row: at.first_row + in_group,
+                file_row: at.first_file_row + in_group,
+            };
             let Some((chunk, wanted)) = &chunk else {
                 let error = if self.salvaged { RowError::Unreadable } else { RowError::NoColumn };
                 return Ok(RawRow::Failed(origin.row, error));
             };
             content(chunk, i as usize, wanted, &origin, plan.request.on_error)
         };
-        self.kept.iter().map(row).collect()
+        let documents = self.kept.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        let columns = match documents.len() == self.piece.num_rows() {
+            true => self.piece,
+            false => take_record_batch(&self.piece, &UInt32Array::from(self.kept))
+                .map_err(|e| DataError::read(path, e))?,
+        };
+        Ok(ReadRows { columns, documents })
     }
 }
 
-impl RowReader for Reader {
-    fn next(&mut self) -> Result<Option<RawRows>, DataError> {
-        let Some((span, next)) = self.advance()? else { return Ok(None) };
-        Ok(Some(match next {
-            Next::End { groups_skipped } => RawRows::End { span, groups_skipped },
-            Next::Unreadable(group) => RawRows::Unreadable { span, group },
-            Next::Chosen(chosen) => {
-                let rows = chosen.rows(&self.plan)?;
-                let path = &self.plan.index.files[self.plan.request.spans[span].table].found.path;
-                let columns = match rows.len() == chosen.piece.num_rows() {
-                    true => chosen.piece,
-                    false => take_record_batch(&chosen.piece, &UInt32Array::from(chosen.kept))
-                        .map_err(|e| DataError::read(path, e))?,
-                };
-                RawRows::Rows { span, columns, rows }
-            }
-        }))
+impl RowReader for Rows {
+    fn next(&mut self) -> Result<Option<Stream<ReadRows>>, DataError> {
+        let Some(next) = self.advance()? else { return Ok(None) };
+        next.try_map(|chosen| chosen.read(&self.plan)).map(Some)
     }
 }
 
-/// See [`Source::count_rows`](crate::Source::count_rows).
-pub(crate) fn count(plan: RowPlan, at_most: u64) -> Result<Vec<u64>, DataError> {
-    let (mut counts, mut all) = (vec![0; plan.request.spans.len()], 0);
-    let mut reader = Reader::new(plan, true);
+/// Starts reading whole rows, with all columns, of slices of the source's files.
+///
+/// # Errors
+/// If the request does not fit the files' columns. Reads no rows.
+pub fn open_rows(
+    source: Arc<dyn Source>,
+    request: RowRequest,
+) -> Result<Box<dyn RowReader>, DataError> {
+    Ok(Box::new(Rows::new(RowPlan::new(source, request)?, false)))
+}
+
+/// How many rows [`open_rows`] reads of each slice. Stops once `at_most` rows were counted; the
+/// slices after that are counted as 0. Only the columns that choose rows are read.
+///
+/// # Errors
+/// As [`open_rows`], or if a row cannot be read.
+pub fn count_rows(
+    source: Arc<dyn Source>,
+    request: RowRequest,
+    at_most: u64,
+) -> Result<Vec<u64>, DataError> {
+    let (mut counts, mut all) = (vec![0; request.slices.len()], 0);
+    let mut reader = Rows::new(RowPlan::new(source, request)?, true);
     for (at, count_at) in counts.iter_mut().enumerate() {
         if all >= at_most {
             break;
         }
-        let (plan, span) = (&reader.plan, &reader.plan.request.spans[at]);
-        let units = plan.index.units.partition_point(|u| u.file < span.table);
-        let units = &plan.index.units[units + span.groups.start..units + span.groups.end];
-        let count = if plan.choosing(span.table).is_empty() {
-            // By the numbers of the rows alone.
-            let rows: u64 = units.iter().map(|u| u.rows).sum();
-            let chosen = match plan.request.sample {
-                Some(sample) => {
-                    let sampled = sample.of_file(&plan.index.files[span.table].found.name);
-                    let first = units.first().map_or(0, |u| u.first_file_row);
-                    (first..first + rows).filter(|row| sampled(*row)).count() as u64
+        let (plan, slice) = (&reader.plan, &reader.plan.request.slices[at]);
+        let count = if plan.choosing(slice.file).is_empty() {
+            // The rows' numbers suffice.
+            let first = plan.layout.first_group(slice.file);
+            let groups = &plan.layout.groups[first + slice.groups.start..first + slice.groups.end];
+            let rows: u64 = groups.iter().map(|g| g.rows).sum();
+            let chosen = match plan.request.row_share {
+                Some(share) => {
+                    let drawn = share.of_file(&plan.layout.files[slice.file].name);
+                    let first = groups.first().map_or(0, |g| g.first_file_row);
+                    (first..first + rows).filter(|row| drawn(*row)).count() as u64
                 }
                 None => rows,
             };
-            chosen.min(span.limit.unwrap_or(u64::MAX))
+            chosen.min(slice.limit.unwrap_or(u64::MAX))
         } else {
-            let limit = (at_most - all).min(span.limit.unwrap_or(u64::MAX));
+            let limit = (at_most - all).min(slice.limit.unwrap_or(u64::MAX));
             let mut open = reader.open(at)?;
             open.left = limit;
             let mut count = 0;
             loop {
                 match open.advance(&reader.plan)? {
-                    Next::Chosen(chosen) => count += chosen.kept.len() as u64,
-                    Next::Unreadable(_) => {}
-                    Next::End { .. } => break count,
+                    Stream::Rows { rows: chosen, .. } => count += chosen.kept.len() as u64,
+                    Stream::Unreadable { .. } => {}
+                    Stream::End { .. } => break count,
                 }
             }
         };

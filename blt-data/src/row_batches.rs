@@ -4,18 +4,17 @@
 //! One thread decodes row groups and another packs, each some pieces ahead of who computes.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use blt_core::bytes::Batch;
 
-use crate::Document;
-use crate::columns::ListColumn;
+use crate::ahead::Ahead;
 use crate::error::DataError;
 use crate::pack::{Cutting, Laid, Packer, empty_batch};
-use crate::raw::{RawRow, RawRows, RowReader, size_of};
-use crate::rows::{RowError, Unreadable};
+use crate::raw::{RawRow, ReadRows, RowReader, size_of};
+use crate::request::{Document, ListColumn};
+use crate::rows::RowError;
+use crate::stream::Stream;
 
 /// A batch is given before it is full when this many rows ...
 const WAITING_ROWS: usize = 1 << 16;
@@ -35,82 +34,27 @@ pub enum RowState {
 
 /// Rows whose documents are in later batches.
 #[derive(Clone, Debug)]
-pub struct Rows {
-    /// Of the request.
-    pub span: usize,
-    /// With all columns.
+pub struct PackedRows {
+    /// All columns of the file.
     pub columns: RecordBatch,
-    /// For each row its number in the corpus, ascending, and what it holds.
+    /// Of each row its number in the corpus, ascending, and what is known of its document.
     pub documents: Vec<(u64, RowState)>,
 }
 
-/// What comes next of rows and batches.
+/// What comes next: rows, or a batch of documents of the rows that came.
 #[derive(Clone, Debug)]
-pub enum RawEvent {
-    Rows(Rows),
-    /// Spans of the rows given so far, in their order: each document's are complete before the next
-    /// one's begin.
+pub enum Packed {
+    Rows(Stream<PackedRows>),
+    /// Spans of documents, in the order of their rows: all spans of a document come before the
+    /// first one of the next.
     Batch(Batch),
-    /// Of the rows of this span that were given, or left out, since the last of these.
-    Unreadable {
-        span: usize,
-        group: Unreadable,
-    },
-    /// All rows of the span were given; batches with their documents may follow.
-    End {
-        span: usize,
-        groups_skipped: u64,
-    },
 }
 
-/// What a thread of its own makes ahead of who takes it.
-struct Ahead<T> {
-    receiver: Option<Receiver<T>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl<T: Send + 'static> Ahead<T> {
-    /// At most `ahead` (1 or more) wait to be taken.
-    fn start(ahead: usize, mut make: impl FnMut() -> Option<T> + Send + 'static) -> Self {
-        // One more waits in the thread's hand.
-        let (sender, receiver) = sync_channel(ahead.saturating_sub(1));
-        let thread = std::thread::spawn(move || {
-            while let Some(made) = make() {
-                // The receiver is gone when this was dropped.
-                if sender.send(made).is_err() {
-                    break;
-                }
-            }
-        });
-        Ahead { receiver: Some(receiver), thread: Some(thread) }
-    }
-
-    /// None at the end.
-    fn next(&mut self) -> Option<T> {
-        match self.receiver.as_ref().map(Receiver::recv) {
-            Some(Ok(made)) => Some(made),
-            // The thread ended: at the end, or by a panic, which goes on here.
-            _ => match self.thread.take().map(JoinHandle::join) {
-                Some(Err(panic)) => std::panic::resume_unwind(panic),
-                _ => None,
-            },
-        }
-    }
-}
-
-impl<T> Drop for Ahead<T> {
-    fn drop(&mut self) {
-        // Dropping the receiver first ends a thread that waits to send.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic that no one waits for has nothing to tell.
-            let _ = thread.join();
-        }
-    }
-}
+type Read = Result<Option<Stream<ReadRows>>, DataError>;
+type Next = Result<Option<Packed>, DataError>;
 
 struct Packing {
-    rows: Ahead<Result<RawRows, DataError>>,
+    rows: Ahead<Read>,
     packer: Packer,
     lists: Vec<ListColumn>,
     batch: Batch,
@@ -123,12 +67,12 @@ struct Packing {
 }
 
 impl Packing {
-    fn give(&mut self) -> RawEvent {
+    fn give(&mut self) -> Packed {
         self.waiting = (0, 0);
-        RawEvent::Batch(std::mem::replace(&mut self.batch, empty_batch(&self.lists)))
+        Packed::Batch(std::mem::replace(&mut self.batch, empty_batch(&self.lists)))
     }
 
-    fn next(&mut self) -> Result<Option<RawEvent>, DataError> {
+    fn next(&mut self) -> Next {
         loop {
             if self.cutting.is_none() {
                 self.cutting = self.documents.pop_front().map(|d| Cutting::new(d, &self.lists, 0));
@@ -150,7 +94,7 @@ impl Packing {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        match self.rows.next().transpose() {
+        match self.rows.next().unwrap_or(Ok(None)) {
             Err(error) if self.batch.is_empty() => Err(error),
             Err(error) => {
                 self.failed = Some(error);
@@ -158,41 +102,34 @@ impl Packing {
             }
             Ok(None) if self.batch.is_empty() => Ok(None),
             Ok(None) => Ok(Some(self.give())),
-            Ok(Some(RawRows::End { span, groups_skipped })) => {
-                Ok(Some(RawEvent::End { span, groups_skipped }))
-            }
-            Ok(Some(RawRows::Unreadable { span, group })) => {
-                Ok(Some(RawEvent::Unreadable { span, group }))
-            }
-            Ok(Some(RawRows::Rows { span, columns, rows })) => {
-                self.waiting = (self.waiting.0 + rows.len(), self.waiting.1 + size_of(&columns));
-                let mut documents = Vec::with_capacity(rows.len());
-                for row in rows {
-                    match row {
-                        RawRow::Null(row) => documents.push((row, RowState::Null)),
-                        RawRow::Failed(row, error) => {
-                            documents.push((row, RowState::Failed(error)))
-                        }
-                        RawRow::Document(document) => {
-                            documents
-                                .push((document.row, RowState::Document(document.bytes.len())));
-                            if !document.bytes.is_empty() || self.packer.keep_empty {
-                                self.documents.push_back(document);
-                            }
-                        }
-                    }
-                }
-                Ok(Some(RawEvent::Rows(Rows { span, columns, documents })))
-            }
+            Ok(Some(next)) => Ok(Some(Packed::Rows(next.map(|rows| self.take(rows))))),
         }
+    }
+
+    /// Keeps the documents of rows for the batches that follow.
+    fn take(&mut self, ReadRows { columns, documents }: ReadRows) -> PackedRows {
+        self.waiting = (self.waiting.0 + documents.len(), self.waiting.1 + size_of(&columns));
+        let mut state = |row| match row {
+            RawRow::Null(row) => (row, RowState::Null),
+            RawRow::Failed(row, error) => (row, RowState::Failed(error)),
+            RawRow::Document(document) => {
+                let state = (document.row, RowState::Document(document.bytes.len()));
+                if !document.bytes.is_empty() || self.packer.keep_empty {
+                    self.documents.push_back(document);
+                }
+                state
+            }
+        };
+        let documents = documents.into_iter().map(&mut state).collect();
+        PackedRows { columns, documents }
     }
 }
 
 /// Rows and the packed batches of their documents, read on threads of their own.
-pub struct RowBatches(Ahead<Result<RawEvent, DataError>>);
+pub struct RowBatches(Ahead<Next>);
 
 impl RowBatches {
-    /// Reads up to `ahead` events (1 or more) ahead. `lists`: those that the reader was opened
+    /// Reads up to `ahead` of what comes next (1 or more) in advance. `lists`: those that the reader was opened
     /// with.
     pub fn start(
         mut reader: Box<dyn RowReader>,
@@ -202,12 +139,8 @@ impl RowBatches {
     ) -> Result<Self, DataError> {
         packer.check()?;
         let batch = empty_batch(&lists);
-        let mut failed = false;
-        let rows = Ahead::start(PIECES_AHEAD, move || {
-            let next = if failed { None } else { reader.next().transpose() };
-            failed = matches!(next, Some(Err(_)));
-            next
-        });
+        let is_last = |next: &Read| !matches!(next, Ok(Some(_)));
+        let rows = Ahead::start(PIECES_AHEAD, is_last, move || reader.next());
         let documents = VecDeque::new();
         let mut packing = Packing {
             rows,
@@ -219,16 +152,13 @@ impl RowBatches {
             waiting: (0, 0),
             failed: None,
         };
-        let mut failed = false;
-        Ok(RowBatches(Ahead::start(ahead, move || {
-            let next = if failed { None } else { packing.next().transpose() };
-            failed = matches!(next, Some(Err(_)));
-            next
-        })))
+        let is_last = |next: &Next| !matches!(next, Ok(Some(_)));
+        Ok(RowBatches(Ahead::start(ahead, is_last, move || packing.next())))
     }
 
     /// What comes next, or None at the end (and after an error).
-    pub fn next_event(&mut self) -> Result<Option<RawEvent>, DataError> {
-        self.0.next().transpose()
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Next {
+        self.0.next().unwrap_or(Ok(None))
     }
 }

@@ -1,93 +1,34 @@
-//! What can be asked for of whole rows: tables, spans of them, and which of their rows.
+//! Requests for whole rows: which row groups of which files, and which of their rows.
 
 use std::ops::Range;
 
-use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::columns::ListColumn;
-use crate::error::DataError;
-use crate::formats::DataFile;
+use crate::portion::Portion;
 use crate::predicate::Predicate;
-use crate::split::Part;
-use crate::storage::Location;
+use crate::request::ListColumn;
+use crate::splitmix::{STEP, fraction, mix};
 
-/// What is read as one: a row group, a record batch, a text file or some of its lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Group {
-    pub rows: u64,
-    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count
-    /// once.
-    pub bytes: u64,
-}
-
-/// A file of rows.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Table {
-    pub path: Location,
-    /// As shown to users: relative to where the pipeline's paths start if it lies below, `/`
-    /// between the parts.
-    pub name: String,
-    /// The file's own columns, then those of its folders (`lang=en/`).
-    pub schema: SchemaRef,
-    pub groups: Vec<Group>,
-    /// A digest of name, size, time of modification and table of contents; of an object, of its
-    /// URL, size, and the store's mark of its version, or the time of its modification where
-    /// there is none.
-    pub fingerprint: String,
-}
-
-impl Table {
-    pub(crate) fn of(file: &DataFile, contents: Option<blake3::Hash>) -> Result<Self, DataError> {
-        let found = &file.found;
-        let contents = contents.map(|c| c.to_hex().to_string());
-        let identity = serde_json::to_vec(&(&found.name, found.size, found.version(), contents));
-        let identity = identity.map_err(|e| DataError::read(&found.path, e))?;
-        Ok(Table {
-            path: found.path.clone(),
-            name: found.name.clone(),
-            schema: file.schema.clone(),
-            groups: file
-                .scan
-                .units
-                .iter()
-                .map(|u| Group { rows: u.rows, bytes: u.bytes })
-                .collect(),
-            fingerprint: blake3::hash(&identity).to_hex()[..32].to_string(),
-        })
-    }
-
-    /// Of all parts.
-    pub fn rows(&self) -> u64 {
-        self.groups.iter().map(|g| g.rows).sum()
-    }
-
-    /// No document has more bytes than this, as far as the file tells without being read (a
-    /// compressed Arrow file does not).
-    pub fn document_bytes(&self) -> u64 {
-        self.groups.iter().map(|g| g.bytes).max().unwrap_or(0)
-    }
-}
-
-/// Some neighbouring groups of a table.
+/// Some neighbouring row groups of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowSpan {
-    /// In [`Source::tables`](crate::Source::tables).
-    pub table: usize,
+pub struct FileSlice {
+    /// The file's number in [`Source::files`](crate::Source::files).
+    #[serde(rename = "table")]
+    pub file: usize,
     pub groups: Range<usize>,
-    /// The first so many rows alone of those that are chosen.
+    /// The largest number of chosen rows; the first ones. None for all.
     pub limit: Option<u64>,
 }
 
-/// A share of the rows, drawn by file name and row number.
+/// A share of the rows, drawn at random by file name and row number.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct RowShare {
     /// 0 to 1.
     pub share: f64,
     pub seed: u64,
 }
 
-impl Sample {
+impl RowShare {
     /// Draws of the rows of one file.
     pub(crate) fn of_file(self, name: &str) -> impl Fn(u64) -> bool + use<> {
         let mut hasher = blake3::Hasher::new();
@@ -95,11 +36,8 @@ impl Sample {
         let key =
             u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"));
         move |row| {
-            // splitmix64
-            let mut z = key.wrapping_add(row.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64) < self.share
+            let drawn = mix(key.wrapping_add(row.wrapping_mul(STEP)));
+            fraction(drawn) < self.share
         }
     }
 }
@@ -142,14 +80,14 @@ pub enum RowError {
 /// Which rows to read.
 #[derive(Clone, Debug)]
 pub struct RowRequest {
-    pub part: Part,
+    pub portion: Portion,
     /// Columns of lists to bring along.
     pub lists: Vec<ListColumn>,
-    pub spans: Vec<RowSpan>,
+    pub slices: Vec<FileSlice>,
     /// Rows for which it is true; row groups are left out whose statistics say that they have
     /// none.
     pub condition: Option<Predicate>,
-    pub sample: Option<Sample>,
+    pub row_share: Option<RowShare>,
     pub on_error: OnError,
 }
 

@@ -1,5 +1,5 @@
-//! What is left of a unit that does not decode: its columns one by one, and nulls for those that
-//! are lost.
+//! Reading a row group that does not decode: its columns one by one, with nulls for those that are
+//! lost.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use arrow::compute::concat;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::error::DataError;
-use crate::formats::{Batches, DataFile, Format, UnitReader, reader};
+use crate::source::{Batches, GroupReader, RowFile, Source};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u64 = 1024;
-/// Bytes aimed at for a batch, by the unit's average.
+/// Bytes aimed at for a batch, by the row group's average.
 const BATCH_BYTES: u64 = 4 << 20;
 
 struct Column {
@@ -22,19 +22,18 @@ struct Column {
     batches: Option<Batches>,
     rest: Option<ArrayRef>,
     /// Keeps the file open.
-    _reader: Box<dyn UnitReader>,
+    _reader: Box<dyn GroupReader>,
 }
 
 impl Column {
     fn open(
-        format: &dyn Format,
-        file: &DataFile,
-        unit: usize,
+        source: &dyn Source,
+        (file, group): (usize, usize),
         field: &Field,
         rows: std::ops::Range<u64>,
     ) -> Result<Self, DataError> {
-        let mut reader = reader(format, std::slice::from_ref(field.name()));
-        let batches = decoded(reader.open(file, unit, std::slice::from_ref(&rows)))?;
+        let mut reader = source.reader(std::slice::from_ref(field.name()))?;
+        let batches = decoded(reader.open(file, group, std::slice::from_ref(&rows)))?;
         Ok(Column {
             field: Arc::new(field.clone().with_nullable(true)),
             batches,
@@ -88,7 +87,7 @@ fn decoded<T>(read: Result<T, DataError>) -> Result<Option<T>, DataError> {
     }
 }
 
-/// The rest of a unit, from a row on.
+/// The rest of a row group, from a row on.
 pub(crate) struct Salvage {
     columns: Vec<Column>,
     schema: SchemaRef,
@@ -98,25 +97,27 @@ pub(crate) struct Salvage {
 }
 
 impl Salvage {
-    /// `columns`: those to read, of the file's.
+    /// `at`: the file's number in the source, and the row group's number in the file. `columns`:
+    /// those of the file to read.
     pub fn new(
-        format: &dyn Format,
-        file: &DataFile,
-        unit: usize,
+        source: &dyn Source,
+        file: &RowFile,
+        at: (usize, usize),
         columns: &[String],
         from: u64,
     ) -> Result<Self, DataError> {
-        let at = &file.scan.units[unit];
+        let group = file.groups[at.1];
         let fields = file.schema.fields().iter().filter(|f| columns.contains(f.name()));
-        let columns = fields.map(|f| Column::open(format, file, unit, f, from..at.rows));
+        let columns = fields.map(|f| Column::open(source, at, f, from..group.rows));
         let columns = columns.collect::<Result<Vec<Column>, _>>()?;
         let fields: Vec<_> = columns.iter().map(|c| c.field.clone()).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, file.schema.metadata().clone()));
-        let batch_rows = (BATCH_BYTES / (at.bytes / at.rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
-        Ok(Salvage { columns, schema, left: at.rows - from, batch_rows })
+        let batch_rows =
+            (BATCH_BYTES / (group.bytes / group.rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
+        Ok(Salvage { columns, schema, left: group.rows - from, batch_rows })
     }
 
-    /// The next rows, None at the unit's end.
+    /// The next rows, None at the end of the row group.
     pub fn next(&mut self) -> Result<Option<RecordBatch>, DataError> {
         let n = self.left.min(self.batch_rows);
         if n == 0 {

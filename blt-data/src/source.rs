@@ -1,248 +1,241 @@
-//! What a source is, what is asked of it, and what it gives.
+//! A source of documents: files of rows in row groups, each of which is read by itself.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::datatypes::DataType;
-use serde::{Deserialize, Serialize};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::columns::ListColumn;
 use crate::error::DataError;
-use crate::order::Order;
-use crate::raw::RowReader;
-use crate::reader::{Counts, Cursor};
-use crate::rows::{RowRequest, Table};
-use crate::split::{Part, Split};
+use crate::predicate::ColumnStatistics;
+use crate::split::Split;
+use crate::storage::Location;
 
-/// A document of a corpus.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Document {
-    /// Its row, counted over all rows of all files in order (nulls and other parts included).
-    pub row: u64,
-    /// Its bytes, as stored; maybe none.
-    pub bytes: Vec<u8>,
-    /// The requested scalar columns as text; None for null. Binary that is no UTF-8 comes as
-    /// hexadecimal.
-    pub scalars: BTreeMap<String, Option<String>>,
-    /// The requested list columns, checked against the document's length.
-    pub lists: BTreeMap<String, Vec<f32>>,
-}
-
-/// What stands in a row.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Row {
-    Document(Document),
-    /// A row (by its number) whose text is null.
-    Null(u64),
-}
-
-/// The format of a corpus.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceKind {
-    /// A unit is a row group. In a folder: `.parquet`, `.pq`.
-    Parquet,
-    /// Arrow IPC, file or stream form, compressed or not; a unit is a record batch. In a folder:
-    /// `.arrow`, `.arrows`, `.ipc`, `.feather`.
-    ArrowIpc,
-    /// Columns `text` and `path`; a document is a file, or with `lines` each line (its `\n` left
-    /// out; what ends in a newline has no empty line after it). In a folder: `.txt`.
-    Text { lines: bool },
-}
-
-impl SourceKind {
-    pub(crate) fn extensions(&self) -> Vec<String> {
-        let extensions: &[&str] = match self {
-            SourceKind::Parquet => &[".parquet", ".pq"],
-            SourceKind::ArrowIpc => &[".arrow", ".arrows", ".ipc", ".feather"],
-            SourceKind::Text { .. } => &[".txt"],
-        };
-        extensions.iter().map(|e| e.to_string()).collect()
-    }
-}
-
-/// Where a corpus lies and how it is read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SourceConfig {
-    pub kind: SourceKind,
-    /// Files, folders (searched to the bottom, sorted by path) and globs, read in this order.
-    pub paths: Vec<String>,
-    /// What relative paths start at.
-    pub base_dir: PathBuf,
-    /// The column of text or binary that holds the documents.
-    pub column: String,
-    pub split: Option<Split>,
-    /// Which files of a folder belong, by how their names end; None for the format's own.
-    pub extensions: Option<Vec<String>>,
-}
-
-impl SourceConfig {
-    /// One path, column `text`, no split.
-    pub fn new(kind: SourceKind, path: impl Into<String>, base_dir: impl Into<PathBuf>) -> Self {
-        SourceConfig {
-            kind,
-            paths: vec![path.into()],
-            base_dir: base_dir.into(),
-            column: "text".into(),
-            split: None,
-            extensions: None,
-        }
-    }
-}
-
-/// What to read of a source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Request {
-    pub part: Part,
-    /// Leave the calibration documents out of [`Part::Train`]: what trains the entropy model says
-    /// so.
-    pub exclude_calibration: bool,
-    pub order: Order,
-    /// At most this many documents, the empty ones included; None for all.
-    pub limit: Option<u64>,
-    /// How often to go through the part; None for ever. A shuffled order is drawn anew for each
-    /// epoch.
-    pub epochs: Option<u64>,
-    /// Columns of single values to bring along as text.
-    pub scalars: Vec<String>,
-    /// Columns of lists to bring along.
-    pub lists: Vec<ListColumn>,
-}
-
-impl Request {
-    /// Every document once, in order.
-    pub fn all() -> Self {
-        Request {
-            part: Part::All,
-            exclude_calibration: false,
-            limit: None,
-            order: Order::Sequential,
-            epochs: Some(1),
-            scalars: Vec::new(),
-            lists: Vec::new(),
-        }
-    }
-
-    /// The documents of a part once, in order.
-    pub fn part(part: Part) -> Self {
-        Request { part, ..Request::all() }
-    }
-
-    /// The training part for ever, shuffled.
-    pub fn training(seed: u64, buffer: usize) -> Self {
-        Request {
-            part: Part::Train,
-            order: Order::Shuffled { seed, buffer },
-            epochs: None,
-            ..Request::all()
-        }
-    }
-}
-
-/// A column of a source.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Column {
-    pub name: String,
-    pub data_type: DataType,
-}
-
-/// A source in numbers; its `Display` is a line for people.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Description {
-    /// The paths as configured.
-    pub paths: String,
-    pub column: String,
-    pub column_type: String,
-    pub files: usize,
-    /// Row groups, record batches, text files or pieces of them.
-    pub units: usize,
-    /// Rows in all, of all parts, nulls included.
+/// Rows that are read as one: a row group of Parquet, a record batch of Arrow IPC, a text file or
+/// some of its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowGroup {
     pub rows: u64,
-    /// Size of the files, in bytes.
-    pub file_bytes: u64,
+    /// Size of its values, decoded and not compressed; a dictionary counts once. Of Arrow IPC, the
+    /// size in the file. 0 if unknown.
+    pub bytes: u64,
 }
 
-impl std::fmt::Display for Description {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let plural = |n: usize| if n == 1 { "" } else { "s" };
-        let Description { paths, column, column_type, files, units, rows, file_bytes } = self;
-        write!(
-            f,
-            "{paths}: {rows} rows in {files} file{} ({file_bytes} bytes, {units} unit{}), ",
-            plural(*files),
-            plural(*units)
-        )?;
-        write!(f, "documents in `{column}` ({column_type})")
+/// A file of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowFile {
+    pub path: Location,
+    /// The name shown to users: relative to where the pipeline's paths start if the file is below
+    /// that, with `/` between folders.
+    pub name: String,
+    /// The file's own columns, then those made of its folders' names (`lang=en/`).
+    pub schema: SchemaRef,
+    pub groups: Vec<RowGroup>,
+}
+
+impl RowFile {
+    /// A file that is not on a disk. `rows`: the number of rows of each row group.
+    pub fn new(
+        name: impl Into<String>,
+        schema: SchemaRef,
+        rows: impl IntoIterator<Item = u64>,
+    ) -> Self {
+        let name = name.into();
+        let path = Location::Local(name.clone().into());
+        let groups = rows.into_iter().map(|rows| RowGroup { rows, bytes: 0 }).collect();
+        RowFile { path, name, schema, groups }
+    }
+
+    /// Rows in all row groups.
+    pub fn rows(&self) -> u64 {
+        self.groups.iter().map(|g| g.rows).sum()
+    }
+
+    /// An upper bound of a document's bytes, as far as the file tells without being read: a
+    /// compressed Arrow IPC file does not.
+    pub fn document_bytes(&self) -> u64 {
+        self.groups.iter().map(|g| g.bytes).max().unwrap_or(0)
     }
 }
 
-/// Documents that can be read in parts and orders, any number of times.
+/// The rows of a row group, in batches of limited size.
+pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>> + Send>;
+
+/// Documents that can be read any number of times.
+///
+/// A source lists files of rows and reads row groups of them. [`Reader`](crate::Reader) does the
+/// rest on any source: portions, shuffling, epochs, limits, and continuing at a cursor. Three
+/// methods suffice:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use arrow::array::{ArrayRef, RecordBatch, StringArray};
+/// use arrow::datatypes::{DataType, Field, Schema};
+/// use blt_data::{
+///     BatchReader, DataError, GroupReader, Packer, Request, RowFile, Source, WholeGroups,
+/// };
+///
+/// /// The documents `0`, `1`, ... up to `n`, a hundred in a row group.
+/// struct Numbers {
+///     n: u64,
+/// }
+///
+/// impl Source for Numbers {
+///     fn files(&self) -> Result<Arc<[RowFile]>, DataError> {
+///         let schema = Schema::new(vec![Field::new("text", DataType::Utf8, false)]);
+///         let rows = (0..self.n).step_by(100).map(|first| 100.min(self.n - first));
+///         Ok([RowFile::new("numbers", schema.into(), rows)].into())
+///     }
+///
+///     fn reader(&self, _columns: &[String]) -> Result<Box<dyn GroupReader>, DataError> {
+///         let n = self.n;
+///         Ok(Box::new(WholeGroups(move |_file, group: usize| {
+///             let first = group as u64 * 100;
+///             let text = (first..n.min(first + 100)).map(|i| i.to_string());
+///             let text: ArrayRef = Arc::new(StringArray::from_iter_values(text));
+///             RecordBatch::try_from_iter([("text", text)])
+///                 .map_err(|e| DataError::Config { what: e.to_string() })
+///         })))
+///     }
+///
+///     fn fingerprint(&self) -> Result<String, DataError> {
+///         Ok(format!("numbers up to {}", self.n))
+///     }
+/// }
+///
+/// let source = Arc::new(Numbers { n: 1000 });
+/// let mut reader = BatchReader::new(source, Request::training(7, 50), Packer::new(64, 4096)?)?;
+/// assert!(reader.next_batch()?.is_some());
+/// # Ok::<(), DataError>(())
+/// ```
 pub trait Source: Send + Sync {
-    /// Starts reading.
-    fn open(&self, request: &Request) -> Result<Box<dyn DocumentReader>, DataError>;
+    /// The files in the order they are read, at least one. Reads no rows.
+    fn files(&self) -> Result<Arc<[RowFile]>, DataError>;
 
-    /// Continues where `cursor` was taken, with the very same sequence.
-    fn resume(
-        &self,
-        request: &Request,
-        cursor: &Cursor,
-    ) -> Result<Box<dyn DocumentReader>, DataError>;
+    /// Starts a reader of row groups. Its batches hold at least these columns, those of them that
+    /// the file has.
+    fn reader(&self, columns: &[String]) -> Result<Box<dyn GroupReader>, DataError>;
 
-    /// Single rows by their numbers, in the order asked for. A row that is not in the request's
-    /// part is an error.
-    fn fetch(&self, request: &Request, rows: &[u64]) -> Result<Vec<Row>, DataError>;
-
-    /// A digest of the data: names, sizes, modification times and tables of contents of all files.
-    /// It reads no rows.
+    /// A digest of the data, by which a finished step is found again: it changes when the
+    /// documents do. Reads no rows.
     fn fingerprint(&self) -> Result<String, DataError>;
 
-    /// What the source holds.
-    fn describe(&self) -> Result<Description, DataError>;
-
-    /// The columns there are. Reads no rows.
-    fn columns(&self) -> Result<Vec<Column>, DataError>;
-
-    /// Checks a request against files and columns, as [`Source::open`] does. Reads no rows.
-    fn check(&self, request: &Request) -> Result<(), DataError>;
-
-    /// The files in the order they are read, for who writes their rows back with columns of its
-    /// own. Reads no rows.
-    ///
-    /// # Errors
-    /// Also if the source has no files of rows, which is what a source says that does not implement
-    /// this.
-    fn tables(&self) -> Result<Vec<Table>, DataError> {
-        Err(DataError::NoTables)
+    /// The column of text or binary that holds the documents.
+    fn column(&self) -> &str {
+        "text"
     }
 
-    /// Starts reading whole rows, all columns, of spans of [`Source::tables`].
-    ///
-    /// # Errors
-    /// If the request does not fit the files' columns. Reads no rows.
-    fn open_rows(&self, request: &RowRequest) -> Result<Box<dyn RowReader>, DataError> {
-        let _ = request;
-        Err(DataError::NoTables)
+    /// How documents are divided into portions; None if they are not.
+    fn split(&self) -> Option<&Split> {
+        None
     }
 
-    /// How many rows [`Source::open_rows`] gives of each span, as far as the first ones that have
-    /// `at_most` in all: what lies behind them is not looked at, and counts 0. Of the columns,
-    /// those are read that the request depends on.
-    fn count_rows(&self, request: &RowRequest, at_most: u64) -> Result<Vec<u64>, DataError> {
-        let _ = (request, at_most);
-        Err(DataError::NoTables)
+    /// What error messages call the source.
+    fn name(&self) -> String {
+        "the source".to_owned()
+    }
+
+    /// The schema that all files share, and the file it was read from.
+    ///
+    /// # Errors
+    /// If two files have different columns.
+    fn schema(&self) -> Result<(SchemaRef, Location), DataError> {
+        shared_schema(&self.files()?)
+    }
+
+    /// A digest of each file, by which a scored part is found again.
+    fn file_fingerprints(&self) -> Result<Vec<String>, DataError> {
+        let whole = self.fingerprint()?;
+        Ok(self.files()?.iter().map(|file| format!("{whole} {}", file.name)).collect())
+    }
+
+    /// Statistics of these columns of a file, an element for each of its row groups. Columns of
+    /// which nothing is known are left out.
+    fn statistics(
+        &self,
+        file: usize,
+        columns: &[String],
+    ) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
+        let _ = (file, columns);
+        Ok(BTreeMap::new())
     }
 }
 
-/// A stream of documents.
-pub trait DocumentReader: Send {
-    /// The next row of the part, or None at the end of the last epoch. After an error, the same
-    /// error.
-    #[allow(clippy::should_implement_trait)]
-    fn next(&mut self) -> Result<Option<Row>, DataError>;
+/// Reads row groups of a source.
+pub trait GroupReader: Send {
+    /// Reads the rows of `rows` (ascending ranges within the row group). `file` counts the
+    /// source's files, `group` the file's row groups.
+    fn open(
+        &mut self,
+        file: usize,
+        group: usize,
+        rows: &[Range<u64>],
+    ) -> Result<Batches, DataError>;
 
-    /// Where the reader stands: after the row last given.
-    fn cursor(&self) -> Cursor;
+    /// Starts fetching the row group that is opened next, which is of the file that is open.
+    fn will_open(&mut self, file: usize, group: usize) {
+        let _ = (file, group);
+    }
+}
 
-    /// What was given so far, over all epochs.
-    fn counts(&self) -> Counts;
+/// A [`GroupReader`] by a function of file and row group that gives the whole row group.
+pub struct WholeGroups<F>(pub F);
+
+impl<F: FnMut(usize, usize) -> Result<RecordBatch, DataError> + Send> GroupReader
+    for WholeGroups<F>
+{
+    fn open(
+        &mut self,
+        file: usize,
+        group: usize,
+        rows: &[Range<u64>],
+    ) -> Result<Batches, DataError> {
+        let batch = (self.0)(file, group)?;
+        // Rows that are not there are the reader's to report.
+        let n = batch.num_rows();
+        let within = |rows: &Range<u64>| (rows.start as usize).min(n)..(rows.end as usize).min(n);
+        let slices: Vec<RecordBatch> = rows
+            .iter()
+            .map(within)
+            .filter(|rows| !rows.is_empty())
+            .map(|rows| batch.slice(rows.start, rows.len()))
+            .collect();
+        Ok(Box::new(slices.into_iter().map(Ok)))
+    }
+}
+
+/// See [`Source::schema`].
+pub(crate) fn shared_schema(files: &[RowFile]) -> Result<(SchemaRef, Location), DataError> {
+    let Some((first, others)) = files.split_first() else {
+        return Err(DataError::Config { what: "the source has no files".into() });
+    };
+    others.iter().try_for_each(|file| same_schema(first, file))?;
+    Ok((first.schema.clone(), first.path.clone()))
+}
+
+/// Names and types of columns must agree; order, nullability and metadata need not.
+fn same_schema(first: &RowFile, file: &RowFile) -> Result<(), DataError> {
+    let (expected, schema) = (&first.schema, &file.schema);
+    if Arc::ptr_eq(expected, schema) {
+        return Ok(());
+    }
+    let names = expected.fields().iter().chain(schema.fields()).map(|f| f.name());
+    for column in names {
+        let of =
+            |schema: &SchemaRef| schema.field_with_name(column).ok().map(|f| f.data_type().clone());
+        let (a, b) = (of(expected), of(schema));
+        if !matches!((&a, &b), (Some(a), Some(b)) if a.equals_datatype(b)) {
+            let show = |t: Option<DataType>| t.map_or("missing".to_string(), |t| t.to_string());
+            return Err(DataError::SchemaDiffers {
+                path: file.path.clone(),
+                first: first.path.clone(),
+                column: column.clone(),
+                found: show(b),
+                expected: show(a),
+            });
+        }
+    }
+    Ok(())
 }

@@ -1,9 +1,11 @@
-//! Parts of a corpus, told apart by a hash: the same document is in the same part whatever file or
-//! row it stands in.
+//! Portions of a corpus, divided by a hash: a document is in the same portion whatever file or row
+//! it is in.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::portion::Portion;
+use crate::splitmix::fraction;
 
 /// The value of [`Split::by`] that hashes the document's bytes instead of a column.
 pub const BY_CONTENT: &str = "content";
@@ -14,7 +16,7 @@ pub const BY_CONTENT: &str = "content";
 pub struct Split {
     /// The fraction of documents that is held out for validation, from 0 to 1.
     pub valid: f64,
-    /// What decides the part: a column (rows of one value stay together), or `content`, the
+    /// What decides the portion: a column (rows of one value stay together), or `content`, the
     /// document's bytes. A row with a null in the column goes by its content.
     #[serde(default = "by_content")]
     pub by: String,
@@ -48,7 +50,7 @@ impl Split {
         Split { valid, by: by.into(), ..Split::default() }
     }
 
-    /// A split with no calibration part.
+    /// A split without calibration documents.
     pub fn new(valid: f64, by: impl Into<String>) -> Self {
         Split { valid, by: by.into(), calibration: 0.0 }
     }
@@ -69,97 +71,73 @@ impl Split {
         Ok(())
     }
 
-    /// The part that a document of this key lies in: `Train`, `Valid` or `Calibration`.
+    /// The portion that a document of this key is in: `Train`, `Valid` or `Calibration`.
     ///
     /// Two independent numbers are drawn from the key's blake3 hash, so that changing `valid` moves
     /// documents only between training and validation, and `calibration` only within training.
-    pub fn part(&self, key: &[u8]) -> Part {
+    pub fn portion(&self, key: &[u8]) -> Portion {
         let hash = blake3::hash(key);
-        let fraction = |at: usize| {
+        let drawn = |at: usize| {
             let word =
                 u64::from_le_bytes(hash.as_bytes()[at..at + 8].try_into().expect("eight bytes"));
-            (word >> 11) as f64 / (1u64 << 53) as f64
+            fraction(word)
         };
-        if fraction(0) < self.valid {
-            Part::Valid
-        } else if fraction(8) < self.calibration {
-            Part::Calibration
+        if drawn(0) < self.valid {
+            Portion::Valid
+        } else if drawn(8) < self.calibration {
+            Portion::Calibration
         } else {
-            Part::Train
+            Portion::Train
         }
     }
 }
 
-/// Which documents to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// Every document.
-    All,
-    /// What is not held out for validation; the calibration documents are in it unless the request
-    /// leaves them out. With no split, every document.
-    Train,
-    /// What is held out.
-    Valid,
-    /// The training documents set aside by [`Split::calibration`].
-    Calibration,
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Part::All => "whole",
-            Part::Train => "training",
-            Part::Valid => "validation",
-            Part::Calibration => "calibration",
-        })
-    }
-}
-
-/// A part as a filter over documents.
+/// A portion as a filter over documents.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
     split: Option<Split>,
-    part: Part,
+    portion: Portion,
     exclude_calibration: bool,
 }
 
 impl Filter {
     pub(crate) fn new(
         split: Option<&Split>,
-        part: Part,
+        portion: Portion,
         exclude_calibration: bool,
     ) -> Result<Self, DataError> {
-        let missing = match (part, split) {
-            (Part::Valid, None) => Some(("split", "split: {valid: 0.1}")),
-            (Part::Valid, Some(split)) if split.valid == 0.0 => {
+        let missing = match (portion, split) {
+            (Portion::Valid, None) => Some(("split", "split: {valid: 0.1}")),
+            (Portion::Valid, Some(split)) if split.valid == 0.0 => {
                 Some(("split.valid", "split: {valid: 0.1}"))
             }
-            (Part::Calibration, None) => Some(("split", "split: {valid: 0.1, calibration: 0.05}")),
-            (Part::Calibration, Some(split)) if split.calibration == 0.0 => {
+            (Portion::Calibration, None) => {
+                Some(("split", "split: {valid: 0.1, calibration: 0.05}"))
+            }
+            (Portion::Calibration, Some(split)) if split.calibration == 0.0 => {
                 Some(("split.calibration", "split: {valid: 0.1, calibration: 0.05}"))
             }
             _ => None,
         };
         if let Some((missing, example)) = missing {
-            return Err(DataError::NoSplit { part, missing, example });
+            return Err(DataError::NoSplit { portion, missing, example });
         }
-        Ok(Filter { split: split.cloned(), part, exclude_calibration })
+        Ok(Filter { split: split.cloned(), portion, exclude_calibration })
     }
 
     /// The column that must be read to decide.
     pub(crate) fn column(&self) -> Option<&str> {
-        if self.part == Part::All { None } else { self.split.as_ref()?.column() }
+        if self.portion == Portion::All { None } else { self.split.as_ref()?.column() }
     }
 
-    /// Whether a document is in the part; `key` is asked for only where it matters.
+    /// Whether a document is in the portion; `key` is asked for only where it matters.
     pub(crate) fn admits<'a>(&self, key: impl FnOnce() -> std::borrow::Cow<'a, [u8]>) -> bool {
-        let Some(split) = self.split.as_ref().filter(|_| self.part != Part::All) else {
+        let Some(split) = self.split.as_ref().filter(|_| self.portion != Portion::All) else {
             return true;
         };
-        match split.part(&key()) {
-            Part::Calibration if self.part == Part::Train => !self.exclude_calibration,
-            part => part == self.part,
+        match split.portion(&key()) {
+            Portion::Calibration if self.portion == Portion::Train => !self.exclude_calibration,
+            portion => portion == self.portion,
         }
     }
 }
@@ -175,13 +153,13 @@ mod tests {
         let (mut valid, mut calibration) = (0, 0);
         for i in 0..20_000u32 {
             let key = format!("document {i}");
-            let part = split.part(key.as_bytes());
-            valid += (part == Part::Valid) as u32;
-            calibration += (part == Part::Calibration) as u32;
+            let part = split.portion(key.as_bytes());
+            valid += (part == Portion::Valid) as u32;
+            calibration += (part == Portion::Calibration) as u32;
             // Holding out more moves documents into validation and none out of it or into
             // calibration.
-            let then = wider.part(key.as_bytes());
-            assert!(then == part || then == Part::Valid, "{part} became {then}");
+            let then = wider.portion(key.as_bytes());
+            assert!(then == part || then == Portion::Valid, "{part} became {then}");
         }
         // Standard deviations: 57 and 38 documents.
         assert!((3750..4250).contains(&valid), "{valid}");
@@ -190,11 +168,11 @@ mod tests {
 
     #[test]
     fn parts_need_a_split() {
-        assert!(Filter::new(None, Part::Train, false).is_ok());
-        let error = Filter::new(None, Part::Valid, false).unwrap_err().to_string();
+        assert!(Filter::new(None, Portion::Train, false).is_ok());
+        let error = Filter::new(None, Portion::Valid, false).unwrap_err().to_string();
         assert!(error.contains("validation part") && error.contains("split: {valid"), "{error}");
         let split = Split::new(0.1, BY_CONTENT);
-        let error = Filter::new(Some(&split), Part::Calibration, false).unwrap_err().to_string();
+        let error = Filter::new(Some(&split), Portion::Calibration, false).unwrap_err().to_string();
         assert!(error.contains("no split.calibration"), "{error}");
         assert!(Split::new(1.5, BY_CONTENT).check().is_err());
         assert!(Split::new(f64::NAN, BY_CONTENT).check().is_err());

@@ -3,7 +3,7 @@
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
 use blt_core::patch::stream::PatchStream;
-use blt_data::{ListColumn, Part, Source};
+use blt_data::{ListColumn, Portion, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -145,7 +145,7 @@ impl Facilities for ParamSet {
 /// recorded in the checkpoint, and then stays as it is.
 pub trait Prepare {
     /// Which documents to learn from; `None` if there is nothing (left) to learn.
-    fn wants(&self) -> Option<Part>;
+    fn wants(&self) -> Option<Portion>;
     /// How many bytes of documents to learn from, at most.
     fn max_bytes(&self) -> u64;
     /// Starts learning. Until [`finish`](Prepare::finish), running the node shows it data and its

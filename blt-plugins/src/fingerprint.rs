@@ -50,17 +50,15 @@ fn add_source(
     plan: &Plan,
     source: &DocumentSource,
 ) -> Result<(), StepError> {
-    let Ok(tables) = source.handle.source.tables() else {
-        // A user's own source need not read tables from files.
-        let digest = source.handle.source.fingerprint().map_err(|e| source.error(plan, e))?;
-        data.insert(source.node.clone(), short_digest(&digest));
-        return Ok(());
-    };
-    for table in tables {
-        match &table.path {
-            Location::Local(path) => add_path(data, path, &table.name)?,
-            Location::Remote(_) => {
-                data.insert(table.name, short_digest(&table.fingerprint));
+    let documents = &source.handle.source;
+    let digests = || Ok((documents.files()?, documents.file_fingerprints()?));
+    let (files, digests) = digests().map_err(|e| source.error(plan, e))?;
+    for (file, digest) in files.iter().zip(digests) {
+        match &file.path {
+            Location::Local(path) if path.exists() => add_path(data, path, &file.name)?,
+            // An object, or a file that a user's own source makes up.
+            _ => {
+                data.insert(file.name.clone(), short_digest(&digest));
             }
         }
     }

@@ -34,10 +34,10 @@ use std::rc::Rc;
 ///
 /// /// A patch starts after each newline: a line is a patch.
 /// #[params]
-/// pub struct NewlinePatch {}
+/// pub struct LinePatch {}
 ///
 /// #[node]
-/// impl Patcher for NewlinePatch {
+/// impl Patcher for LinePatch {
 ///     const LOOK_BACK: usize = 1;
 ///     fn starts_next(&self, so_far: &[u8]) -> bool {
 ///         so_far.ends_with(b"\n")

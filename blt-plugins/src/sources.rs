@@ -4,9 +4,8 @@
 use crate::facilities::{self, SourceHandle};
 use crate::plan_queries::outputs_of;
 use crate::ports::Bytes;
-use blt_data::{DataError, Request};
+use blt_data::{DataError, ReadDocuments, Request};
 use blt_graph::{Live, NodeError, Plan, PlannedNode, StepCx, StepError, World};
-use serde_json::Value;
 
 /// A source of documents: a node, and what it provides.
 #[derive(Clone)]
@@ -92,33 +91,7 @@ pub fn check_sources(cx: &StepCx, goals: &[&str], request: &Request) -> Result<(
 
 /// An error of the source `node`, pointing at the node's parameter that is at fault.
 fn source_error(plan: &Plan, node: &str, error: DataError) -> StepError {
-    let param = |path: &[&str]| {
-        let first = plan.node(node).and_then(|node| node.params.get(path[0]));
-        path[1..].iter().try_fold(first?, |value, key| value.get(key))
-    };
-    let is = |path: &[&str], column: &str| param(path).and_then(Value::as_str) == Some(column);
-    let at = match &error {
-        DataError::NoSuchColumn { column, .. } | DataError::ColumnType { column, .. } => {
-            let of_column = is(&["column"], column).then_some("column");
-            of_column.or_else(|| is(&["split", "by"], column).then_some("split.by"))
-        }
-        DataError::NoSplit { .. } => Some("split"),
-        DataError::NoSuchFile { .. }
-        | DataError::NoMatch { .. }
-        | DataError::BadGlob { .. }
-        | DataError::EmptyFolder { .. }
-        | DataError::NotAFile { .. }
-        | DataError::Read { .. }
-        | DataError::Storage(_)
-        | DataError::SchemaDiffers { .. }
-        | DataError::WrongFormat { .. }
-        | DataError::Corrupt { .. }
-        | DataError::Changed { .. }
-        | DataError::Empty { .. }
-        | DataError::NoBytes { .. } => Some("path"),
-        _ => None,
-    };
-    let error = match at {
+    let error = match error.parameter() {
         Some(at) => NodeError::param(at, error),
         None => NodeError::other(error),
     };

@@ -56,8 +56,7 @@ pub fn write_report(dir: &Path) -> Result<PathBuf, ReportError> {
     Ok(path)
 }
 
-/// Checks the pipeline's `report` section: it names one of the variants as the baseline, and
-/// holds nothing else.
+/// Checks the pipeline's `report` section: its only key is `baseline`, the name of a variant.
 ///
 /// # Errors
 /// Diagnostics that point at the key or the value at fault.

@@ -4,6 +4,7 @@
 //! This crate knows graphs and steps ([`blt_graph`]) and no model: it reads what steps wrote into
 //! their directories.
 
+mod escape;
 mod finish;
 pub mod html;
 pub mod progress;

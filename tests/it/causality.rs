@@ -6,23 +6,20 @@
 //! borders, or the test would have no teeth; and it catches a decoder that reads one patch too far,
 //! and a patcher that starts a patch at the newline instead of after it.
 
+use blt::{node, params};
 use blt_core::backend::fused::Fused;
 use blt_core::backend::{Backend, BlockConfig, CrossConfig, CrossParams, HashConfig, Pooling};
-use blt_core::bytes::Batch;
+use blt_core::bytes::{Batch, is_byte};
 use blt_core::model::{self, Session};
 use blt_core::params::ParamMaker;
 use blt_core::patch::stream::ByteStream;
 use blt_core::patch::{Patches, space_patches};
 use blt_graph::registry::{self, NodeEntry};
-use blt_graph::{
-    AnyValue, BuildCx, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World,
-};
+use blt_graph::{AnyValue, CheckCx, Live, Node, NodeError, PipelineSpec, Plan, RunCx, World};
 use blt_plugins::ports;
 use blt_plugins::testing::Alone;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -231,31 +228,22 @@ fn every_incremental_patcher_streams_the_patches_that_it_packs() {
 
 /// Starts a patch at each newline, and claims to be incremental: whether byte i+1 starts a patch
 /// depends on byte i+1.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 struct StartsAtNewline {}
 
+#[node(example = "in: docs")]
 impl Node for StartsAtNewline {
-    const NAME: &'static str = "StartsAtNewline";
-    const INPUTS: &'static [&'static str] = &["bytes"];
-    const OUTPUTS: &'static [&'static str] = &["patches"];
-    const EXAMPLE: &'static str = "{node: StartsAtNewline, in: docs}";
     type In = ports::Bytes;
     type Out = ports::Patches;
-    type State = ();
 
     fn check(&self, _: ports::BytesInfo, _: &CheckCx) -> Result<ports::PatchesInfo, NodeError> {
         Ok(ports::PatchesInfo::streamed::<ByteStream>())
     }
-    fn build(&self, _: ports::BytesInfo, _: &mut BuildCx) -> Result<(), NodeError> {
-        Ok(())
-    }
     fn run(&self, _: &(), batch: Rc<Batch>, _: &RunCx) -> Result<Rc<Patches>, NodeError> {
-        let flags: Vec<bool> = batch.ids.iter().map(|&id| id == b'\n' as u16 + 4).collect();
+        let flags: Vec<bool> = batch.ids.iter().map(|&id| is_byte(id, b'\n')).collect();
         Ok(Rc::new(Patches::from_flags(&batch, &flags, vec![false; batch.n_spans()])))
     }
 }
-blt_graph::node!(StartsAtNewline);
 
 #[test]
 fn a_patcher_that_starts_at_its_newline_is_caught() {

@@ -226,7 +226,7 @@ fn page_of_nodes() -> String {
         let entries = list.lines().take_while(|line| !line.is_empty());
         let entries: Vec<(&str, &str)> =
             entries.map(|line| line.split_once("  ").unwrap()).collect();
-        page += &format!("\n## {title}\n\n| | |\n|---|---|\n");
+        page += &format!("\n## {title}\n\n| name | |\n|---|---|\n");
         for (name, summary) in &entries {
             let anchor = name.to_lowercase();
             page += &format!("| [`{name}`](#{anchor}) | {} |\n", summary.trim_start());

@@ -152,7 +152,7 @@ fn a_number_that_moved_is_exit_4_and_named() {
     );
     let xml = fs::read_to_string(place.path("out.xml")).unwrap();
     assert!(
-        xml.contains("failures=\"1\"") && xml.contains("classname=\"tiny.stride\" name=\"bpb\">"),
+        xml.contains("failures=\"1\"") && xml.contains("name=\"bpb\" classname=\"tiny.stride\">"),
         "{xml}"
     );
     assert!(fs::read_to_string(place.path("out.md")).unwrap().contains("**REGRESSED**"));

@@ -3,60 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::storage::{Entry, Input, Location, StorageError, Url};
-
-/// A file of a corpus as found.
-#[derive(Clone, Debug)]
-pub(crate) struct Found {
-    pub path: Location,
-    /// As shown to users: relative to the base where it lies below it, `/` between the parts; or
-    /// its URL.
-    pub name: String,
-    pub size: u64,
-    /// Nanoseconds since 1970, 0 where that is not known.
-    pub modified: u128,
-    /// A store's mark of this version of it.
-    pub tag: Option<String>,
-}
-
-impl Found {
-    fn new(entry: Entry, base: &Path) -> Self {
-        let Entry { location: path, size, modified, tag } = entry;
-        let name = match &path {
-            Location::Local(path) => {
-                let shown = path.strip_prefix(base).unwrap_or(path);
-                shown.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
-            }
-            Location::Remote(url) => url.to_string(),
-        };
-        Found { path, name, size, modified, tag }
-    }
-
-    /// # Errors
-    /// If it cannot be opened, or is not what was found any more (a store is asked for the very
-    /// version by its tag).
-    pub fn open(&self) -> Result<Input, DataError> {
-        if let Location::Local(path) = &self.path
-            && let Ok(now) = path.metadata()
-        {
-            let Entry { size, modified, .. } = Entry::local(path.clone(), &now);
-            if (size, modified) != (self.size, self.modified) {
-                return Err(DataError::Changed { path: self.path.clone() });
-            }
-        }
-        let (location, tag) = (self.path.clone(), self.tag.clone());
-        Ok(Input::open(&Entry { location, size: self.size, modified: self.modified, tag })?)
-    }
-
-    /// What tells this version of it from others, as far as that is known without reading.
-    pub fn version(&self) -> String {
-        self.tag.clone().unwrap_or_else(|| self.modified.to_string())
-    }
-
-    pub fn is_remote(&self) -> bool {
-        matches!(self.path, Location::Remote(_))
-    }
-}
+use crate::formats::file::Found;
+use crate::storage::{Entry, Location, StorageError, Url};
 
 /// What makes a pattern a glob.
 const GLOB: [char; 3] = ['*', '?', '['];
@@ -204,39 +152,6 @@ fn find_remote(
     }
 }
 
-/// What Hive calls a null.
-const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
-
-/// The columns that the folders of a file's name stand for: `lang=en/year=2024/a.parquet` has
-/// `lang` and `year`. Values are text, `%XX` decoded; None for null.
-pub(crate) fn partitions(name: &str) -> Vec<(String, Option<String>)> {
-    let folders = name.rsplit_once('/').map_or("", |(folders, _)| folders).split('/');
-    let pairs =
-        folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());
-    pairs.map(|(key, value)| (decoded(key), (value != HIVE_NULL).then(|| decoded(value)))).collect()
-}
-
-/// `%XX` as the byte it stands for, where that gives text.
-fn decoded(text: &str) -> String {
-    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
-    while at < bytes.len() {
-        let hex = text
-            .get(at + 1..at + 3)
-            .filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,27 +189,6 @@ mod tests {
         std::fs::create_dir(base.join("none")).unwrap();
         let error = names(&["none"], &base).unwrap_err().to_string();
         assert!(error.contains("none") && error.contains(".txt"), "{error}");
-    }
-
-    #[test]
-    fn folders_of_partitions() {
-        let pairs = |name| {
-            partitions(name)
-                .into_iter()
-                .map(|(k, v)| format!("{k}={v:?}"))
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        assert_eq!(
-            pairs("in/lang=en/year=2024/a=b.parquet"),
-            r#"lang=Some("en") year=Some("2024")"#
-        );
-        assert_eq!(pairs("a=b.parquet"), "");
-        assert_eq!(
-            pairs("x=__HIVE_DEFAULT_PARTITION__/y=a%2Fb%3D%zz%ff/=c/f"),
-            r#"x=None y=Some("a%2Fb%3D%zz%ff")"#
-        );
-        assert_eq!(pairs("y=a%2Fb%3D%zz=/f"), r#"y=Some("a/b=%zz=")"#);
     }
 
     #[cfg(unix)]

@@ -1,27 +1,81 @@
-//! Files of one format as a [`Source`]: finding them, and looking at them once.
+//! Files of one format as a [`Source`].
 
-pub(crate) mod files;
+mod files;
+mod folders;
 mod scans;
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
 
-use self::files::Found;
 use self::scans::Scans;
-use crate::columns::{Wanted, position};
 use crate::error::DataError;
-use crate::formats::{self, DataFile, Format, Partition};
-use crate::order::Order;
-use crate::raw::{self, RowReader};
-use crate::reader::{self, Cursor};
-use crate::rows::{RowRequest, Table};
-use crate::source::{
-    Column, Description, DocumentReader, Request, Row, Source, SourceConfig, SourceKind,
-};
-use crate::split::{Filter, Split};
+use crate::formats::file::{DataFile, Found, Partition};
+use crate::formats::{self, Format, FormatReader};
+use crate::predicate::ColumnStatistics;
+use crate::source::{Batches, GroupReader, RowFile, RowGroup, Source, shared_schema};
+use crate::split::Split;
 use crate::storage::Location;
+
+/// The format of a corpus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// In a folder: `.parquet`, `.pq`.
+    Parquet,
+    /// Arrow IPC, the file form or the stream form, compressed or not. In a folder: `.arrow`,
+    /// `.arrows`, `.ipc`, `.feather`.
+    ArrowIpc,
+    /// Columns `text` and `path`. A document is a file, or with `lines` each line without its
+    /// `\n`; a newline at the end of the file starts no further line. In a folder: `.txt`.
+    Text { lines: bool },
+}
+
+impl SourceKind {
+    fn extensions(&self) -> Vec<String> {
+        let extensions: &[&str] = match self {
+            SourceKind::Parquet => &[".parquet", ".pq"],
+            SourceKind::ArrowIpc => &[".arrow", ".arrows", ".ipc", ".feather"],
+            SourceKind::Text { .. } => &[".txt"],
+        };
+        extensions.iter().map(|e| e.to_string()).collect()
+    }
+}
+
+/// Where a corpus is and how it is read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceConfig {
+    pub kind: SourceKind,
+    /// Files, folders (searched to the bottom, sorted by path) and globs, read in this order.
+    pub paths: Vec<String>,
+    /// The folder that relative paths start at.
+    pub base_dir: PathBuf,
+    /// The column of text or binary that holds the documents.
+    pub column: String,
+    pub split: Option<Split>,
+    /// The endings of a folder's files that are read; None for the format's own.
+    pub extensions: Option<Vec<String>>,
+}
+
+impl SourceConfig {
+    /// One path, column `text`, no split.
+    pub fn new(kind: SourceKind, path: impl Into<String>, base_dir: impl Into<PathBuf>) -> Self {
+        SourceConfig {
+            kind,
+            paths: vec![path.into()],
+            base_dir: base_dir.into(),
+            column: "text".into(),
+            split: None,
+            extensions: None,
+        }
+    }
+}
 
 /// Files of one format as a [`Source`].
 pub struct Corpus {
@@ -30,24 +84,10 @@ pub struct Corpus {
     index: Mutex<Option<Arc<Index>>>,
 }
 
-/// All files and units, in order.
+/// All files with their scans.
 pub(crate) struct Index {
     pub files: Vec<DataFile>,
-    pub units: Vec<UnitAt>,
-    pub rows: u64,
-    /// The first file whose columns are not those of the first.
-    pub differs: Option<DataError>,
-}
-
-pub(crate) struct UnitAt {
-    pub file: usize,
-    /// In its file.
-    pub unit: usize,
-    pub rows: u64,
-    /// In the corpus.
-    pub first_row: u64,
-    /// In its file.
-    pub first_file_row: u64,
+    row_files: Arc<[RowFile]>,
 }
 
 impl Corpus {
@@ -64,15 +104,6 @@ impl Corpus {
         Ok(Corpus { config, format, index: Mutex::new(None) })
     }
 
-    pub fn config(&self) -> &SourceConfig {
-        &self.config
-    }
-
-    /// The files in the order they are read.
-    pub fn files(&self) -> Result<Vec<Location>, DataError> {
-        Ok(self.find()?.into_iter().map(|f| f.path).collect())
-    }
-
     fn find(&self) -> Result<Vec<Found>, DataError> {
         let own = self.config.kind.extensions();
         files::find(
@@ -82,25 +113,10 @@ impl Corpus {
         )
     }
 
-    /// A digest of a file's table of contents. Of an object, its version is known without reading.
+    /// A digest of a file's table of contents. None of an object, whose version is known without
+    /// reading.
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
         if found.is_remote() { Ok(None) } else { self.format.contents(found) }
-    }
-
-    /// The schema that all files share, and the file it was read from.
-    fn schema(&self) -> Result<(SchemaRef, Location), DataError> {
-        let known = self.index.lock().unwrap_or_else(|e| e.into_inner()).is_some();
-        if let Some(schema) = self.format.fixed_schema()
-            && !known
-        {
-            let first = self.find()?.swap_remove(0);
-            return Ok((schema, first.path));
-        }
-        let index = self.index()?;
-        match &index.differs {
-            Some(error) => Err(error.clone()),
-            None => Ok((index.files[0].schema.clone(), index.files[0].found.path.clone())),
-        }
     }
 
     /// Finds and scans the files, once.
@@ -109,111 +125,45 @@ impl Corpus {
         if let Some(index) = &*cached {
             return Ok(index.clone());
         }
-        let (mut files, mut units, mut rows) = (Vec::<DataFile>::new(), Vec::new(), 0);
-        let (found, mut differs) = (self.find()?, None);
+        let found = self.find()?;
         let partitions = match self.format.fixed_schema() {
             // A column has the path.
             Some(_) => vec![Vec::new(); found.len()],
-            None => partitions(&found),
+            None => folders::partitions(&found),
         };
         let mut scans = Scans::new(&*self.format, &found);
+        let mut files = Vec::with_capacity(found.len());
         for (at, (found, mut partitions)) in found.iter().cloned().zip(partitions).enumerate() {
             let scan = scans.next(at)?;
             partitions.retain(|p| scan.schema.index_of(p.field.name()).is_err());
-            let file = DataFile::new(found, scan, partitions);
-            if let Some(first) = files.first()
-                && differs.is_none()
-            {
-                differs = same_schema(first, &file).err();
-            }
-            let scan = &file.scan;
-            let mut first_file_row = 0;
-            for (unit, u) in scan.units.iter().enumerate() {
-                units.push(UnitAt {
-                    file: files.len(),
-                    unit,
-                    rows: u.rows,
-                    first_row: rows,
-                    first_file_row,
-                });
-                rows += u.rows;
-                first_file_row += u.rows;
-            }
-            files.push(file);
+            files.push(DataFile::new(found, scan, partitions));
         }
-        if u32::try_from(units.len()).is_err() {
-            return Err(DataError::Config {
-                what: format!("{} row groups or files are more than can be read", units.len()),
-            });
-        }
-        let index = Arc::new(Index { files, units, rows, differs });
+        let row_file = |file: &DataFile| RowFile {
+            path: file.found.path.clone(),
+            name: file.found.name.clone(),
+            schema: file.schema.clone(),
+            groups: (file.scan.groups.iter())
+                .map(|g| RowGroup { rows: g.rows, bytes: g.bytes })
+                .collect(),
+        };
+        let row_files = files.iter().map(row_file).collect();
+        let index = Arc::new(Index { files, row_files });
         *cached = Some(index.clone());
         Ok(index)
-    }
-
-    fn wanted(&self, request: &Request) -> Result<Wanted, DataError> {
-        let config = |what: &str| Err(DataError::Config { what: what.into() });
-        if request.epochs == Some(0) {
-            return config("epochs is 0; expected 1 or more, or none for ever");
-        }
-        if matches!(request.order, Order::Shuffled { buffer: 0, .. }) {
-            return config("the shuffle buffer holds 0 documents; expected 1 or more");
-        }
-        let filter =
-            Filter::new(self.config.split.as_ref(), request.part, request.exclude_calibration)?;
-        let (schema, path) = self.schema()?;
-        // A split column that is mistyped shows whichever part is read.
-        if let Some(column) = self.config.split.as_ref().and_then(Split::column) {
-            position(&schema, column, &path)?;
-        }
-        Wanted::resolve(&schema, &path, &self.config.column, filter, request)
-    }
-
-    fn plan(&self, request: &Request) -> Result<reader::Plan, DataError> {
-        let wanted = self.wanted(request)?;
-        let index = self.index()?;
-        let mut hasher = blake3::Hasher::new();
-        let settings = serde_json::to_vec(&(&self.config.column, &self.config.split, request));
-        hasher.update(&settings.map_err(|e| DataError::Config { what: e.to_string() })?);
-        for unit in &index.units {
-            hasher.update(&(unit.file as u64).to_le_bytes()).update(&unit.rows.to_le_bytes());
-        }
-        Ok(reader::Plan {
-            format: self.format.clone(),
-            index,
-            wanted,
-            request: request.clone(),
-            corpus: self.config.paths.join(", "),
-            layout: hasher.finalize().to_hex()[..16].to_string(),
-        })
-    }
-}
-
-impl Corpus {
-    /// A request for rows, held against the schema of each table that it reads.
-    fn row_plan(&self, request: &RowRequest) -> Result<raw::RowPlan, DataError> {
-        let index = self.index()?;
-        raw::RowPlan::new(self.format.clone(), index, &self.config, request.clone())
     }
 }
 
 impl Source for Corpus {
-    fn open(&self, request: &Request) -> Result<Box<dyn DocumentReader>, DataError> {
-        Ok(Box::new(reader::Reader::new(self.plan(request)?)))
+    fn files(&self) -> Result<Arc<[RowFile]>, DataError> {
+        Ok(self.index()?.row_files.clone())
     }
 
-    fn resume(
-        &self,
-        request: &Request,
-        cursor: &Cursor,
-    ) -> Result<Box<dyn DocumentReader>, DataError> {
-        Ok(Box::new(reader::Reader::resume(self.plan(request)?, cursor)?))
+    fn reader(&self, columns: &[String]) -> Result<Box<dyn GroupReader>, DataError> {
+        let (index, columns) = (self.index()?, columns.to_vec());
+        Ok(Box::new(CorpusReader { index, inner: self.format.reader(&columns), columns }))
     }
 
-    fn fetch(&self, request: &Request, rows: &[u64]) -> Result<Vec<Row>, DataError> {
-        reader::fetch(&self.plan(request)?, rows)
-    }
-
+    /// Of names, sizes, times of modification and tables of contents of all files.
     fn fingerprint(&self) -> Result<String, DataError> {
         let mut hasher = blake3::Hasher::new();
         for found in self.find()? {
@@ -226,113 +176,104 @@ impl Source for Corpus {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    fn describe(&self) -> Result<Description, DataError> {
-        let wanted = self.schema()?;
-        let at = position(&wanted.0, &self.config.column, &wanted.1)?;
+    fn column(&self) -> &str {
+        &self.config.column
+    }
+
+    fn split(&self) -> Option<&Split> {
+        self.config.split.as_ref()
+    }
+
+    fn name(&self) -> String {
+        self.config.paths.join(", ")
+    }
+
+    fn schema(&self) -> Result<(SchemaRef, Location), DataError> {
+        let scanned = self.index.lock().unwrap_or_else(|e| e.into_inner()).is_some();
+        match self.format.fixed_schema() {
+            // Finding where lines end is reading all of a file.
+            Some(schema) if !scanned => Ok((schema, self.find()?.swap_remove(0).path)),
+            _ => shared_schema(&self.files()?),
+        }
+    }
+
+    /// Of name, size, time of modification and table of contents. Of an object: of its URL, size
+    /// and version, by the store's tag or else the time of modification.
+    fn file_fingerprints(&self) -> Result<Vec<String>, DataError> {
+        let digest = |file: &DataFile| {
+            let found = &file.found;
+            let contents = self.contents(found)?.map(|c| c.to_hex().to_string());
+            let identity =
+                serde_json::to_vec(&(&found.name, found.size, found.version(), contents));
+            let identity = identity.map_err(|e| DataError::read(&found.path, e))?;
+            Ok(blake3::hash(&identity).to_hex()[..32].to_string())
+        };
+        self.index()?.files.iter().map(digest).collect()
+    }
+
+    fn statistics(
+        &self,
+        file: usize,
+        columns: &[String],
+    ) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
         let index = self.index()?;
-        Ok(Description {
-            paths: self.config.paths.join(", "),
-            column: self.config.column.clone(),
-            column_type: wanted.0.field(at).data_type().to_string(),
-            files: index.files.len(),
-            units: index.units.len(),
-            rows: index.rows,
-            file_bytes: index.files.iter().map(|f| f.found.size).sum(),
-        })
-    }
-
-    fn columns(&self) -> Result<Vec<Column>, DataError> {
-        let (schema, _) = self.schema()?;
-        let column = |f: &Arc<arrow::datatypes::Field>| Column {
-            name: f.name().clone(),
-            data_type: f.data_type().clone(),
-        };
-        Ok(schema.fields().iter().map(column).collect())
-    }
-
-    fn check(&self, request: &Request) -> Result<(), DataError> {
-        self.wanted(request).map(|_| ())
-    }
-
-    fn tables(&self) -> Result<Vec<Table>, DataError> {
-        self.index()?
-            .files
-            .iter()
-            .map(|file| Table::of(file, self.contents(&file.found)?))
-            .collect()
-    }
-
-    fn open_rows(&self, request: &RowRequest) -> Result<Box<dyn RowReader>, DataError> {
-        Ok(Box::new(raw::Reader::new(self.row_plan(request)?, false)))
-    }
-
-    fn count_rows(&self, request: &RowRequest, at_most: u64) -> Result<Vec<u64>, DataError> {
-        raw::count(self.row_plan(request)?, at_most)
+        let file = &index.files[file];
+        let mut found = self.format.statistics(file, columns)?;
+        for partition in file.partitions.iter().filter(|p| columns.contains(p.field.name())) {
+            let groups = &file.scan.groups;
+            let first = UInt32Array::from(vec![0; groups.len()]);
+            let Ok(value) = take(&partition.value, &first, None) else { continue };
+            let nulls = partition.value.null_count() as u64;
+            let nulls = groups.iter().map(|g| (Some(nulls * g.rows), g.rows)).collect();
+            let statistics = ColumnStatistics { min: value.clone(), max: value, nulls };
+            found.insert(partition.field.name().clone(), statistics);
+        }
+        Ok(found)
     }
 }
 
-/// The columns that the files' folders stand for, file by file: integers where all values are, else
-/// text; all that one file has, each has.
-fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
-    let of_files: Vec<Vec<(String, Option<String>)>> =
-        found.iter().map(|f| files::partitions(&f.name)).collect();
-    let mut columns: Vec<&String> = Vec::new();
-    for (key, _) in of_files.iter().flatten() {
-        if !columns.contains(&key) {
-            columns.push(key);
-        }
-    }
-    // `007` is a name, not a number.
-    let integer = |text: &str| text.parse::<i64>().ok().filter(|n| n.to_string() == text);
-    let numbers = |column: &String| {
-        let mut values = of_files
-            .iter()
-            .flatten()
-            .filter(|(key, _)| key == column)
-            .filter_map(|(_, v)| v.as_deref());
-        values.all(|v| integer(v).is_some())
-    };
-    let columns: Vec<(&String, bool)> =
-        columns.into_iter().map(|column| (column, numbers(column))).collect();
-    let of_file = |pairs: &Vec<(String, Option<String>)>| {
-        let partition = |(column, numbers): &(&String, bool)| {
-            let value = pairs
-                .iter()
-                .rev()
-                .find(|(key, _)| key == *column)
-                .and_then(|(_, value)| value.as_deref());
-            let value: ArrayRef = match numbers {
-                true => Arc::new(Int64Array::from(vec![value.and_then(integer)])),
-                false => Arc::new(StringArray::from(vec![value])),
-            };
-            Partition {
-                field: Arc::new(Field::new(*column, value.data_type().clone(), true)),
-                value,
-            }
-        };
-        columns.iter().map(partition).collect()
-    };
-    of_files.iter().map(of_file).collect()
+/// Reads row groups of a corpus, with the columns made of folders' names.
+struct CorpusReader {
+    index: Arc<Index>,
+    columns: Vec<String>,
+    inner: Box<dyn FormatReader>,
 }
 
-/// Names and types of columns must agree; order, nullability and metadata need not.
-fn same_schema(first: &DataFile, file: &DataFile) -> Result<(), DataError> {
-    let (expected, schema) = (&first.schema, &file.schema);
-    let names = expected.fields().iter().chain(schema.fields()).map(|f| f.name());
-    for column in names {
-        let of =
-            |schema: &SchemaRef| schema.field_with_name(column).ok().map(|f| f.data_type().clone());
-        let (a, b) = (of(expected), of(schema));
-        if !matches!((&a, &b), (Some(a), Some(b)) if a.equals_datatype(b)) {
-            let show = |t: Option<DataType>| t.map_or("missing".to_string(), |t| t.to_string());
-            return Err(DataError::SchemaDiffers {
-                path: file.found.path.clone(),
-                first: first.found.path.clone(),
-                column: column.clone(),
-                found: show(b),
-                expected: show(a),
-            });
+impl GroupReader for CorpusReader {
+    fn open(
+        &mut self,
+        file: usize,
+        group: usize,
+        rows: &[Range<u64>],
+    ) -> Result<Batches, DataError> {
+        let file = &self.index.files[file];
+        let batches = self.inner.open(file, group, rows)?;
+        let wanted = file.partitions.iter().filter(|p| self.columns.contains(p.field.name()));
+        let partitions: Vec<Partition> = wanted.cloned().collect();
+        if partitions.is_empty() {
+            return Ok(batches);
         }
+        let path = file.found.path.clone();
+        Ok(Box::new(batches.map(move |batch| with_partitions(&batch?, &partitions, &path))))
     }
-    Ok(())
+
+    fn will_open(&mut self, file: usize, group: usize) {
+        self.inner.will_open(&self.index.files[file], group);
+    }
+}
+
+fn with_partitions(
+    batch: &RecordBatch,
+    partitions: &[Partition],
+    path: &Location,
+) -> Result<RecordBatch, DataError> {
+    let first = UInt32Array::from(vec![0; batch.num_rows()]);
+    let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
+    for partition in partitions {
+        fields.push(partition.field.clone());
+        columns.push(take(&partition.value, &first, None).map_err(|e| DataError::read(path, e))?);
+    }
+    let schema = Schema::new_with_metadata(fields, batch.schema().metadata().clone());
+    RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| DataError::read(path, e))
 }

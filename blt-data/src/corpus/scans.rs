@@ -1,15 +1,15 @@
-//! Looking at files before their rows are read.
+//! Scanning files: reading their schemas and where their row groups are.
 
 use std::collections::VecDeque;
 
-use crate::corpus::files::Found;
 use crate::error::DataError;
-use crate::formats::{Format, Scan};
+use crate::formats::Format;
+use crate::formats::file::{Found, Scan};
 
-/// Objects that are looked at together: each takes a request or two, which are mostly waited for.
+/// How many objects are scanned at a time: a scan is a request or two, which mostly wait.
 const SCANS_AT_A_TIME: usize = 32;
 
-/// The scans of files, in their order; those of objects some at a time.
+/// Scans files in their order, objects on a store several at a time.
 pub(crate) struct Scans<'a> {
     format: &'a dyn Format,
     found: &'a [Found],
@@ -21,7 +21,7 @@ impl<'a> Scans<'a> {
         Scans { format, found, ready: VecDeque::new() }
     }
 
-    /// That of the file at `at`: 0 at first, and one more each time.
+    /// Scans the file at `at`, which is 0 in the first call and one more in each call after it.
     pub fn next(&mut self, at: usize) -> Result<Scan, DataError> {
         if let Some(ready) = self.ready.pop_front() {
             return ready;

@@ -1,8 +1,8 @@
-//! Arrow IPC files and streams: a unit is a record batch, read whole and decoded in the needed
-//! columns.
+//! Arrow IPC files and streams. A record batch is a row group: it is read whole, and only the
+//! columns asked for are decoded.
 //!
-//! Both forms are indexed by the headers of their messages, so that a stream, too, is read in any
-//! order.
+//! Both forms are indexed by the headers of their messages, so a stream can be read in any order
+//! too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use arrow::ipc::convert::try_fb_to_schema;
 use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::{Block, MessageHeader, MetadataVersion, root_as_footer, root_as_message};
 
-use crate::corpus::files::Found;
+use super::file::{DataFile, Extent, Found, Group, Message, Scan};
+use super::{Format, FormatReader, guard};
 use crate::error::DataError;
-use crate::formats::{Batches, DataFile, Extent, Format, Message, Scan, Unit, UnitReader, guard};
+use crate::source::Batches;
 use crate::storage::{Input, Location};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
@@ -35,12 +36,13 @@ impl Format for ArrowIpc {
             return Ok(Some(blake3::hash(&file.footer()?)));
         }
         let scan = file.scan_stream()?;
-        Ok(Some(blake3::hash(
-            format!("{:?} {:?} {:?}", scan.schema, scan.units, scan.dictionaries).as_bytes(),
-        )))
+        // Fingerprints that are stored were made when a `Group` was called `Unit`.
+        let groups = format!("{:?}", scan.groups).replace("Group {", "Unit {");
+        let text = format!("{:?} {groups} {:?}", scan.schema, scan.dictionaries);
+        Ok(Some(blake3::hash(text.as_bytes())))
     }
 
-    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+    fn reader(&self, columns: &[String]) -> Box<dyn FormatReader> {
         Box::new(IpcReader { columns: columns.to_vec(), open: None })
     }
 }
@@ -161,17 +163,17 @@ impl IpcFile {
         let dictionaries = dictionaries.ok_or_else(negative)?;
         let schema = footer.schema().ok_or_else(|| self.corrupt("footer", "it has no schema"))?;
         let schema = self.schema(schema)?;
-        let mut units = Vec::with_capacity(batches.len());
+        let mut groups = Vec::with_capacity(batches.len());
         for (i, message) in batches.into_iter().enumerate() {
             let rows = self.rows(&message, &format!("record batch {i}"))?;
             let bytes = message.body;
-            units.push(Unit {
+            groups.push(Group {
                 extent: Extent::Batch { message, n_dictionaries: dictionaries.len() },
                 rows,
                 bytes,
             });
         }
-        Ok(Scan { schema, units, dictionaries })
+        Ok(Scan { schema, groups, dictionaries })
     }
 
     fn schema(&self, schema: arrow::ipc::Schema) -> Result<SchemaRef, DataError> {
@@ -187,7 +189,7 @@ impl IpcFile {
     }
 
     fn scan_stream(&mut self) -> Result<Scan, DataError> {
-        let (mut schema, mut units, mut dictionaries) = (None, Vec::<Unit>::new(), Vec::new());
+        let (mut schema, mut groups, mut dictionaries) = (None, Vec::<Group>::new(), Vec::new());
         let mut offset = 0;
         while offset < self.size {
             let place = format!("message at byte {offset}");
@@ -235,7 +237,7 @@ impl IpcFile {
                         rows.ok_or_else(|| self.corrupt(&place, "it has no number of rows"))?;
                     let n_dictionaries = dictionaries.len();
                     let bytes = message.body;
-                    units.push(Unit {
+                    groups.push(Group {
                         extent: Extent::Batch { message, n_dictionaries },
                         rows,
                         bytes,
@@ -252,7 +254,7 @@ impl IpcFile {
             offset = end;
         }
         let schema = schema.ok_or_else(|| self.corrupt("schema", "there is none"))?;
-        Ok(Scan { schema, units, dictionaries })
+        Ok(Scan { schema, groups, dictionaries })
     }
 
     /// A whole message, and the version its header names.
@@ -287,24 +289,24 @@ struct IpcReader {
     open: Option<(IpcFile, Option<Decoder>)>,
 }
 
-impl UnitReader for IpcReader {
+impl FormatReader for IpcReader {
     fn open(
         &mut self,
         file: &DataFile,
-        unit: usize,
+        at: usize,
         ranges: &[Range<u64>],
     ) -> Result<Batches, DataError> {
         let path = &file.found.path;
-        let Unit { extent: Extent::Batch { message, n_dictionaries }, rows, .. } =
-            file.scan.units[unit]
+        let Group { extent: Extent::Batch { message, n_dictionaries }, rows, .. } =
+            file.scan.groups[at]
         else {
-            unreachable!("an IPC unit is a record batch");
+            unreachable!("a row group of an IPC file is a record batch");
         };
         if self.open.as_ref().is_none_or(|(open, _)| &open.path != path) {
             self.open = Some((IpcFile::open(&file.found)?, None));
         }
         let (ipc, decoder) = self.open.as_mut().expect("opened above");
-        let place = format!("record batch {unit}");
+        let place = format!("record batch {at}");
         let (block, buffer, version) = ipc.message(&message, &place)?;
         // A stream may replace a dictionary: going back before it begins anew.
         if decoder.as_ref().is_some_and(|d| d.n_dictionaries > n_dictionaries) {

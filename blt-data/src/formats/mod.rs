@@ -1,7 +1,8 @@
-//! What a file format gives: its schema, its units (what is read and shuffled as one), and record
-//! batches from them.
+//! What a file format tells of a file (its schema and its row groups), and how it reads a row
+//! group as record batches.
 
 pub(crate) mod arrow_ipc;
+pub(crate) mod file;
 pub(crate) mod parquet;
 pub(crate) mod text;
 
@@ -9,91 +10,31 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Once};
+use std::sync::Once;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::take;
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 
-use crate::corpus::files::Found;
+use self::file::{DataFile, Found, Scan};
 use crate::error::DataError;
 use crate::predicate::ColumnStatistics;
+use crate::source::Batches;
 use crate::storage::Location;
 
-/// Where an IPC message lies: its metadata (prefix included), then its body.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Message {
-    pub offset: u64,
-    pub metadata: u32,
-    pub body: u64,
-}
-
-/// Where a unit lies in its file.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Extent {
-    RowGroup(usize),
-    /// A record batch, and how many of the file's dictionary messages come before it.
-    Batch {
-        message: Message,
-        n_dictionaries: usize,
-    },
-    /// Bytes of a text file, whole lines or all of it.
-    Text(Range<u64>),
-}
-
-/// A row group, a record batch, a text file or some lines of one.
-#[derive(Clone, Debug)]
-pub(crate) struct Unit {
-    pub extent: Extent,
-    pub rows: u64,
-    /// Decoded and not compressed (of Arrow batches, as they lie in the file); dictionaries count
-    /// once.
-    pub bytes: u64,
-}
-
-/// What is known of a file before its rows are read.
-#[derive(Debug)]
-pub(crate) struct Scan {
-    pub schema: SchemaRef,
-    pub units: Vec<Unit>,
-    /// IPC dictionary messages in order.
-    pub dictionaries: Vec<Message>,
-}
-
-/// A column that a file's folders stand for, with its one value.
-#[derive(Clone, Debug)]
-pub(crate) struct Partition {
-    pub field: FieldRef,
-    /// `[1]`
-    pub value: ArrayRef,
-}
-
-/// A file with its scan.
-#[derive(Debug)]
-pub(crate) struct DataFile {
-    pub found: Found,
-    pub scan: Scan,
-    pub partitions: Vec<Partition>,
-    /// The file's own columns, then those of its folders.
-    pub schema: SchemaRef,
-}
-
-pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, DataError>> + Send>;
-
+/// A file format.
 pub(crate) trait Format: Send + Sync {
-    /// The schema, where it is the same for every file and needs no reading.
+    /// The schema, if it is the same for every file of the format.
     fn fixed_schema(&self) -> Option<SchemaRef> {
         None
     }
 
-    /// Reads what tells where rows are; no values.
+    /// Reads the schema and where the row groups are; no values.
     fn scan(&self, file: &Found) -> Result<Scan, DataError>;
 
-    /// A digest of the file's own table of contents (Parquet or IPC footer), where it has one.
+    /// A digest of the file's own table of contents (its footer), if it has one.
     fn contents(&self, file: &Found) -> Result<Option<blake3::Hash>, DataError>;
 
-    /// What the file tells of these columns' values, an element for each of its units; columns of
-    /// which it tells nothing are left out.
+    /// Statistics of these columns, an element for each row group. Columns of which the file tells
+    /// nothing are left out.
     fn statistics(
         &self,
         file: &DataFile,
@@ -103,105 +44,35 @@ pub(crate) trait Format: Send + Sync {
         Ok(BTreeMap::new())
     }
 
-    /// A reader of these columns, as far as they are in the files themselves.
-    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader>;
+    /// Starts a reader of these columns; those that are not in a file are left out.
+    fn reader(&self, columns: &[String]) -> Box<dyn FormatReader>;
 }
 
-impl DataFile {
-    pub fn new(found: Found, scan: Scan, partitions: Vec<Partition>) -> Self {
-        let schema = match partitions.is_empty() {
-            true => scan.schema.clone(),
-            false => {
-                let fields =
-                    scan.schema.fields().iter().chain(partitions.iter().map(|p| &p.field)).cloned();
-                Arc::new(Schema::new_with_metadata(
-                    fields.collect::<Vec<_>>(),
-                    scan.schema.metadata().clone(),
-                ))
-            }
-        };
-        DataFile { found, scan, partitions, schema }
-    }
-
-    /// Where the columns stand in this file (files of a corpus may order them differently),
-    /// ascending.
-    pub fn projection(&self, columns: &[String]) -> Vec<usize> {
-        let fields = self.scan.schema.fields().iter().enumerate();
-        fields.filter(|(_, field)| columns.contains(field.name())).map(|(at, _)| at).collect()
-    }
-}
-
-/// Reads units, keeping the last file open.
-pub(crate) trait UnitReader: Send {
-    /// The rows of `ranges` (ascending, within the unit), in batches of limited size.
+/// Reads row groups, and keeps the last file open.
+pub(crate) trait FormatReader: Send {
+    /// Reads the rows of `ranges` (ascending, within the row group) in batches of limited size.
     fn open(
         &mut self,
         file: &DataFile,
-        unit: usize,
+        group: usize,
         ranges: &[Range<u64>],
     ) -> Result<Batches, DataError>;
 
-    /// Told which unit comes next, of the file that is open, so that what takes long to come may be
-    /// on its way meanwhile.
-    fn will_open(&mut self, file: &DataFile, unit: usize) {
-        let _ = (file, unit);
-    }
-}
-
-/// A reader of these columns, those of folders included.
-pub(crate) fn reader(format: &dyn Format, columns: &[String]) -> Box<dyn UnitReader> {
-    Box::new(WithPartitions { inner: format.reader(columns), columns: columns.to_vec() })
-}
-
-struct WithPartitions {
-    inner: Box<dyn UnitReader>,
-    columns: Vec<String>,
-}
-
-impl UnitReader for WithPartitions {
-    fn open(
-        &mut self,
-        file: &DataFile,
-        unit: usize,
-        ranges: &[Range<u64>],
-    ) -> Result<Batches, DataError> {
-        let batches = self.inner.open(file, unit, ranges)?;
-        let wanted = file.partitions.iter().filter(|p| self.columns.contains(p.field.name()));
-        let partitions: Vec<Partition> = wanted.cloned().collect();
-        if partitions.is_empty() {
-            return Ok(batches);
-        }
-        let path = file.found.path.clone();
-        Ok(Box::new(batches.map(move |batch| {
-            let batch = batch?;
-            let rows = UInt32Array::from(vec![0; batch.num_rows()]);
-            let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
-            let mut columns = batch.columns().to_vec();
-            for partition in &partitions {
-                fields.push(partition.field.clone());
-                columns.push(
-                    take(&partition.value, &rows, None).map_err(|e| DataError::read(&path, e))?,
-                );
-            }
-            let schema = Schema::new_with_metadata(fields, batch.schema().metadata().clone());
-            RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| DataError::read(&path, e))
-        })))
-    }
-
-    fn will_open(&mut self, file: &DataFile, unit: usize) {
-        self.inner.will_open(file, unit);
+    /// Starts fetching the row group that is opened next, which is of the file that is open.
+    fn will_open(&mut self, file: &DataFile, group: usize) {
+        let _ = (file, group);
     }
 }
 
 thread_local! {
-    /// A panic of this thread is caught, and told as an error.
+    /// Whether a panic of this thread is caught and becomes an error.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder over bytes that may be damaged; some checks in the decoding crates panic instead
-/// of returning.
+/// Runs a decoder over bytes that may be damaged. Some checks in the decoding crates panic; here
+/// that becomes an error.
 ///
-/// What the panic would print is left out, for its text is in the error.
+/// The panic prints nothing: its text is in the error.
 pub(crate) fn guard<T>(
     path: &Location,
     place: &dyn Fn() -> String,

@@ -1,4 +1,4 @@
-//! Parquet files: a unit is a row group, of which only the needed columns are read.
+//! Parquet files, of whose row groups only the columns asked for are read.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,10 +12,11 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
-use crate::corpus::files::Found;
+use super::file::{DataFile, Extent, Found, Group, Scan};
+use super::{Format, FormatReader, guard};
 use crate::error::DataError;
-use crate::formats::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader, guard};
 use crate::predicate::ColumnStatistics;
+use crate::source::Batches;
 use crate::storage::{Fetching, Input};
 
 /// Rows decoded at a time, at most; fewer where documents are large.
@@ -29,7 +30,7 @@ pub(crate) struct Parquet;
 impl Format for Parquet {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
         let (_, metadata) = open(found)?;
-        let mut units = Vec::new();
+        let mut groups = Vec::new();
         for (i, group) in metadata.metadata().row_groups().iter().enumerate() {
             let rows = u64::try_from(group.num_rows()).map_err(|_| DataError::Corrupt {
                 path: found.path.clone(),
@@ -37,9 +38,9 @@ impl Format for Parquet {
                 cause: format!("row group {i} has {} rows", group.num_rows()),
             })?;
             let bytes = group.total_byte_size().max(0) as u64;
-            units.push(Unit { extent: Extent::RowGroup(i), rows, bytes });
+            groups.push(Group { extent: Extent::RowGroup(i), rows, bytes });
         }
-        Ok(Scan { schema: metadata.schema().clone(), units, dictionaries: Vec::new() })
+        Ok(Scan { schema: metadata.schema().clone(), groups, dictionaries: Vec::new() })
     }
 
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
@@ -99,7 +100,7 @@ impl Format for Parquet {
         Ok(found)
     }
 
-    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+    fn reader(&self, columns: &[String]) -> Box<dyn FormatReader> {
         Box::new(ParquetReader { columns: columns.to_vec(), open: None, ahead: None })
     }
 }
@@ -196,16 +197,16 @@ impl ParquetReader {
     }
 }
 
-impl UnitReader for ParquetReader {
+impl FormatReader for ParquetReader {
     fn open(
         &mut self,
         file: &DataFile,
-        unit: usize,
+        at: usize,
         ranges: &[Range<u64>],
     ) -> Result<Batches, DataError> {
         let path = &file.found.path;
-        let Unit { extent: Extent::RowGroup(group), rows, .. } = file.scan.units[unit] else {
-            unreachable!("a Parquet unit is a row group");
+        let Group { extent: Extent::RowGroup(group), rows, .. } = file.scan.groups[at] else {
+            unreachable!("a row group of a Parquet file is one");
         };
         if self.open.as_ref().is_none_or(|(open, _)| open.location() != path) {
             (self.open, self.ahead) = (Some(open(&file.found)?), None);
@@ -226,7 +227,7 @@ impl UnitReader for ParquetReader {
             .filter(|(leaf, _)| mask.leaf_included(*leaf));
         let bytes: u64 = columns.map(|(_, column)| decoded_bytes(column)).sum();
         let batch_rows = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
-        let before: u64 = file.scan.units[..unit].iter().map(|u| u.rows).sum();
+        let before: u64 = file.scan.groups[..at].iter().map(|u| u.rows).sum();
         let input = match (ahead, chunks) {
             (Some((_, fetching)), _) => fetching.wait()?,
             // More is fetched piece by piece as it is decoded.
@@ -257,11 +258,11 @@ impl UnitReader for ParquetReader {
         Ok(Box::new(batches))
     }
 
-    fn will_open(&mut self, file: &DataFile, unit: usize) {
+    fn will_open(&mut self, file: &DataFile, at: usize) {
         let Some((input, _)) = self.open.as_ref().filter(|(input, _)| input.is_remote()) else {
             return;
         };
-        let Extent::RowGroup(group) = file.scan.units[unit].extent else { return };
+        let Extent::RowGroup(group) = file.scan.groups[at].extent else { return };
         let chunks = self.chunks(file, group).filter(|chunks| size_of(chunks) <= AHEAD_BYTES);
         self.ahead = chunks.map(|chunks| (group, input.start(chunks)));
     }

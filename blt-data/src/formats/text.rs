@@ -8,9 +8,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, LargeBinaryBuilder, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::corpus::files::Found;
+use super::file::{DataFile, Extent, Found, Group, Scan};
+use super::{Format, FormatReader};
 use crate::error::DataError;
-use crate::formats::{Batches, DataFile, Extent, Format, Scan, Unit, UnitReader};
+use crate::source::Batches;
 
 /// Lines are read and shuffled in pieces of about this size, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -30,11 +31,11 @@ impl Format for Text {
 
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
         let whole =
-            [Unit { extent: Extent::Text(0..found.size), rows: 1, bytes: found.size }].to_vec();
-        let units = if self.lines { line_units(found)? } else { whole };
+            [Group { extent: Extent::Text(0..found.size), rows: 1, bytes: found.size }].to_vec();
+        let groups = if self.lines { line_groups(found)? } else { whole };
         Ok(Scan {
             schema: self.fixed_schema().expect("it has one"),
-            units,
+            groups,
             dictionaries: Vec::new(),
         })
     }
@@ -43,17 +44,17 @@ impl Format for Text {
         Ok(None)
     }
 
-    fn reader(&self, columns: &[String]) -> Box<dyn UnitReader> {
+    fn reader(&self, columns: &[String]) -> Box<dyn FormatReader> {
         Box::new(TextReader { lines: self.lines, columns: columns.to_vec() })
     }
 }
 
 /// Finds where lines end, once through the file.
-fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
+fn line_groups(found: &Found) -> Result<Vec<Group>, DataError> {
     let read = |e| DataError::read(&found.path, e);
     let mut file = found.open()?.reader(0)?;
     let mut buffer = vec![0; 1 << 18];
-    let (mut units, mut start, mut at, mut rows, mut last) = (Vec::new(), 0u64, 0u64, 0u64, b'\n');
+    let (mut groups, mut start, mut at, mut rows, mut last) = (Vec::new(), 0u64, 0u64, 0u64, b'\n');
     loop {
         let n = match file.read(&mut buffer) {
             Ok(0) => break,
@@ -65,7 +66,7 @@ fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
             let end = at + i as u64 + 1;
             rows += 1;
             if end - start >= PIECE {
-                units.push(Unit { extent: Extent::Text(start..end), rows, bytes: end - start });
+                groups.push(Group { extent: Extent::Text(start..end), rows, bytes: end - start });
                 (start, rows) = (end, 0);
             }
         }
@@ -74,9 +75,9 @@ fn line_units(found: &Found) -> Result<Vec<Unit>, DataError> {
     // The last line needs no newline.
     rows += (last != b'\n') as u64;
     if rows > 0 {
-        units.push(Unit { extent: Extent::Text(start..at), rows, bytes: at - start });
+        groups.push(Group { extent: Extent::Text(start..at), rows, bytes: at - start });
     }
-    Ok(units)
+    Ok(groups)
 }
 
 struct TextReader {
@@ -84,16 +85,16 @@ struct TextReader {
     columns: Vec<String>,
 }
 
-impl UnitReader for TextReader {
+impl FormatReader for TextReader {
     fn open(
         &mut self,
         file: &DataFile,
-        unit: usize,
+        at: usize,
         ranges: &[Range<u64>],
     ) -> Result<Batches, DataError> {
         let found = &file.found;
-        let Unit { extent: Extent::Text(extent), rows, .. } = &file.scan.units[unit] else {
-            unreachable!("a text unit is a range of bytes");
+        let Group { extent: Extent::Text(extent), rows, .. } = &file.scan.groups[at] else {
+            unreachable!("a row group of a text file is a range of bytes");
         };
         let input = found.open()?;
         if input.size() != found.size {

@@ -22,6 +22,8 @@ use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, UInt64Type};
 use arrow::error::ArrowError;
 
+use crate::nearest::nearest;
+
 /// Why a condition cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -146,7 +148,8 @@ impl Expr {
     }
 }
 
-/// What the file says of a column of several row groups: an element for each.
+/// Statistics of a column of a file, an element for each row group.
+#[derive(Clone, Debug)]
 pub struct ColumnStatistics {
     /// Lower bounds of the values that are not null; null where unknown.
     pub min: ArrayRef,
@@ -216,13 +219,7 @@ impl Predicate {
                         columns.push(field.name().clone());
                     }
                 }
-                let distance = |c: &String| {
-                    strsim::damerau_levenshtein(&c.to_lowercase(), &name.to_lowercase())
-                };
-                let near = |c: &&String| {
-                    distance(c) <= 1 + c.chars().count().min(name.chars().count()) / 3
-                };
-                let nearest = columns.iter().filter(near).min_by_key(|c| distance(c)).cloned();
+                let nearest = nearest(name, &columns);
                 return Err((
                     0,
                     PredicateError::NoSuchColumn { column: name.to_owned(), nearest, columns },

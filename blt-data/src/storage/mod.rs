@@ -1,8 +1,8 @@
-//! Where files lie: on this machine's disks, or on an object store or a web server, named by a URL.
+//! Where files are: on this machine's disks, or on an object store or a web server, named by a URL.
 //!
-//! A [`Location`] is either, and what is read (`Input`), listed and written (`Sink`) goes through
-//! it, so that readers and writers of formats know no difference. What is behind a URL needs the
-//! cargo feature `cloud`; without it, a URL is an error that says so.
+//! A [`Location`] is either. Reading ([`Input`]), listing and writing ([`Sink`]) go through it, so
+//! readers and writers of formats are the same for both. A URL needs the cargo feature `cloud`;
+//! without it, a URL is an error that says so.
 
 mod input;
 mod output;
@@ -11,6 +11,7 @@ mod remote;
 #[cfg(not(feature = "cloud"))]
 #[path = "no_remote.rs"]
 mod remote;
+mod upload_record;
 
 use std::cmp::Ordering;
 use std::fmt;

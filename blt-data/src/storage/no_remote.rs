@@ -1,5 +1,5 @@
-//! In place of `remote.rs` in a build without the feature `cloud`: no URL gets past [`Url::parse`],
-//! which says what is missing.
+//! Takes the place of `remote` in a build without the feature `cloud`. [`Url::parse`] refuses every
+//! URL there, and says what is missing.
 
 use std::convert::Infallible;
 use std::io;

@@ -5,8 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
-
+use super::upload_record::UploadRecord;
 use super::{Location, StorageError, Url, remote};
 
 /// How the records of uploads end.
@@ -77,8 +76,7 @@ fn with_ending(partial: &Path) -> PathBuf {
 }
 
 fn remove(partial: &Path) {
-    // Its part of a full disk is wanted for saying so; if it cannot be removed, the first error is
-    // the one to tell.
+    // Best effort, to free the space. A failure here is ignored: the first error matters more.
     let _ = std::fs::remove_file(partial);
 }
 
@@ -107,7 +105,7 @@ impl Write for Sink {
     }
 }
 
-/// Writes a small file so that nobody sees a part of it, and makes the folder that it lies in.
+/// Writes a small file at once, so that nobody sees a part of it. Makes its folder.
 ///
 /// # Errors
 /// If the folder or the file cannot be written; a file that was there before is left as it was.
@@ -124,13 +122,6 @@ pub fn write_whole(location: &Location, bytes: Vec<u8>) -> Result<(), StorageErr
         }
         Location::Remote(url) => remote::put(url, bytes),
     }
-}
-
-/// What stands in the record of an upload that goes on.
-#[derive(Serialize, Deserialize)]
-pub(super) struct UploadRecord {
-    pub url: String,
-    pub id: String,
 }
 
 /// Aborts the uploads that killed processes began and that have their records in this folder.

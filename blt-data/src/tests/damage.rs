@@ -7,7 +7,8 @@ use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::*;
-use crate::formats::{Extent, Format};
+use crate::formats::Format;
+use crate::formats::file::Extent;
 
 /// Three row groups of ten rows, uncompressed and without dictionary, so that bytes in the file are
 /// bytes of the text.
@@ -93,7 +94,7 @@ fn row_groups_stream() {
         writer.close().unwrap();
         let corpus = Corpus::new(parquet_corpus(dir.path())).unwrap();
         let index = corpus.index().unwrap();
-        assert_eq!(index.units.len(), 1);
+        assert_eq!(index.files[0].scan.groups.len(), 1);
         let mut reader = crate::formats::parquet::Parquet.reader(&["text".to_string()]);
         let batches =
             reader.open(&index.files[0], 0, std::slice::from_ref(&(0..n as u64))).unwrap();
@@ -225,7 +226,7 @@ fn files_that_change_while_read() {
     let path = dir.path().join("a.parquet");
     write_parquet(&path, &texts(&[Some("a"), Some("b"), Some("c")]), 2);
     let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
-    source.describe().unwrap();
+    source.files().unwrap();
     write_parquet(&path, &texts(&[Some("a")]), 2);
     assert!(matches!(rows(&source, &Request::all()), Err(DataError::Changed { .. })));
 
@@ -233,7 +234,7 @@ fn files_that_change_while_read() {
     let source =
         Corpus::new(SourceConfig::new(SourceKind::Text { lines: false }, "a.txt", dir.path()))
             .unwrap();
-    source.describe().unwrap();
+    source.files().unwrap();
     std::fs::write(dir.path().join("a.txt"), "longer").unwrap();
     assert!(matches!(rows(&source, &Request::all()), Err(DataError::Changed { .. })));
     std::fs::remove_file(dir.path().join("a.txt")).unwrap();
@@ -241,12 +242,12 @@ fn files_that_change_while_read() {
 }
 
 #[test]
-fn units_are_what_is_shuffled() {
+fn row_groups_are_what_is_shuffled() {
     let dir = tempfile::tempdir().unwrap();
     plain_parquet(&dir.path().join("a.parquet"));
     let corpus = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let index = corpus.index().unwrap();
     let groups: Vec<_> =
-        index.files[0].scan.units.iter().map(|u| (u.extent.clone(), u.rows)).collect();
+        index.files[0].scan.groups.iter().map(|u| (u.extent.clone(), u.rows)).collect();
     assert_eq!(groups, [0, 1, 2].map(|g| (Extent::RowGroup(g), 10)));
 }

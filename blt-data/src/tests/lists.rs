@@ -111,12 +111,12 @@ fn lists_in_parquet_and_only_those_of_the_part() {
     // In a part without that row, it is no matter.
     let mut splits = (1..100).map(|percent| Split::new(percent as f64 / 100.0, BY_CONTENT));
     let split = splits
-        .find(|s| s.part(b"a") != s.part(b"b"))
+        .find(|s| s.portion(b"a") != s.portion(b"b"))
         .expect("their hashes differ by more than a hundredth");
-    let part = split.part(b"a");
+    let portion = split.portion(b"a");
     let source =
         Corpus::new(SourceConfig { split: Some(split), ..parquet_corpus(dir.path()) }).unwrap();
-    let found = rows(&source, &Request { part, ..request }).unwrap();
+    let found = rows(&source, &Request { portion, ..request }).unwrap();
     assert_eq!(contents(&found).into_iter().flatten().collect::<Vec<_>>(), [b"a"]);
 }
 

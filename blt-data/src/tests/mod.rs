@@ -59,7 +59,7 @@ fn parquet_corpus(dir: &Path) -> SourceConfig {
     SourceConfig::new(SourceKind::Parquet, "*.parquet", dir)
 }
 
-fn rows(source: &dyn Source, request: &Request) -> Result<Vec<Row>, DataError> {
+fn rows(source: &impl Source, request: &Request) -> Result<Vec<Row>, DataError> {
     let mut reader = source.open(request)?;
     let mut rows = Vec::new();
     while let Some(row) = reader.next()? {

@@ -15,7 +15,7 @@ fn write_rows(dir: &Path, files: &[Vec<Option<String>>], group_rows: usize) {
 }
 
 /// The next `n` rows, or fewer at the end.
-fn take(reader: &mut dyn DocumentReader, n: usize) -> Vec<Row> {
+fn take(reader: &mut Reader, n: usize) -> Vec<Row> {
     let mut rows = Vec::new();
     while rows.len() < n
         && let Some(row) = reader.next().unwrap()
@@ -44,7 +44,7 @@ proptest! {
         let source = Corpus::new(config).unwrap();
         let order = if buffer == 0 { Order::Sequential } else { Order::Shuffled { seed, buffer } };
         let request = Request {
-            part: if train { Part::Train } else { Part::All },
+            portion: if train { Portion::Train } else { Portion::All },
             order,
             epochs: if endless { None } else { Some(3) },
             ..Request::all()
@@ -66,7 +66,7 @@ proptest! {
             let mut resumed = source.resume(&request, &cursor).unwrap();
             prop_assert_eq!(&resumed.cursor(), &cursor);
             prop_assert_eq!(resumed.counts(), *counts);
-            let rest = take(&mut *resumed, all.len() - at);
+            let rest = take(&mut resumed, all.len() - at);
             prop_assert_eq!(&rest[..], &all[at..]);
             prop_assert_eq!(&resumed.cursor(), &cursors[all.len()].0);
         }
@@ -100,7 +100,7 @@ fn shuffling_mixes_and_depends_on_seed_and_epoch() {
     let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let order = |seed| {
         let mut reader = source.open(&Request::training(seed, 50)).unwrap();
-        row_numbers(&take(&mut *reader, 400))
+        row_numbers(&take(&mut reader, 400))
     };
     let a = order(1);
     assert_eq!(a, order(1));
@@ -122,7 +122,7 @@ fn epochs_differ_within_one_unit() {
     let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let mut reader = source.open(&Request::training(1, 40)).unwrap();
     let (first, second) =
-        (row_numbers(&take(&mut *reader, 40)), row_numbers(&take(&mut *reader, 40)));
+        (row_numbers(&take(&mut reader, 40)), row_numbers(&take(&mut reader, 40)));
     assert_ne!(first, second);
 }
 
@@ -133,7 +133,7 @@ fn a_cursor_of_other_data_or_settings_is_refused() {
     let source = Corpus::new(parquet_corpus(dir.path())).unwrap();
     let request = Request::training(1, 2);
     let mut reader = source.open(&request).unwrap();
-    take(&mut *reader, 1);
+    take(&mut reader, 1);
     let cursor = reader.cursor();
     let refused = |source: &Corpus, request: &Request, cursor: &Cursor| {
         let error = source.resume(request, cursor).map(|_| ()).unwrap_err();
@@ -158,7 +158,10 @@ fn settings_are_checked() {
     ] {
         assert!(matches!(source.check(&request), Err(DataError::Config { .. })));
     }
-    assert!(matches!(source.check(&Request::part(Part::Valid)), Err(DataError::NoSplit { .. })));
+    assert!(matches!(
+        source.check(&Request::portion(Portion::Valid)),
+        Err(DataError::NoSplit { .. })
+    ));
     let split = Some(Split::new(-0.1, BY_CONTENT));
     assert!(Corpus::new(SourceConfig { split, ..parquet_corpus(dir.path()) }).is_err());
     assert!(Packer::new(0, 1).is_err() && Packer::new(1, 0).is_err());
@@ -182,14 +185,14 @@ fn parts_do_not_depend_on_where_documents_stand() {
         for config in [parquet_corpus(dir.path()), lines] {
             let config = SourceConfig { split: split.clone(), ..config };
             let part = |part, exclude_calibration| -> BTreeSet<Vec<u8>> {
-                let request = Request { exclude_calibration, ..Request::part(part) };
+                let request = Request { exclude_calibration, ..Request::portion(part) };
                 contents(&read(config.clone(), &request).unwrap()).into_iter().flatten().collect()
             };
             let (valid, train, fit, calibration) = (
-                part(Part::Valid, false),
-                part(Part::Train, false),
-                part(Part::Train, true),
-                part(Part::Calibration, false),
+                part(Portion::Valid, false),
+                part(Portion::Train, false),
+                part(Portion::Train, true),
+                part(Portion::Calibration, false),
             );
             assert_eq!(valid.len() + train.len(), 400);
             assert!(valid.is_disjoint(&train) && fit.is_disjoint(&calibration));
@@ -219,13 +222,15 @@ fn parts_by_column() {
     let split = Split::new(0.4, "id");
     let config = SourceConfig { split: Some(split.clone()), ..parquet_corpus(dir.path()) };
     let valid: BTreeSet<u64> =
-        row_numbers(&read(config, &Request::part(Part::Valid)).unwrap()).into_iter().collect();
+        row_numbers(&read(config, &Request::portion(Portion::Valid)).unwrap())
+            .into_iter()
+            .collect();
     assert!((60..180).contains(&valid.len()), "{}", valid.len());
     for (row, id) in ids.iter().enumerate() {
         let key = id.map_or(format!("row {row}"), |id| id.to_string());
         assert_eq!(
             valid.contains(&(row as u64)),
-            split.part(key.as_bytes()) == Part::Valid,
+            split.portion(key.as_bytes()) == Portion::Valid,
             "row {row}"
         );
     }

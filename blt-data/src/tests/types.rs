@@ -181,6 +181,7 @@ fn columns_that_do_not_serve() {
 
     let error = Corpus::new(with("txet")).unwrap().check(&Request::all()).unwrap_err();
     assert!(matches!(error, DataError::NoSuchColumn { .. }), "{error:?}");
+    assert_eq!(error.parameter(), Some("column"));
     let message = error.to_string();
     assert!(message.contains("no column `txet`") && message.contains("a.parquet"), "{message}");
     assert!(
@@ -190,6 +191,7 @@ fn columns_that_do_not_serve() {
 
     let error = read(with("id"), &Request::all()).unwrap_err();
     assert!(matches!(error, DataError::ColumnType { .. }), "{error:?}");
+    assert_eq!(error.parameter(), Some("column"));
     assert!(
         error.to_string().contains("column `id`") && error.to_string().contains("Int64"),
         "{error}"
@@ -197,27 +199,23 @@ fn columns_that_do_not_serve() {
 
     let mut config = with("text");
     config.split = Some(Split::new(0.5, "url"));
-    let error = Corpus::new(config).unwrap().check(&Request::all()).unwrap_err().to_string();
+    let error = Corpus::new(config).unwrap().check(&Request::all()).unwrap_err();
+    assert_eq!(error.parameter(), Some("split.by"));
+    let error = error.to_string();
     assert!(error.contains("no column `url`") && !error.contains("did you mean"), "{error}");
 
     let request = Request { scalars: vec!["domain".into()], ..Request::all() };
-    assert!(matches!(read(with("text"), &request), Err(DataError::NoSuchColumn { .. })));
+    let error = read(with("text"), &request).unwrap_err();
+    assert!(matches!(error, DataError::NoSuchColumn { .. }), "{error:?}");
+    assert_eq!(error.parameter(), None);
 
     let source = Corpus::new(with("text")).unwrap();
-    let columns: Vec<String> = source
-        .columns()
-        .unwrap()
-        .into_iter()
-        .map(|c| format!("{} {}", c.name, c.data_type))
-        .collect();
+    let files = source.files().unwrap();
+    let columns = files[0].schema.fields().iter();
+    let columns: Vec<String> = columns.map(|c| format!("{} {}", c.name(), c.data_type())).collect();
     assert_eq!(columns, ["id Int64", "text Utf8"]);
-    let line = source.describe().unwrap().to_string();
-    assert!(
-        line.contains("5 rows in 1 file (")
-            && line.contains("1 unit)")
-            && line.contains("`text` (Utf8)"),
-        "{line}"
-    );
+    assert_eq!((files.len(), files[0].rows(), files[0].groups.len()), (1, 5, 1));
+    assert_eq!(source.name(), "*.parquet");
 }
 
 #[test]
@@ -264,10 +262,10 @@ fn empty_corpora() {
     let config =
         SourceConfig { split: Some(Split::new(1.0, BY_CONTENT)), ..parquet_corpus(dir.path()) };
     assert!(matches!(
-        read(config.clone(), &Request::part(Part::Train)),
+        read(config.clone(), &Request::portion(Portion::Train)),
         Err(DataError::Empty { .. })
     ));
-    assert_eq!(read(config, &Request::part(Part::Valid)).unwrap().len(), 1);
+    assert_eq!(read(config, &Request::portion(Portion::Valid)).unwrap().len(), 1);
 }
 
 #[test]
@@ -308,7 +306,7 @@ fn text_files_and_lines() {
         let source =
             Corpus::new(SourceConfig::new(SourceKind::Text { lines: true }, "d.md", dir.path()))
                 .unwrap();
-        assert!(source.describe().unwrap().units >= 4);
+        assert!(source.files().unwrap()[0].groups.len() >= 4);
         let found = rows(&source, &Request::all()).unwrap();
         assert_eq!(found.len(), 300_002);
         let mut joined = Vec::new();

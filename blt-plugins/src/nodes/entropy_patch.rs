@@ -6,7 +6,7 @@ use blt_core::bytes::Batch;
 use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_core::patching::{self, EntropyRule};
-use blt_data::Part;
+use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use serde::{Deserialize, Serialize};
@@ -244,8 +244,8 @@ impl Facilities for Threshold {
 }
 
 impl Prepare for Threshold {
-    fn wants(&self) -> Option<Part> {
-        self.rule.borrow().is_none().then_some(Part::Calibration)
+    fn wants(&self) -> Option<Portion> {
+        self.rule.borrow().is_none().then_some(Portion::Calibration)
     }
 
     fn max_bytes(&self) -> u64 {

@@ -12,7 +12,8 @@ use serde::Serialize;
 use std::f64::consts::LN_2;
 use std::sync::Arc;
 
-use super::part::FOOTER_KEY;
+/// The key of the metadata in a part's footer. A part that is scored again does not keep it.
+pub const FOOTER_KEY: &str = "blt.score";
 
 /// Which columns are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,15 +30,15 @@ pub struct Columns {
     pub nullable: bool,
 }
 
-/// What is known of a document, which is all of it once its last span has been scored.
+/// Running totals of a document; complete after its last span.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     pub n_bytes: u64,
     pub nats: f64,
     pub n_patches: u64,
-    /// One a byte.
+    /// One for each byte.
     pub log_probs: Vec<f32>,
-    /// One an id, BOS first.
+    /// One for each byte id, BOS first.
     pub entropies: Vec<f32>,
     /// Ids at which patches start, BOS's 0 first.
     pub starts: Vec<u64>,

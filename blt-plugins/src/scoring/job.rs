@@ -1,11 +1,12 @@
 //! What is scored, and its division into units.
 
 use super::columns::{Columns, ColumnsTaken};
-use super::part;
+use super::part_names::names;
 use arrow::datatypes::SchemaRef;
 use blt_data::predicate::Predicate;
 use blt_data::{
-    DataError, ListColumn, OnError, Packer, Part, RowRequest, RowSpan, Sample, Source, Table,
+    DataError, FileSlice, ListColumn, OnError, Packer, Portion, RowFile, RowRequest, RowShare,
+    Source, count_rows, open_rows,
 };
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
@@ -23,10 +24,10 @@ pub struct JobConfig {
     pub packer: Packer,
     /// Columns of lists that the model reads.
     pub lists: Vec<ListColumn>,
-    pub part: Part,
+    pub portion: Portion,
     /// On input columns: which rows are read.
     pub condition: Option<Predicate>,
-    pub sample: Option<Sample>,
+    pub row_share: Option<RowShare>,
     /// On input columns and scores: which rows are written.
     pub keep: Option<Predicate>,
     pub on_error: OnError,
@@ -40,8 +41,11 @@ pub struct JobConfig {
 pub struct Job {
     pub config: JobConfig,
     pub columns: Columns,
-    pub tables: Vec<Table>,
-    /// Of each table's parts.
+    /// The input.
+    pub files: Arc<[RowFile]>,
+    /// Digests of the files.
+    fingerprints: Vec<String>,
+    /// Of the parts of each file.
     pub(super) schemas: Vec<SchemaRef>,
 }
 
@@ -63,7 +67,7 @@ pub struct Unit {
     /// The input file, as named in the pipeline.
     pub input: String,
     #[serde(flatten)]
-    pub span: RowSpan,
+    pub span: FileSlice,
     /// Rows of the span, or its limit if that is less.
     pub rows: u64,
     /// A digest of the input file, the span, the model and the settings.
@@ -150,57 +154,59 @@ impl Job {
     /// Checks the config against the input's columns. Reads no rows.
     ///
     /// # Errors
-    /// If a file or column is missing, a column's type does not serve, or a table has a score's
+    /// If a file or column is missing, a column's type does not serve, or a file has a score's
     /// column itself.
     pub fn new(config: JobConfig) -> Result<Self, JobError> {
         config.packer.check()?;
-        let tables = config.source.tables()?;
+        let files = config.source.files()?;
+        let fingerprints = config.source.file_fingerprints()?;
         let columns = Columns {
-            large: tables.iter().any(|t| t.document_bytes() >= i32::MAX as u64),
+            large: files.iter().any(|f| f.document_bytes() >= i32::MAX as u64),
             nullable: config.on_error == OnError::Null,
             ..config.columns
         };
-        let schemas = tables
+        let schemas = files
             .iter()
-            .map(|t| columns.schema(&t.schema, &t.path))
+            .map(|f| columns.schema(&f.schema, &f.path))
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
             keep.check(schemas.iter().map(AsRef::as_ref)).map_err(|(at, error)| {
-                let (condition, path) = (keep.to_string(), tables[at].path.clone());
+                let (condition, path) = (keep.to_string(), files[at].path.clone());
                 DataError::Predicate { condition, path, error: error.into() }
             })?;
         }
         if let Some(by) = &config.by
-            && tables.iter().all(|t| t.schema.index_of(by).is_err())
+            && files.iter().all(|f| f.schema.index_of(by).is_err())
         {
-            let (path, schema) = (tables[0].path.clone(), &tables[0].schema);
+            let (path, schema) = (files[0].path.clone(), &files[0].schema);
             let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
             return Err(DataError::NoSuchColumn {
                 column: by.clone(),
+                parameter: None,
                 path,
                 nearest: None,
                 columns,
             }
             .into());
         }
-        let job = Job { config, columns, tables, schemas };
+        let job = Job { config, columns, files, fingerprints, schemas };
         // Opening checks.
-        let whole = (0..job.tables.len()).map(|table| job.whole(table)).collect();
-        job.config.source.open_rows(&job.request(whole))?;
+        let whole = (0..job.files.len()).map(|file| job.whole(file)).collect();
+        open_rows(job.config.source.clone(), job.request(whole))?;
         Ok(job)
     }
 
-    fn whole(&self, table: usize) -> RowSpan {
-        RowSpan { table, groups: 0..self.tables[table].groups.len(), limit: None }
+    fn whole(&self, file: usize) -> FileSlice {
+        FileSlice { file, groups: 0..self.files[file].groups.len(), limit: None }
     }
 
-    pub(super) fn request(&self, spans: Vec<RowSpan>) -> RowRequest {
+    pub(super) fn request(&self, slices: Vec<FileSlice>) -> RowRequest {
         RowRequest {
-            part: self.config.part,
+            portion: self.config.portion,
             lists: self.config.lists.clone(),
-            spans,
+            slices,
             condition: self.config.condition.clone(),
-            sample: self.config.sample,
+            row_share: self.config.row_share,
             on_error: self.config.on_error,
         }
     }
@@ -219,24 +225,25 @@ impl Job {
         limit: Option<u64>,
         model: &str,
     ) -> Result<Units, StepError> {
-        let mut spans: Vec<RowSpan> = Vec::new();
-        for table in 0..self.tables.len() {
-            let whole = self.whole(table);
+        let mut spans: Vec<FileSlice> = Vec::new();
+        for (file, row_file) in self.files.iter().enumerate() {
+            let whole = self.whole(file);
             let (mut from, mut bytes) = (0, 0u64);
-            for (at, group) in self.tables[table].groups.iter().enumerate() {
+            for (at, group) in row_file.groups.iter().enumerate() {
                 if at > from && bytes + group.bytes > part_bytes {
-                    spans.push(RowSpan { groups: from..at, ..whole.clone() });
+                    spans.push(FileSlice { groups: from..at, ..whole.clone() });
                     (from, bytes) = (at, 0);
                 }
                 bytes += group.bytes;
             }
-            spans.push(RowSpan { groups: from..whole.groups.end, ..whole });
+            spans.push(FileSlice { groups: from..whole.groups.end, ..whole });
         }
         let inputs: Vec<(&str, Option<Range<usize>>)> =
             spans.iter().map(|span| self.named(span)).collect();
-        let names = part::names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
+        let names = names(inputs.iter().map(|(input, groups)| (*input, groups.as_ref())));
         if let Some(limit) = limit {
-            let counts = self.config.source.count_rows(&self.request(spans.clone()), limit)?;
+            let counts =
+                count_rows(self.config.source.clone(), self.request(spans.clone()), limit)?;
             let mut left = limit;
             for (span, count) in spans.iter_mut().zip(counts) {
                 // What was not counted lies behind the last row.
@@ -246,12 +253,12 @@ impl Job {
             let last = spans.iter().position(|s| s.limit == Some(0)).unwrap_or(spans.len());
             spans.truncate(last.max(1));
         }
-        let unit = |(span, part): (RowSpan, String)| {
-            let table = &self.tables[span.table];
-            let rows: u64 = table.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
+        let unit = |(span, part): (FileSlice, String)| {
+            let file = &self.files[span.file];
+            let rows: u64 = file.groups[span.groups.clone()].iter().map(|g| g.rows).sum();
             Unit {
                 part,
-                input: table.name.clone(),
+                input: file.name.clone(),
                 rows: rows.min(span.limit.unwrap_or(u64::MAX)),
                 key: self.key(&span, model),
                 span,
@@ -264,12 +271,12 @@ impl Job {
     }
 
     /// [`Unit::key`] of a span of this job's input.
-    fn key(&self, span: &RowSpan, model: &str) -> String {
+    fn key(&self, span: &FileSlice, model: &str) -> String {
         let key = json!({
             "format": FORMAT,
             "version": env!("CARGO_PKG_VERSION"),
             "model": model,
-            "input": self.tables[span.table].fingerprint,
+            "input": self.fingerprints[span.file],
             "groups": span.groups,
             "limit": span.limit,
             "settings": self.settings(),
@@ -280,15 +287,15 @@ impl Job {
     /// Whether a unit that another process divided off its job is one of this job: of the same
     /// input, settings and model.
     pub fn has(&self, unit: &Unit, model: &str) -> bool {
-        let table = self.tables.get(unit.span.table).filter(|t| t.name == unit.input);
-        table.is_some_and(|t| unit.span.groups.end <= t.groups.len())
+        let file = self.files.get(unit.span.file).filter(|f| f.name == unit.input);
+        file.is_some_and(|f| unit.span.groups.end <= f.groups.len())
             && self.key(&unit.span, model) == unit.key
     }
 
     /// The span's input, and its groups unless they are all.
-    fn named(&self, span: &RowSpan) -> (&str, Option<Range<usize>>) {
-        let table = &self.tables[span.table];
-        (&table.name, (span.groups.len() < table.groups.len()).then(|| span.groups.clone()))
+    fn named(&self, span: &FileSlice) -> (&str, Option<Range<usize>>) {
+        let file = &self.files[span.file];
+        (&file.name, (span.groups.len() < file.groups.len()).then(|| span.groups.clone()))
     }
 
     /// All that a part depends on beside input, model and span. The size of batches changes no
@@ -300,9 +307,9 @@ impl Job {
             "span_bytes": config.packer.span_bytes,
             "context_bytes": config.packer.context_bytes,
             "lists": config.lists,
-            "part": config.part,
+            "part": config.portion,
             "where": config.condition.as_ref().map(ToString::to_string),
-            "sample": config.sample,
+            "sample": config.row_share,
             "keep": config.keep.as_ref().map(ToString::to_string),
             "on_error": config.on_error,
             "by": config.by,

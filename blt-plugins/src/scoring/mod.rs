@@ -1,32 +1,35 @@
-//! Batch scoring: the rows of Parquet (Arrow, text) files, written back with what a model says of
-//! their documents.
+//! Batch scoring: the rows of Parquet, Arrow and text files, written with a model's scores of their
+//! documents as more columns.
 //!
-//! A [`Job`] is what is scored, by what, and how. It is divided into [`Unit`]s: spans of input
-//! (some row groups of one file), each with an output part whose name follows from the span. A
-//! [`Scorer`], which holds the model, scores any of a job's units in any order and writes each part
-//! under a temporary name that is exchanged for its own once it is whole on the disk. A part's
-//! bytes depend on its unit alone, so that a unit may be scored twice, in another process or after
-//! a kill.
+//! A [`Job`] holds the input, the model's settings and the columns to write. It is divided into
+//! [`Unit`]s: a unit is some row groups of one file, and the name of its output part depends on
+//! these alone. A [`Scorer`] holds the model. It scores any units of a job in any order, and writes
+//! each part under a temporary name, which it replaces by the part's own once the part is complete
+//! on the disk. A part's bytes depend on its unit alone, so a unit may be scored twice, by another
+//! process or after a kill.
 //!
-//! The parts are their own manifest: a part's footer holds its unit's key, a digest of the input
-//! file, the model, the settings and the span, and the counts of its rows. [`Outputs::find`] tells
-//! which units are done; `manifest.json` lists all that there are. So units may as well be scored
-//! by other processes and machines: [`remote`](RemoteStep) is how they come to know of them.
+//! The parts need no list of what is done: a part's footer holds its unit's key (a digest of the
+//! input file, the model, the settings and the row groups) and the counts of its rows.
+//! [`Outputs::find`] reads which units are done; `manifest.json` lists all units. Other processes
+//! and machines can score units too: [`RemoteStep`] passes the units to them.
 //!
-//! A [`BatchScorer`](crate::steps::BatchScorer) gives record batches that are in memory the same columns, to the bit.
+//! A [`BatchScorer`](crate::steps::BatchScorer) adds the same columns, to the bit, to record batches
+//! in memory.
 
 mod columns;
+mod footer;
 mod job;
 mod outputs;
 mod part;
+mod part_names;
 mod remote;
 mod scorer;
 mod summary;
 
-pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
+pub use columns::{Columns, ColumnsTaken, FOOTER_KEY, RowScores, Scores};
+pub use footer::Footer;
 pub use job::{Job, JobConfig, JobError, Manifest, Unit, Units};
 pub use outputs::{MANIFEST, Outputs, refusal};
-pub use part::{FOOTER_KEY, Footer};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
-pub use summary::{GroupSummary, HistogramOf, Summary, UnreadableRows};
+pub use summary::{GroupSummary, Summary};

@@ -1,7 +1,8 @@
 //! Where parts are written, and which of them are there.
 
+use super::columns::FOOTER_KEY;
+use super::footer::Footer;
 use super::job::{Manifest, Unit};
-use super::part::{FOOTER_KEY, Footer};
 use super::summary::Summary;
 use blt_data::storage::{Entry, Input, Location, StorageError, abort_uploads, write_whole};
 use blt_graph::StepError;

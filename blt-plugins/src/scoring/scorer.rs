@@ -12,11 +12,12 @@ use super::summary::Summary;
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use crate::trained_graph::TrainedGraph;
+use arrow::array::RecordBatch;
 use blt_core::bytes::{Batch, Span};
 use blt_core::patches::PatchError;
 use blt_data::{
-    ListColumn, OnError, Packer, RawEvent, RowBatches, RowError, RowReader, RowState, Rows,
-    Unreadable,
+    ListColumn, OnError, Packed, PackedRows, Packer, RowBatches, RowError, RowReader, RowState,
+    Stream, open_rows,
 };
 use blt_graph::{RunFailed, StepError};
 use std::collections::VecDeque;
@@ -76,7 +77,7 @@ impl Scorer {
         events: RowBatches,
         columns: Columns,
         on_error: OnError,
-        give: impl FnMut(ToWrite) -> Result<(), StepError>,
+        give: impl FnMut(Stream<ScoredRows>) -> Result<(), StepError>,
         watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
     ) -> Result<(), StepError> {
         let (waiting, seen) = (VecDeque::new(), Seen::default());
@@ -97,15 +98,12 @@ impl Scorer {
     ) -> Result<Vec<Vec<RowScores>>, StepError> {
         let events = RowBatches::start(reader, packer, lists, EVENTS_AHEAD)?;
         let mut spans: Vec<Vec<RowScores>> = Vec::new();
-        let give = |next| {
-            match next {
-                ToWrite::Rows(rows, scores) => {
-                    spans.resize_with(spans.len().max(rows.span + 1), Vec::new);
-                    spans[rows.span].extend(scores);
-                }
-                ToWrite::End { span, .. } => spans.resize_with(spans.len().max(span + 1), Vec::new),
-                // Of files alone.
-                ToWrite::Unreadable { .. } => {}
+        let give = |next: Stream<ScoredRows>| {
+            let span = next.span();
+            spans.resize_with(spans.len().max(span + 1), Vec::new);
+            // Batches in memory have no row groups that cannot be read.
+            if let Stream::Rows { rows, .. } = next {
+                spans[span].extend(rows.scores);
             }
             Ok(())
         };
@@ -130,10 +128,7 @@ impl Scorer {
         watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
     ) -> Result<Vec<Summary>, StepError> {
         let spans = which.iter().map(|&i| units.units[i].span.clone()).collect();
-        let reader = job
-            .config
-            .source
-            .open_rows(&job.request(spans))
+        let reader = open_rows(job.config.source.clone(), job.request(spans))
             .map_err(|e| self.graph.data_error(e))?;
         let lists = job.config.lists.clone();
         let events = RowBatches::start(reader, job.config.packer.clone(), lists, EVENTS_AHEAD)?;
@@ -158,11 +153,10 @@ impl Scorer {
     }
 }
 
-/// Something to write, in order.
-enum ToWrite {
-    Rows(Rows, Vec<RowScores>),
-    Unreadable { span: usize, group: Unreadable },
-    End { span: usize, groups_skipped: u64 },
+/// Rows with their scores, to be written.
+struct ScoredRows {
+    columns: RecordBatch,
+    scores: Vec<RowScores>,
 }
 
 fn write(
@@ -170,22 +164,19 @@ fn write(
     model: &str,
     units: &[&Unit],
     outputs: &Outputs,
-    receiver: &Receiver<ToWrite>,
+    receiver: &Receiver<Stream<ScoredRows>>,
 ) -> Result<Vec<Summary>, StepError> {
     let mut part: Option<PartWriter> = None;
     let mut summaries = Vec::new();
     for next in receiver {
-        let (ToWrite::Rows(Rows { span, .. }, _)
-        | ToWrite::Unreadable { span, .. }
-        | ToWrite::End { span, .. }) = &next;
         let writer = match &mut part {
             Some(writer) => writer,
-            None => part.insert(PartWriter::create(job, model, units[*span], outputs)?),
+            None => part.insert(PartWriter::create(job, model, units[next.span()], outputs)?),
         };
         match next {
-            ToWrite::Rows(rows, scores) => writer.write(&rows, scores)?,
-            ToWrite::Unreadable { group, .. } => writer.unreadable(group),
-            ToWrite::End { groups_skipped, .. } => {
+            Stream::Rows { rows, .. } => writer.write(&rows.columns, rows.scores)?,
+            Stream::Unreadable { group, .. } => writer.unreadable(group),
+            Stream::End { groups_skipped, .. } => {
                 let done = part.take().map(|part| part.finish(groups_skipped));
                 summaries.extend(done.transpose()?);
             }
@@ -196,14 +187,14 @@ fn write(
 
 /// Rows of which documents are still to be scored.
 struct OpenRows {
-    rows: Rows,
+    rows: PackedRows,
     scores: Vec<RowScores>,
     /// Documents whose last span was not scored yet.
     open: usize,
 }
 
 impl OpenRows {
-    fn new(rows: Rows) -> Self {
+    fn new(rows: PackedRows) -> Self {
         let new = |(_, state): &(u64, RowState)| match *state {
             RowState::Document(n) => {
                 RowScores::Document(Scores { n_bytes: n as u64, ..Scores::default() })
@@ -216,18 +207,12 @@ impl OpenRows {
     }
 }
 
-/// What is to be written, in order.
-enum Waiting {
-    Rows(OpenRows),
-    Unreadable { span: usize, group: Unreadable },
-    End { span: usize, groups_skipped: u64 },
-}
-
 struct Computing<'a, G> {
     scorer: &'a Scorer,
     columns: Columns,
     on_error: OnError,
-    waiting: VecDeque<Waiting>,
+    /// What is to be written, in order.
+    waiting: VecDeque<Stream<OpenRows>>,
     seen: Seen,
     give: G,
 }
@@ -285,19 +270,19 @@ impl Values {
 
 /// The row of a span, looked for from place `at` on, which is moved to where it is.
 fn row_of<'a>(
-    waiting: &'a mut VecDeque<Waiting>,
+    waiting: &'a mut VecDeque<Stream<OpenRows>>,
     at: &mut usize,
     span: &Span,
 ) -> Result<(&'a mut OpenRows, usize), StepError> {
     let found = waiting.iter().enumerate().skip(*at).find_map(|(place, waiting)| match waiting {
-        Waiting::Rows(open) => {
+        Stream::Rows { rows: open, .. } => {
             let row = open.rows.documents.binary_search_by_key(&span.row, |(row, _)| *row).ok()?;
             Some((place, row))
         }
-        Waiting::Unreadable { .. } | Waiting::End { .. } => None,
+        Stream::Unreadable { .. } | Stream::End { .. } => None,
     });
     match found.map(|(place, row)| (place, row, waiting.get_mut(place))) {
-        Some((place, row, Some(Waiting::Rows(open)))) => {
+        Some((place, row, Some(Stream::Rows { rows: open, .. }))) => {
             *at = place;
             Ok((open, row))
         }
@@ -305,24 +290,18 @@ fn row_of<'a>(
     }
 }
 
-impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
+impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
     fn run(
         mut self,
-        mut events: RowBatches,
+        mut batches: RowBatches,
         watch: &mut dyn FnMut(&Seen) -> Result<(), StepError>,
     ) -> Result<(), StepError> {
         loop {
-            let event = events.next_event().map_err(|e| self.scorer.graph.data_error(e))?;
-            let Some(event) = event else { return Ok(()) };
-            match event {
-                RawEvent::Rows(rows) => self.waiting.push_back(Waiting::Rows(OpenRows::new(rows))),
-                RawEvent::Unreadable { span, group } => {
-                    self.waiting.push_back(Waiting::Unreadable { span, group })
-                }
-                RawEvent::End { span, groups_skipped } => {
-                    self.waiting.push_back(Waiting::End { span, groups_skipped })
-                }
-                RawEvent::Batch(batch) => self.score(batch)?,
+            let next = batches.next().map_err(|e| self.scorer.graph.data_error(e))?;
+            let Some(next) = next else { return Ok(()) };
+            match next {
+                Packed::Rows(next) => self.waiting.push_back(next.map(OpenRows::new)),
+                Packed::Batch(batch) => self.score(batch)?,
             }
             self.hand_over()?;
             watch(&self.seen)?;
@@ -418,26 +397,19 @@ impl<G: FnMut(ToWrite) -> Result<(), StepError>> Computing<'_, G> {
 
     /// Gives away what is scored and not behind something that is not.
     fn hand_over(&mut self) -> Result<(), StepError> {
-        while self
-            .waiting
-            .front()
-            .is_some_and(|w| !matches!(w, Waiting::Rows(open) if open.open > 0))
+        let is_scored =
+            |next: &Stream<OpenRows>| !matches!(next, Stream::Rows { rows, .. } if rows.open > 0);
+        while self.waiting.front().is_some_and(is_scored)
+            && let Some(next) = self.waiting.pop_front()
         {
-            let next = match self.waiting.pop_front() {
-                Some(Waiting::Rows(OpenRows { rows, scores, .. })) => {
-                    self.seen.rows += scores.len() as u64;
-                    for scores in scores.iter().filter_map(RowScores::scores) {
-                        self.seen.bytes += scores.n_bytes;
-                        self.seen.nats += scores.nats;
-                    }
-                    ToWrite::Rows(rows, scores)
+            let next = next.map(|OpenRows { rows, scores, .. }| {
+                self.seen.rows += scores.len() as u64;
+                for scores in scores.iter().filter_map(RowScores::scores) {
+                    self.seen.bytes += scores.n_bytes;
+                    self.seen.nats += scores.nats;
                 }
-                Some(Waiting::Unreadable { span, group }) => ToWrite::Unreadable { span, group },
-                Some(Waiting::End { span, groups_skipped }) => {
-                    ToWrite::End { span, groups_skipped }
-                }
-                None => break,
-            };
+                ScoredRows { columns: rows.columns, scores }
+            });
             (self.give)(next)?;
         }
         Ok(())

@@ -1,9 +1,12 @@
 //! What is in parts, in numbers.
 
 use super::columns::{Columns, RowScores, Scores};
-use blt_data::{RowError, Unreadable};
+use blt_data::RowError;
+use blt_report::results::{
+    HistogramGroup, HistogramOf, Likelihood, Patching, ScoreCounts, ScoreHistogram, ScoreSums,
+    UnreadableRows,
+};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
@@ -15,55 +18,23 @@ const GROUP_NAME_BYTES: usize = 256;
 /// Under this name.
 const OTHERS: &str = "(others)";
 
-/// What a histogram is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HistogramOf {
-    BitsPerByte,
-    BytesPerPatch,
+/// What histograms of these columns count documents by.
+pub fn histogram_of(columns: &Columns) -> Option<HistogramOf> {
+    match (columns.nats, columns.patches) {
+        (true, _) => Some(HistogramOf::BitsPerByte),
+        (false, true) => Some(HistogramOf::BytesPerPatch),
+        (false, false) => None,
+    }
 }
 
-impl HistogramOf {
-    /// What these columns have.
-    pub fn these(columns: &Columns) -> Option<Self> {
-        match (columns.nats, columns.patches) {
-            (true, _) => Some(HistogramOf::BitsPerByte),
-            (false, true) => Some(HistogramOf::BytesPerPatch),
-            (false, false) => None,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            HistogramOf::BitsPerByte => "bits_per_byte",
-            HistogramOf::BytesPerPatch => "bytes_per_patch",
-        }
-    }
-
-    /// Bins begin at multiples of this.
-    pub fn width(self) -> f64 {
-        match self {
-            HistogramOf::BitsPerByte => 0.1,
-            HistogramOf::BytesPerPatch => 0.5,
-        }
-    }
-
-    /// The number of bins; what is beyond counts into the last.
-    pub fn bins(self) -> u32 {
-        match self {
-            HistogramOf::BitsPerByte => 160,
-            HistogramOf::BytesPerPatch => 128,
-        }
-    }
-
-    /// None for a document without bytes.
-    fn bin(self, scores: &Scores) -> Option<u32> {
-        let value = match self {
-            HistogramOf::BitsPerByte => scores.bits_per_byte()?,
-            HistogramOf::BytesPerPatch if scores.n_patches == 0 => return None,
-            HistogramOf::BytesPerPatch => scores.n_bytes as f64 / scores.n_patches as f64,
-        };
-        Some(((value / self.width()) as u32).min(self.bins() - 1))
-    }
+/// The bin of a document; None if the document has no bytes.
+fn bin(of: HistogramOf, scores: &Scores) -> Option<u32> {
+    let value = match of {
+        HistogramOf::BitsPerByte => scores.bits_per_byte()?,
+        HistogramOf::BytesPerPatch if scores.n_patches == 0 => return None,
+        HistogramOf::BytesPerPatch => scores.n_bytes as f64 / scores.n_patches as f64,
+    };
+    Some(((value / of.width()) as u32).min(of.bins() - 1))
 }
 
 /// Documents of one value of a column, or all.
@@ -84,7 +55,7 @@ impl GroupSummary {
         self.bytes += scores.n_bytes;
         self.patches += scores.n_patches;
         self.nats += scores.nats;
-        if let Some(bin) = histogram.and_then(|h| h.bin(scores)) {
+        if let Some(bin) = histogram.and_then(|of| bin(of, scores)) {
             *self.bins.entry(bin).or_default() += 1;
         }
     }
@@ -103,41 +74,29 @@ impl GroupSummary {
         (self.bytes > 0).then(|| self.nats / LN_2 / self.bytes as f64)
     }
 
-    fn insert(&self, columns: &Columns, map: &mut Map<String, Value>) {
-        if columns.nats {
-            map.insert("nats".into(), json!(self.nats));
-            map.insert("bpb".into(), json!(self.bits_per_byte()));
-        }
-        if columns.patches {
-            let mean = (self.patches > 0).then(|| self.bytes as f64 / self.patches as f64);
-            map.insert("patches".into(), json!(self.patches));
-            map.insert("bytes_per_patch".into(), json!(mean));
+    /// Sums, as far as these columns have them.
+    fn sums(&self, columns: &Columns) -> ScoreSums {
+        let bytes_per_patch =
+            || (self.patches > 0).then(|| self.bytes as f64 / self.patches as f64);
+        ScoreSums {
+            likelihood: columns
+                .nats
+                .then(|| Likelihood { nats: self.nats, bpb: self.bits_per_byte() }),
+            patching: columns
+                .patches
+                .then(|| Patching { patches: self.patches, bytes_per_patch: bytes_per_patch() }),
         }
     }
 
-    fn json(&self, columns: &Columns, histogram: HistogramOf) -> Value {
-        let mut map = Map::from_iter([
-            ("documents".to_owned(), json!(self.documents)),
-            ("bytes".to_owned(), json!(self.bytes)),
-        ]);
-        self.insert(columns, &mut map);
-        // By where the bins begin.
-        let bins = self.bins.iter().map(|(bin, count)| {
-            let from = f64::from(*bin) * histogram.width();
-            (format!("{from:.1}"), json!(count))
-        });
-        map.insert("counts".into(), Value::Object(bins.collect()));
-        Value::Object(map)
+    fn histogram(&self, columns: &Columns, of: HistogramOf) -> HistogramGroup {
+        let start = |bin: u32| format!("{:.1}", f64::from(bin) * of.width());
+        HistogramGroup {
+            documents: self.documents,
+            bytes: self.bytes,
+            sums: self.sums(columns),
+            counts: self.bins.iter().map(|(&bin, &count)| (start(bin), count)).collect(),
+        }
     }
-}
-
-/// Rows of a file that cannot be read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct UnreadableRows {
-    /// The input file, as named in the pipeline.
-    pub input: String,
-    #[serde(flatten)]
-    pub group: Unreadable,
 }
 
 /// What is in a part.
@@ -202,39 +161,35 @@ impl Summary {
     }
 
     /// Counts and sums, as far as these columns have them.
-    pub fn sums(&self, columns: &Columns) -> Map<String, Value> {
-        let mut map: Map<String, Value> = [
-            ("rows", self.rows),
-            ("kept", self.kept),
-            ("documents", self.all.documents),
-            ("bytes", self.all.bytes),
-            ("nulls", self.nulls),
-            ("empty", self.empty),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), json!(value)))
-        .collect();
-        map.insert("failed".into(), json!(self.failed));
-        self.all.insert(columns, &mut map);
-        map
+    ///
+    /// # Errors
+    /// Never: the names of causes are text.
+    pub fn counts(&self, columns: &Columns) -> serde_json::Result<ScoreCounts> {
+        Ok(ScoreCounts {
+            rows: self.rows,
+            kept: self.kept,
+            documents: self.all.documents,
+            bytes: self.all.bytes,
+            nulls: self.nulls,
+            empty: self.empty,
+            failed: serde_json::from_value(serde_json::to_value(&self.failed)?)?,
+            sums: self.all.sums(columns),
+        })
     }
 
-    /// The distribution of what the columns say, in all and by the values of column `by`.
-    pub fn histogram(&self, columns: &Columns, by: Option<&str>) -> Option<Value> {
-        let of = HistogramOf::these(columns)?;
-        let mut map = Map::from_iter([
-            ("of".to_owned(), json!(of.name())),
-            ("width".to_owned(), json!(of.width())),
-            ("last".to_owned(), json!(f64::from(of.bins() - 1) * of.width())),
-            ("all".to_owned(), self.all.json(columns, of)),
-        ]);
-        if let Some(by) = by {
-            let groups =
-                self.by.iter().map(|(name, group)| (name.clone(), group.json(columns, of)));
-            map.insert("by".into(), json!(by));
-            map.insert("groups".into(), Value::Object(groups.collect()));
-        }
-        Some(Value::Object(map))
+    /// How the scores of these columns are distributed, in all and by the values of column `by`.
+    pub fn histogram(&self, columns: &Columns, by: Option<&str>) -> Option<ScoreHistogram> {
+        let of = histogram_of(columns)?;
+        let groups = self.by.iter();
+        let groups = groups.map(|(name, group)| (name.clone(), group.histogram(columns, of)));
+        Some(ScoreHistogram {
+            of,
+            width: of.width(),
+            last: f64::from(of.bins() - 1) * of.width(),
+            all: self.all.histogram(columns, of),
+            by: by.map(str::to_owned),
+            groups: by.map(|_| groups.collect()),
+        })
     }
 }
 
@@ -304,13 +259,13 @@ mod tests {
             let mut summary = Summary::default();
             summary.add(&row(7, nats), Some("x"), Some(HistogramOf::BytesPerPatch));
             summary.add(&RowScores::Failed(RowError::Unreadable), None, None);
-            let group = Unreadable {
+            summary.unreadable.push(UnreadableRows {
+                input: "a".into(),
                 group: 1,
                 rows: 3..9,
                 columns: vec!["text".into()],
                 cause: "x".into(),
-            };
-            summary.unreadable.push(UnreadableRows { input: "a".into(), group });
+            });
             let back: Summary =
                 serde_json::from_str(&serde_json::to_string(&summary).unwrap()).unwrap();
             assert_eq!(back, summary);

@@ -9,9 +9,9 @@ use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::AdamWConfig;
 use blt_data::Request;
-use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use blt_derive::{params, step};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{BenchResult, NodeSeconds, PhaseRate, StepResult, TrainingMemory};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -21,143 +21,37 @@ use std::time::Instant;
 /// Parameters are as earlier steps left them, or fresh ones; what training changes is not kept.
 /// Batches are read before the clock starts. Leaves `result.json`. `blt-run bench PIPELINE` puts
 /// this in place of a pipeline's own steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Bench {
     /// A loss, or any other wire (then it is not trained).
     pub goal: String,
     /// Measure optimiser steps (forward, backward, AdamW) too.
-    #[serde(default = "yes")]
+    #[default(true)]
     pub train: bool,
     /// Ids in a training micro-batch.
-    #[serde(default = "train_batch")]
+    #[default(16 * 1024)]
     pub batch_bytes: usize,
     /// Micro-batches in an optimiser step.
-    #[serde(default = "one")]
+    #[default(1)]
     pub accumulate: usize,
     /// As in `train`.
-    #[serde(default)]
+    #[default(false)]
     pub recompute: bool,
     /// Ids in a batch of evaluation and patching.
-    #[serde(default = "evaluation_batch")]
+    #[default(32 * 1024)]
     pub evaluation_batch_bytes: usize,
     /// Timed repetitions of each phase.
-    #[serde(default = "ten")]
+    #[default(10)]
     pub repeats: usize,
     /// Repetitions before them.
-    #[serde(default = "three")]
+    #[default(3)]
     pub warmup: usize,
     /// Different batches that the repetitions take in turn.
-    #[serde(default = "four")]
+    #[default(4)]
     pub batches: usize,
 }
 
-fn yes() -> bool {
-    true
-}
-fn one() -> usize {
-    1
-}
-fn three() -> usize {
-    3
-}
-fn four() -> usize {
-    4
-}
-fn ten() -> usize {
-    10
-}
-fn train_batch() -> usize {
-    16 * 1024
-}
-fn evaluation_batch() -> usize {
-    32 * 1024
-}
-
-/// `result.json` of a [`Bench`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measured {
-    pub kind: String,
-    pub goal: String,
-    pub path: String,
-    pub device: String,
-    pub threads: usize,
-    /// Vector instructions of the fused kernels.
-    pub simd: String,
-    /// The best rate of large f32 matrix products on the device, in FLOP/s.
-    pub machine_flops_per_second: f64,
-    pub parameters: usize,
-    pub training: Option<PhaseRate>,
-    pub training_memory: Option<TrainingMemory>,
-    pub evaluation: PhaseRate,
-    /// Entropies, if there is a patcher that reads them, and patch starts.
-    pub patching: Option<PhaseRate>,
-    /// The most bytes resident in the whole step; unknown where the device has a memory of its
-    /// own.
-    pub peak_memory_bytes: Option<u64>,
-}
-
-/// How fast one phase went. Bytes are ids: BOS is one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PhaseRate {
-    /// The median repetition's.
-    pub bytes_per_second: f64,
-    pub slowest_bytes_per_second: f64,
-    pub fastest_bytes_per_second: f64,
-    /// Of a repetition, in wall time.
-    pub mean_seconds: f64,
-    pub bytes_per_repetition: f64,
-    /// Of matrix products and allowed attention pairs, backward counted twice.
-    pub flops_per_byte: f64,
-    pub flops_per_second: f64,
-    /// `flops_per_second` as a share of the machine's rate.
-    pub share_of_machine: f64,
-    /// Of the first repetition, where the goal is a loss: shows that two programs did the same
-    /// work.
-    pub first_nats_per_byte: Option<f64>,
-    /// Of the last repetition: training's falls.
-    pub last_nats_per_byte: Option<f64>,
-    /// In graph order; the optimiser last.
-    pub nodes: Vec<NodeSeconds>,
-}
-
-/// A node's part of a repetition.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeSeconds {
-    pub node: String,
-    pub forward_seconds: f64,
-    pub backward_seconds: f64,
-    /// Forward and backward.
-    pub flops: f64,
-}
-
-/// Resident memory of training, every page of parameters and moments touched.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TrainingMemory {
-    /// Parameters and both moments, in f32.
-    pub parameters_and_moments_bytes: u64,
-    /// What optimiser steps took at their peak beyond what was resident before this process
-    /// measured anything, and beyond parameters and moments: activations, gradients, scratch,
-    /// and whatever earlier measurements left behind.
-    pub beyond_bytes: Option<u64>,
-}
-
 impl Bench {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>) -> Self {
-        Bench {
-            goal: goal.into(),
-            train: yes(),
-            batch_bytes: train_batch(),
-            accumulate: one(),
-            recompute: false,
-            evaluation_batch_bytes: evaluation_batch(),
-            repeats: ten(),
-            warmup: three(),
-            batches: four(),
-        }
-    }
-
     fn request(&self, cx: &StepCx, buffer: usize) -> Request {
         Request { exclude_calibration: true, ..Request::training(cx.seed(), buffer) }
     }
@@ -176,10 +70,8 @@ impl Bench {
     }
 }
 
+#[step(example = "goal: loss, batch_bytes: 4096")]
 impl Step for Bench {
-    const NAME: &'static str = "bench";
-    const EXAMPLE: &'static str = "bench: {goal: loss, batch_bytes: 4096}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -232,23 +124,21 @@ impl Step for Bench {
         let evaluation = forward("evaluate", &self.goal)?;
         let patches = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
-        let measured = Measured {
-            kind: "bench".to_owned(),
+        let result = BenchResult {
             goal: self.goal.clone(),
             path: cx.compute_path().to_string(),
             device: graph.backend().device(),
-            threads: cx.threads(),
+            threads: cx.threads() as u64,
             simd: blt_core::backend::fused::level().to_owned(),
             machine_flops_per_second: machine,
-            parameters: graph.n_parameters(),
+            parameters: graph.n_parameters() as u64,
             training,
             training_memory,
             evaluation,
             patching,
             peak_memory_bytes: memory::peak().filter(|_| cx.device() == "cpu"),
         };
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&measured)?)?;
-        Ok(())
+        StepResult::Bench(result).write(cx.dir())
     }
 }
 
@@ -398,5 +288,3 @@ impl Measuring<'_> {
 
 /// Stands beside the graph's nodes; no node has a name with a space.
 const OPTIMISER: &str = "AdamW step";
-
-blt_graph::step!(Bench);

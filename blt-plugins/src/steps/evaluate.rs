@@ -6,13 +6,14 @@ use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
-use blt_core::bytes::{Batch, OFFSET};
+use blt_core::bytes::Batch;
 use blt_core::patches::PatchStats;
-use blt_data::{Counts, DataError, Part, Request};
+use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
+use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use schemars::JsonSchema;
+use blt_report::html::Sample;
+use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
 use std::rc::Rc;
@@ -28,11 +29,20 @@ pub enum Split {
 }
 
 impl Split {
-    pub fn part(self) -> Part {
+    /// As in YAML.
+    pub fn name(self) -> &'static str {
         match self {
-            Split::All => Part::All,
-            Split::Train => Part::Train,
-            Split::Valid => Part::Valid,
+            Split::All => "all",
+            Split::Train => "train",
+            Split::Valid => "valid",
+        }
+    }
+
+    pub fn portion(self) -> Portion {
+        match self {
+            Split::All => Portion::All,
+            Split::Train => Portion::Train,
+            Split::Valid => Portion::Valid,
         }
     }
 }
@@ -43,45 +53,29 @@ impl Split {
 /// the entropy model's included and shown apart), the paper's closed formula beside it, and every
 /// metric node named in `metrics`. Leaves `result.json`, `documents.jsonl` (a line a document: what
 /// comparisons pair by) and `samples.json` (texts with their patch borders and entropies).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Evaluate {
     /// The loss to measure, a wire.
     pub goal: String,
     /// Documents to read: `valid`, `train` or `all`.
-    #[serde(default = "valid")]
+    #[default(Split::Valid)]
     #[schemars(with = "String")]
     pub split: Split,
     /// Another source node to read the documents from; the goal's own where left out.
-    #[serde(default)]
     pub source: Option<String>,
     /// A column whose values are also measured apart.
-    #[serde(default)]
     pub by: Option<String>,
     /// Ids in a batch; changes no number.
-    #[serde(default = "batch_bytes")]
+    #[default(32 * 1024)]
     pub batch_bytes: usize,
     /// Metric nodes to compute as well, as wires.
-    #[serde(default)]
+    #[default]
     pub metrics: Vec<String>,
     /// Read at most this many documents, the empty ones included.
-    #[serde(default)]
     pub limit: Option<u64>,
     /// Bytes of text kept for the report from the first document of each group.
-    #[serde(default = "sample_bytes")]
+    #[default(400)]
     pub sample_bytes: usize,
-}
-
-fn valid() -> Split {
-    Split::Valid
-}
-
-fn batch_bytes() -> usize {
-    32 * 1024
-}
-
-fn sample_bytes() -> usize {
-    400
 }
 
 /// Sums over documents.
@@ -114,18 +108,6 @@ struct Open {
     patches: u64,
 }
 
-#[derive(Serialize)]
-struct Sample {
-    group: Option<String>,
-    row: u64,
-    /// Bytes of the text, as they are.
-    bytes: Vec<u8>,
-    /// Offsets into `bytes` where patches start.
-    starts: Option<Vec<usize>>,
-    /// Entropy of each byte in nats, as predicted from the bytes before it.
-    entropies: Option<Vec<f32>>,
-}
-
 struct Measuring<'a> {
     step: &'a Evaluate,
     graph: &'a TrainedGraph,
@@ -146,30 +128,14 @@ struct Measuring<'a> {
 }
 
 impl Evaluate {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>) -> Self {
-        Evaluate {
-            goal: goal.into(),
-            split: valid(),
-            source: None,
-            by: None,
-            batch_bytes: batch_bytes(),
-            metrics: Vec::new(),
-            limit: None,
-            sample_bytes: sample_bytes(),
-        }
-    }
-
     /// The wires that are computed.
     fn computed(&self) -> Vec<&str> {
         std::iter::once(&self.goal).chain(&self.metrics).map(String::as_str).collect()
     }
 }
 
+#[step(example = "goal: loss, split: valid, by: domain")]
 impl Step for Evaluate {
-    const NAME: &'static str = "evaluate";
-    const EXAMPLE: &'static str = "evaluate: {goal: loss, split: valid, by: domain}";
-
     fn goals(&self) -> Vec<String> {
         std::iter::once(&self.goal).chain(&self.metrics).chain(&self.source).cloned().collect()
     }
@@ -203,13 +169,13 @@ impl Step for Evaluate {
         let read: Vec<&str> =
             self.source.as_deref().map_or_else(|| self.computed(), |source| vec![source]);
         backend(cx)?;
-        let request = Request::part(self.split.part());
+        let request = Request::portion(self.split.portion());
         if let Some(source) = &self.source {
             for found in sources(cx.plan(), &read)? {
                 if let Err(DataError::NoSplit { .. }) = found.handle.source.check(&request) {
                     let msg = format!(
                         "`{source}` has no `split`, so it has no {} documents",
-                        self.split.part()
+                        self.split.portion()
                     );
                     let error = NodeError::param("split", msg)
                         .help("`split: all` measures all of its documents");
@@ -238,7 +204,7 @@ impl Step for Evaluate {
         let request = Request {
             scalars: self.by.iter().cloned().collect(),
             limit: self.limit,
-            ..Request::part(self.split.part())
+            ..Request::portion(self.split.portion())
         };
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
@@ -282,7 +248,7 @@ impl Step for Evaluate {
         if measuring.total.bytes == 0 {
             return Err(StepError::other(format!(
                 "the {} documents hold no bytes ({} null, {} empty); there is nothing to measure",
-                self.split.part(),
+                self.split.portion(),
                 counts.nulls,
                 counts.empty
             )));
@@ -343,9 +309,13 @@ impl Measuring<'_> {
                 if let Some(group) = &done.group {
                     self.groups.entry(group.clone()).or_default().add(done.nats, done.bytes);
                 }
-                self.documents.push(&json!({
-                    "row": span.row, "group": done.group, "bytes": done.bytes, "nats": done.nats, "patches": done.patches,
-                }))?;
+                self.documents.push(&DocumentLine {
+                    row: span.row,
+                    group: done.group,
+                    bytes: done.bytes,
+                    nats: done.nats,
+                    patches: done.patches,
+                })?;
             }
         }
         Ok(())
@@ -358,9 +328,8 @@ impl Measuring<'_> {
         patches: Option<&blt_core::patches::Patches>,
         entropies: Option<&Vec<f32>>,
     ) -> Sample {
-        let ids = &batch.span_ids(s)[1..];
-        let mut len = ids.len().min(self.step.sample_bytes);
-        let bytes: Vec<u8> = ids.iter().map(|&id| (id - OFFSET) as u8).collect();
+        let bytes = batch.bytes(s);
+        let mut len = bytes.len().min(self.step.sample_bytes);
         // End at a character, so that the report shows no torn one.
         while len < bytes.len() && len > 0 && bytes[len] & 0xC0 == 0x80 {
             len -= 1;
@@ -409,44 +378,52 @@ impl Measuring<'_> {
                 (flops - self.patcher_flops.get(node).unwrap_or(&0)) as f64 / bytes
             });
         let entropy_flops: f64 = of_nodes.chain(of_parts).fold(0.0, |a, b| a + b);
-        let mut parameters_by_node: BTreeMap<String, usize> = BTreeMap::new();
+        let mut parameters: BTreeMap<String, usize> = BTreeMap::new();
         for p in self.graph.params() {
-            *parameters_by_node.entry(p.node.clone()).or_default() += p.canonical.n_elements();
+            *parameters.entry(p.node.clone()).or_default() += p.canonical.n_elements();
         }
+        let parameters_by_node =
+            parameters.into_iter().map(|(node, count)| (node, count.into())).collect();
         let patches = self.patches_wire.as_ref().map(|_| self.patch_stats.patches);
-        let result = json!({
-            "kind": "evaluate",
-            "goal": self.step.goal,
-            "split": self.step.split,
-            "by": self.step.by,
-            "bpb": self.total.bpb(),
-            "bpb_by": self.groups.iter().map(|(g, s)| (g.clone(), s.bpb())).collect::<BTreeMap<_, _>>(),
-            "bytes": self.total.bytes,
-            "bytes_by": self.groups.iter().map(|(g, s)| (g.clone(), s.bytes)).collect::<BTreeMap<_, _>>(),
-            "documents": self.total.documents,
-            "nulls": counts.nulls,
-            "empty": counts.empty,
-            "patches": patches,
-            "bytes_per_patch": patches.map(|p| bytes / p as f64),
-            "patch_lengths": self.patches_wire.as_ref().map(|_| &self.patch_stats.histogram),
-            "flops_per_byte": flops_by_node.values().fold(0.0, |a, b| a + b),
-            "entropy_flops_per_byte": entropy_flops,
-            "flops_by_node": flops_by_node,
-            "closed_form_flops_per_byte": closed_form_flops(plan, &refs, patches.map(|p| bytes / p as f64), bytes / self.spans as f64),
-            "parameters": self.graph.n_parameters(),
-            "parameters_by_node": parameters_by_node,
-            "boundary_lookahead": boundary_lookahead(plan, &refs)?,
-            "metrics": self.metrics.sums.iter().map(|(name, (sum, count))| (name.clone(), sum / count)).collect::<BTreeMap<_, _>>(),
-            "prepared": self.graph.prepared_summary(),
-        });
-        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let bytes_per_patch = patches.map(|p| bytes / p as f64);
+        let span_bytes = bytes / self.spans as f64;
+        let groups = || self.groups.iter();
+        let metrics = self.metrics.sums.iter();
+        let lengths = self.patch_stats.histogram.iter();
+        let lengths = lengths.map(|(&length, &count)| (length as u64, count.into())).collect();
+        let result = EvaluateResult {
+            goal: self.step.goal.clone(),
+            split: self.step.split.name().to_owned(),
+            by: self.step.by.clone(),
+            bpb: self.total.bpb(),
+            bpb_by: groups().map(|(group, sums)| (group.clone(), sums.bpb())).collect(),
+            bytes: self.total.bytes.into(),
+            bytes_by: groups().map(|(group, sums)| (group.clone(), sums.bytes.into())).collect(),
+            documents: self.total.documents.into(),
+            nulls: counts.nulls.into(),
+            empty: counts.empty.into(),
+            patches: patches.map(Number::from),
+            bytes_per_patch,
+            patch_lengths: self.patches_wire.as_ref().map(|_| lengths),
+            flops_per_byte: Some(flops_by_node.values().fold(0.0, |a, b| a + b)),
+            entropy_flops_per_byte: Some(entropy_flops),
+            flops_by_node,
+            closed_form_flops_per_byte: closed_form_flops(plan, &refs, bytes_per_patch, span_bytes),
+            parameters: self.graph.n_parameters().into(),
+            parameters_by_node,
+            boundary_lookahead: boundary_lookahead(plan, &refs)?,
+            metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
+            prepared: self.graph.prepared_summary(),
+        };
+        StepResult::Evaluate(result).write(dir)?;
         let samples: Vec<&Sample> = self.samples.values().collect();
         write_atomic(dir.join("samples.json"), serde_json::to_string(&samples)?)?;
-        let timing = json!({
-            "evaluate_bytes_per_second": bytes / seconds,
-            "seconds_by_node": self.profile.seconds(),
-        });
-        write_atomic(dir.join("timing.json"), timing.to_string())?;
+        let timing = Timing {
+            evaluate_bytes_per_second: Some(bytes / seconds),
+            seconds_by_node: Some(self.profile.seconds()),
+            ..Timing::default()
+        };
+        timing.write(dir)?;
         let bpb = self.total.bpb().unwrap_or(f64::NAN);
         cx.progress().finish(&format!(
             "{bpb:.4} bits per byte over {} bytes in {} documents",
@@ -461,5 +438,3 @@ fn patcher_flops(graph: &TrainedGraph) -> BTreeMap<String, u64> {
     let flops = graph.facilities().map(|(node, f)| (node, f.patcher_flops()));
     flops.filter(|(_, flops)| *flops > 0).collect()
 }
-
-blt_graph::step!(Evaluate);

@@ -10,11 +10,10 @@ use blt_core::blt::Blt;
 use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
-use blt_data::{Part, Request};
-use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use blt_data::{Portion, Request};
+use blt_derive::{params, step};
+use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{ExportResult, ReadBack, StepResult};
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 use std::path::{Component, Path, PathBuf};
@@ -29,17 +28,15 @@ use std::rc::Rc;
 /// cannot say (pooling other than `max`, `cross: all`, windows that differ, a relative rule, resets
 /// at newlines) is refused before any step starts. With `verify` it is read back and scored against
 /// the pipeline's own model. Leaves `result.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Export {
     /// The model's loss (or its logits), a wire.
     pub goal: String,
     /// The directory's name under `outputs/`.
-    #[serde(default = "hf")]
+    #[default("hf".into())]
     pub dir: PathBuf,
     /// Read the directory back, as a `Blt` node does, and score this many documents of the source
     /// with both; a byte whose two scores are more than 1e-4 nats apart is an error.
-    #[serde(default)]
     pub verify: Option<u64>,
 }
 
@@ -48,10 +45,6 @@ pub struct Export {
 const LARGEST_DIFFERENCE: f64 = 1e-4;
 /// Ids in a batch while the directory is verified.
 const VERIFY_BATCH: usize = 32 * 1024;
-
-fn hf() -> PathBuf {
-    "hf".into()
-}
 
 /// What the model that was read back scores.
 #[derive(Default)]
@@ -63,11 +56,6 @@ struct Verified {
 }
 
 impl Export {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>) -> Self {
-        Export { goal: goal.into(), dir: hf(), verify: None }
-    }
-
     fn not_a_model(&self, error: NotBlt) -> NodeError {
         NodeError::param("goal", format!("`{}` is not the loss of a BLT model: {error}", self.goal))
     }
@@ -92,7 +80,7 @@ impl Export {
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
             std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
-        let request = Request { limit: Some(documents), ..Request::part(Part::All) };
+        let request = Request { limit: Some(documents), ..Request::portion(Portion::All) };
         let mut batches = graph.batches(request, VERIFY_BATCH)?;
         let mut verified = Verified::default();
         while let Some(batch) = batches.next()? {
@@ -155,10 +143,8 @@ impl Export {
     }
 }
 
+#[step(example = "goal: loss")]
 impl Step for Export {
-    const NAME: &'static str = "export";
-    const EXAMPLE: &'static str = "export: {goal: loss}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -262,24 +248,22 @@ impl Step for Export {
         let parameters: usize = specs.iter().map(|s| s.shape.iter().product::<usize>()).sum();
         let verified =
             self.verify.map(|documents| self.verify(cx, &graph, &dir, documents)).transpose()?;
-        let mut result = json!({
-            "kind": "export",
-            "goal": self.goal,
-            "directory": Path::new("outputs").join(&self.dir),
-            "tensors": specs.len(),
-            "parameters": parameters,
-            "patch_in_forward": config.patching.is_some(),
-            "threshold": config.patching.as_ref().map(|p| p.threshold),
+        let read_back = verified.as_ref().map(|verified| ReadBack {
+            bpb: verified.nats / LN_2 / verified.bytes as f64,
+            bytes: verified.bytes,
+            patches: verified.patches,
+            largest_difference: verified.largest_difference,
         });
-        if let Some(verified) = &verified {
-            result["read_back"] = json!({
-                "bpb": verified.nats / LN_2 / verified.bytes as f64,
-                "bytes": verified.bytes,
-                "patches": verified.patches,
-                "largest_difference": verified.largest_difference,
-            });
-        }
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = ExportResult {
+            goal: self.goal.clone(),
+            directory: Path::new("outputs").join(&self.dir),
+            tensors: specs.len() as u64,
+            parameters: parameters as u64,
+            patch_in_forward: config.patching.is_some(),
+            threshold: config.patching.as_ref().map(|p| p.threshold),
+            read_back,
+        };
+        StepResult::Export(result).write(cx.dir())?;
         let patcher = if config.patching.is_some() {
             "with its entropy model"
         } else {
@@ -294,5 +278,3 @@ impl Step for Export {
         Ok(())
     }
 }
-
-blt_graph::step!(Export);

@@ -6,7 +6,7 @@ mod export;
 mod score;
 mod train;
 
-pub use bench::{Bench, Measured, NodeSeconds, PhaseRate, TrainingMemory};
+pub use bench::Bench;
 pub use evaluate::{Evaluate, Split};
 pub use export::Export;
 pub use score::{BatchOptions, BatchScorer, Emit, Score, Worker};

@@ -7,8 +7,9 @@ use crate::trained_graph::{Batches, TrainedGraph};
 use blt_core::bytes::Batch;
 use blt_core::optim::{AdamWConfig, Decay};
 use blt_data::{BatchState, Request};
-use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use schemars::JsonSchema;
+use blt_derive::{params, step};
+use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError};
+use blt_report::results::{MetricsLine, StepResult, Timing, TrainResult};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,7 @@ use std::time::Instant;
 /// Before the first step, nodes learn what they must know before training (a threshold for
 /// `bytes_per_patch`, a tokenizer); it is frozen then. Documents are shuffled by the pipeline's
 /// seed while they stream. Leaves `checkpoints/final`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Train {
     /// The loss to minimise, a wire.
     pub goal: String,
@@ -32,78 +32,44 @@ pub struct Train {
     /// micro-batch of its own, so the source's `span_bytes` should be below it.
     pub batch_bytes: usize,
     /// Micro-batches in an optimiser step.
-    #[serde(default = "one")]
+    #[default(1)]
     pub accumulate: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Steps of linear warm-up; a tenth of `steps` where left out.
-    #[serde(default)]
     pub warmup: Option<u64>,
     /// After warm-up: `cosine` (down to `min_lr`) or `constant`.
-    #[serde(default = "cosine")]
+    #[default(Decay::Cosine)]
     #[schemars(with = "String")]
     pub decay: Decay,
     /// Share of `lr` that the cosine ends at.
-    #[serde(default = "tenth")]
+    #[default(0.1)]
     pub min_lr: f64,
     /// AdamW's decoupled weight decay.
-    #[serde(default = "tenth")]
+    #[default(0.1)]
     pub weight_decay: f64,
     /// AdamW's beta1 and beta2.
-    #[serde(default = "betas")]
+    #[default((0.9, 0.95))]
     pub betas: (f64, f64),
     /// AdamW's epsilon.
-    #[serde(default = "adam_eps")]
+    #[default(1e-8)]
     pub eps: f64,
     /// Largest global norm of the gradient; null: no clipping.
-    #[serde(default = "clip")]
+    #[default(Some(1.0))]
     pub clip: Option<f64>,
     /// Steps between checkpoints: what a kill loses at most.
-    #[serde(default = "hundred")]
+    #[default(100)]
     pub checkpoint_every: u64,
     /// Steps between lines of metrics.jsonl.
-    #[serde(default = "ten")]
+    #[default(10)]
     pub log_every: u64,
     /// Keep only the inputs of transformer blocks and compute the rest again in the backward pass:
     /// less memory, about a third more time, the same bits. (`--path reference` keeps
     /// everything.)
-    #[serde(default)]
+    #[default(false)]
     pub recompute: bool,
     /// A checkpoint directory to continue from: parameters, moments, thresholds and tokenizers.
-    #[serde(default)]
     pub from: Option<PathBuf>,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn ten() -> u64 {
-    10
-}
-
-fn hundred() -> u64 {
-    100
-}
-
-fn tenth() -> f64 {
-    0.1
-}
-
-fn cosine() -> Decay {
-    Decay::Cosine
-}
-
-fn betas() -> (f64, f64) {
-    (0.9, 0.95)
-}
-
-fn adam_eps() -> f64 {
-    1e-8
-}
-
-fn clip() -> Option<f64> {
-    Some(1.0)
 }
 
 /// The training loop's state in a checkpoint that a run resumes from.
@@ -129,28 +95,6 @@ struct Window {
 }
 
 impl Train {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>, steps: u64, batch_bytes: usize, lr: f64) -> Self {
-        Train {
-            goal: goal.into(),
-            steps,
-            batch_bytes,
-            accumulate: one(),
-            lr,
-            warmup: None,
-            decay: cosine(),
-            min_lr: tenth(),
-            weight_decay: tenth(),
-            betas: betas(),
-            eps: adam_eps(),
-            clip: clip(),
-            checkpoint_every: hundred(),
-            log_every: ten(),
-            recompute: false,
-            from: None,
-        }
-    }
-
     fn optimiser(&self) -> AdamWConfig {
         AdamWConfig {
             lr: self.lr,
@@ -166,10 +110,8 @@ impl Train {
     }
 }
 
+#[step(example = "goal: loss, steps: 300, batch_bytes: 16384, lr: 2e-3")]
 impl Step for Train {
-    const NAME: &'static str = "train";
-    const EXAMPLE: &'static str = "train: {goal: loss, steps: 300, batch_bytes: 16384, lr: 2e-3}";
-
     fn goals(&self) -> Vec<String> {
         vec![self.goal.clone()]
     }
@@ -393,9 +335,15 @@ impl<'a> Training<'a> {
         let window = std::mem::take(&mut self.state.window);
         let bpb = window.nats / std::f64::consts::LN_2 / window.bytes.max(1) as f64;
         let lr = self.optimiser.lr_at(step);
-        self.metrics.push(&json!({
-            "goal": goal, "step": step, "bpb": bpb, "lr": lr, "grad_norm": window.norm, "bytes": bytes,
-        }))?;
+        self.metrics.push(&MetricsLine {
+            goal: Some(goal.clone()),
+            step: Some(step),
+            bpb: Some(bpb),
+            lr: Some(lr),
+            grad_norm: Some(window.norm),
+            bytes: Some(bytes),
+            ..MetricsLine::default()
+        })?;
         let (since, before) = self.clock;
         let rate = (bytes - before) as f64 / since.elapsed().as_secs_f64();
         self.timings.push(&json!({
@@ -428,14 +376,16 @@ impl<'a> Training<'a> {
         let (dir, Progress { step, bytes, .. }) = (self.cx.dir(), &self.state);
         self.graph.save(&dir.join(CHECKPOINT_DIR), self.t0 + step, None)?;
         let seconds = self.started.elapsed().as_secs_f64();
-        let result = json!({
-            "kind": "train", "goal": self.train.goal, "steps": step, "bytes": bytes, "parameters": self.graph.n_parameters(),
-            "prepared": self.graph.prepared_summary(),
-        });
-        write_atomic(dir.join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = TrainResult {
+            goal: self.train.goal.clone(),
+            steps: *step,
+            bytes: *bytes,
+            parameters: self.graph.n_parameters() as u64,
+            prepared: self.graph.prepared_summary(),
+        };
+        StepResult::Train(result).write(dir)?;
         let rate = (bytes - self.first_bytes) as f64 / seconds;
-        let timing = json!({ "train_bytes_per_second": rate });
-        write_atomic(dir.join("timing.json"), timing.to_string())?;
+        Timing { train_bytes_per_second: Some(rate), ..Timing::default() }.write(dir)?;
         self.cx.progress().finish(&format!("{bytes} bytes in {seconds:.1} s"));
         Ok(())
     }
@@ -450,8 +400,6 @@ fn at_from(cx: &StepCx, error: StepError) -> StepError {
         None => error,
     })
 }
-
-blt_graph::step!(Train);
 
 #[cfg(test)]
 mod tests {

@@ -34,13 +34,13 @@ impl TrainedGraph {
         node: String,
         prepare: &dyn Prepare,
     ) -> Result<(), StepError> {
-        let Some(part) = prepare.wants() else { return Ok(()) };
+        let Some(portion) = prepare.wants() else { return Ok(()) };
         let names = source_nodes(self.live.plan(), &[&node])?;
         let sources = self.sources.iter().filter(|source| names.contains(&&*source.node));
         let source = only(sources.collect(), &[&*node])?;
         // In the order of training: files may be sorted by domain.
         let order = Order::Shuffled { seed: cx.seed(), buffer: source.handle.shuffle_buffer };
-        let request = Request { exclude_calibration: true, order, ..Request::part(part) };
+        let request = Request { exclude_calibration: true, order, ..Request::portion(portion) };
         let packer = Packer::new(source.handle.span_bytes, PREPARE_BATCH)?;
         let mut batches = self.read(source, request, packer, None)?;
         cx.progress().start(&format!("prepare {node}"), None);

@@ -9,10 +9,12 @@ mod facts;
 mod page;
 mod sample;
 mod scores;
+mod show;
 mod svg;
 mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use page::html;
 pub use sample::Sample;
@@ -138,7 +140,7 @@ pub fn machine() -> Value {
         "system".to_owned(),
         format!("{} {}", std::env::consts::OS, std::env::consts::ARCH).into(),
     );
-    // Only Linux tells without a library; elsewhere the fact is left out.
+    // Linux has the processor's name in a file; on other systems it is left out.
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
     if let Some((_, model)) = model {

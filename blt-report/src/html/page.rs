@@ -1,13 +1,16 @@
 //! From a run's facts to the page: which charts there are, and what goes into them.
 
-use super::facts::{Facts, Found, Variant, columns, listed, mega};
+use super::facts::{Facts, Found, Variant};
 use super::sample::{self, SHADES, Sample};
-use super::svg::{self, Bar, Line, LinePoint, Look, Part, Point};
+use super::show::{look, named, safe};
+use super::svg::{self, Bar, Line, LinePoint, Part, Point};
+use super::text::{listed, mega};
 use super::{ReportError, ReportInput, scores, table};
 use crate::results::MetricsLine;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
 use std::collections::BTreeMap;
+use unicode_width::UnicodeWidthStr;
 
 /// Nodes that get a colour of their own in the chart of FLOPs; the cheaper rest is one.
 const NODE_COLOURS: usize = 8;
@@ -45,18 +48,6 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         resolved => input.resolved.as_str(),
     };
     Ok(environment.get_template("report")?.render(context)?)
-}
-
-pub(super) fn look(variant: &Variant) -> Look {
-    Look { index: variant.index, hollow: variant.lookahead }
-}
-
-pub(super) fn safe(html: String) -> Value {
-    Value::from_safe_string(html)
-}
-
-pub(super) fn named(variant: &Variant) -> Value {
-    context! { swatch => safe(look(variant).swatch()), name => variant.name.as_str(), lookahead => variant.lookahead }
 }
 
 fn legend(results: &Facts) -> Vec<Value> {
@@ -387,8 +378,7 @@ fn flops(results: &Facts) -> Value {
         })
         .collect();
     // As wide as the text below it on a large screen, and yet readable on a small one.
-    let width =
-        560.0 + 4.0 * bars.iter().map(|b| columns(&b.name)).max().unwrap_or(0).min(20) as f64;
+    let width = 560.0 + 4.0 * bars.iter().map(|b| b.name.width()).max().unwrap_or(0).min(20) as f64;
     let svg =
         svg::bars("flops", "MFLOP per byte by node", &described.join("; "), width, full, &bars);
     let mut legend: Vec<&str> = own.iter().map(|n| n.as_str()).collect();

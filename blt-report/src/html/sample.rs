@@ -1,6 +1,6 @@
 //! Sample texts as HTML: patch borders drawn, bytes shaded by entropy, whatever the bytes are.
 
-use super::svg::escape;
+use crate::escape::escape;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 

@@ -1,9 +1,10 @@
 //! What `score` steps wrote: their counts, and the distribution of bits per byte in all and by a
 //! column.
 
-use super::facts::{Facts, Score, Variant, grouped};
-use super::page::{look, named, safe};
+use super::facts::{Facts, Score, Variant};
+use super::show::{look, named, safe};
 use super::svg;
+use super::text::grouped;
 use crate::results::{
     HistogramGroup, HistogramOf, Ordered, ScoreHistogram, ScoreResult, UnreadableRows,
 };

@@ -1,40 +1,27 @@
 //! The report's charts as SVG text. Colours are classes that the page's style sheet resolves, so
 //! that one drawing serves light, dark and paper; text stays text.
+//!
+//! The drawing code is our own because the chart libraries for Rust write fixed colours, and no
+//! `<title>` for screen readers and pointers. It is one file of over 500 lines because all charts
+//! share its axes, labels and marks.
 
-use super::facts::columns;
+use crate::escape::escape;
 use std::fmt::Write;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Colours that differ; beyond these, the mark and the dash pattern tell series apart.
+/// Colours that differ; beyond these, series differ by mark and dash pattern.
 pub const COLOURS: usize = 8;
-
-/// Escapes text for element content and attribute values.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // XML knows no other control characters.
-            c if c.is_control() => out.push('\u{FFFD}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// At most `width` terminal columns of `text`. What is cut is the middle, because names of a grid
 /// differ at their ends.
 pub fn shortened(text: &str, width: usize) -> String {
-    if columns(text) <= width {
+    if text.width() <= width {
         return text.to_owned();
     }
     let taken = |characters: &mut dyn Iterator<Item = char>, room: usize| {
         let mut used = 0;
         let fits = characters.take_while(|c| {
-            used += columns(c.encode_utf8(&mut [0; 4]));
+            used += c.width().unwrap_or(0);
             used <= room
         });
         fits.collect::<Vec<char>>()
@@ -287,7 +274,7 @@ pub fn scatter(
         out.push_str("</g>");
         // A name that finds no free place is left to the legend.
         let name = shortened(&p.name, 22);
-        let width = 7.0 * columns(&name) as f64;
+        let width = 7.0 * name.width() as f64;
         let places = [
             ("", px + 10.0, py + 4.0, px + 9.0),
             ("end", px - 10.0, py + 4.0, px - 9.0 - width),
@@ -437,9 +424,9 @@ pub fn bars(
     if bars.is_empty() || !full.is_finite() || full <= 0.0 {
         return None;
     }
-    let widest = bars.iter().map(|b| columns(&b.name)).max().unwrap_or(0).min(20);
+    let widest = bars.iter().map(|b| b.name.width()).max().unwrap_or(0).min(20);
     let left = 24.0 + 7.2 * widest as f64;
-    let value = 10.0 + 7.0 * bars.iter().map(|b| columns(&b.value)).max().unwrap_or(0) as f64;
+    let value = 10.0 + 7.0 * bars.iter().map(|b| b.value.width()).max().unwrap_or(0) as f64;
     let scale = (width - left - value) / full;
     let height = 20.0 * bars.len() as f64 + 4.0;
     let mut out = String::new();
@@ -468,8 +455,7 @@ pub fn bars(
 }
 
 /// A small histogram of patch lengths: `shares[i]` is the share of patches of `i + 1` bytes; the
-/// last one also holds what is longer if `open_ended`. `mean`: marked by a line. None without
-/// shares.
+/// last one also counts longer patches if `open_ended`. A line marks `mean`. None without shares.
 pub fn histogram(
     slug: &str,
     title: &str,
@@ -520,8 +506,8 @@ pub fn distribution(
     )
 }
 
-/// Bars of shares. `labels` tell each one's value; those are shown for which there is room, where
-/// `number` is round. `mean`: its place, in bars from the left end, and its value.
+/// Bars of shares. `labels` are the values of the bars; the axis shows as many as there is room
+/// for, where `number` is round. `mean`: its place, in bars from the left end, and its value.
 #[allow(clippy::too_many_arguments, reason = "two callers in this file")]
 fn bins(
     slug: &str,
@@ -624,7 +610,7 @@ mod tests {
         assert_eq!(shortened("short", 5), "short");
         assert_eq!(shortened("graph.encoder.pooling=max", 13), "grap…ling=max");
         let wide = shortened("한국어 이름이 아주 길다", 9);
-        assert!(columns(&wide) <= 9 && wide.contains('…'), "{wide}");
+        assert!(wide.width() <= 9 && wide.contains('…'), "{wide}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The closing table: what the terminal shows when a run ends, and the same rows for the page.
 
-use super::facts::{Facts, Variant, columns, grouped, mega, significant};
+use super::facts::{Facts, Variant};
+use super::text::{grouped, mega, significant};
 use crate::results::Results;
+use unicode_width::UnicodeWidthStr;
 
 /// A column: its title, and a variant's cell where there is a value.
 pub struct Column {
@@ -145,12 +147,12 @@ pub fn table(results: &Results) -> String {
     let mut widths = vec![0; header.len()];
     for row in ranked.iter().chain(&apart).chain(&left).chain([&header]) {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = columns(cell).max(*width);
+            *width = cell.width().max(*width);
         }
     }
     let line = |row: &[String]| {
         let padded = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-            let pad = " ".repeat(width - columns(cell));
+            let pad = " ".repeat(width - cell.width());
             // Names to the left, numbers to the right.
             if i == 1 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
         });
@@ -159,7 +161,7 @@ pub fn table(results: &Results) -> String {
     let total = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
     let rule = |label: &str| {
         let label = if label.is_empty() { String::new() } else { format!(" {label} ") };
-        format!("──{label}{}", "─".repeat(total.max(40).saturating_sub(columns(&label) + 2)))
+        format!("──{label}{}", "─".repeat(total.max(40).saturating_sub(label.width() + 2)))
     };
     let mut out = vec![line(&header), rule("")];
     out.extend(ranked.iter().map(|row| line(row)));
@@ -185,12 +187,12 @@ pub fn table(results: &Results) -> String {
     out.join("\n")
 }
 
-/// Lines of at most `width` columns, broken at spaces; a word that is longer stands alone.
+/// Lines of at most `width` columns, broken at spaces; a longer word gets a line of its own.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.len() - 1;
-        if !lines[last].is_empty() && columns(&lines[last]) + 1 + columns(word) > width {
+        if !lines[last].is_empty() && lines[last].width() + 1 + word.width() > width {
             lines.push(word.to_owned());
         } else {
             if !lines[last].is_empty() {

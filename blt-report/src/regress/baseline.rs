@@ -133,10 +133,10 @@ pub enum Better {
     Higher,
 }
 
-/// What metrics of some names are held to.
+/// The tolerances of metrics whose names match a pattern.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// Their names; `*` stands for any characters.
+    /// Their names; `*` matches any characters.
     pub pattern: String,
     /// Neither way, if None.
     pub better: Option<Better>,
@@ -159,10 +159,8 @@ struct WrittenRule {
 
 impl Rule {
     fn read(pattern: &Value, rule: &Value) -> Result<Self, String> {
-        let pattern = pattern
-            .as_str()
-            .ok_or_else(|| format!("the pattern {pattern:?} is no text"))?
-            .to_owned();
+        let text = || format!("the pattern {pattern:?} is no text");
+        let pattern = pattern.as_str().ok_or_else(text)?.to_owned();
         let written: WrittenRule = serde_yaml::from_value(rule.clone())
             .map_err(|e| format!("tolerances of `{pattern}`: {e}"))?;
         let WrittenRule { better, same, pipeline, data, seeds, version, cpu } = written;
@@ -179,7 +177,7 @@ impl Rule {
     }
 }
 
-/// Whether `name` is what `pattern` says, `*` standing for any characters.
+/// Whether `name` matches `pattern`, in which `*` matches any characters.
 fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What is said of a number.
+/// The outcome of comparing one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -143,7 +143,7 @@ fn row(
 
 fn judge(old: &Number, new: &Number, rule: &Rule, cases: &[Case]) -> (Verdict, String) {
     let delta = new.value - old.value;
-    // `same` holds in any case; what differs may allow more.
+    // `same` applies in any case; an input that differs may allow more.
     let written = cases.iter().filter_map(|case| Some((Some(*case), rule.cases.get(case)?)));
     let tolerances: Vec<(Option<Case>, &Tolerance)> =
         std::iter::once((None, &rule.same)).chain(written).collect();

@@ -42,7 +42,7 @@ pub struct Difference {
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
     /// Digests of the pipeline's sections over all variants, as written, edits made: `graph`,
-    /// `run`, `path`, ... Words (`name`, `doc`, `report`) are left out, and seeds stand apart.
+    /// `run`, `path`, ... Words (`name`, `doc`, `report`) are left out, and seeds have a field of their own.
     pub pipeline: BTreeMap<String, String>,
     /// Digests of the contents of all files that sources read, and of those that other nodes name
     /// in a parameter (a checkpoint's), by their names.
@@ -146,7 +146,7 @@ fn pipeline_digests(plans: &[&Plan]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// JSON with keys in order and without what authors say about nodes.
+/// JSON with sorted keys and without the `doc` that authors give nodes.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {

@@ -44,11 +44,11 @@ impl Measured {
 
 /// The numbers of every variant, over its seeds.
 ///
-/// A metric of the last evaluation has its name in results.json; one of another step stands after
-/// `run.INDEX.STEP`, the place of the step in the pipeline. A training's metrics are those of its
-/// last line in metrics.jsonl; what was learned before it (`prepared`) is the evaluation's, where
-/// there is one. Another step that variants share ran once, and stands under the first of them.
-/// Truth values count 0 and 1.
+/// A number of the last evaluation has its name in results.json. A number of another step has the
+/// prefix `run.INDEX.STEP`, the step's place in the pipeline. A training also has the numbers of its
+/// last line in metrics.jsonl; its `prepared` is left out where an evaluation has the same. A step
+/// that variants share ran once, and its numbers are listed under the first of these variants. True
+/// counts 1, false 0.
 fn numbers(runs: &[VariantRun]) -> Result<Numbers, StepError> {
     let mut by_variant: BTreeMap<&str, Vec<BTreeMap<String, f64>>> = BTreeMap::new();
     let mut owners: BTreeMap<&Path, &str> = BTreeMap::new();
@@ -112,7 +112,7 @@ fn of_run(
     Ok(found)
 }
 
-/// The last line of metrics.jsonl, whatever it holds.
+/// The last line of metrics.jsonl, which may have any keys.
 fn last_metrics(entry: &Entry) -> Result<Option<Value>, StepError> {
     let path = entry.dir.join("metrics.jsonl");
     let text = read_text(&path)?.unwrap_or_default();

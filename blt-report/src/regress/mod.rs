@@ -1,10 +1,9 @@
 //! Regression runs: are a run's numbers those of a baseline?
 //!
-//! [`Measured`] is what a run gave: every number of every variant, and the [`Fingerprint`] of what
-//! it was made with. A [`Baseline`] is the same, written down in a small text file, with the
-//! tolerances that a maintainer wrote into it. [`Comparison`] holds the two against each other,
-//! number by number; a number that only one side has fails. It is printed as a table, as JUnit XML,
-//! as Markdown and as JSON.
+//! [`Measured`] has every number of every variant of a run, and the [`Fingerprint`] of the inputs
+//! that made it. A [`Baseline`] is the same in a small text file, with tolerances that a maintainer
+//! wrote into it. A [`Comparison`] compares the two number by number; a number that only one side
+//! has fails. It is printed as a table, as JUnit XML, as Markdown and as JSON.
 
 mod baseline;
 mod compare;

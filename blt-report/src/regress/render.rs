@@ -3,6 +3,8 @@
 use super::baseline::written;
 use super::compare::{Comparison, Row, Verdict};
 use super::fingerprint::Difference;
+use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
+use unicode_width::UnicodeWidthStr;
 
 const HEADER: [&str; 7] = ["variant", "metric", "old", "new", "delta", "allowed", "verdict"];
 
@@ -95,12 +97,11 @@ pub fn advice(comparison: &Comparison) -> Option<&'static str> {
 pub fn table(comparison: &Comparison, all: bool) -> String {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(worth_reading(comparison, all).into_iter().map(cells));
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEADER.len()).map(width).collect();
     let line = |row: &[String; 7]| {
         let padded = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            let pad = " ".repeat(width - cell.chars().count());
+            let pad = " ".repeat(width - cell.width());
             // Numbers to the right, words to the left.
             if (2..5).contains(&column) { format!("{pad}{cell}") } else { format!("{cell}{pad}") }
         });
@@ -160,87 +161,57 @@ fn cell(text: &str) -> String {
 
 /// JUnit XML: a test suite of the pipeline, a test case for each number, by variant.
 pub fn junit(comparison: &Comparison) -> String {
-    let n = comparison.rows.len();
-    let failures = comparison.failures().count();
-    // A suite of no test would count as a success.
-    let nothing = n == 0;
-    let mut out =
-        suite(&comparison.pipeline, n + usize::from(nothing), failures + usize::from(nothing), 0);
+    let mut suite = TestSuite::new(&*comparison.pipeline);
     for Difference { case, words } in &comparison.differences {
-        out.push_str(&format!(
-            "      <property name=\"another {case}\" value=\"{}\"/>\n",
-            escaped(words)
-        ));
+        suite.add_property(Property::new(format!("another {case}"), words));
     }
-    if !comparison.differences.is_empty() {
-        let at = out.find("      <property ").unwrap_or(out.len());
-        out.insert_str(at, "    <properties>\n");
-        out.push_str("    </properties>\n");
-    }
+    let failure = |message: String| {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+        status.set_type("regression").set_message(message);
+        status
+    };
     for row in &comparison.rows {
-        let class = escaped(&format!("{}.{}", comparison.pipeline, row.variant));
-        out.push_str(&format!(
-            "    <testcase classname=\"{class}\" name=\"{}\"",
-            escaped(&row.metric)
-        ));
-        if row.verdict.passes() {
-            out.push_str("/>\n");
-            continue;
-        }
         let [_, _, old, new, delta, allowed, verdict] = cells(row);
-        let message = format!("{verdict}: old {old}, new {new}, delta {delta}, allowed {allowed}");
-        out.push_str(&format!(
-            ">\n      <failure type=\"regression\" message=\"{}\"/>\n",
-            escaped(&message)
-        ));
-        out.push_str("    </testcase>\n");
+        let status = match row.verdict.passes() {
+            true => TestCaseStatus::success(),
+            false => failure(format!(
+                "{verdict}: old {old}, new {new}, delta {delta}, allowed {allowed}"
+            )),
+        };
+        let mut case = TestCase::new(&*row.metric, status);
+        case.set_classname(format!("{}.{}", comparison.pipeline, row.variant));
+        suite.add_test_case(case);
     }
-    if nothing {
-        out.push_str(&format!(
-            "    <testcase classname=\"{}\" name=\"run\">\n",
-            escaped(&comparison.pipeline)
+    // A suite of no test would count as a success.
+    if comparison.rows.is_empty() {
+        suite.add_test_case(run_case(
+            &comparison.pipeline,
+            failure("there was nothing to compare".to_owned()),
         ));
-        out.push_str(
-            "      <failure type=\"regression\" message=\"there was nothing to compare\"/>\n    </testcase>\n",
-        );
     }
-    out.push_str("  </testsuite>\n</testsuites>\n");
-    out
+    report(suite)
 }
 
 /// As [`junit`], of a run that did not end well: one test case with its error.
 pub fn failed_junit(pipeline: &str, error: &str) -> String {
-    let (name, text) = (escaped(pipeline), escaped(error));
-    format!(
-        "{}    <testcase classname=\"{name}\" name=\"run\">\n      <error type=\"run\" message=\"the run failed\">{text}</error>\n    \
-         </testcase>\n  </testsuite>\n</testsuites>\n",
-        suite(pipeline, 1, 0, 1)
-    )
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_type("run").set_message("the run failed").set_description(error);
+    let mut suite = TestSuite::new(pipeline);
+    suite.add_test_case(run_case(pipeline, status));
+    report(suite)
 }
 
-fn suite(pipeline: &str, tests: usize, failures: usize, errors: usize) -> String {
-    let counts = format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\"");
-    let name = escaped(pipeline);
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"blt-run regress\" {counts}>\n  <testsuite name=\"{name}\" {counts}>\n"
-    )
+/// The test case of the run as a whole.
+fn run_case(pipeline: &str, status: TestCaseStatus) -> TestCase {
+    let mut case = TestCase::new("run", status);
+    case.set_classname(pipeline);
+    case
 }
 
-/// Text in XML 1.0, in which most control characters can't stand at all.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push_str(&format!("&#{};", c as u32)),
-            c if (c as u32) < 0x20 || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
+fn report(suite: TestSuite) -> String {
+    let mut report = Report::new("blt-run regress");
+    report.add_test_suite(suite);
+    report.to_string().expect("what is written into memory is UTF-8")
 }
 
 #[cfg(test)]
@@ -318,7 +289,9 @@ regression in 4 numbers: 1 regressed, 1 not measured, 2 the same to the bit";
     fn junit_has_a_case_for_each_number_and_escapes_names() {
         let xml = junit(&comparison());
         assert!(
-            xml.contains("<testsuite name=\"a&lt;b\" tests=\"4\" failures=\"2\" errors=\"0\">"),
+            xml.contains(
+                "<testsuite name=\"a&lt;b\" tests=\"4\" skipped=\"0\" errors=\"0\" failures=\"2\">"
+            ),
             "{xml}"
         );
         assert_eq!((xml.matches("<testcase ").count(), xml.matches("<failure ").count()), (4, 2));
@@ -334,11 +307,11 @@ regression in 4 numbers: 1 regressed, 1 not measured, 2 the same to the bit";
         );
         assert_balanced(&xml);
         let nothing = Comparison { differences: vec![], rows: vec![], ..comparison() };
-        assert!(junit(&nothing).contains("tests=\"1\" failures=\"1\""));
+        assert!(junit(&nothing).contains("tests=\"1\" skipped=\"0\" errors=\"0\" failures=\"1\""));
         assert_balanced(&junit(&nothing));
         let failed = failed_junit("p", "error: \u{1b}[31m<no>");
         assert!(
-            failed.contains("errors=\"1\"") && failed.contains("\u{fffd}[31m&lt;no&gt;"),
+            failed.contains("errors=\"1\"") && failed.contains(">error: &lt;no&gt;</error>"),
             "{failed}"
         );
         assert_balanced(&failed);

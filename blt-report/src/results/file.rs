@@ -105,7 +105,7 @@ pub struct StepRecord {
 }
 
 impl StepRecord {
-    /// `timing` is what timing.json holds.
+    /// `timing` is the content of timing.json.
     pub(super) fn new(
         step: &str,
         result: StepResult,
@@ -127,6 +127,19 @@ impl StepRecord {
                 Ok(StepRecord { step, result: StepResult::Other(value), timing: None })
             }
         }
+    }
+
+    /// Reads a record of a type that has all keys of `map`. Where `map` does not name the type, it
+    /// is that of the step's name.
+    fn typed(step: &str, map: &Map<String, Value>) -> Option<Self> {
+        let mut named = map.clone();
+        named.entry("kind").or_insert_with(|| step.into());
+        let result = serde_json::from_value(named.into()).ok()?;
+        let timing = (!map.contains_key("kind")).then(|| lenient(map));
+        let record = StepRecord { step: step.to_owned(), result, timing };
+        let again = serde_json::to_value(&record).ok()?;
+        let whole = map.keys().all(|key| again[step].get(key).is_some());
+        (whole && !matches!(record.result, StepResult::Other(_))).then_some(record)
     }
 }
 
@@ -160,19 +173,8 @@ impl<'de> Deserialize<'de> for StepRecord {
         let (Some((step, value)), None) = (entries.next(), entries.next()) else {
             return Err(D::Error::custom("expected the name of one step"));
         };
-        let Value::Object(map) = &value else {
-            return Ok(StepRecord { step, result: StepResult::Other(value), timing: None });
-        };
-        let timed = !map.contains_key("kind");
-        // The type is that of the step's name, where the file does not name it.
-        let mut named = map.clone();
-        named.entry("kind").or_insert_with(|| step.clone().into());
-        Ok(match serde_json::from_value(named.into()).map_err(D::Error::custom)? {
-            StepResult::Other(_) => {
-                StepRecord { step, result: StepResult::Other(value), timing: None }
-            }
-            result => StepRecord { step, result, timing: timed.then(|| lenient(map)) },
-        })
+        let typed = value.as_object().and_then(|map| Self::typed(&step, map));
+        Ok(typed.unwrap_or(StepRecord { step, result: StepResult::Other(value), timing: None }))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::number::Ordered;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// What `score` measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct ScoreResult {
     /// The wire that scores.
     pub goal: String,
-    /// Lists that were written beside the scores.
+    /// Lists that were written with the scores.
     pub emit: Vec<String>,
     /// Where the parts went, if not into the step's own directory.
     pub output: Option<String>,
@@ -84,17 +85,11 @@ pub struct UnreadableRows {
     pub input: String,
     /// The row group's number in its file.
     pub group: u64,
-    pub rows: RowRange,
+    /// Numbered in the file.
+    pub rows: Range<u64>,
     /// Columns that are lost.
     pub columns: Vec<String>,
     pub cause: String,
-}
-
-/// Rows from `start` up to and without `end`, numbered in their file.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct RowRange {
-    pub start: u64,
-    pub end: u64,
 }
 
 /// A Parquet file that was written.
@@ -124,6 +119,22 @@ impl HistogramOf {
         match self {
             HistogramOf::BitsPerByte => "bits_per_byte",
             HistogramOf::BytesPerPatch => "bytes_per_patch",
+        }
+    }
+
+    /// Bins start at multiples of it.
+    pub fn width(self) -> f64 {
+        match self {
+            HistogramOf::BitsPerByte => 0.1,
+            HistogramOf::BytesPerPatch => 0.5,
+        }
+    }
+
+    /// The number of bins. The last one counts all that is larger too.
+    pub fn bins(self) -> u32 {
+        match self {
+            HistogramOf::BitsPerByte => 160,
+            HistogramOf::BytesPerPatch => 128,
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a step measured: its result.json. `kind` names the type.
 ///
@@ -99,7 +99,7 @@ pub struct ExportResult {
     /// The wire of the model's loss or logits.
     pub goal: String,
     /// The Hugging Face directory, below the step's own.
-    pub directory: String,
+    pub directory: PathBuf,
     pub tensors: u64,
     pub parameters: u64,
     /// The directory has an entropy model, which finds patch starts in `forward`.
@@ -191,8 +191,8 @@ const NOT_COMPARED: &[&str] = &[
 ];
 
 impl StepResult {
-    /// A result is of a type if that type holds all of it, and [`StepResult::Other`] if not: no
-    /// number is lost, whoever wrote it.
+    /// Returns the type that `kind` names if that type has every key of `value`, and
+    /// [`StepResult::Other`] if not: no number is lost, whoever wrote it.
     pub fn of(value: Value) -> Self {
         let whole = |typed: &Self| serde_json::to_value(typed).is_ok_and(|again| again == value);
         let typed = serde_json::from_value(value.clone()).ok().filter(whole);

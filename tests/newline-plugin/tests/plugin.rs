@@ -28,6 +28,8 @@ fn its_nodes_are_listed_with_their_docs() {
     for (name, doc) in [
         ("NewlinePatch", "A patch starts after each newline"),
         ("TopKAccuracy", "How often the next byte is"),
+        ("ThinDecoder", "A decoder without transformer layers"),
+        ("CodeFiles", "The files of a folder whose names end in"),
     ] {
         let line = list
             .lines()
@@ -91,6 +93,27 @@ fn its_pipeline_runs_and_its_report_shows_the_node() {
 }
 
 #[test]
+fn its_source_feeds_the_built_in_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml");
+    let docs =
+        "graph.docs={node: CodeFiles, path: ., suffixes: [.rs], split: {valid: 0.4, by: path}}";
+    let run = "run=[{evaluate: {goal: loss, split: all, metrics: [top5]}}]";
+    let output = plugin(&[yaml, "--variant", "newline", "--set", docs, "--set", run], dir.path());
+    let run = dir.path().join(stdout(&output).trim_end().lines().last().unwrap());
+    let results: Value =
+        serde_json::from_slice(&fs::read(run.join("results.json")).unwrap()).unwrap();
+    let evaluated = &results["variants"]["newline"];
+    let files = |dir: &str| {
+        let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).unwrap();
+        files.map(|file| fs::metadata(file.unwrap().path()).unwrap().len()).collect::<Vec<_>>()
+    };
+    let files = [files("src"), files("tests")].concat();
+    assert_eq!(evaluated["documents"], files.len());
+    assert_eq!(evaluated["bytes"], files.iter().sum::<u64>());
+}
+
+#[test]
 fn a_misspelt_parameter_is_refused_as_that_of_a_built_in_node() {
     let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml");
     let set = "graph.patches.max_patch_lenght=4";
@@ -117,7 +140,14 @@ fn no_source_outside_this_crate_names_it() {
             } else if path.extension().is_some_and(|e| e == "rs" || e == "toml") {
                 read += 1;
                 let source = fs::read_to_string(&path).unwrap();
-                for name in ["NewlinePatch", "newline_patch", "newline-plugin", "TopKAccuracy"] {
+                for name in [
+                    "NewlinePatch",
+                    "newline_patch",
+                    "newline-plugin",
+                    "TopKAccuracy",
+                    "ThinDecoder",
+                    "CodeFiles",
+                ] {
                     assert!(!source.contains(name), "{} names {name}", path.display());
                 }
             }

@@ -6,7 +6,7 @@ use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::patching;
-use blt_data::Part;
+use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use std::cell::RefCell;
@@ -47,8 +47,8 @@ impl Facilities for Tokenizer {
 }
 
 impl Prepare for Tokenizer {
-    fn wants(&self) -> Option<Part> {
-        self.patcher.borrow().is_none().then_some(Part::Train)
+    fn wants(&self) -> Option<Portion> {
+        self.patcher.borrow().is_none().then_some(Portion::Train)
     }
 
     fn max_bytes(&self) -> u64 {

@@ -16,10 +16,10 @@ use crate::sources::{check_source, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
-use blt_data::{DataError, ListColumn, OnError, Packer, Sample};
+use blt_data::{DataError, ListColumn, OnError, Packer, RowShare};
+use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use blt_report::results::{ScoreResult, ScoredPart, StepResult, Timing};
 use serde_json::json;
 use std::path::Path;
 use std::rc::Rc;
@@ -39,98 +39,60 @@ use std::time::Instant;
 /// run that was stopped goes on with the first part that is not finished, and ends in the same
 /// files. A part's footer holds digests of model, input and settings under `blt.score`. Leaves
 /// `result.json` and `manifest.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[params]
 pub struct Score {
     /// What scores, a wire: a loss, entropies (a `ByteLm`, or a `Blt`'s: the entropy model alone
     /// then) or a patcher.
     pub goal: String,
     /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
-    #[serde(default)]
+    #[default]
     #[schemars(with = "Vec<String>")]
     pub emit: Vec<Emit>,
     /// Where the parts go, and a `_manifest.json` that lists them: a folder, relative to the
     /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are added. It may
     /// hold what an earlier run of the very same job left, and no other Parquet files. The
     /// run's own `outputs/` where left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Rows to read and write: `all`, `train` or `valid`.
-    #[serde(default = "all")]
+    #[default(Split::All)]
     #[schemars(with = "String")]
     pub split: Split,
     /// Another source node to read the documents from; the goal's own where left out.
-    #[serde(default)]
     pub source: Option<String>,
     /// Ids in a batch; changes no number.
-    #[serde(default = "batch_bytes")]
+    #[default(32 * 1024)]
     pub batch_bytes: usize,
     /// Documents longer than the source's `span_bytes` are scored in spans; each after the first
     /// sees this many bytes before it, and does not count them again.
-    #[serde(default)]
+    #[default(0)]
     pub context_bytes: usize,
     /// Decoded bytes of input after which another part begins, at the end of a row group.
-    #[serde(default = "part_bytes")]
+    #[default(64 << 20)]
     pub part_bytes: u64,
     /// A condition on input columns, `lang = 'en' and (n >= 100 or id in (1, 2))`: only rows for
     /// which it is true are read. Row groups are passed over whose statistics rule it out.
-    #[serde(default, rename = "where")]
+    #[serde(rename = "where")]
     pub condition: Option<String>,
     /// A share of these rows, above 0 and up to 1, drawn by file name, row number and the
     /// pipeline's seed.
-    #[serde(default)]
     pub sample: Option<f64>,
     /// The first so many of these rows alone.
-    #[serde(default)]
     pub limit: Option<u64>,
     /// A condition on input columns and scores, `bits_per_byte < 1.2`: only rows for which it is
     /// true are written. All are counted.
-    #[serde(default)]
     pub keep: Option<String>,
     /// What to do about rows that cannot be read or scored (row groups that do not decode, a file
     /// without the column, a loss that is not finite): `fail`, or `null`, which writes them
     /// with null scores and counts them by cause in `result.json`.
-    #[serde(default)]
+    #[default]
     #[schemars(with = "Option<String>")]
     pub on_error: OnError,
     /// An input column by whose values the results show the scores' distribution.
-    #[serde(default)]
     pub by: Option<String>,
 }
 
-fn all() -> Split {
-    Split::All
-}
-
-fn batch_bytes() -> usize {
-    32 * 1024
-}
-
-fn part_bytes() -> u64 {
-    64 << 20
-}
-
 impl Score {
-    /// All else at its default.
-    pub fn new(goal: impl Into<String>) -> Self {
-        Score {
-            goal: goal.into(),
-            emit: Vec::new(),
-            output: None,
-            split: all(),
-            source: None,
-            batch_bytes: batch_bytes(),
-            context_bytes: 0,
-            part_bytes: part_bytes(),
-            condition: None,
-            sample: None,
-            limit: None,
-            keep: None,
-            on_error: OnError::Fail,
-            by: None,
-        }
-    }
-
     /// Where parts go, if not into the step's own directory.
     fn elsewhere(&self, base: &Path) -> Result<Option<Location>, StorageError> {
         let location = self.output.as_ref().map(|text| Location::parse(text, base)).transpose()?;
@@ -204,9 +166,9 @@ impl Score {
             columns,
             packer: self.packer(source.span_bytes),
             lists,
-            part: self.split.part(),
+            portion: self.split.portion(),
             condition,
-            sample: self.sample.map(|share| Sample { share, seed: cx.seed() }),
+            row_share: self.sample.map(|share| RowShare { share, seed: cx.seed() }),
             keep,
             on_error: self.on_error,
             by: self.by.clone(),
@@ -263,11 +225,8 @@ fn predicate(name: &str, text: &Option<String>) -> Result<Option<Predicate>, Nod
         .transpose()
 }
 
+#[step(example = "goal: loss, emit: [log_probs, entropies, patch_lengths]")]
 impl Step for Score {
-    const NAME: &'static str = "score";
-    const EXAMPLE: &'static str =
-        "score: {goal: loss, emit: [log_probs, entropies, patch_lengths]}";
-
     fn goals(&self) -> Vec<String> {
         std::iter::once(&self.goal).chain(&self.source).cloned().collect()
     }
@@ -319,8 +278,7 @@ impl Step for Score {
             let of_source = |error| source.error(cx.plan(), error);
             let job = self.job(cx, &source.handle, Vec::new(), of_source)?;
             if let Some(output) = &output {
-                let input: Vec<Location> =
-                    job.tables.iter().map(|table| table.path.clone()).collect();
+                let input: Vec<Location> = job.files.iter().map(|file| file.path.clone()).collect();
                 let refusal = refusal(output, &input).map_err(|e| self.at_output(cx, e))?;
                 refusal.map_or(Ok(()), |why| Err(self.at_output(cx, why)))?;
             }
@@ -400,8 +358,12 @@ impl Step for Score {
         }
         outputs.clear_partial()?;
         // Of a resumed run, without the parts that were there.
-        let timing = json!({"score_bytes_per_second": seen.bytes as f64 / seconds, "seconds_by_node": seconds_by_node});
-        write_atomic(cx.dir().join("timing.json"), timing.to_string())?;
+        let timing = Timing {
+            score_bytes_per_second: Some(seen.bytes as f64 / seconds),
+            seconds_by_node: Some(seconds_by_node),
+            ..Timing::default()
+        };
+        timing.write(cx.dir())?;
         self.finish(cx, &job, &units, &summaries.into_iter().flatten().collect::<Vec<_>>())
     }
 }
@@ -418,30 +380,27 @@ impl Score {
         let mut parts = Vec::new();
         for (unit, summary) in units.units.iter().zip(summaries) {
             total.merge(summary);
-            let mut part = serde_json::Map::from_iter([
-                ("input".to_owned(), json!(unit.input)),
-                ("groups".to_owned(), json!([unit.span.groups.start, unit.span.groups.end])),
-                ("part".to_owned(), json!(unit.part)),
-            ]);
-            part.extend(summary.sums(&job.columns));
-            parts.push(serde_json::Value::Object(part));
+            let groups = &unit.span.groups;
+            parts.push(ScoredPart {
+                input: unit.input.clone(),
+                groups: (groups.start as u64, groups.end as u64),
+                part: unit.part.clone(),
+                counts: summary.counts(&job.columns)?,
+            });
         }
-        let mut result = serde_json::Map::from_iter([
-            ("kind".to_owned(), json!("score")),
-            ("goal".to_owned(), json!(self.goal)),
-            ("emit".to_owned(), json!(self.emit)),
-            ("output".to_owned(), json!(self.output)),
-            ("split".to_owned(), json!(self.split)),
-            ("model".to_owned(), json!(units.model)),
-        ]);
-        result.extend(total.sums(&job.columns));
-        result.insert("row_groups_skipped".into(), json!(total.groups_skipped));
-        result.insert("unreadable".into(), serde_json::to_value(&total.unreadable)?);
-        if let Some(histogram) = total.histogram(&job.columns, self.by.as_deref()) {
-            result.insert("histogram".into(), histogram);
-        }
-        result.insert("parts".into(), json!(parts));
-        write_atomic(cx.dir().join("result.json"), serde_json::to_string_pretty(&result)?)?;
+        let result = ScoreResult {
+            goal: self.goal.clone(),
+            emit: self.emit.iter().map(|list| list.name().to_owned()).collect(),
+            output: self.output.clone(),
+            split: self.split.name().to_owned(),
+            model: units.model.clone(),
+            counts: total.counts(&job.columns)?,
+            row_groups_skipped: total.groups_skipped,
+            unreadable: total.unreadable.clone(),
+            histogram: total.histogram(&job.columns, self.by.as_deref()),
+            parts,
+        };
+        StepResult::Score(result).write(cx.dir())?;
         let bpb = total.all.bits_per_byte().filter(|_| job.columns.nats);
         let mut said = bpb.map_or(String::new(), |b| format!("{b:.4} bits per byte over "));
         said += &format!("{} bytes in {} rows ({} null)", total.all.bytes, total.rows, total.nulls);
@@ -459,5 +418,3 @@ impl Score {
         Ok(())
     }
 }
-
-blt_graph::step!(Score);
