@@ -7,7 +7,7 @@
 //! Where a token ends depends on the text after it, so this patcher looks ahead.
 
 use blt_core::bytes::{Batch, OFFSET};
-use blt_core::patches::{PatchError, Patches};
+use blt_core::patch::{PatchError, Patches};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
