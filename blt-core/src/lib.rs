@@ -25,9 +25,3 @@ pub mod rope;
 pub mod session;
 mod simd;
 pub mod tensor_file;
-
-// The former names, until their users have moved.
-#[cfg(feature = "cuda")]
-pub use backend::cuda;
-pub use backend::{device, dfdx as reference, fused};
-pub use patch::{self as patches, self as patching, calibrate};

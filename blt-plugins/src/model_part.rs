@@ -3,7 +3,7 @@
 use blt_core::backend::HashConfig;
 use blt_core::hf::ByteLmShape;
 use blt_core::model::{LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
-use blt_core::patching::EntropyRule;
+use blt_core::patch::EntropyRule;
 use blt_graph::NodeError;
 use std::any::Any;
 

@@ -8,7 +8,7 @@ use blt_core::bytes::VOCAB;
 use blt_core::flops::{Shape, closed_form};
 use blt_core::hf::{ModelShape, PatchingShape};
 use blt_core::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
-use blt_core::patching::EntropyRule;
+use blt_core::patch::EntropyRule;
 use blt_graph::{Plan, PlannedNode, Port};
 use serde_json::Value;
 

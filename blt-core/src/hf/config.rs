@@ -5,6 +5,10 @@
 //! `HfConfig::write` writes the 5.x one.
 
 use super::fields::Fields;
+use super::inert::{
+    INERT, INERT_CARRIED, INERT_DECODER, INERT_ENCODER, INERT_GENERATION, INERT_LATENT,
+    INERT_PATCHER, INERT_TOP, refuse_active,
+};
 use super::{CONFIG_FILE, HfError};
 use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
 use crate::bytes::VOCAB;
@@ -43,141 +47,11 @@ pub struct HfPatcher {
     pub block: BlockConfig,
 }
 
-/// A parameter's canonical name, and its shape as checkpoints write it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    pub name: String,
-    pub shape: Vec<usize>,
-}
-
 const DEFAULT_THRESHOLD: f64 = 1.335442066192627;
 const DEFAULT_HASH_SIZES: [usize; 6] = [3, 4, 5, 6, 7, 8];
 /// Rotary base where a part's configuration has none; the patcher's is another.
 const DEFAULT_THETA: f64 = 500_000.0;
 const DEFAULT_PATCHER_THETA: f64 = 10_000.0;
-
-/// Fields of any configuration of that library that do not enter the forward pass of a BLT model:
-/// what the process prints and returns, labels, storage types, initialisation, and how attention is
-/// computed.
-const INERT: &[&str] = &[
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "_name_or_path",
-    "architectures",
-    "attn_implementation",
-    "bos_token_id",
-    // Splits the feed-forward layer over rows; BLT never does.
-    "chunk_size_feed_forward",
-    "decoder_start_token_id",
-    // The reference drops activations in training alone; here nothing is dropped.
-    "dropout",
-    "dtype",
-    "eos_token_id",
-    "finetuning_task",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    // Bounds nothing while rope_type is `default`.
-    "max_position_embeddings",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "prefix",
-    "problem_type",
-    "return_dict",
-    "sep_token_id",
-    "task_specific_params",
-    "tf_legacy_loss",
-    "tie_last_hidden_states",
-    "tokenizer_class",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "use_bfloat16",
-    "use_cache",
-];
-
-/// Parameters of generation that 4.x wrote into every configuration; 5.x drops them on loading.
-const INERT_GENERATION: &[&str] = &[
-    "assistant_confidence_threshold",
-    "assistant_lookbehind",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "encoder_repetition_penalty",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "exponential_decay_length_penalty",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_assistant_tokens",
-    "num_assistant_tokens_schedule",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_scores",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict_in_generate",
-    "suppress_tokens",
-    "target_lookbehind",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-];
-
-/// Fields of the original code's configuration that conversions to this layout carried along and
-/// the library does not read. (`norm_eps` among them: the eps that counts is `rms_norm_eps`.)
-const INERT_CARRIED: &[&str] = &[
-    "attn_bias_type",
-    "attn_impl",
-    "norm_eps",
-    "patching_device",
-    "patching_threshold_add",
-    "pm_size",
-    "realtime_patching",
-];
-
-/// At the top alone. Rotary embedding is made from each part's own configuration.
-const INERT_TOP: &[&str] =
-    &["patching_batch_size", "rope_parameters", "rope_scaling", "rope_theta"];
-
-/// In the parts. The encoder's and decoder's mask is made once, from `local_attention_window_len`;
-/// ties are forced off in the parts; whether the latent has a projection follows from the widths;
-/// only the decoder's `hidden_size_global` and the encoder's `vocab_size` shape a parameter.
-const INERT_ENCODER: &[&str] = &["hidden_size_global", "sliding_window", "tie_word_embeddings"];
-const INERT_DECODER: &[&str] = &["sliding_window", "tie_word_embeddings", "vocab_size"];
-const INERT_LATENT: &[&str] =
-    &["encoder_cross_output_size", "sliding_window", "tie_word_embeddings"];
-const INERT_PATCHER: &[&str] = &["tie_word_embeddings"];
-
-/// Fields that are inert at these values, and would ask for something else at any other.
-fn refuse_active(f: &Fields) -> Result<(), HfError> {
-    for name in
-        ["attention_bias", "mlp_bias", "use_bias", "bias", "is_encoder_decoder", "is_decoder"]
-    {
-        f.only(name, &[json!(false)])?;
-    }
-    for name in ["add_cross_attention", "tie_encoder_decoder", "monotonicity"] {
-        f.only(name, &[json!(false)])?;
-    }
-    f.only("cross_attention_hidden_size", &[])?;
-    f.only("pretraining_tp", &[json!(1)])?;
-    f.only("pruned_heads", &[json!({})])?;
-    f.only("quantization_config", &[])?;
-    f.only("per_layer_config", &[json!({})])
-}
 
 struct Defaults {
     model_type: &'static str,
@@ -467,58 +341,6 @@ impl HfConfig {
         }))
     }
 
-    /// Every parameter of the model, in the order in which the parts register them: embeddings,
-    /// encoder, latent, decoder, entropy model. Without hash functions their table is listed
-    /// with no rows; no part registers that one.
-    pub fn parameters(&self) -> Vec<TensorSpec> {
-        let mut out = Vec::new();
-        let mut add =
-            |name: String, shape: &[usize]| out.push(TensorSpec { name, shape: shape.to_vec() });
-        let dim = self.encoder.block.dim;
-        let rows = self.hash.as_ref().map_or(0, |h| h.functions * h.sizes.len() * h.vocab);
-        add("model.local_encoder.embed_tokens.weight".into(), &[VOCAB, dim]);
-        add("model.encoder_hash_tok_embedding.weight".into(), &[rows, dim]);
-
-        let e = &self.encoder;
-        block_tensors(&mut add, "model.local_encoder", e.layers, &e.block);
-        add("model.local_encoder.patch_embedding_projection.weight".into(), &[e.k * dim, dim]);
-        let n_cross = if e.cross_layers == CrossLayers::Last { 1 } else { e.layers };
-        cross_tensors(&mut add, "model.local_encoder", n_cross, &e.cross);
-
-        let g = &self.latent;
-        if g.input_dim != g.block.dim {
-            add(
-                "model.global_transformer.token_embedding_projection.weight".into(),
-                &[g.block.dim, g.input_dim],
-            );
-        }
-        block_tensors(&mut add, "model.global_transformer", g.layers, &g.block);
-
-        let d = &self.decoder;
-        block_tensors(&mut add, "model.local_decoder", d.layers, &d.block);
-        add(
-            "model.local_decoder.patch_embedding_projection.weight".into(),
-            &[d.k * dim, d.latent_dim],
-        );
-        cross_tensors(
-            &mut add,
-            "model.local_decoder",
-            if d.cross_all { d.layers } else { 1 },
-            &d.cross,
-        );
-        add("model.local_decoder.norm.weight".into(), &[dim]);
-        add("lm_head.weight".into(), &[VOCAB, dim]);
-
-        if let Some(p) = &self.patching {
-            let (layers, block) = (p.patcher.layers, &p.patcher.block);
-            add("model.patcher.embed_tokens.weight".into(), &[VOCAB, block.dim]);
-            block_tensors(&mut add, "model.patcher", layers, block);
-            add("model.patcher.norm.weight".into(), &[block.dim]);
-            add("model.patcher.lm_head.weight".into(), &[VOCAB, block.dim]);
-        }
-        out
-    }
-
     /// The JSON that `write` writes: the 5.x spelling, nothing left to a default that a version
     /// could change.
     pub fn to_json(&self) -> Value {
@@ -591,43 +413,4 @@ fn part(model_type: &str, layers: usize, b: &BlockConfig) -> Map<String, Value> 
         ("rope_parameters", json!({"rope_type": "default", "rope_theta": b.rope_theta})),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-fn block_tensors(
-    add: &mut impl FnMut(String, &[usize]),
-    part: &str,
-    layers: usize,
-    c: &BlockConfig,
-) {
-    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    for layer in 0..layers {
-        let prefix = format!("{part}.layers.{layer}");
-        add(format!("{prefix}.input_layernorm.weight"), &[c.dim]);
-        add(format!("{prefix}.self_attn.q_proj.weight"), &[q, c.dim]);
-        add(format!("{prefix}.self_attn.k_proj.weight"), &[kv, c.dim]);
-        add(format!("{prefix}.self_attn.v_proj.weight"), &[kv, c.dim]);
-        add(format!("{prefix}.self_attn.o_proj.weight"), &[c.dim, q]);
-        add(format!("{prefix}.post_attention_layernorm.weight"), &[c.dim]);
-        add(format!("{prefix}.mlp.gate_proj.weight"), &[c.ffn, c.dim]);
-        add(format!("{prefix}.mlp.up_proj.weight"), &[c.ffn, c.dim]);
-        add(format!("{prefix}.mlp.down_proj.weight"), &[c.dim, c.ffn]);
-    }
-}
-
-fn cross_tensors(
-    add: &mut impl FnMut(String, &[usize]),
-    part: &str,
-    layers: usize,
-    c: &CrossConfig,
-) {
-    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    for layer in 0..layers {
-        let prefix = format!("{part}.cross_attn_layers.{layer}");
-        add(format!("{prefix}.q_norm.weight"), &[c.dim]);
-        add(format!("{prefix}.k_norm.weight"), &[c.dim]);
-        add(format!("{prefix}.q_proj.weight"), &[q, c.dim]);
-        add(format!("{prefix}.k_proj.weight"), &[kv, c.dim]);
-        add(format!("{prefix}.v_proj.weight"), &[kv, c.dim]);
-        add(format!("{prefix}.o_proj.weight"), &[c.dim, q]);
-    }
 }

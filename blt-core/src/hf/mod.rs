@@ -9,10 +9,13 @@
 mod config;
 mod export;
 mod fields;
+mod inert;
+mod tensors;
 mod weights;
 
-pub use config::{HfConfig, HfPatcher, HfPatching, TensorSpec};
+pub use config::{HfConfig, HfPatcher, HfPatching};
 pub use export::{ByteLmShape, ModelShape, PatchingShape, Unsupported, write_directory};
+pub use tensors::TensorSpec;
 pub use weights::Weights;
 
 use crate::backend::BackendError;

@@ -1,6 +1,6 @@
 //! Patches: starts into the packed byte axis.
 //!
-//! [`crate::patching`] has the rules that make them; here is what every rule ends in.
+//! [`crate::patch`] has the rules that make them; here is what every rule ends in.
 
 use crate::bytes::Batch;
 use crate::planted::{Bug, planted};

@@ -93,7 +93,7 @@ impl Facilities for About {
 type Outputs = (
     Option<LossValue>,
     Option<LogitsValue>,
-    Option<Rc<blt_core::patches::Patches>>,
+    Option<Rc<blt_core::patch::Patches>>,
     Option<Rc<Vec<f32>>>,
     Option<LossValue>,
 );
@@ -225,7 +225,7 @@ impl Node for Blt {
     fn run(
         &self,
         state: &State,
-        (batch, given): (Rc<Batch>, Option<Rc<blt_core::patches::Patches>>),
+        (batch, given): (Rc<Batch>, Option<Rc<blt_core::patch::Patches>>),
         cx: &RunCx,
     ) -> Result<Outputs, NodeError> {
         let session = session(cx);

@@ -5,7 +5,7 @@ use blt_core::backend::BlockConfig;
 use blt_core::bytes::Batch;
 use blt_core::hf::ByteLmShape;
 use blt_core::model::{self, next_byte_targets};
-use blt_core::patching::newline_reset;
+use blt_core::patch::newline_reset;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};

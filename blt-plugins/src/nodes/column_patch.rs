@@ -44,11 +44,11 @@ impl Node for ColumnPatch {
         _: &(),
         batch: Rc<Batch>,
         _: &RunCx,
-    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    ) -> Result<Rc<blt_core::patch::Patches>, NodeError> {
         let lists = batch.lists.get(&self.column).ok_or_else(|| {
             NodeError::param("column", format!("the source did not read column `{}`", self.column))
         })?;
-        let patches = blt_core::patches::Patches::from_lengths(&batch, lists)?;
+        let patches = blt_core::patch::Patches::from_lengths(&batch, lists)?;
         Ok(Rc::new(patches.split_if(self.max_patch_length)?))
     }
 }

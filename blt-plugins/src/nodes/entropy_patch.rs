@@ -3,9 +3,9 @@ use crate::model_part::ModelPart;
 use crate::patcher::{check_max_patch_length, entropy_stream};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
-use blt_core::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
+use blt_core::patch::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
-use blt_core::patching::{self, EntropyRule};
+use blt_core::patch::{self, EntropyRule};
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -193,7 +193,7 @@ impl Threshold {
 
     /// Watches for a given threshold under which every byte starts a patch: a far dearer model than
     /// was meant.
-    fn watch(&self, batch: &Batch, patches: &blt_core::patches::Patches) -> Result<(), NodeError> {
+    fn watch(&self, batch: &Batch, patches: &blt_core::patch::Patches) -> Result<(), NodeError> {
         let Some(seen) = self.one_byte.get() else { return Ok(()) };
         if patches.n_patches() < batch.len() {
             self.one_byte.set(None);
@@ -357,13 +357,13 @@ impl Node for EntropyPatch {
         threshold: &Rc<Threshold>,
         (batch, entropies): (Rc<Batch>, Rc<Vec<f32>>),
         _: &RunCx,
-    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    ) -> Result<Rc<blt_core::patch::Patches>, NodeError> {
         if let Some(collecting) = threshold.collecting.borrow_mut().as_mut() {
             collecting.push(&batch, &entropies)?;
-            return Ok(Rc::new(patching::byte_patches(&batch)));
+            return Ok(Rc::new(patch::byte_patches(&batch)));
         }
         let rule = threshold.rule()?;
-        let patches = patching::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?;
+        let patches = patch::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?;
         threshold.watch(&batch, &patches)?;
         Ok(Rc::new(patches))
     }

@@ -107,7 +107,7 @@ impl Node for LocalEncoder {
     fn run(
         &self,
         part: &model::LocalEncoder,
-        (bytes, patches): (ByteStatesValue, Rc<blt_core::patches::Patches>),
+        (bytes, patches): (ByteStatesValue, Rc<blt_core::patch::Patches>),
         cx: &RunCx,
     ) -> Result<(ByteStatesValue, PatchStatesValue), NodeError> {
         let (states, patch_states) =

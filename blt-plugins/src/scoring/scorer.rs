@@ -15,7 +15,7 @@ use crate::profile::NodeProfile;
 use crate::trained_graph::TrainedGraph;
 use arrow::array::RecordBatch;
 use blt_core::bytes::{Batch, Span};
-use blt_core::patches::PatchError;
+use blt_core::patch::PatchError;
 use blt_data::{
     ListColumn, OnError, Packed, PackedRows, Packer, RowBatches, RowError, RowReader, RowState,
     Stream, open_rows,
@@ -229,7 +229,7 @@ struct Computing<'a, G> {
 /// The outputs of the graph for a batch.
 struct Values {
     loss: Option<LossValue>,
-    patches: Option<Rc<blt_core::patches::Patches>>,
+    patches: Option<Rc<blt_core::patch::Patches>>,
     entropies: Option<Rc<Vec<f32>>>,
 }
 

@@ -7,7 +7,7 @@ use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
-use blt_core::patches::PatchStats;
+use blt_core::patch::PatchStats;
 use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
@@ -328,7 +328,7 @@ impl Measuring<'_> {
         &self,
         batch: &Batch,
         s: usize,
-        patches: Option<&blt_core::patches::Patches>,
+        patches: Option<&blt_core::patch::Patches>,
         entropies: Option<&Vec<f32>>,
     ) -> Sample {
         let bytes = batch.bytes(s);

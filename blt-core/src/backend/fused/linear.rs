@@ -1,10 +1,8 @@
 //! `x @ W^T` and its gradients, by tiles of rows.
 
 use super::buffer::{Buffer, Scratch};
-use super::tile::{
-    BLOCK, Into, Left, PANEL, Panels, ROWS, WeightGrad, from_tile, panels, tiles_at_once, to_tile,
-    weight_grads,
-};
+use super::tile::{BLOCK, Into, Left, PANEL, Panels, ROWS, from_tile, panels, to_tile};
+use super::weight_grads::{WeightGrad, tiles_at_once, weight_grads};
 use super::{Fused, ParamId, Tensor, on_pool};
 use crate::backend::{BackendError, Parameters, Tape, check};
 use crate::simd::Level;

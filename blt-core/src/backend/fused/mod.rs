@@ -40,6 +40,7 @@ mod rope;
 mod testing;
 mod tile;
 mod weight;
+mod weight_grads;
 
 use buffer::{Buffer, Lasting};
 pub(crate) use grads::{Grads, Param, ParamGrad};

@@ -5,7 +5,7 @@ use crate::facilities::{Facilities, Prepare, provide};
 use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
-use blt_core::patching;
+use blt_core::patch;
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -143,10 +143,10 @@ impl Node for BpePatch {
         state: &Rc<Tokenizer>,
         batch: Rc<Batch>,
         _: &RunCx,
-    ) -> Result<Rc<blt_core::patches::Patches>, NodeError> {
+    ) -> Result<Rc<blt_core::patch::Patches>, NodeError> {
         if let Some(collecting) = state.collecting.borrow_mut().as_mut() {
             collecting.extend((0..batch.n_spans()).map(|s| batch.bytes(s)));
-            return Ok(Rc::new(patching::byte_patches(&batch)));
+            return Ok(Rc::new(patch::byte_patches(&batch)));
         }
         let patcher = state.patcher.borrow();
         let patcher = patcher

@@ -10,7 +10,7 @@
 mod tests;
 
 use blt_core::bytes::{Batch, OFFSET};
-use blt_core::patches::{PatchError, Patches};
+use blt_core::patch::{PatchError, Patches};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::path::{Path, PathBuf};

@@ -9,6 +9,9 @@
 //! Each element is one chain of multiply-adds over k ascending: its bits do not depend on the shape
 //! around it.
 
+#[cfg(test)]
+mod tests;
+
 use super::buffer::{Buffer, Scratch};
 use crate::simd::{LANES, Level, Simd, kernel};
 use rayon::prelude::*;
@@ -76,6 +79,11 @@ pub(crate) struct Right<'a> {
 impl<'a> Right<'a> {
     pub fn new(data: &'a [f32], stride: usize) -> Self {
         Self { data, stride, next: &[] }
+    }
+
+    /// Fetches `next`, which the product after this one reads, beside this one.
+    pub fn fetching(self, next: &'a [f32]) -> Self {
+        Self { next, ..self }
     }
 }
 
@@ -371,7 +379,7 @@ impl Panels {
                 };
                 let next = &self.data[next..];
                 let next = &next[..next.len().min(DEPTH * PANEL)];
-                let b = Right { next, ..Right::new(&self.data[at..][..depth * PANEL], PANEL) };
+                let b = Right::new(&self.data[at..][..depth * PANEL], PANEL).fetching(next);
                 band(level, (rows, width, depth), a, b, c, row_stride, part);
             }
             if into == Into::Set && width < PANEL {
@@ -467,274 +475,5 @@ pub(crate) fn from_tile(tile: &[f32], cols: usize, rows: &mut [f32]) {
             from,
             (&mut rows[first..], cols),
         );
-    }
-}
-
-/// Tiles whose intermediates are held at once in a backward pass: enough for every thread, few
-/// enough to stay near the cores.
-pub(crate) fn tiles_at_once() -> usize {
-    2 * rayon::current_num_threads()
-}
-
-/// Takes groups of tiles in turn, [`tiles_at_once`] each: `tiles` computes a group's, and beside it
-/// `weights` adds the weights' gradients from the group before, so that no thread waits where
-/// either ends. `held` makes what a group holds for its weights; two of them live.
-pub(crate) fn groups_in_turn<G: Send + Sync, H: Send + Sync>(
-    groups: impl Iterator<Item = G>,
-    held: impl Fn() -> H,
-    tiles: impl Fn(&mut G, &mut H) + Send + Sync,
-    mut weights: impl FnMut(&G, &H) + Send,
-) {
-    let (mut before, mut spare): (Option<(G, H)>, Option<H>) = (None, None);
-    for mut group in groups {
-        let mut holds = spare.take().unwrap_or_else(&held);
-        rayon::join(
-            || tiles(&mut group, &mut holds),
-            || {
-                if let Some((group, holds)) = &before {
-                    weights(group, holds);
-                }
-            },
-        );
-        spare = before.replace((group, holds)).map(|(_, holds)| holds);
-    }
-    if let Some((group, holds)) = &before {
-        weights(group, holds);
-    }
-}
-
-/// The gradient of one weight from some tiles: `dw[o, i] += sum over tiles and rows of dy[row, o] *
-/// x[row, i]`.
-pub(crate) struct WeightGrad<'a> {
-    /// `[out, cols]`
-    dw: &'a mut [f32],
-    cols: usize,
-    /// For each tile its rows, the outputs' gradient, and the inputs in panels.
-    tiles: Vec<(usize, Left<'a>, &'a [f32])>,
-}
-
-impl<'a> WeightGrad<'a> {
-    /// From `rows` rows in tiles: the outputs' gradients, and the inputs one tile after the other.
-    pub fn new(
-        dw: &'a mut [f32],
-        cols: usize,
-        rows: usize,
-        dys: impl IntoIterator<Item = Left<'a>>,
-        inputs: &'a [f32],
-    ) -> Self {
-        let tiles = dys
-            .into_iter()
-            .zip(inputs.chunks((panels(cols) * BLOCK).max(1)))
-            .take(rows.div_ceil(ROWS))
-            .enumerate();
-        Self {
-            dw,
-            cols,
-            tiles: tiles.map(|(t, (dy, x))| (ROWS.min(rows - t * ROWS), dy, x)).collect(),
-        }
-    }
-}
-
-/// Adds weight gradients, shared out by rows of the weights. Each tile's sum is a chain of its own,
-/// and tiles are added in order: bits depend neither on the threads nor on how many tiles come in
-/// one call.
-pub(crate) fn weight_grads(level: Level, grads: Vec<WeightGrad>) {
-    struct Job<'a, 't> {
-        dw: &'a mut [f32],
-        cols: usize,
-        /// The panel of outputs whose rows of the weight these are.
-        panel: usize,
-        tiles: &'t [(usize, Left<'a>, &'a [f32])],
-    }
-    let mut grads = grads;
-    let mut jobs = Vec::new();
-    for WeightGrad { dw, cols, tiles } in &mut grads {
-        for (panel, dw) in dw.chunks_mut((PANEL * *cols).max(1)).enumerate() {
-            jobs.push(Job { dw, cols: *cols, panel, tiles });
-        }
-    }
-    jobs.into_par_iter().for_each(|Job { dw, cols, panel, tiles }| {
-        let out = dw.len() / cols;
-        // Rows that do not fill whole vectors are summed beside the weight.
-        let stride = cols.next_multiple_of(LANES);
-        let mut wide = (stride > cols).then(|| Scratch::new(out * stride));
-        if let Some(wide) = &mut wide {
-            copy_rows(level, (out, cols), (dw, cols), (wide, stride));
-        }
-        let sum = wide.as_deref_mut().unwrap_or(&mut *dw);
-        for p in 0..panels(cols) {
-            let width = PANEL.min(stride - p * PANEL);
-            for (t, (rows, dy, x)) in tiles.iter().enumerate() {
-                // Row o of the product is column o of dy.
-                let dy =
-                    Left::strided(&dy.data[panel * dy.panel_stride..], dy.k_stride, dy.row_stride);
-                let next = match tiles.get(t + 1) {
-                    Some((_, _, x)) => &x[p * BLOCK..],
-                    None if p + 1 < panels(cols) => &tiles[0].2[(p + 1) * BLOCK..],
-                    None => &[],
-                };
-                let x = Right {
-                    next: &next[..next.len().min(BLOCK)],
-                    ..Right::new(&x[p * BLOCK..], PANEL)
-                };
-                band(level, (out, width, *rows), dy, x, &mut sum[p * PANEL..], stride, Into::Add);
-            }
-        }
-        if let Some(wide) = &wide {
-            copy_rows(level, (out, cols), (wide, stride), (dw, cols));
-        }
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wave(len: usize, step: f32) -> Vec<f32> {
-        (0..len).map(|i| (i as f32 * step).sin()).collect()
-    }
-
-    #[test]
-    fn bands_match_a_plain_loop() {
-        for (rows, cols, k) in
-            [(1, 16, 1), (7, 32, 5), (12, 48, 64), (23, 64, 130), (96, 112, 200), (5, 16, 0)]
-        {
-            for (row_stride, k_stride) in [(k + 3, 1), (1, rows + 2)] {
-                let (a, b) =
-                    (wave(rows * row_stride + k * k_stride, 0.7), wave(k * (cols + 4), 0.3));
-                let start = wave(rows * (cols + 1), 0.9);
-                for level in Level::available() {
-                    for into in [Into::Set, Into::Chain, Into::Add] {
-                        let mut c = start.clone();
-                        band(
-                            level,
-                            (rows, cols, k),
-                            Left::strided(&a, row_stride, k_stride),
-                            Right { next: &start, ..Right::new(&b, cols + 4) },
-                            &mut c,
-                            cols + 1,
-                            into,
-                        );
-                        for (i, (c, start)) in c.iter().zip(&start).enumerate() {
-                            let (r, j) = (i / (cols + 1), i % (cols + 1));
-                            if j == cols {
-                                assert_eq!(c, start, "between the rows");
-                                continue;
-                            }
-                            let sum: f64 = (0..k)
-                                .map(|k| {
-                                    a[r * row_stride + k * k_stride] as f64
-                                        * b[k * (cols + 4) + j] as f64
-                                })
-                                .sum();
-                            let want = sum + if into == Into::Set { 0.0 } else { *start as f64 };
-                            assert!(
-                                (*c as f64 - want).abs() < 1e-5 * (1.0 + want.abs()),
-                                "{level:?} {rows} {cols} {k} {into:?}"
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Weights whose rows and columns do not fill panels: what is passed over changes nothing, and
-    /// comes out as zero.
-    #[test]
-    fn panels_match_plain_loops() {
-        for (out, k) in [(96, 32), (40, 100), (17, 64), (128, 130)] {
-            let (w, v, x) = (wave(out * k, 0.3), wave(out * k, 0.8), wave(5 * k, 0.7));
-            let (y, z) = (wave(5 * out, 0.2), wave(5 * out, 0.6));
-            for level in Level::available() {
-                let mut tile = vec![f32::NAN; panels(k) * BLOCK];
-                to_tile(&x, k, &mut tile);
-                let weights = Panels::transposed(level, &[(&w, out), (&v, out)], k);
-                let mut product = vec![f32::NAN; 2 * panels(out) * BLOCK];
-                weights.apply_tile(level, 5, &tile, &mut product, Into::Set);
-                for (w, product) in
-                    [&w, &v].into_iter().zip(product.chunks_exact(panels(out) * BLOCK))
-                {
-                    for (r, x) in x.chunks_exact(k).enumerate() {
-                        for o in 0..panels(out) * PANEL {
-                            let row = w.chunks_exact(k).nth(o);
-                            let want = row.map_or(0.0, |w| {
-                                w.iter().zip(x).map(|(w, x)| *w as f64 * *x as f64).sum()
-                            });
-                            let got = product[o / PANEL * BLOCK + r * PANEL + o % PANEL] as f64;
-                            assert!(
-                                (got - want).abs() < 1e-4 && (o < out || got == 0.0),
-                                "{level:?} {out} {k} {o}"
-                            );
-                        }
-                    }
-                }
-                // Two weights below each other, of the same columns.
-                let mut tiles = vec![f32::NAN; 2 * panels(out) * BLOCK];
-                let (upper, lower) = tiles.split_at_mut(panels(out) * BLOCK);
-                to_tile(&y, out, upper);
-                to_tile(&z, out, lower);
-                let mut sums = vec![f32::NAN; panels(k) * BLOCK];
-                let weights = Panels::stacked(&[(&w, out), (&v, out)], k);
-                weights.apply_tile(level, 5, &tiles, &mut sums, Into::Set);
-                for (i, got) in sums.iter().enumerate().filter(|(i, _)| i % BLOCK < 5 * PANEL) {
-                    let (r, c) = (i % BLOCK / PANEL, i / BLOCK * PANEL + i % PANEL);
-                    let of = |w: &[f32], y: &[f32]| -> f64 {
-                        (0..if c < k { out } else { 0 })
-                            .map(|o| w[o * k + c] as f64 * y[r * out + o] as f64)
-                            .sum()
-                    };
-                    let want = of(&w, &y) + of(&v, &z);
-                    assert!(
-                        (*got as f64 - want).abs() < 1e-4,
-                        "{level:?} {out} {k} {r} {c}: {got}, not {want}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "a holds 4 rows of 9 columns")]
-    fn operands_are_checked() {
-        band(
-            Level::best(),
-            (4, 16, 9),
-            Left::strided(&[0.0; 35], 9, 1),
-            Right::new(&[0.0; 144], 16),
-            &mut [0.0; 64],
-            16,
-            Into::Set,
-        );
-    }
-
-    #[test]
-    fn columns_are_packed_with_zeros_after_the_last() {
-        for (rows, cols) in [(1, 1), (64, 32), (70, 20), (130, 48)] {
-            let from = wave(rows * (cols + 2), 0.1);
-            for level in Level::available() {
-                let mut to = vec![f32::NAN; rows.div_ceil(PANEL) * PANEL * cols];
-                pack_columns(level, &from, cols + 2, rows, cols, &mut to);
-                for (i, x) in to.iter().enumerate() {
-                    let (row, col) = (i / (PANEL * cols) * PANEL + i % PANEL, i / PANEL % cols);
-                    assert_eq!(
-                        *x,
-                        if row < rows { from[row * (cols + 2) + col] } else { 0.0 },
-                        "{level:?}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn tiles_are_copied_both_ways() {
-        let rows = wave(5 * 70, 0.4);
-        let mut tile = vec![f32::NAN; 2 * BLOCK];
-        to_tile(&rows, 70, &mut tile);
-        assert_eq!(tile[BLOCK + 4 * PANEL..][..7], [&rows[4 * 70 + 64..5 * 70], &[0.0]].concat());
-        let mut back = vec![0.0; rows.len()];
-        from_tile(&tile, 70, &mut back);
-        assert_eq!(back, rows);
     }
 }
