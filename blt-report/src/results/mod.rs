@@ -318,7 +318,9 @@ mod tests {
             };
             assert!(results.variants.iter().all(|(_, v)| typed(&v.steps) && v.evaluated.is_some()));
             let written = serde_json::to_string_pretty(&results).unwrap();
-            assert!(written == text.trim_end(), "{name} is not what was read");
+            let differs = written.lines().zip(text.lines()).find(|(ours, read)| ours != read);
+            assert_eq!(differs, None, "{name} is not what was read");
+            assert_eq!(written.len(), text.trim_end().len(), "{name}");
         }
     }
 
