@@ -342,7 +342,10 @@ fn mapped_parameters_are_copied_by_their_first_update() {
                     fused.embed(&batch.ids, &batch.offsets, ids[0], Some((ids[1], &hash))).unwrap();
                 let y = fused.linear(&x, ids[2]).unwrap();
                 seen.extend(fused.to_host(&y).unwrap());
-                fused.backward(&y).unwrap();
+                let count = y.rows * y.cols;
+                let ones = fused.add_param([1, count], vec![1.0; count], false).unwrap();
+                let loss = fused.linear(&fused.reshape(&y, 1, count).unwrap(), ones).unwrap();
+                fused.backward(&loss).unwrap();
                 let step = AdamWStep {
                     lr: 0.1,
                     beta1: 0.9,
