@@ -65,6 +65,8 @@ struct Block {
     offsets: Vec<usize>,
     params: BlockParams,
     config: BlockConfig,
+    /// `[1, numbers of x]`, ones: a backward pass starts from the sum of the output.
+    ones: ParamId,
 }
 
 /// The same numbers on every machine.
@@ -111,7 +113,10 @@ impl Block {
             down: weight(dim, ffn),
         };
         let x = fused.constant(spans * span, dim, noise(spans * span * dim, 1.0)).unwrap();
-        Self { fused, x, offsets: (0..=spans).map(|i| i * span).collect(), params, config }
+        let numbers = spans * span * dim;
+        let ones = fused.add_param([1, numbers], vec![1.0; numbers], false).unwrap();
+        let offsets = (0..=spans).map(|i| i * span).collect();
+        Self { fused, x, offsets, params, config, ones }
     }
 
     fn forward(&self) -> Tensor {
@@ -120,7 +125,8 @@ impl Block {
 
     fn train(&self) {
         self.fused.record(true);
-        self.fused.backward(&self.forward()).unwrap();
+        let y = self.fused.reshape(&self.forward(), 1, self.x.rows * self.x.cols).unwrap();
+        self.fused.backward(&self.fused.linear(&y, self.ones).unwrap()).unwrap();
         self.fused.record(false);
     }
 

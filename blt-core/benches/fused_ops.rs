@@ -71,7 +71,17 @@ fn weight(fused: &Fused, rows: usize, cols: usize) -> ParamId {
         .unwrap()
 }
 
-/// Times `op` without and with its backward pass.
+/// `[1, 1]`: the sum of all numbers of `y`, which a backward pass can start from. `ones` has a
+/// number for each of them.
+fn sum(fused: &Fused, y: &Tensor, ones: ParamId) -> Tensor {
+    fused.linear(&fused.reshape(y, 1, y.rows * y.cols).unwrap(), ones).unwrap()
+}
+
+fn ones(fused: &Fused, [rows, cols]: [usize; 2]) -> ParamId {
+    fused.add_param([1, rows * cols], vec![1.0; rows * cols], false).unwrap()
+}
+
+/// Times `op` without and with its backward pass, which starts from the sum of its output.
 fn forward_and_train(
     c: &mut Criterion,
     name: &str,
@@ -82,10 +92,11 @@ fn forward_and_train(
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Bytes(IDS as u64));
     group.bench_function(BenchmarkId::new("forward", preset.name), |b| b.iter(|| black_box(op())));
+    let ones = ones(fused, op().shape());
     group.bench_function(BenchmarkId::new("train", preset.name), |b| {
         b.iter(|| {
             fused.record(true);
-            fused.backward(&op()).unwrap();
+            fused.backward(&sum(fused, &op(), ones)).unwrap();
             fused.zero_grads();
         })
     });
@@ -207,13 +218,12 @@ fn adamw(c: &mut Criterion) {
         let table = fused.add_param([rows, preset.dim], noise(rows * preset.dim), true).unwrap();
         let dense = fused.add_param([4096, 1024], noise(4096 * 1024), false).unwrap();
         let x = fused.constant(1, 1024, vec![1.0; 1024]).unwrap();
+        let (states, rows) = ([batch.ids.len(), preset.dim], [1, 4096]);
+        let (of_states, of_rows) = (ones(&fused, states), ones(&fused, rows));
         fused.record(true);
-        fused
-            .backward(
-                &fused.embed(&batch.ids, &batch.offsets, tokens, Some((table, &config))).unwrap(),
-            )
-            .unwrap();
-        fused.backward(&fused.linear(&x, dense).unwrap()).unwrap();
+        let y = fused.embed(&batch.ids, &batch.offsets, tokens, Some((table, &config))).unwrap();
+        fused.backward(&sum(&fused, &y, of_states)).unwrap();
+        fused.backward(&sum(&fused, &fused.linear(&x, dense).unwrap(), of_rows)).unwrap();
         fused.record(false);
         let mut t = 0;
         let mut step = |ids: &[ParamId]| {
