@@ -4,7 +4,7 @@
 //! the same run. `shares` prints the ratio, taken in turns so that a busy machine slows both.
 
 use blt_core::backend::fused::Fused;
-use blt_core::backend::{BlockConfig, BlockParams, Operations, Parameters, Tape, Tensor};
+use blt_core::backend::{BlockConfig, BlockParams, Operations, ParamId, Parameters, Tape, Tensor};
 use blt_core::flops;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
