@@ -69,9 +69,14 @@ fn walk(folder: &Path) -> Result<Vec<Entry>, StorageError> {
     let is_hidden = |entry: &walkdir::DirEntry| {
         entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.')
     };
+    // `walkdir` finds a link to a folder on the way down, but not one that leads to where it began.
+    let begin = folder.canonicalize().ok();
+    let is_begin = |entry: &walkdir::DirEntry| {
+        entry.depth() > 0 && entry.file_type().is_dir() && entry.path().canonicalize().ok() == begin
+    };
     let mut found = Vec::new();
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(|e| !is_hidden(e))
-    {
+    let below = WalkDir::new(folder).follow_links(true).into_iter();
+    for entry in below.filter_entry(|entry| !is_hidden(entry) && !is_begin(entry)) {
         let failed = |e: walkdir::Error| {
             let path = e.path().unwrap_or(folder).display();
             match e.io_error() {
