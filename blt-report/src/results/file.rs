@@ -277,7 +277,10 @@ impl<'de> Deserialize<'de> for VariantResults {
             }
         }
         if results.order.contains(&Section::Evaluated) {
-            results.evaluated = Some(lenient(&map));
+            let mut evaluated: Evaluated = lenient(&map);
+            // The rate of training is the variant's own key.
+            evaluated.timing.train_bytes_per_second = None;
+            results.evaluated = Some(evaluated);
         }
         Ok(results)
     }
