@@ -238,7 +238,7 @@ mod on_a_gpu {
 
     fn gpu() -> Box<dyn Backend> {
         let gpu = blt_core::backend::cuda::open(0).unwrap_or_else(|e| panic!("{e}: {}", e.help()));
-        Box::new(Dfdx::<f32, _>::resident(gpu, "cuda:0"))
+        Box::new(Dfdx::<f32, _>::resident(gpu, blt_core::backend::device::Device::Cuda(0)))
     }
 
     #[test]
