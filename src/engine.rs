@@ -1,4 +1,4 @@
-//! The arguments that commands share, and how they run a pipeline.
+//! The arguments that commands share, and how they run a pipeline and stop it.
 
 use crate::output::Failure;
 use blt_graph::run::{RunError, RunOptions, RunReport, Runner};

@@ -1,4 +1,5 @@
-//! Hash n-gram rows: which rows of the hash tables each id reads.
+//! Hash n-gram rows: which rows of the hash tables each id reads. This is the definition, which the
+//! reference path runs; the fused path has its own loop (`rolling_hash_ids`).
 
 use crate::backend::{HASH_PRIMES, HashConfig};
 use crate::planted::{Bug, planted};

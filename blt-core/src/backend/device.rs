@@ -106,7 +106,7 @@ impl DeviceError {
                 "give `--device` or the pipeline's `device` one of these"
             }
             DeviceError::NotInBuild { .. } => {
-                "build it with `--features cuda` (README, \"On a GPU\"), or leave `device` out to compute on the processor"
+                "build it with `--features cuda` (docs/gpu.md), or leave `device` out to compute on the processor"
             }
             DeviceError::NoDriver { .. } => {
                 "install NVIDIA's driver (in a container: start it with the GPU passed through), or leave `device` out to compute on \

@@ -1,4 +1,5 @@
-//! Fields of `config.json` that do not change the forward pass of a BLT model, or only at some value.
+//! Fields of `config.json` that do not change the forward pass of a BLT model, and fields that
+//! change nothing at one value and are refused at others.
 
 use super::HfError;
 use super::fields::Fields;

@@ -1,4 +1,4 @@
-//! [`Claim`]: a finished step of the store, or the right to run it.
+//! [`Claim`], the answer of `Store::claim`: a finished step of the store, or the right to run it.
 
 use std::fs::{self, File};
 use std::io;
