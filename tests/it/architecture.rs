@@ -25,8 +25,9 @@ const ARROWS: [(&str, &[&str]); 9] = [
 /// Any crate may use these: macros, which know no other crate.
 const EVERYWHERE: [&str; 1] = ["blt-derive"];
 
-/// The crates in which no files use each other in a circle.
-const WITHOUT_CIRCLES: [&str; 4] = ["blt-data", "blt-graph", "blt-plugins", "blt-report"];
+/// The crates in which files may still use each other in a circle: in each folder of blt-core's
+/// `backend/` the files and their `mod.rs` do.
+const WITH_CIRCLES: [&str; 1] = ["blt-core"];
 
 #[test]
 fn no_crate_uses_one_above_it() {
@@ -54,15 +55,26 @@ fn no_crate_uses_one_above_it() {
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     let packages = packages();
-    for name in WITHOUT_CIRCLES {
-        let package = packages.iter().find(|package| text(package, "name") == name).unwrap();
+    let mut large = 0;
+    for package in &packages {
+        let name = text(package, "name");
+        // `file_of` takes an item that is called as its crate (`quote::quote`) for its own re-export,
+        // so the crate of macros is left out.
+        if WITH_CIRCLES.contains(&name) || EVERYWHERE.contains(&name) {
+            continue;
+        }
         let targets = package["targets"].as_array().unwrap();
-        let root = targets.iter().find(|target| target["kind"] != "test").unwrap();
+        let is_library = |kind: &Value| kind != "test" && kind != "bin" && kind != "example";
+        let library = |target: &&Value| target["kind"].as_array().unwrap().iter().all(is_library);
+        let root = targets.iter().find(library).unwrap();
         let files = Files::of(Path::new(text(root, "src_path")));
-        assert!(files.sources.len() > 5, "{name}: only {} files were read", files.sources.len());
-        assert!(files.arrows().values().any(|to| to.len() > 3), "{name}: hardly any arrow found");
+        if files.sources.len() > 5 {
+            large += 1;
+            assert!(files.arrows().values().any(|to| to.len() > 3), "{name}: hardly any arrow");
+        }
         assert_eq!(files.circles(), [""; 0], "{name}");
     }
+    assert!(large >= 5, "only {large} crates had more than five files to read");
 }
 
 #[test]
