@@ -11,6 +11,11 @@ use std::path::{Path, PathBuf};
 
 /// The file of a checkpoint directory that holds its [`CheckpointState`].
 pub const STATE_FILE: &str = "state.json";
+/// The file of a checkpoint directory that holds the counts of a node.
+pub fn counts_file(node: &str) -> String {
+    format!("{node}.counts")
+}
+
 /// Where a step's directory keeps its final checkpoint.
 pub const CHECKPOINT_DIR: &str = "checkpoints/final";
 /// Where a step keeps the checkpoints that it resumes from, until it has finished.

@@ -12,6 +12,7 @@ use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 
 /// Which comparison starts a patch.
@@ -285,7 +286,7 @@ impl Prepare for Threshold {
         }
     }
 
-    fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
+    fn restore(&self, learned: &serde_json::Value, _: &Path) -> Result<(), StepError> {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
         let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);

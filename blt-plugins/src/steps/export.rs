@@ -78,7 +78,7 @@ impl Export {
         let (model, _) = ParamMaker::read(
             &*session.backend,
             |name, shape| weights.view(name, shape),
-            |maker| Blt::new(maker, &shape),
+            |maker| Blt::new(maker, &shape, None),
         )?;
         let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
