@@ -9,6 +9,7 @@ mod bad_input;
 mod bench;
 mod causality;
 mod common;
+mod counts;
 mod doubts;
 mod dsl;
 mod gpu;

@@ -190,6 +190,28 @@ fn killed_and_resumed() {
 }
 
 #[test]
+fn counts_are_kept_over_a_kill() {
+    let counts = || {
+        let place = long().edit(
+            "{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}",
+            "{node: NgramLm, in: docs, order: 3}",
+        );
+        let (graph, steps) = place.yaml.split_once("  - train: {goal: entropy.loss").unwrap();
+        let yaml = format!("{graph}{}", steps.split_once('\n').unwrap().1);
+        place.with(&yaml)
+    };
+    let whole = Bytes::of(&counts().done(&["--threads", "1"]).dir);
+    assert!(whole.checkpoints.iter().any(|(name, _)| name.ends_with("entropy.counts")));
+    let stopped = (0..10).find_map(|_| {
+        let place = counts();
+        stopped(&place, &[], "KILL", 6).map(|_| place)
+    });
+    let done = stopped.expect("ten runs were done before a signal reached them").done(&[]);
+    assert_same(&whole, &Bytes::of(&done.dir), "killed, then run again");
+    assert!(done.stderr.contains("going on after step"), "{}", done.stderr);
+}
+
+#[test]
 fn interrupted_and_resumed() {
     let whole = Bytes::of(&long().done(&[]).dir);
     let (place, output, at) = stopped_in_the_middle(&[], "INT", 4);

@@ -6,7 +6,7 @@ pub const FOLDS: usize = 16;
 /// What comes before the first 8 bytes is not counted, because its fold is not known yet.
 pub const HEADS: [usize; 2] = [8, 64];
 /// Bits of the set of fitted heads. The set does not grow: with many documents some unseen spans
-/// count as fitted too, and are read from 14 or 15 of the 16 folds.
+/// count as fitted too, and are read from 15 of the 16 folds.
 const SET_BITS: u64 = 1 << 23;
 
 /// A span's bytes so far, for the hashes of its heads.

@@ -1,6 +1,5 @@
 //! The contexts of each length, from sorted entries.
 
-use super::config::MAX_ORDER;
 use super::entries::{Entry, suffix};
 
 /// A byte that followed a context.
@@ -113,5 +112,3 @@ impl Builder {
         }
     }
 }
-
-const _: () = assert!(MAX_ORDER <= 8, "a context is a u64");

@@ -6,26 +6,30 @@ use super::table::Counts;
 /// A distribution over the next byte.
 #[derive(Clone)]
 pub struct Spread {
-    p: [f32; 256],
-    /// `p ln p`
-    q: [f32; 256],
+    /// What the probability of a byte is `scale` times of: bytes that did not follow a context need
+    /// not be touched.
+    shares: [f64; 256],
+    scale: f64,
+    /// The sum of `p ln p`.
+    sum: f64,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Spread { shares: [1.0 / 256.0; 256], scale: 1.0, sum: -256f64.ln() }
+    }
 }
 
 impl Spread {
-    fn uniform() -> Self {
-        let p = 1.0 / 256f32;
-        Spread { p: [p; 256], q: [p * p.ln(); 256] }
-    }
-
     /// Goes from the distribution after a context's parent to that after the context, whose pairs
-    /// these are, without the folds `out`.
+    /// these are, without the fold `out`.
     fn narrow(&mut self, pairs: &[Pair], discounts: &[f32; 3], out: u16) {
         // Counts are shared out evenly among their folds; what is left of a fold is at least one.
         let left = |pair: &Pair| {
             let (all, kept) = (pair.folds.count_ones(), (pair.folds & !out).count_ones());
-            (kept > 0).then(|| (pair.count as f32 * kept as f32 / all as f32).max(1.0))
+            (kept > 0).then(|| (pair.count as f64 * kept as f64 / all as f64).max(1.0))
         };
-        let discount = |count: f32| discounts[(count.min(3.0).round() as usize).max(1) - 1];
+        let discount = |count: f64| discounts[(count.min(3.0) + 0.5) as usize - 1] as f64;
         let (mut total, mut discounted) = (0.0, 0.0);
         for count in pairs.iter().filter_map(left) {
             total += count;
@@ -35,55 +39,53 @@ impl Spread {
             return;
         }
         let escape = discounted / total;
-        let ln = escape.ln();
-        for (p, q) in self.p.iter_mut().zip(&mut self.q) {
-            *q = escape * (*q + ln * *p);
-            *p *= escape;
-        }
+        let scale = self.scale * escape;
+        let (mut p_seen, mut q_seen, mut own) = (0.0, 0.0, 0.0);
         for pair in pairs {
-            if let Some(count) = left(pair) {
-                let p = self.p[pair.byte as usize] + (count - discount(count)) / total;
-                (self.p[pair.byte as usize], self.q[pair.byte as usize]) = (p, p * p.ln());
-            }
+            let Some(count) = left(pair) else { continue };
+            let share = &mut self.shares[pair.byte as usize];
+            let before = self.scale * *share;
+            let p = (count - discount(count)) / total + escape * before;
+            p_seen += before;
+            q_seen += before * before.ln();
+            own += p * p.ln();
+            *share = p / scale;
         }
+        let unseen = (1.0 - p_seen).max(0.0) * escape.ln() + (self.sum - q_seen).min(0.0);
+        self.sum = own + escape * unseen;
+        self.scale = scale;
     }
 
     /// In nats.
     pub fn entropy(&self) -> f32 {
-        let mut sums = [0f32; 8];
-        for q in self.q.chunks_exact(8) {
-            sums.iter_mut().zip(q).for_each(|(sum, q)| *sum += q);
-        }
-        (-sums.iter().sum::<f32>()).max(0.0)
+        (-self.sum).max(0.0) as f32
     }
 
     pub fn probability(&self, byte: u8) -> f32 {
-        self.p[byte as usize]
+        (self.scale * self.shares[byte as usize]) as f32
     }
 }
 
 /// Reads counts without some of their folds.
-#[derive(Default)]
 pub struct Others {
     out: u16,
     /// The distributions after the empty context and those of one byte, by number of the context:
     /// they have the most pairs, and come again and again.
     short: Vec<Option<Box<Spread>>>,
-    /// The last answer.
-    last: Option<(u32, Box<Spread>)>,
+    /// The last answer, and its context.
+    last: Spread,
+    of: Option<u32>,
 }
 
 impl Others {
-    /// Leaves out the folds of a mask as well.
-    pub fn leave_out(&mut self, folds: u16) {
-        if self.out & folds != folds {
-            *self = Others { out: self.out | folds, short: vec![None; 257], last: None };
-        }
+    /// Leaves out the folds of the mask `out`.
+    pub fn without(out: u16) -> Self {
+        Others { out, short: vec![None; 257], last: Spread::default(), of: None }
     }
 
     /// The distribution after a context.
     pub fn after(&mut self, counts: &Counts, context: u32) -> &Spread {
-        if self.last.as_ref().is_none_or(|(of, _)| *of != context) {
+        if self.of != Some(context) {
             let mut chain = [0; 10];
             let mut depth = 0;
             chain[0] = context;
@@ -94,20 +96,24 @@ impl Others {
             // Contexts from the empty one on.
             let chain = &mut chain[..=depth];
             chain.reverse();
-            let mut spread = Spread::uniform();
-            for (depth, &context) in chain.iter().enumerate() {
-                let known = if depth < 2 { &self.short[context as usize] } else { &None };
-                if let Some(known) = known {
-                    spread.clone_from(known);
-                    continue;
-                }
-                spread.narrow(counts.pairs(context), &counts.discounts[depth], self.out);
+            let kept = |short: &Vec<Option<Box<Spread>>>, depth: usize| {
+                chain.get(depth).is_some_and(|&context| short[context as usize].is_some())
+            };
+            let from = (0..2).rev().find(|&depth| kept(&self.short, depth));
+            self.last = match from {
+                Some(depth) => self.short[chain[depth] as usize].as_deref().cloned(),
+                None => None,
+            }
+            .unwrap_or_default();
+            let known = from.map_or(0, |depth| depth + 1);
+            for (depth, &context) in chain.iter().enumerate().skip(known) {
+                self.last.narrow(counts.pairs(context), &counts.discounts[depth], self.out);
                 if depth < 2 {
-                    self.short[context as usize] = Some(Box::new(spread.clone()));
+                    self.short[context as usize] = Some(Box::new(self.last.clone()));
                 }
             }
-            self.last = Some((context, Box::new(spread)));
+            self.of = Some(context);
         }
-        &self.last.as_ref().expect("set above").1
+        &self.last
     }
 }

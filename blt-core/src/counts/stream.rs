@@ -10,12 +10,11 @@ pub struct CountsStream<'a> {
     counts: &'a Counts,
     /// The last bytes, the last one in the highest bits.
     bytes: u64,
-    seen: usize,
     head: HeadHash,
     /// The longest known context that the bytes so far end with, and its length.
     context: u32,
     depth: usize,
-    /// Set once the span has begun as a fitted one.
+    /// Set while the span has begun as a fitted one.
     others: Option<Box<Others>>,
 }
 
@@ -23,18 +22,17 @@ impl<'a> CountsStream<'a> {
     /// At the start of a span.
     pub fn new(counts: &'a Counts) -> Self {
         let head = HeadHash::default();
-        CountsStream { counts, bytes: 0, seen: 0, head, context: 0, depth: 0, others: None }
+        CountsStream { counts, bytes: 0, head, context: 0, depth: 0, others: None }
     }
 
     /// Takes the next byte of the span.
     #[inline]
     pub fn push(&mut self, byte: u8) {
         self.bytes = self.bytes >> 8 | (byte as u64) << 56;
-        self.seen += 1;
-        if let Some(hash) = self.head.push(byte)
-            && self.counts.heads.contains(hash)
-        {
-            self.others.get_or_insert_default().leave_out(fold(hash));
+        if let Some(hash) = self.head.push(byte) {
+            // A longer head says more surely whether the span was fitted.
+            let fitted = self.counts.heads.contains(hash);
+            self.others = fitted.then(|| Box::new(Others::without(fold(hash))));
         }
         // A context that is known has all its own ends known, so that the next one is at most a
         // byte longer than the last.
@@ -64,7 +62,7 @@ impl<'a> CountsStream<'a> {
             None => self.counts.probability(self.context, byte),
             Some(others) => others.after(self.counts, self.context).probability(byte),
         };
-        -p.ln()
+        -p.max(f32::MIN_POSITIVE).ln()
     }
 
     /// Writes the natural logarithm of the probability of each next byte.
@@ -77,6 +75,6 @@ impl<'a> CountsStream<'a> {
                 p = std::array::from_fn(|byte| after.probability(byte as u8));
             }
         }
-        out.iter_mut().zip(p).for_each(|(out, p)| *out = p.ln());
+        out.iter_mut().zip(p).for_each(|(out, p)| *out = p.max(f32::MIN_POSITIVE).ln());
     }
 }

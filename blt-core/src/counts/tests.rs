@@ -60,7 +60,8 @@ fn probabilities_add_up_and_entropies_are_theirs_whether_fitted_or_not() {
                     entropies[i]
                 );
                 if let Some(id) = targets[i] {
-                    assert_eq!(nats[i], -row[id as usize], "order {order}, id {i}");
+                    let (found, expected) = (nats[i], -row[id as usize]);
+                    assert!((found - expected).abs() < 1e-4, "order {order}, id {i}: {found}");
                 }
             }
         }

@@ -185,6 +185,12 @@ impl Step for Train {
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
+        if graph.params().is_empty() {
+            let msg = format!("`{}` has no parameters to train", self.goal);
+            return Err(cx.refuse(&NodeError::param("goal", msg).help(
+                "leave the step out: counts (NgramLm) are fitted by the first step that needs them",
+            )));
+        }
         let shuffle_buffer = graph.source()?.handle.shuffle_buffer;
         if let Some(from) = &self.from {
             let from = cx.base_dir().join(from);
