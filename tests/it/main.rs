@@ -9,6 +9,7 @@ mod bad_input;
 mod bench;
 mod causality;
 mod common;
+mod corpus;
 mod doubts;
 mod dsl;
 mod gpu;
