@@ -83,6 +83,13 @@ impl TrainedGraph {
                 params.remove("checkpoint");
             }
             add(&serde_json::to_vec(&(&node.name, node.entry.name, &params, plan.wires(node)))?);
+            if files.is_none() {
+                // Of a model in files, the contents are read below.
+                let of_node = node.depends(&plan.base_dir);
+                let of_node = of_node
+                    .map_err(|e| StepError::Document(plan.diagnose(&node.name, &e).into()))?;
+                of_node.iter().for_each(|what| add(what.as_bytes()));
+            }
             match files.filter(|_| !self.trained) {
                 Some(files) => {
                     for path in files {
