@@ -12,6 +12,8 @@ mod common;
 mod doubts;
 mod dsl;
 mod gpu;
+#[cfg(unix)]
+mod kept;
 mod own_step;
 mod readme;
 mod registry;

@@ -8,16 +8,12 @@ use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Name of the manifest in an output folder that the user chose. Readers of data sets skip names
 /// that begin with `_`.
 pub const MANIFEST: &str = "_manifest.json";
-
-/// Name of the file in a folder of outputs that the process which writes there locks.
-const LOCK: &str = ".lock";
 
 /// Parts whose footers are read at the same time: in an object store, each read is a request that
 /// mostly waits.
@@ -75,26 +71,22 @@ impl Outputs {
     /// creates, keeps out other jobs.)
     ///
     /// # Errors
-    /// If the folder cannot be written to, or [`StepError::Interrupted`] if `wait` returns false.
+    /// If the folder cannot be created, or [`StepError::Interrupted`] if `wait` returns false.
     pub fn lock(
         &self,
         wait: &mut dyn FnMut(Option<&str>) -> bool,
     ) -> Result<Option<File>, StepError> {
         let Location::Local(dir) = &self.dir else { return Ok(None) };
-        let failed =
-            |e: std::io::Error| StepError::other(format!("cannot lock {}: {e}", dir.display()));
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        let lock = File::create(dir.join(LOCK)).map_err(failed)?;
+        std::fs::create_dir_all(dir)
+            .map_err(|e| StepError::other(format!("cannot create {}: {e}", dir.display())))?;
+        // Where a folder cannot be opened or locked as a file can, the manifest must do.
+        let Ok(lock) = File::open(dir) else { return Ok(None) };
         let busy = format!("another process writes to {}; waiting for it", dir.display());
         let mut line = Some(busy.as_str());
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(Some(lock)),
-                // A file system without locks.
-                Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
-                    return Ok(None);
-                }
-                Err(TryLockError::Error(e)) => return Err(failed(e)),
+                Err(TryLockError::Error(_)) => return Ok(None),
                 Err(TryLockError::WouldBlock) if !wait(line.take()) => {
                     return Err(StepError::Interrupted);
                 }

@@ -24,6 +24,7 @@ impl TrainedGraph {
     /// If the checkpoint cannot be read, or a tensor is missing or has another shape.
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
         let state = CheckpointState::read(dir).map_err(StateError::into_step_error)?;
+        checkpoint::verify(dir).map_err(StateError::into_step_error)?;
         let path = dir.join(MODEL_FILE);
         let file = TensorFile::open(&path).map_err(CheckpointError::from)?;
         for p in &self.params {

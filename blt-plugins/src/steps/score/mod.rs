@@ -312,12 +312,14 @@ impl Step for Score {
         let job = self.whole_job(cx, &scorer)?;
         let units = job.divide(self.part_bytes, self.limit, &scorer.graph().digest()?)?;
         let outputs = self.outputs(cx)?;
-        let _alone = outputs.lock(&mut |busy| {
+        let mut wait = |busy: Option<&str>| {
             if let Some(line) = busy {
                 cx.progress().message(line);
             }
             !cx.interrupted()
-        })?;
+        };
+        // No other process works in a step's own directory.
+        let _alone = self.output.as_ref().map(|_| outputs.lock(&mut wait)).transpose()?;
         outputs.clear_partial()?;
         let manifest = job.manifest(&units);
         if self.output.is_some() {
