@@ -13,6 +13,8 @@ mod corpus;
 mod doubts;
 mod dsl;
 mod gpu;
+#[cfg(unix)]
+mod kept;
 mod own_step;
 mod readme;
 mod registry;
