@@ -8,9 +8,10 @@ use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunReport, choose_variants};
-use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, registry};
+use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, merge_same, registry};
 use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -158,8 +159,11 @@ fn mistyped(first: &str) -> Option<String> {
 
 /// Checks all variants, and gives those that are asked for.
 fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Plan>, Failure> {
-    let plans = check_all(spec, dir)?;
-    Ok(choose_variants(plans, &variants.names, |plan| &plan.variant)?)
+    let plans = choose_variants(check_all(spec, dir)?, &variants.names, |plan| &plan.variant)?;
+    let baseline = spec.report.get("baseline").and_then(Value::as_str);
+    let (plans, messages) = merge_same(plans, baseline);
+    messages.iter().for_each(|message| progress::line(message));
+    Ok(plans)
 }
 
 fn check(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {

@@ -20,8 +20,8 @@ use crate::facilities::{Facilities, provide};
 use crate::ports::{self, Bytes, Entropies, PatchesInfo};
 use crate::short_form::ShortForm;
 use blt_core::bytes::Batch;
-use blt_core::patch::stream::{EntropyStream, PatchStream, SplitStream, stream_patches};
-use blt_core::patch::{EntropyRule, Patches};
+use blt_core::patch::stream::{EntropyStream, PatchStream, stream_patches};
+use blt_core::patch::{EntropyRule, LimitStream, Limits, Patches};
 use blt_graph::{BuildCx, NodeError, Ports, RunCx};
 use std::rc::Rc;
 
@@ -203,19 +203,19 @@ impl<P: StreamPatcher> Facilities for Streaming<P> {
         bos_entropy: Option<f32>,
     ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
         let stream = self.0.begin(bos_entropy);
-        Ok(Some(Box::new(SplitStream::new(stream, self.0.max_patch_length()))))
+        Ok(Some(Box::new(LimitStream::new(stream, self.0.max_patch_length()))))
     }
 }
 
 /// The stream of a patcher with an entropy rule, for [`Facilities::patch_stream`].
 pub(crate) fn entropy_stream(
     rule: EntropyRule,
-    max_patch_length: Option<usize>,
+    limits: impl Into<Limits>,
     bos_entropy: Option<f32>,
 ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
     let none = || NodeError::other("an entropy patcher reads an entropy of BOS, and none is given");
     let stream = EntropyStream::new(rule, bos_entropy.ok_or_else(none)?);
-    Ok(Some(Box::new(SplitStream::new(stream, max_patch_length))))
+    Ok(Some(Box::new(LimitStream::new(stream, limits))))
 }
 
 /// `max_patch_length: 0` is refused wherever it can be given.

@@ -118,34 +118,6 @@ impl PatchStream for EntropyStream {
     }
 }
 
-/// A patcher whose patches are split where they are longer than `max_patch_length`, greedily from
-/// the left, as [`Patches::split_if`] does.
-#[derive(Clone, Copy, Debug)]
-pub struct SplitStream<S> {
-    stream: S,
-    max_patch_length: Option<usize>,
-    /// Bytes of the patch in hand.
-    length: usize,
-}
-
-impl<S: PatchStream> SplitStream<S> {
-    /// `max_patch_length` is in bytes, at least 1; `None`: patches of any length.
-    pub fn new(stream: S, max_patch_length: Option<usize>) -> Self {
-        SplitStream { stream, max_patch_length, length: 0 }
-    }
-}
-
-impl<S: PatchStream> PatchStream for SplitStream<S> {
-    fn push(&mut self, byte: u8, entropy: Option<f32>) -> bool {
-        self.length += 1;
-        let starts = self.stream.push(byte, entropy) || Some(self.length) == self.max_patch_length;
-        if starts {
-            self.length = 0;
-        }
-        starts
-    }
-}
-
 /// Makes a batch's patches by pushing its bytes, span by span. `entropies` is `[n]`, one for each
 /// id of the batch, BOS included. `begin` makes the state for a new span; it is given the entropy
 /// of BOS, that of the span's first byte.
@@ -177,7 +149,7 @@ pub fn stream_patches<S: PatchStream>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::patch;
+    use crate::patch::{self, LimitStream};
 
     #[test]
     fn a_stream_makes_the_patches_of_its_rule() {
@@ -202,7 +174,7 @@ mod tests {
         ] {
             for max in [None, Some(1), Some(3)] {
                 let stream = |bos: Option<f32>| {
-                    SplitStream::new(EntropyStream::new(rule, bos.unwrap()), max)
+                    LimitStream::new(EntropyStream::new(rule, bos.unwrap()), max)
                 };
                 assert_eq!(
                     stream_patches(&batch, Some(&entropies), stream),

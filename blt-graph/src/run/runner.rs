@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::error::StepError;
 use crate::files::{FileError, JsonLines, write_atomic};
-use crate::plan::{Plan, check_all};
+use crate::plan::{Plan, check_all, merge_same};
 use crate::progress::{Progress, Silent, StepHeading};
 use crate::run::error::RunError;
 use crate::run::keys::{Keyed, step_keys};
@@ -113,6 +113,10 @@ impl<'a> Runner<'a> {
     ) -> Result<RunReport, RunError> {
         let plans = check_all(self.spec, &self.base_dir)?;
         let plans = choose_variants(plans, &self.options.variants, |plan| &plan.variant)?;
+        // Differences are taken to the baseline, so it is the last to be left out.
+        let baseline = self.spec.report.get("baseline").and_then(Value::as_str);
+        let (plans, messages) = merge_same(plans, baseline);
+        messages.iter().for_each(|message| self.progress.message(message));
         for warning in plans.iter().flat_map(|plan| &plan.warnings) {
             self.progress.message(&warning.render(false));
         }

@@ -5,7 +5,7 @@ use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::patch::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
-use blt_core::patch::{self, EntropyRule};
+use blt_core::patch::{self, EntropyRule, Limits};
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -23,14 +23,25 @@ pub enum Rule {
     Both,
 }
 
+/// Where an entropy patcher's patches may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Align {
+    Character,
+}
+
 /// A patch starts where the next byte is hard to predict.
 ///
 /// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
 /// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold. Entropies
 /// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
 /// threshold is then found before training starts, within 2 %, on training documents that are set
-/// aside from all training; patches are counted after `max_patch_length` has split them. The
-/// threshold is recorded in the checkpoint. Paper section 2.3.
+/// aside from all training; patches are counted after `max_patch_length` has split them, and after
+/// `min_patch_length` and `align`. The threshold is recorded in the checkpoint. Paper section 2.3.
+///
+/// `align: character` moves a border that falls inside a UTF-8 character to the character's end.
+/// The Hugging Face layout has neither that nor a shortest patch: a model with one of them is
+/// exported, and read from its checkpoint, without its patcher.
 #[params]
 pub struct EntropyPatch {
     /// Which comparison starts a patch: `global`, `relative` or `both`.
@@ -45,6 +56,11 @@ pub struct EntropyPatch {
     pub bytes_per_patch: Option<f64>,
     #[shared]
     pub max_patch_length: Option<usize>,
+    /// Shortest patch in bytes; a border that comes earlier is left out.
+    pub min_patch_length: Option<usize>,
+    /// `character`: a patch starts at a UTF-8 character, never inside one.
+    #[schemars(with = "Option<String>")]
+    pub align: Option<Align>,
     /// Bytes of documents to find the threshold on, at most.
     #[default(1 << 20)]
     pub calibration_bytes: u64,
@@ -69,6 +85,14 @@ impl EntropyPatch {
             EntropyRule::Both { global, relative } => (Rule::Both, Some(global), Some(relative)),
         };
         EntropyPatch { rule, threshold, relative_threshold, ..Self::default() }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_patch_length: self.max_patch_length,
+            min_patch_length: self.min_patch_length,
+            characters: self.align.is_some(),
+        }
     }
 
     /// The rule; a threshold that is to be found reads 0.
@@ -240,7 +264,7 @@ impl Facilities for Threshold {
         &self,
         bos_entropy: Option<f32>,
     ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
-        entropy_stream(self.rule()?, self.params.max_patch_length, bos_entropy)
+        entropy_stream(self.rule()?, self.params.limits(), bos_entropy)
     }
 }
 
@@ -262,7 +286,7 @@ impl Prepare for Threshold {
         let (Some(unknown), Some(wanted)) = (self.unknown, self.params.bytes_per_patch) else {
             return Err(StepError::other(format!("node `{}` has no threshold to find", self.node)));
         };
-        let found = collected.find(unknown, wanted, self.params.max_patch_length).map_err(|e| {
+        let found = collected.find(unknown, wanted, self.params.limits()).map_err(|e| {
             StepError::other(format!("node `{}`: {e}", self.node))
                 .help("ask for another `bytes_per_patch`, set aside more documents (`split.calibration`), or train the entropy model longer")
         })?;
@@ -288,21 +312,14 @@ impl Prepare for Threshold {
     fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
-        let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);
-        if wanted
-            != (
-                self.params.bytes_per_patch,
-                self.params.max_patch_length,
-                unknown.rule(found.threshold),
-            )
-        {
+        let wanted = (Some(found.wanted_bytes_per_patch), found.limits, found.rule);
+        let says =
+            (self.params.bytes_per_patch, self.params.limits(), unknown.rule(found.threshold));
+        if wanted != says {
             return Err(StepError::other(format!(
-                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {} and {}, which is not what \
+                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, {} and {}, which is not what \
                  the pipeline says",
-                self.node,
-                found.wanted_bytes_per_patch,
-                found.max_patch_length.map_or("null".into(), |max| max.to_string()),
-                found.rule
+                self.node, found.wanted_bytes_per_patch, found.limits, found.rule
             ))
             .help("write the same in the pipeline, or give it the threshold that the checkpoint's state.json records"));
         }
@@ -319,6 +336,7 @@ impl Node for EntropyPatch {
 
     fn check(&self, _: (BytesInfo, ()), _: &CheckCx) -> Result<PatchesInfo, NodeError> {
         check_max_patch_length(self.max_patch_length)?;
+        self.limits().check().map_err(|e| NodeError::param("min_patch_length", e))?;
         self.given()?;
         if let (Some(max), Some(wanted)) = (self.max_patch_length, self.bytes_per_patch)
             && wanted > max as f64
@@ -326,10 +344,19 @@ impl Node for EntropyPatch {
             let msg = format!("patches of at most {max} bytes can't have a mean of {wanted}");
             return Err(NodeError::param("bytes_per_patch", msg));
         }
+        if let (Some(min), Some(wanted)) = (self.min_patch_length, self.bytes_per_patch)
+            && wanted < min as f64
+        {
+            let msg = format!("patches of at least {min} bytes can't have a mean of {wanted}");
+            return Err(NodeError::param("bytes_per_patch", msg));
+        }
         Ok(PatchesInfo::streamed::<EntropyStream>())
     }
 
     fn role(&self, _: (BytesInfo, ())) -> Result<Option<Box<dyn Any>>, NodeError> {
+        if !self.limits().only_split() {
+            return Ok(None);
+        }
         let (rule, max_patch_length) = (self.rule_or_zero()?, self.max_patch_length);
         ModelPart::EntropyPatcher { rule, max_patch_length }.role()
     }
@@ -363,7 +390,7 @@ impl Node for EntropyPatch {
             return Ok(Rc::new(patch::byte_patches(&batch)));
         }
         let rule = threshold.rule()?;
-        let patches = patch::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?;
+        let patches = patch::entropy_patches(&batch, &entropies, rule, self.limits())?;
         threshold.watch(&batch, &patches)?;
         Ok(Rc::new(patches))
     }

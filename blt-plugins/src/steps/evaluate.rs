@@ -1,6 +1,8 @@
 use crate::device::backend;
 use crate::lint::warn_untrained;
-use crate::plan_queries::{boundary_lookahead, first_wire, nodes_behind_borders, read_by_patchers};
+use crate::plan_queries::{
+    boundary_lookahead, nodes_behind_borders, patches_wire, read_by_patchers,
+};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
@@ -212,7 +214,7 @@ impl Step for Evaluate {
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
-            patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
+            patches_wire: patches_wire(cx.plan(), &refs)?,
             entropies_wire: read_by_patchers(cx.plan(), &refs)?,
             step: self,
             graph: &graph,

@@ -11,7 +11,7 @@
 //! lists ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise.
 //!
 //! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and
-//! keeps a rule incremental.
+//! keeps a rule incremental; so do the other [`Limits`](super::Limits).
 
 #[cfg(test)]
 mod tests;
@@ -179,25 +179,10 @@ pub(crate) fn space_like(id: u16) -> bool {
     !(digit | letter | continuation)
 }
 
-/// Patches by entropy. `entropies` is `[n]`, one for each id of the batch, BOS included; stored
-/// float16 is widened to f32 first.
-///
-/// `entropy[t] > threshold` is the rule of the released model; its Hugging Face form ignores BOS's
-/// entropy, as here. The relative rule does use BOS's entropy at t = 1 and forces no start at
-/// position 2.
-///
-/// Errors: another number of entropies, an entropy or a threshold that is NaN or infinite,
-/// `max_patch_length` 0.
-pub fn entropy_patches(
-    batch: &Batch,
-    entropies: &[f32],
-    rule: EntropyRule,
-    max_patch_length: Option<usize>,
-) -> Result<Patches, PatchError> {
-    rule.check()?;
-    check_entropies(batch, entropies)?;
+/// The patches of an entropy rule, before any limit. Rule and entropies were checked.
+pub(crate) fn rule_patches(batch: &Batch, entropies: &[f32], rule: EntropyRule) -> Patches {
     let e = entropies;
-    let patches = match rule {
+    match rule {
         EntropyRule::Global { threshold } => {
             let threshold = threshold as f32;
             // Of finite numbers, `>= threshold` is `> threshold.next_down()`.
@@ -217,8 +202,7 @@ pub fn entropy_patches(
                 both_flags(&e[first - 1..], &e[first - 2..], global, relative, out)
             })
         }
-    };
-    patches.split_if(max_patch_length)
+    }
 }
 
 multiversion! {

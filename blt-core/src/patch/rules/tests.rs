@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bytes::Span;
+use crate::patch::{Limits, entropy_patches};
 use proptest::prelude::*;
 
 fn batch(documents: &[&[u8]]) -> Batch {
@@ -275,6 +276,14 @@ fn incremental(max: Option<usize>) -> Vec<(&'static str, Patcher)> {
             }),
         ),
     ];
+    for limits in [
+        Limits { min_patch_length: Some(3), ..Limits::default() },
+        Limits { characters: true, max_patch_length: Some(7), ..Limits::default() },
+    ] {
+        let rule = EntropyRule::Global { threshold: 1.2 };
+        let patches = move |b: &Batch| entropy_patches(b, &toy_entropies(b), rule, limits).unwrap();
+        all.push(("limits", Box::new(patches)));
+    }
     if let Some(max) = max {
         all = all
             .into_iter()
