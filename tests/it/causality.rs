@@ -136,6 +136,12 @@ fn incremental_patchers() -> Vec<(String, bool)> {
     vec![
         ("{node: BytePatch, in: docs}".into(), false),
         ("{node: StridePatch, in: docs, stride: 5}".into(), false),
+        ("{node: StridePatch, in: docs, stride: 3.7}".into(), false),
+        ("{node: StridePatch, in: docs, stride: 5, align: character}".into(), true),
+        (
+            "{node: StridePatch, in: docs, stride: 6, align: space, max_patch_length: 9}".into(),
+            true,
+        ),
         ("{node: SpacePatch, in: docs}".into(), true),
         ("{node: SpacePatch, in: docs, max_patch_length: 4}".into(), true),
         entropy("entropy", format!("threshold: {global}")),

@@ -170,9 +170,10 @@ mod tests {
         let two = cut(b"abcdefg", || LimitStream::new(ByteStream, limits(2, None)));
         assert_eq!(two, (texts(&["ab", "cd", "ef", "g"]), false));
         // Left out, and not moved: of the borders 2, 4, 6 and 8, the second and the last.
-        let three = cut(b"abcdefghi", || LimitStream::new(StrideStream::new(2), limits(3, None)));
+        let three = cut(b"abcdefghi", || LimitStream::new(StrideStream::new(2.0), limits(3, None)));
         assert_eq!(three, (texts(&["abcd", "efgh", "i"]), false));
-        let split = cut(b"abcdefg", || LimitStream::new(StrideStream::new(99), limits(3, Some(3))));
+        let split =
+            cut(b"abcdefg", || LimitStream::new(StrideStream::new(99.0), limits(3, Some(3))));
         assert_eq!(split, (texts(&["abc", "def", "g"]), false));
         for (min, max) in [(0, None), (1, Some(0)), (4, Some(3))] {
             assert!(limits(min, max).check().is_err());
@@ -188,7 +189,8 @@ mod tests {
         // The end of a span may cut a character; what comes next is a part of it.
         assert!(!bytes(&"한".as_bytes()[..2]).1);
         let max = Limits { max_patch_length: Some(4), ..characters };
-        let split = cut("한글abcde".as_bytes(), || LimitStream::new(StrideStream::new(99), max));
+        let split =
+            cut("한글abcde".as_bytes(), || LimitStream::new(StrideStream::new(99.0), max));
         assert_eq!(split, (texts(&["한글", "abcd", "e"]), false));
         // Bytes that are no UTF-8 make patches of any kind, and no error.
         let (pieces, _) = bytes(b"\xE0a\x80\x80\xFFb");

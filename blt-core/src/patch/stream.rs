@@ -39,29 +39,67 @@ impl PatchStream for ByteStream {
     }
 }
 
-/// [`stride_patches`](super::stride_patches): patches of `stride` bytes.
+/// Patches of `stride` bytes, a whole number ([`stride_patches`](super::stride_patches)) or not:
+/// patch k starts at byte `floor(k * stride)`, counted from 0.
 #[derive(Clone, Copy, Debug)]
 pub struct StrideStream {
-    stride: usize,
-    /// Bytes of the patch in hand.
-    length: usize,
+    stride: f64,
+    /// Bytes read.
+    read: usize,
+    /// The patch to start next, and at which byte.
+    next: (u64, usize),
 }
 
 impl StrideStream {
-    /// `stride` is at least 1.
-    pub fn new(stride: usize) -> Self {
-        StrideStream { stride, length: 0 }
+    /// `stride` is finite, and at least 1.
+    pub fn new(stride: f64) -> Self {
+        StrideStream { stride, read: 0, next: (1, stride as usize) }
     }
 }
 
 impl PatchStream for StrideStream {
     fn push(&mut self, _: u8, _: Option<f32>) -> bool {
-        self.length += 1;
-        let full = self.length >= self.stride;
-        if full {
-            self.length = 0;
+        self.read += 1;
+        let starts = self.read == self.next.1;
+        if starts {
+            let k = self.next.0 + 1;
+            self.next = (k, (k as f64 * self.stride) as usize);
         }
-        full
+        starts
+    }
+}
+
+/// White space near a grid of `stride` bytes. The text is divided into cells of `stride` bytes,
+/// each with a point of the grid, a multiple of `stride`, in its middle. In each cell, the first
+/// byte that follows white space starts a patch; in a cell without one, none does.
+///
+/// Of the borders after white space in a cell, the one nearest to the point may be a later one, but
+/// nobody knows before it has come.
+#[derive(Clone, Copy, Debug)]
+pub struct SpaceGridStream {
+    stride: f64,
+    /// Bytes read.
+    read: usize,
+    /// The cell of the last border.
+    cell: f64,
+}
+
+impl SpaceGridStream {
+    /// `stride` is in bytes, finite, and at least 1.
+    pub fn new(stride: f64) -> Self {
+        SpaceGridStream { stride, read: 0, cell: 0.0 }
+    }
+}
+
+impl PatchStream for SpaceGridStream {
+    fn push(&mut self, byte: u8, _: Option<f32>) -> bool {
+        self.read += 1;
+        let cell = (self.read as f64 / self.stride).round();
+        let starts = matches!(byte, b'\t'..=b'\r' | b' ') && cell > self.cell;
+        if starts {
+            self.cell = cell;
+        }
+        starts
     }
 }
 
@@ -163,7 +201,7 @@ mod tests {
         );
         for stride in 1..5 {
             assert_eq!(
-                stream_patches(&batch, None, |_| StrideStream::new(stride)),
+                stream_patches(&batch, None, |_| StrideStream::new(stride as f64)),
                 patch::stride_patches(&batch, stride).unwrap()
             );
         }
@@ -182,5 +220,31 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The bytes at which patches start, counted from the span's first.
+    fn starts<S: PatchStream>(text: &[u8], stream: impl Fn() -> S) -> Vec<usize> {
+        let patches = stream_patches(&Batch::from_documents([text]), None, |_| stream());
+        patches.starts[1..].iter().map(|i| i - 1).collect()
+    }
+
+    #[test]
+    fn a_stride_may_be_a_fraction() {
+        let of = |stride| starts(&[b'x'; 23], || StrideStream::new(stride));
+        assert_eq!(of(5.5), [0, 5, 11, 16, 22]);
+        assert_eq!(of(1.5), [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22]);
+        assert_eq!(of(1e300), [0]);
+        assert_eq!(starts(&[b'x'; 55_000], || StrideStream::new(5.5)).len(), 10_000);
+    }
+
+    #[test]
+    fn a_grid_takes_the_first_white_space_of_each_cell() {
+        let of = |text: &str, stride| starts(text.as_bytes(), || SpaceGridStream::new(stride));
+        // Points at 6, 12, 18, ...; cells from 3, 9, 15, ...
+        //             0     6     12    18
+        assert_eq!(of("a bc de fghijklmn o p q", 6.0), [0, 5, 17, 20 + 1]);
+        assert_eq!(of("abcdefghijklmnop", 6.0), [0]);
+        // Every word is longer than a cell: each is a patch.
+        assert_eq!(of("one two three", 1.0), [0, 4, 8]);
     }
 }

@@ -34,4 +34,4 @@ pub use next_byte_loss::NextByteLoss;
 pub use shuffled_patch::ShuffledPatch;
 pub use sources::{ArrowBytes, ParquetBytes, Paths, TextFiles};
 pub use space_patch::SpacePatch;
-pub use stride_patch::StridePatch;
+pub use stride_patch::{StrideAlign, StridePatch};
