@@ -13,6 +13,7 @@ use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::Value;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -94,6 +95,9 @@ struct Run {
     /// Where finished steps are stored; RUNS/.store if left out.
     #[arg(long)]
     store: Option<PathBuf>,
+    /// Run so many variants at once, each on its share of the threads; changes no number.
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
     /// Continue in the run directory that was interrupted. (Interrupted steps continue in any
     /// case.)
     #[arg(long, conflicts_with = "fresh")]
@@ -237,6 +241,7 @@ fn run(args: &Run) -> Result<(), Failure> {
     check_report(&spec)?;
     let mut options = args.engine.options();
     options.store_dir = args.store.clone();
+    options.jobs = args.jobs.get();
     options.variants = args.variants.names.clone();
     options.resume = match (args.resume, args.fresh) {
         (true, _) => Resume::Run,
