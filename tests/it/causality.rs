@@ -154,6 +154,7 @@ fn incremental_patchers() -> Vec<(String, bool)> {
             ),
         ),
         entropy("lines", format!("threshold: {lines}")),
+        entropy("entropy", format!("rule: jump, relative_threshold: {relative}, mean_bytes: 4")),
         entropy(
             "entropy",
             format!("threshold: {global}, min_patch_length: 3, max_patch_length: 9"),

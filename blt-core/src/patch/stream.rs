@@ -6,7 +6,7 @@
 //! make the same patches is tested for every registered patcher (`tests/causality.rs`).
 
 use super::patches::{Patches, PatchesBuilder};
-use super::rules::{EntropyRule, space_like};
+use super::rules::{EntropyRule, RunningMean, space_like};
 use crate::bytes::{BOS, Batch, OFFSET};
 
 /// The state of an incremental patcher in one span: what it remembers of the bytes so far.
@@ -129,14 +129,13 @@ impl PatchStream for SpaceStream {
 #[derive(Clone, Copy, Debug)]
 pub struct EntropyStream {
     rule: EntropyRule,
-    /// The entropy after the byte before, in nats.
-    before: f32,
+    mean: RunningMean,
 }
 
 impl EntropyStream {
     /// `bos_entropy`, in nats, is that of the span's first byte, given BOS alone.
     pub fn new(rule: EntropyRule, bos_entropy: f32) -> Self {
-        EntropyStream { rule, before: bos_entropy }
+        EntropyStream { rule, mean: rule.mean(bos_entropy) }
     }
 }
 
@@ -145,10 +144,12 @@ impl PatchStream for EntropyStream {
     /// Without an entropy.
     fn push(&mut self, _: u8, entropy: Option<f32>) -> bool {
         let last = entropy.expect("an entropy patcher is given an entropy with each byte");
-        let rise = last - std::mem::replace(&mut self.before, last);
+        let rise = self.mean.rise(last);
         match self.rule {
             EntropyRule::Global { threshold } => last > threshold as f32,
-            EntropyRule::Relative { threshold } => rise > threshold as f32,
+            EntropyRule::Relative { threshold } | EntropyRule::Jump { threshold, .. } => {
+                rise > threshold as f32
+            }
             EntropyRule::Both { global, relative } => {
                 last > global as f32 && rise > relative as f32
             }
@@ -209,6 +210,7 @@ mod tests {
             EntropyRule::Global { threshold: 1.0 },
             EntropyRule::Relative { threshold: 0.25 },
             EntropyRule::Both { global: 1.0, relative: 0.25 },
+            EntropyRule::Jump { threshold: 0.25, mean_bytes: 3 },
         ] {
             for max in [None, Some(1), Some(3)] {
                 let stream = |bos: Option<f32>| {

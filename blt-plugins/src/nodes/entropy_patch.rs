@@ -21,6 +21,7 @@ pub enum Rule {
     Global,
     Relative,
     Both,
+    Jump,
 }
 
 /// Where an entropy patcher's patches may start.
@@ -33,8 +34,9 @@ pub enum Align {
 /// A patch starts where the next byte is hard to predict.
 ///
 /// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
-/// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold. Entropies
-/// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
+/// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold; `jump` where
+/// H(x_t) - M_{t-1} > relative_threshold, M being the running mean of the entropies of the span so
+/// far, M_t = M_{t-1} + (H(x_t) - M_{t-1}) / mean_bytes. Entropies are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
 /// threshold is then found before training starts, within 2 %, on training documents that are set
 /// aside from all training; patches are counted after `max_patch_length` has split them, and after
 /// `min_patch_length` and `align`. The threshold is recorded in the checkpoint. Paper section 2.3.
@@ -44,14 +46,17 @@ pub enum Align {
 /// exported, and read from its checkpoint, without its patcher.
 #[params]
 pub struct EntropyPatch {
-    /// Which comparison starts a patch: `global`, `relative` or `both`.
+    /// Which comparison starts a patch: `global`, `relative`, `both` or `jump`.
     #[default(Rule::Global)]
     #[schemars(with = "String")]
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
     pub threshold: Option<f64>,
-    /// Threshold of the rise of the entropy over the byte before, in nats.
+    /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump` over
+    /// the running mean.
     pub relative_threshold: Option<f64>,
+    /// With `rule: jump`, about how many bytes the running mean is over; 16 if left out.
+    pub mean_bytes: Option<usize>,
     /// Wanted mean patch size in bytes, in place of a threshold.
     pub bytes_per_patch: Option<f64>,
     #[shared]
@@ -79,12 +84,18 @@ impl EntropyPatch {
 
     /// A rule whose thresholds are known.
     pub fn of_rule(rule: EntropyRule) -> Self {
-        let (rule, threshold, relative_threshold) = match rule {
-            EntropyRule::Global { threshold } => (Rule::Global, Some(threshold), None),
-            EntropyRule::Relative { threshold } => (Rule::Relative, None, Some(threshold)),
-            EntropyRule::Both { global, relative } => (Rule::Both, Some(global), Some(relative)),
+        let default = Self::default();
+        let (rule, threshold, relative_threshold, mean_bytes) = match rule {
+            EntropyRule::Global { threshold } => (Rule::Global, Some(threshold), None, None),
+            EntropyRule::Relative { threshold } => (Rule::Relative, None, Some(threshold), None),
+            EntropyRule::Both { global, relative } => {
+                (Rule::Both, Some(global), Some(relative), None)
+            }
+            EntropyRule::Jump { threshold, mean_bytes } => {
+                (Rule::Jump, None, Some(threshold), Some(mean_bytes))
+            }
         };
-        EntropyPatch { rule, threshold, relative_threshold, ..Self::default() }
+        EntropyPatch { rule, threshold, relative_threshold, mean_bytes, ..default }
     }
 
     fn limits(&self) -> Limits {
@@ -99,14 +110,7 @@ impl EntropyPatch {
     fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
         Ok(match self.given()? {
             Given::Rule(rule) => rule,
-            Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
-            Given::Find(Unknown::Relative) => EntropyRule::Relative { threshold: 0.0 },
-            Given::Find(Unknown::GlobalOfBoth { relative }) => {
-                EntropyRule::Both { global: 0.0, relative }
-            }
-            Given::Find(Unknown::RelativeOfBoth { global }) => {
-                EntropyRule::Both { global, relative: 0.0 }
-            }
+            Given::Find(unknown) => unknown.rule(0.0),
         })
     }
 }
@@ -153,9 +157,16 @@ impl EntropyPatch {
         let unused = |name: &str| {
             Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())))
         };
+        if self.mean_bytes == Some(0) {
+            return Err(NodeError::param("mean_bytes", "a mean is over at least 1 byte"));
+        }
+        let mean_bytes = self.mean_bytes.unwrap_or(16);
         match (self.rule, self.threshold, self.relative_threshold, self.bytes_per_patch) {
+            (Rule::Global | Rule::Relative | Rule::Both, ..) if self.mean_bytes.is_some() => {
+                unused("mean_bytes")
+            }
             (Rule::Global, _, Some(_), _) => unused("relative_threshold"),
-            (Rule::Relative, Some(_), _, _) => unused("threshold"),
+            (Rule::Relative | Rule::Jump, Some(_), _, _) => unused("threshold"),
             (Rule::Global, Some(threshold), None, None) => {
                 Ok(Given::Rule(EntropyRule::Global { threshold }))
             }
@@ -166,8 +177,12 @@ impl EntropyPatch {
                 Ok(Given::Rule(EntropyRule::Relative { threshold }))
             }
             (Rule::Relative, None, None, Some(_)) => Ok(Given::Find(Unknown::Relative)),
-            (Rule::Relative, None, None, None) => neither("relative_threshold"),
-            (Rule::Relative, None, Some(_), Some(_)) => both("relative_threshold"),
+            (Rule::Jump, None, Some(threshold), None) => {
+                Ok(Given::Rule(EntropyRule::Jump { threshold, mean_bytes }))
+            }
+            (Rule::Jump, None, None, Some(_)) => Ok(Given::Find(Unknown::Jump { mean_bytes })),
+            (Rule::Relative | Rule::Jump, None, None, None) => neither("relative_threshold"),
+            (Rule::Relative | Rule::Jump, None, Some(_), Some(_)) => both("relative_threshold"),
             (Rule::Both, Some(global), Some(relative), None) => {
                 Ok(Given::Rule(EntropyRule::Both { global, relative }))
             }
@@ -189,6 +204,7 @@ impl EntropyPatch {
             Rule::Global => "global",
             Rule::Relative => "relative",
             Rule::Both => "both",
+            Rule::Jump => "jump",
         }
     }
 }

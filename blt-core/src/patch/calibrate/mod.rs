@@ -11,7 +11,7 @@ mod tests;
 
 use super::limits::{LimitStream, Limits};
 use super::patches::PatchError;
-use super::rules::{EntropyRule, check_entropies};
+use super::rules::{EntropyRule, check_entropies, rises};
 use super::stream::{EntropyStream, PatchStream};
 use crate::bytes::{Batch, OFFSET};
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,8 @@ pub enum Unknown {
     GlobalOfBoth { relative: f64 },
     /// The relative one of [`EntropyRule::Both`], the global one being given.
     RelativeOfBoth { global: f64 },
+    /// Of [`EntropyRule::Jump`].
+    Jump { mean_bytes: usize },
 }
 
 impl Unknown {
@@ -87,6 +89,7 @@ impl Unknown {
             Unknown::Relative => EntropyRule::Relative { threshold },
             Unknown::GlobalOfBoth { relative } => EntropyRule::Both { global: threshold, relative },
             Unknown::RelativeOfBoth { global } => EntropyRule::Both { global, relative: threshold },
+            Unknown::Jump { mean_bytes } => EntropyRule::Jump { threshold, mean_bytes },
         }
     }
 
@@ -95,7 +98,8 @@ impl Unknown {
     /// start.
     fn statistic(self, before: f32, last: f32) -> Option<f32> {
         match self {
-            Unknown::Global => Some(last),
+            // Of a jump's rises, which `find` puts in the entropies' place.
+            Unknown::Global | Unknown::Jump { .. } => Some(last),
             Unknown::Relative => Some(last - before),
             Unknown::GlobalOfBoth { relative } => (last - before > relative as f32).then_some(last),
             Unknown::RelativeOfBoth { global } => (last > global as f32).then_some(last - before),
@@ -212,6 +216,16 @@ impl Calibration {
         unknown.rule(0.0).check()?;
         if self.bytes == 0 {
             return Err(CalibrationError::NoBytes { documents: self.documents });
+        }
+        if let Unknown::Jump { .. } = unknown {
+            // The global rule, of rises above the running mean.
+            let rises = self.spans().flat_map(|(e, ..)| rises(unknown.rule(0.0), e)).collect();
+            let found = Calibration { entropies: rises, ..self.clone() }.find(
+                Unknown::Global,
+                bytes_per_patch,
+                limits,
+            )?;
+            return Ok(Calibrated { rule: unknown.rule(found.threshold), ..found });
         }
         let values = self.distinct_statistics(unknown);
         // Class c starts a patch at the values from `values[c]` up: from class 0 (all of them) to

@@ -178,7 +178,7 @@ proptest! {
         max in prop::option::of(20usize..60),
     ) {
         let (batch, c) = set(&[998, 0, 1, 998, 997], &entropies[..2999]);
-        for unknown in unknowns() {
+        for unknown in unknowns().into_iter().chain([Unknown::Jump { mean_bytes: 5 }]) {
             let found = c.find(unknown, wanted, max).unwrap();
             prop_assert!((found.bytes_per_patch / wanted - 1.0).abs() <= TOLERANCE);
             let read: Calibrated = serde_json::from_str(&serde_json::to_string(&found).unwrap()).unwrap();

@@ -34,6 +34,10 @@ pub enum EntropyRule {
     Relative { threshold: f64 },
     /// Both must hold.
     Both { global: f64, relative: f64 },
+    /// Position t + 1 (t >= 1) starts a patch iff `entropy[t] - mean[t - 1] > threshold`, where
+    /// `mean` is the running mean of the entropies: `mean[0] = entropy[0]`, and `mean[t] = (1 - a)
+    /// mean[t - 1] + a entropy[t]` with `a = 1 / mean_bytes`. With `mean_bytes` 1 it is `Relative`.
+    Jump { threshold: f64, mean_bytes: usize },
 }
 
 impl std::fmt::Display for EntropyRule {
@@ -48,6 +52,9 @@ impl std::fmt::Display for EntropyRule {
             }
             EntropyRule::Both { global, relative } => {
                 write!(f, "`rule: both, threshold: {global}, relative_threshold: {relative}`")
+            }
+            EntropyRule::Jump { threshold, mean_bytes } => {
+                write!(f, "`rule: jump, relative_threshold: {threshold}, mean_bytes: {mean_bytes}`")
             }
         }
     }
@@ -65,8 +72,42 @@ impl EntropyRule {
             EntropyRule::Relative { threshold } => finite("the relative threshold", threshold),
             EntropyRule::Both { global, relative } => finite("the global threshold", global)
                 .and(finite("the relative threshold", relative)),
+            EntropyRule::Jump { mean_bytes: 0, .. } => Err(PatchError::ZeroMeanBytes),
+            EntropyRule::Jump { threshold, .. } => finite("the relative threshold", threshold),
         }
     }
+
+    /// The mean that an entropy's rise is measured against: of a relative rule, the entropy before.
+    pub(crate) fn mean(self, bos_entropy: f32) -> RunningMean {
+        let bytes = match self {
+            EntropyRule::Jump { mean_bytes, .. } => mean_bytes,
+            _ => 1,
+        };
+        RunningMean { mean: bos_entropy, share: 1.0 / bytes as f32 }
+    }
+}
+
+/// An exponential mean of the entropies of a span so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunningMean {
+    mean: f32,
+    share: f32,
+}
+
+impl RunningMean {
+    /// How far the next entropy is above the mean; takes it in.
+    pub fn rise(&mut self, entropy: f32) -> f32 {
+        let rise = entropy - self.mean;
+        self.mean = (1.0 - self.share) * self.mean + self.share * entropy;
+        rise
+    }
+}
+
+/// The rises of a span's entropies above their running mean, `[n]`, BOS's own (0) first.
+pub(crate) fn rises(rule: EntropyRule, entropies: &[f32]) -> impl Iterator<Item = f32> {
+    let mut mean = rule.mean(entropies.first().copied().unwrap_or_default());
+    let rest = entropies.iter().skip(1).map(move |&entropy| mean.rise(entropy));
+    entropies.first().map(|_| 0.0).into_iter().chain(rest)
 }
 
 /// Positions are examined this many at a time, a multiple of 64: their flags and starts stay in the
@@ -201,6 +242,12 @@ pub(crate) fn rule_patches(batch: &Batch, entropies: &[f32], rule: EntropyRule) 
             patches_by_flags(batch, |first, out| {
                 both_flags(&e[first - 1..], &e[first - 2..], global, relative, out)
             })
+        }
+        EntropyRule::Jump { threshold, .. } => {
+            let threshold = threshold as f32;
+            let spans = batch.offsets.windows(2).map(|o| &e[o[0]..o[1]]);
+            let rises: Vec<f32> = spans.flat_map(|e| rises(rule, e)).collect();
+            patches_by_flags(batch, |first, out| global_flags(&rises[first - 1..], threshold, out))
         }
     }
 }
