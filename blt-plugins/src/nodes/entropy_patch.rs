@@ -1,4 +1,5 @@
-use crate::facilities::{Facilities, Prepare, provide};
+use crate::facilities::{Facilities, Matching, Prepare, provide};
+use crate::matched::{Pair, Rate, RuleOfRow};
 use crate::model_part::ModelPart;
 use crate::patcher::{check_max_patch_length, entropy_stream};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
@@ -12,6 +13,7 @@ use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Which comparison starts a patch.
@@ -216,6 +218,8 @@ pub struct Threshold {
     unknown: Option<Unknown>,
     rule: RefCell<Option<EntropyRule>>,
     collecting: RefCell<Option<Calibration>>,
+    /// In place of the rule, where a step matches patch sizes.
+    matched: RefCell<Option<RuleOfRow>>,
     /// Bytes that the rule decided on so far, each of which started a patch; None once one did
     /// not.
     one_byte: Cell<Option<u64>>,
@@ -269,6 +273,10 @@ impl Threshold {
 
 impl Facilities for Threshold {
     fn prepare(&self) -> Option<&dyn Prepare> {
+        Some(self)
+    }
+
+    fn matching(&self) -> Option<&dyn Matching> {
         Some(self)
     }
 
@@ -344,6 +352,51 @@ impl Prepare for Threshold {
     }
 }
 
+impl Matching for Threshold {
+    fn begin(&self) {
+        *self.collecting.borrow_mut() = Some(Calibration::new());
+    }
+
+    fn find(
+        &self,
+        bytes_per_patch: f64,
+        tolerance: f64,
+        groups: &BTreeMap<u64, String>,
+    ) -> Result<BTreeMap<Option<String>, Pair>, StepError> {
+        let collected = self.collecting.borrow_mut().take().unwrap_or_default();
+        let (rule, limits) = (self.rule()?, self.params.limits());
+        let unknown = self.unknown.unwrap_or(Unknown::of(rule));
+        let mut names: Vec<Option<&String>> = groups.values().map(Some).collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() {
+            names.push(None);
+        }
+        let (mut matched, mut pairs) = (RuleOfRow::default(), BTreeMap::new());
+        for (at, name) in names.into_iter().enumerate() {
+            let of_group = collected.of_rows(|row| groups.get(&row) == name);
+            let found = of_group.find_within(tolerance, unknown, bytes_per_patch, limits);
+            let found = found.map_err(|e| {
+                let group = name.map_or(String::new(), |name| format!(", documents of `{name}`"));
+                StepError::other(format!("node `{}`{group}: {e}", self.node))
+                    .help("match another `bytes_per_patch`, or change the patcher's limits")
+            })?;
+            let trained = of_group.mean(rule, limits).unwrap_or(f64::NAN);
+            let rate = |rule, bytes_per_patch| Rate { rule: Some(rule), bytes_per_patch };
+            let pair = Pair {
+                trained: rate(rule, trained),
+                matched: rate(found.rule, found.bytes_per_patch),
+            };
+            pairs.insert(name.cloned(), pair);
+            matched.rules.push(found.rule);
+            let rows = groups.iter().filter(|(_, group)| Some(*group) == name);
+            matched.of_row.extend(rows.map(|(&row, _)| (row, at)));
+        }
+        *self.matched.borrow_mut() = Some(matched);
+        Ok(pairs)
+    }
+}
+
 #[node(example = "in: {bytes: docs, entropies: entropy}, bytes_per_patch: 6")]
 impl Node for EntropyPatch {
     type In = (Bytes, Entropies);
@@ -388,6 +441,7 @@ impl Node for EntropyPatch {
             unknown,
             rule: RefCell::new(rule),
             collecting: RefCell::new(None),
+            matched: RefCell::new(None),
             one_byte: Cell::new(
                 (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
             ),
@@ -404,6 +458,9 @@ impl Node for EntropyPatch {
         if let Some(collecting) = threshold.collecting.borrow_mut().as_mut() {
             collecting.push(&batch, &entropies)?;
             return Ok(Rc::new(patch::byte_patches(&batch)));
+        }
+        if let Some(matched) = &*threshold.matched.borrow() {
+            return Ok(Rc::new(matched.patches(&batch, &entropies, self.limits())?));
         }
         let rule = threshold.rule()?;
         let patches = patch::entropy_patches(&batch, &entropies, rule, self.limits())?;

@@ -26,13 +26,14 @@ pub enum CalibrationError {
     #[error("there are no bytes to calibrate on ({documents} documents, all empty)")]
     NoBytes { documents: u64 },
     #[error("no threshold gives {wanted} bytes per patch within {tolerance} %: the nearest that can be reached {nearest} ({limits})",
-        tolerance = 100.0 * TOLERANCE, nearest = nearest(.below, .above), limits = among(*.limits, *.documents, *.bytes))]
+        tolerance = 100.0 * .tolerance, nearest = nearest(.below, .above), limits = among(*.limits, *.documents, *.bytes))]
     Unreachable {
         wanted: f64,
         /// The nearest mean below the wanted one, and its threshold.
         below: Option<Reach>,
         /// The nearest mean above the wanted one, and its threshold.
         above: Option<Reach>,
+        tolerance: f64,
         limits: Limits,
         documents: u64,
         bytes: u64,
@@ -82,6 +83,16 @@ pub enum Unknown {
 }
 
 impl Unknown {
+    /// What to change of a rule whose thresholds are known: of both, the global one.
+    pub fn of(rule: EntropyRule) -> Self {
+        match rule {
+            EntropyRule::Global { .. } => Unknown::Global,
+            EntropyRule::Relative { .. } => Unknown::Relative,
+            EntropyRule::Both { relative, .. } => Unknown::GlobalOfBoth { relative },
+            EntropyRule::Jump { mean_bytes, .. } => Unknown::Jump { mean_bytes },
+        }
+    }
+
     /// The rule with `threshold` in the unknown's place.
     pub fn rule(self, threshold: f64) -> EntropyRule {
         match self {
@@ -200,6 +211,31 @@ impl Calibration {
         Ok(())
     }
 
+    /// Those of the documents whose rows are `chosen`.
+    pub fn of_rows(&self, chosen: impl Fn(u64) -> bool) -> Self {
+        let mut some = Self::new();
+        let (mut last, ends) = (None, self.offsets.windows(2));
+        for ((o, &context), &row) in ends.zip(&self.contexts).zip(&self.document) {
+            if !chosen(row) {
+                continue;
+            }
+            some.entropies.extend_from_slice(&self.entropies[o[0]..o[1]]);
+            some.text.extend_from_slice(&self.text[o[0]..o[1]]);
+            some.offsets.push(some.entropies.len());
+            some.contexts.push(context);
+            some.bytes += (o[1] - o[0] - 1 - context) as u64;
+            some.documents += (last.replace(row) != Some(row)) as u64;
+            some.document.push(row);
+        }
+        some
+    }
+
+    /// The mean patch size that `rule` gives; None without a patch.
+    pub fn mean(&self, rule: EntropyRule, limits: Limits) -> Option<f64> {
+        let patches: u64 = self.spans().map(|span| streamed(span, rule, limits)).sum();
+        (patches > 0).then(|| self.bytes as f64 / patches as f64)
+    }
+
     /// Finds the threshold whose mean patch size is nearest to `bytes_per_patch`; an error if it is
     /// not within [`TOLERANCE`].
     pub fn find(
@@ -208,7 +244,17 @@ impl Calibration {
         bytes_per_patch: f64,
         limits: impl Into<Limits>,
     ) -> Result<Calibrated, CalibrationError> {
-        let limits = limits.into();
+        self.find_within(TOLERANCE, unknown, bytes_per_patch, limits.into())
+    }
+
+    /// As [`find`](Calibration::find), with another tolerance, relative to `bytes_per_patch`.
+    pub fn find_within(
+        &self,
+        tolerance: f64,
+        unknown: Unknown,
+        bytes_per_patch: f64,
+        limits: Limits,
+    ) -> Result<Calibrated, CalibrationError> {
         if !(bytes_per_patch >= 1.0 && bytes_per_patch.is_finite()) {
             return Err(CalibrationError::Wanted(bytes_per_patch));
         }
@@ -220,11 +266,8 @@ impl Calibration {
         if let Unknown::Jump { .. } = unknown {
             // The global rule, of rises above the running mean.
             let rises = self.spans().flat_map(|(e, ..)| rises(unknown.rule(0.0), e)).collect();
-            let found = Calibration { entropies: rises, ..self.clone() }.find(
-                Unknown::Global,
-                bytes_per_patch,
-                limits,
-            )?;
+            let rises = Calibration { entropies: rises, ..self.clone() };
+            let found = rises.find_within(tolerance, Unknown::Global, bytes_per_patch, limits)?;
             return Ok(Calibrated { rule: unknown.rule(found.threshold), ..found });
         }
         let values = self.distinct_statistics(unknown);
@@ -262,7 +305,7 @@ impl Calibration {
         let nearest =
             [below, above].into_iter().flatten().min_by(|a, b| error(a).total_cmp(&error(b)));
         match nearest {
-            Some(found) if error(&found) <= TOLERANCE => Ok(Calibrated {
+            Some(found) if error(&found) <= tolerance => Ok(Calibrated {
                 rule: unknown.rule(found.0.threshold),
                 threshold: found.0.threshold,
                 wanted_bytes_per_patch: bytes_per_patch,
@@ -277,6 +320,7 @@ impl Calibration {
                 wanted: bytes_per_patch,
                 below: below.map(|(reach, _)| reach),
                 above: above.map(|(reach, _)| reach),
+                tolerance,
                 limits,
                 documents: self.documents,
                 bytes: self.bytes,
@@ -347,13 +391,7 @@ impl Calibration {
                 return 0;
             }
             if !limits.only_split() {
-                let mut stream = LimitStream::new(EntropyStream::new(rule, e[0]), limits);
-                let mut starts = true;
-                for i in 1..e.len() {
-                    total += (starts && i > context) as u64;
-                    starts = stream.push(text[i], Some(e[i]));
-                }
-                return total;
+                return streamed((e, text, context), rule, limits);
             }
             let first_counted = 1 + context;
             // Pieces of a patch `start..end` that start at `first_counted` or later.
@@ -371,6 +409,21 @@ impl Calibration {
             total + pieces(start, e.len()) as u64
         })
     }
+}
+
+/// How many patches count in a span of these entropies and bytes, BOS first, and this context.
+fn streamed(
+    (entropies, text, context): (&[f32], &[u8], usize),
+    rule: EntropyRule,
+    limits: Limits,
+) -> u64 {
+    let mut stream = LimitStream::new(EntropyStream::new(rule, entropies[0]), limits);
+    let (mut count, mut starts) = (0, true);
+    for i in 1..entropies.len() {
+        count += (starts && i > context) as u64;
+        starts = stream.push(text[i], Some(entropies[i]));
+    }
+    count
 }
 
 /// A threshold that `values[c..]` exceed and `values[..c]` do not: midway between neighbours, and 1
