@@ -92,3 +92,21 @@ impl PipelineSpec {
         if found.is_empty() { Ok(variants) } else { Err(Diagnostics(found)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_holds_no_place_of_the_others() {
+        let yaml = "graph: {a: {node: A}}\nablate: {one: {seed: 1}, two: {seed: 2}}\n";
+        let spec = PipelineSpec::parse(yaml, "x.yaml").unwrap();
+        let variants = spec.variants().unwrap();
+        assert!(spec.places.key(&["ablate", "one"]).is_some());
+        for Variant { spec, .. } in &variants {
+            assert!(spec.places.key(&["ablate"]).is_none());
+            assert!(spec.places.value(&["seed"]).is_some());
+            assert!(spec.places.key(&["ablate", "one", "seed"]).is_none());
+        }
+    }
+}
