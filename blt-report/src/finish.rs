@@ -68,7 +68,7 @@ pub fn check_report(spec: &PipelineSpec) -> Result<(), Diagnostics> {
         return Err(spec.diagnose(&["report", key], message, None));
     }
     let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
-    let names: Vec<String> = spec.variants()?.into_iter().map(|variant| variant.name).collect();
+    let names = spec.variant_names()?;
     if names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
         return Ok(());
     }

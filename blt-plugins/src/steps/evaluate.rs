@@ -1,6 +1,10 @@
 use crate::device::backend;
 use crate::lint::warn_untrained;
-use crate::plan_queries::{boundary_lookahead, first_wire, nodes_behind_borders, read_by_patchers};
+use crate::match_patches::Match;
+use crate::matched::Matched;
+use crate::plan_queries::{
+    boundary_lookahead, nodes_behind_borders, patches_wire, read_by_patchers,
+};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
@@ -74,6 +78,12 @@ pub struct Evaluate {
     /// Wires of metric nodes to compute as well.
     #[default]
     pub metrics: Vec<String>,
+    /// Equal patch sizes on the documents that are scored: `{bytes_per_patch: 6, on: scored}` finds
+    /// the patcher's threshold anew on them, within 1 %, and scores with it; `groups: true` does so
+    /// for each value of `by`. What was found for training stays as it is. Both rates are shown. A
+    /// patcher without a threshold must have that size by itself.
+    #[serde(rename = "match")]
+    pub matching: Option<Match>,
     /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
     /// Bytes of the first document of each group to keep as a sample for the report.
@@ -113,6 +123,7 @@ struct Open {
 
 struct Measuring<'a> {
     step: &'a Evaluate,
+    matched: Option<Matched>,
     graph: &'a TrainedGraph,
     profile: Rc<NodeProfile>,
     /// FLOPs of patchers inside nodes before the first batch, by node.
@@ -160,6 +171,16 @@ impl Step for Evaluate {
             }
         }
         check_source(plan, self.source.as_deref())?;
+        if let Some(matching) = &self.matching {
+            let wanted = matching.bytes_per_patch;
+            if !(wanted >= 1.0 && wanted.is_finite()) {
+                return Err(NodeError::param("match", "a patch has at least one byte"));
+            }
+            if matching.groups && self.by.is_none() {
+                let what = "`groups: true` matches each value of the column `by`: give `by`";
+                return Err(NodeError::param("match", what));
+            }
+        }
         if self.batch_bytes == 0 {
             return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
         }
@@ -209,12 +230,17 @@ impl Step for Evaluate {
             limit: self.limit,
             ..Request::portion(self.split.portion())
         };
+        let by = (self.batch_bytes, self.by.as_deref());
+        let matched = self.matching.as_ref();
+        let matched =
+            matched.map(|m| m.apply(cx, &graph, &refs, request.clone(), by)).transpose()?;
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
-            patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
+            patches_wire: patches_wire(cx.plan(), &refs)?,
             entropies_wire: read_by_patchers(cx.plan(), &refs)?,
             step: self,
+            matched,
             graph: &graph,
             profile: graph.profile(),
             patcher_flops: patcher_flops(&graph),
@@ -414,6 +440,7 @@ impl Measuring<'_> {
             boundary_lookahead: boundary_lookahead(plan, &refs)?,
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
+            matched: self.matched.as_ref().map(serde_json::to_value).transpose()?,
         })
     }
 

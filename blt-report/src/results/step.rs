@@ -90,6 +90,9 @@ pub struct EvaluateResult {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// What nodes found on the data, by node.
     pub prepared: BTreeMap<String, Value>,
+    /// With `match`: thresholds and patch sizes on the scored documents, as trained and as matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matched: Option<Value>,
 }
 
 /// What `export` wrote.
