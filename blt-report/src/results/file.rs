@@ -8,6 +8,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Version of the schema of results.json.
 pub const SCHEMA: u32 = 1;
@@ -28,8 +29,40 @@ pub struct Results {
     pub seeds: Vec<u64>,
     /// The variant that differences are to.
     pub baseline: Option<String>,
+    /// The column whose values are the clusters of documents; without, each document is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// In the pipeline's order.
     pub variants: Ordered<VariantResults>,
+    /// Ranked variants next to each other, fewest bits per byte first, where both read the same
+    /// documents. Intervals and p-values are adjusted over all pairs of ranked variants.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<Neighbours>,
+}
+
+impl Results {
+    /// The names of the variants that are ranked, fewest bits per byte first: evaluated, and patched
+    /// without looking ahead.
+    pub fn ranked(&self) -> Vec<String> {
+        let bpb = |(name, variant): (&str, &VariantResults)| {
+            let result = &variant.evaluated.as_ref()?.result;
+            let bpb = result.bpb.filter(|bpb| bpb.is_finite() && !result.boundary_lookahead)?;
+            Some((name.to_owned(), bpb))
+        };
+        let mut ranked: Vec<(String, f64)> = self.variants.iter().filter_map(bpb).collect();
+        ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
+        ranked.into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+/// Two variants, the one ranked right after the other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Neighbours {
+    pub variant: String,
+    pub next: String,
+    /// Next minus variant.
+    pub difference: Difference,
 }
 
 /// What one variant measured; over several seeds, means.
@@ -37,7 +70,8 @@ pub struct Results {
 /// As JSON it is one object: the keys of `evaluated` are its own.
 #[derive(Clone, Debug, Default, PartialEq, JsonSchema)]
 pub struct VariantResults {
-    /// All steps but evaluations, in order; of the first seed.
+    /// All steps but evaluations, in order. Over several seeds their numbers are means, and a
+    /// count's is rounded.
     pub steps: Vec<StepRecord>,
     /// The rate of the last training.
     pub train_bytes_per_second: Option<f64>,
@@ -73,7 +107,11 @@ pub struct Evaluated {
 
 /// A paired difference in bits per byte: variant minus baseline. An error that is not known is not
 /// a number here, and `null` in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+///
+/// The intervals and p-values are those of documentation page "Statistics": documents that share a
+/// value of `report.cluster` are one observation, and seeds count too. They are left out where there
+/// are fewer than 6 clusters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Difference {
     #[serde(deserialize_with = "or_nan")]
@@ -86,12 +124,53 @@ pub struct Difference {
     /// Both together: the root of the sum of squares.
     #[serde(deserialize_with = "or_nan")]
     pub se: f64,
+    #[serde(flatten)]
+    pub interval: Interval,
+    /// By the values of the column `by`. Intervals and p-values are adjusted over all values and
+    /// variants.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by: BTreeMap<String, Difference>,
 }
 
 impl Default for Difference {
     fn default() -> Self {
-        Difference { bpb: f64::NAN, se_documents: f64::NAN, se_seeds: None, se: f64::NAN }
+        Difference {
+            bpb: f64::NAN,
+            se_documents: f64::NAN,
+            se_seeds: None,
+            se: f64::NAN,
+            interval: Interval::default(),
+            by: BTreeMap::new(),
+        }
     }
+}
+
+/// How sure a difference is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Interval {
+    /// Clusters with bytes; documents, where there is no column of clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<u64>,
+    /// Standard error over clusters, differences averaged over seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub se_clusters: Option<f64>,
+    /// Degrees of freedom of the interval, by Satterthwaite's approximation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub df: Option<f64>,
+    /// Half the width of the 95 % interval of this difference alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_width: Option<f64>,
+    /// Half the width of the interval that holds together with those of the other ranked variants
+    /// with 95 %, by Bonferroni.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_width_simultaneous: Option<f64>,
+    /// Of no difference, this comparison alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// Of no difference, by Holm over the ranked variants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p_holm: Option<f64>,
 }
 
 /// A step, its result and how fast it went. As JSON an object of one key, the step's name; `kind`
