@@ -37,6 +37,7 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         scatters => scatters(&results),
         curves => curves(&results, &input.metrics),
         domains => domains(&results),
+        differences => differences(&results),
         lengths => lengths(&results),
         scores => scores::sections(&results),
         samples => samples(&results, &input.samples),
@@ -61,8 +62,7 @@ fn ranking(results: &Facts) -> Value {
             rank => rank,
             variant => named(v),
             baseline => results.is_baseline(v),
-            // A proper minus sign is as wide as a plus, so that columns of differences line up.
-            cells => table::cells(results, v, &used).into_iter().map(|c| c.replace('-', "−")).collect::<Vec<_>>(),
+            cells => table::cells(results, v, &used).iter().map(|c| minus(c)).collect::<Vec<_>>(),
         }
     };
     let all =
@@ -74,6 +74,11 @@ fn ranking(results: &Facts) -> Value {
         looking_ahead => all(results.looking_ahead()),
         not_evaluated => all(results.not_evaluated()),
     }
+}
+
+/// A proper minus sign is as wide as a plus, so that columns of differences line up.
+fn minus(cell: &str) -> String {
+    cell.replace('-', "−")
 }
 
 /// Bits per byte against what they cost.
@@ -220,6 +225,16 @@ fn domains(results: &Facts) -> Vec<Value> {
         Some(context! { name => domain.as_str(), svg => safe(svg) })
     };
     names.iter().enumerate().filter_map(chart).collect()
+}
+
+/// Differences to the baseline by domain.
+fn differences(results: &Facts) -> Value {
+    let (names, rows) = table::groups(results);
+    context! {
+        names => names,
+        baseline => results.baseline.as_deref(),
+        rows => rows.into_iter().map(|(v, cells)| context! { variant => named(v), cells => cells.iter().map(|c| minus(c)).collect::<Vec<_>>() }).collect::<Vec<_>>(),
+    }
 }
 
 /// The distribution of patch lengths of each variant, on one axis of lengths.

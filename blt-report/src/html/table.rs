@@ -1,6 +1,6 @@
 //! The closing table: what the terminal shows when a run ends, and the same rows for the page.
 
-use super::facts::{Facts, Variant};
+use super::facts::{Difference, Facts, Variant};
 use super::text::{grouped, mega, significant};
 use crate::results::Results;
 use unicode_width::UnicodeWidthStr;
@@ -19,9 +19,17 @@ fn difference(results: &Facts, variant: &Variant) -> Option<String> {
     if results.is_baseline(variant) {
         return Some("baseline".to_owned());
     }
-    let d = variant.difference?;
-    let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4}"));
-    Some(format!("{:+.4}{se}", d.bpb))
+    variant.difference.map(|d| with_interval(&d))
+}
+
+/// A difference with its interval, where it has one.
+pub fn with_interval(d: &Difference) -> String {
+    let width = d.half_width.map_or_else(String::new, |width| format!(" ± {width:.4}"));
+    format!("{:+.4}{width}", d.bpb)
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "<0.001".to_owned() } else { format!("{p:.3}") }
 }
 
 /// All columns, in order.
@@ -39,9 +47,21 @@ pub const COLUMNS: &[Column] = &[
         page_only: false,
     },
     Column {
-        title: "difference ± s.e.",
-        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document, with its standard error",
+        title: "difference ± 95 %",
+        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document; the 95 % interval holds for all ranked variants together (Bonferroni)",
         cells: difference,
+        page_only: false,
+    },
+    Column {
+        title: "p",
+        about: "p-value of no difference to the baseline, adjusted for all ranked variants (Holm)",
+        cells: |_, v| v.difference?.p.map(p_value),
+        page_only: false,
+    },
+    Column {
+        title: "df",
+        about: "degrees of freedom of the interval (Satterthwaite): few where few seeds or clusters carry the spread",
+        cells: |_, v| v.difference?.df.map(|df| format!("{df:.1}")),
         page_only: false,
     },
     Column {
@@ -144,20 +164,8 @@ pub fn table(results: &Results) -> String {
         results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect();
     let apart: Vec<_> = results.looking_ahead().into_iter().map(|v| row(None, v)).collect();
     let left: Vec<_> = results.not_evaluated().into_iter().map(|v| row(None, v)).collect();
-    let mut widths = vec![0; header.len()];
-    for row in ranked.iter().chain(&apart).chain(&left).chain([&header]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.width().max(*width);
-        }
-    }
-    let line = |row: &[String]| {
-        let padded = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-            let pad = " ".repeat(width - cell.width());
-            // Names to the left, numbers to the right.
-            if i == 1 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
-        });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
+    let widths = widths(ranked.iter().chain(&apart).chain(&left).chain([&header]));
+    let line = |row: &[String]| line(row, &widths, 1);
     let total = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
     let rule = |label: &str| {
         let label = if label.is_empty() { String::new() } else { format!(" {label} ") };
@@ -177,6 +185,7 @@ pub fn table(results: &Results) -> String {
         out.extend(left.iter().map(|row| line(row)));
     }
     out.push(String::new());
+    out.extend(groups_table(&results));
     if results.baseline().is_some() {
         out.push("* baseline: differences are to it, paired by document".to_owned());
     }
@@ -185,6 +194,62 @@ pub fn table(results: &Results) -> String {
         out.pop();
     }
     out.join("\n")
+}
+
+/// The width of each column.
+fn widths<'a>(rows: impl Iterator<Item = &'a Vec<String>>) -> Vec<usize> {
+    let mut widths = Vec::new();
+    for row in rows {
+        widths.resize(row.len(), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.width().max(*width);
+        }
+    }
+    widths
+}
+
+/// A row with its columns padded: that of `names` to the left, numbers to the right.
+fn line(row: &[String], widths: &[usize], names: usize) -> String {
+    let padded = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| {
+        let pad = " ".repeat(width - cell.width());
+        if i == names { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+    });
+    padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+/// Differences to the baseline by group: the groups, and a row for each variant that has any.
+pub fn groups(results: &Facts) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in results.variants.iter().flat_map(|v| &v.difference_by) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let rows = results.variants.iter().filter(|v| !v.difference_by.is_empty()).map(|v| {
+        let cell = |name: &String| {
+            let found = v.difference_by.iter().find(|(n, _)| n == name);
+            found.map_or_else(|| "–".to_owned(), |(_, d)| with_interval(d))
+        };
+        (v, names.iter().map(cell).collect())
+    });
+    let rows = rows.collect();
+    (names, rows)
+}
+
+/// The lines of [`groups`], and an empty one below.
+fn groups_table(results: &Facts) -> Vec<String> {
+    let (names, rows) = groups(results);
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let head = std::iter::once("difference ± 95 % by group".to_owned()).chain(names).collect();
+    let row = |(v, cells): (&Variant, Vec<String>)| {
+        std::iter::once(v.name.clone()).chain(cells).collect::<Vec<_>>()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows.into_iter().map(row)).collect();
+    let widths = widths(rows.iter());
+    let lines = rows.iter().map(|row| line(row, &widths, 0));
+    lines.chain([String::new()]).collect()
 }
 
 /// Lines of at most `width` columns, broken at spaces; a longer word gets a line of its own.
