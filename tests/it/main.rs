@@ -25,3 +25,4 @@ mod resume;
 mod score_memory;
 #[cfg(unix)]
 mod scoring;
+mod statistics;

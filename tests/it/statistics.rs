@@ -1,0 +1,120 @@
+//! What a run claims, and what the claims rest on: clusters, seeds, intervals.
+
+use crate::common::{Place, parquet_batch, run_dirs, text, texts};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use parquet::arrow::ArrowWriter;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::sync::Arc;
+
+/// The tiny pipeline in three variants, on documents of nine works; `work` has the value that
+/// `of_row` gives.
+fn place(report: &str, of_row: fn(usize) -> Option<String>) -> Place {
+    let place = Place::new();
+    let entropy = "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}";
+    let yaml: String = place
+        .yaml
+        .lines()
+        .filter(|line| !line.contains("entropy: ") && !line.contains("entropy.loss"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let ablate = "ablate:
+  stride-3: {}
+  stride-8: {graph.patches.stride: 8}
+  space: {graph.patches: {node: SpacePatch, in: docs}}
+";
+    let place = place
+        .with(&format!("{yaml}{ablate}report: {report}\n"))
+        .edit(entropy, "{node: StridePatch, in: docs, stride: 3}")
+        .edit("valid: 0.2", "valid: 0.5");
+    let texts = texts();
+    let batch = parquet_batch(&texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>());
+    let works: ArrayRef = Arc::new(StringArray::from_iter((0..texts.len()).map(of_row)));
+    let mut columns: Vec<(&str, ArrayRef)> = vec![("work", works)];
+    let schema = batch.schema();
+    columns.extend(schema.fields().iter().map(|f| f.name().as_str()).zip(batch.columns().to_vec()));
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, column)| (name, column, true)),
+    )
+    .unwrap();
+    let file = File::create(place.path("docs.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    place
+}
+
+fn nine(row: usize) -> Option<String> {
+    Some(format!("work {}", row % 9))
+}
+
+/// The run's results.json and its closing table.
+fn run(place: &Place, args: &[&str]) -> (Value, String) {
+    let output = place.run(args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let run = run_dirs(&place.path("runs")).pop().unwrap();
+    let results = fs::read_to_string(run.join("results.json")).unwrap();
+    assert!(fs::read_to_string(run.join("report.html")).unwrap().contains("difference ± 95 %"));
+    (serde_json::from_str(&results).unwrap(), text(&output.stdout))
+}
+
+#[test]
+fn clusters_and_seeds_make_the_intervals() {
+    let place = place("{baseline: stride-3, cluster: work}", nine).edit("seed: 7", "seeds: [1, 2]");
+    let (results, table) = run(&place, &[]);
+    assert_eq!(results["cluster"], "work");
+    let difference = &results["variants"]["space"]["difference"];
+    assert_eq!(
+        (&difference["clusters"], difference["by"].as_object().unwrap().len()),
+        (&9.into(), 2)
+    );
+    for key in ["se", "se_clusters", "df", "half_width", "half_width_simultaneous", "p", "p_holm"] {
+        assert!(difference[key].is_f64(), "{key} of {difference}");
+    }
+    let wider = |a: &str, b: &str| difference[a].as_f64() > difference[b].as_f64();
+    assert!(wider("half_width_simultaneous", "half_width") && wider("p_holm", "p"));
+    assert_eq!(results["order"].as_array().unwrap().len(), 2);
+    assert!(table.contains("over 9 clusters of documents (`work`), and 2 seeds"), "{table}");
+    // Without the column documents are the clusters, and nothing else changes.
+    let place = place.edit(", cluster: work", "");
+    let (alone, table) = run(&place, &[]);
+    let again = &alone["variants"]["space"]["difference"];
+    for key in ["bpb", "se_documents", "se_seeds", "se"] {
+        assert_eq!(again[key], difference[key], "{key}");
+    }
+    assert!(again["clusters"].as_u64() > Some(50) && alone.get("cluster").is_none());
+    assert!(table.contains("documents, each a cluster of its own"), "{table}");
+}
+
+#[test]
+fn few_clusters_make_no_interval() {
+    let three = |row: usize| Some(["x", "y", "z"][row % 3].to_owned());
+    let (results, table) = run(&place("{baseline: stride-3, cluster: work}", three), &[]);
+    let difference = &results["variants"]["space"]["difference"];
+    assert_eq!(difference["clusters"], 3);
+    assert!(difference.get("half_width").is_none() && difference.get("p").is_none());
+    assert!(table.contains("No intervals and no claims"), "{table}");
+}
+
+#[test]
+fn a_cluster_column_that_is_missing_or_null_is_refused_before_anything_runs() {
+    let refused = |place: &Place, says: &[&str]| {
+        let output = place.run(&[]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "{stderr}");
+        for say in says {
+            assert!(stderr.contains(say), "no `{say}` in\n{stderr}");
+        }
+        assert!(place.runs().is_empty(), "a run was begun\n{stderr}");
+    };
+    let report = "{baseline: stride-3, cluster: wrok}";
+    let misspelt = place(report, nine);
+    refused(&misspelt, &["no column `wrok`", "did you mean `work`", &misspelt.at("wrok")]);
+    let null = place("{cluster: work}", |row| nine(row).filter(|_| row < 100));
+    refused(&null, &["column `work` is null in row 10", "leave `report.cluster` out"]);
+    let number = place("{cluster: 3}", nine);
+    refused(&number, &["`report.cluster` is 3", "the name of a column"]);
+    let key = place("{clusters: work}", nine);
+    refused(&key, &["`report` has no `clusters`", "did you mean `cluster`?"]);
+}
