@@ -2,6 +2,7 @@
 
 use blt_graph::diagnostic::nearest;
 use blt_graph::{Diagnostics, PipelineSpec};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// What the `report` section asks for.
@@ -11,13 +12,46 @@ pub struct ReportOptions {
     pub baseline: Option<String>,
     /// The column whose values are the clusters of documents.
     pub cluster: Option<String>,
+    /// The variants that are controls, in order, and what each controls.
+    pub controls: Vec<(String, ControlOf)>,
+}
+
+/// What a control controls: `NAME: ARM`, or `NAME: {of: ARM, what: TEXT}`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlOf {
+    /// The variant that it is compared with.
+    #[serde(rename = "of")]
+    pub arm: String,
+    /// What it changes, in words that a cost can follow: "no latents".
+    pub what: Option<String>,
+}
+
+impl ControlOf {
+    fn read(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(arm) => Some(ControlOf { arm: arm.clone(), what: None }),
+            other => serde_json::from_value(other.clone()).ok(),
+        }
+    }
 }
 
 impl ReportOptions {
     /// Reads a section that [`check_report`] has passed.
     pub fn of(section: &Map<String, Value>) -> Self {
         let text = |key: &str| section.get(key).and_then(Value::as_str).map(str::to_owned);
-        ReportOptions { baseline: text("baseline"), cluster: text("cluster") }
+        let controls = section.get("controls").and_then(Value::as_object).into_iter().flatten();
+        let controls = controls.filter_map(|(name, of)| Some((name.clone(), ControlOf::read(of)?)));
+        ReportOptions {
+            baseline: text("baseline"),
+            cluster: text("cluster"),
+            controls: controls.collect(),
+        }
+    }
+
+    /// Whether the variant is a control.
+    pub fn is_control(&self, variant: &str) -> bool {
+        self.controls.iter().any(|(name, _)| name == variant)
     }
 }
 
@@ -25,9 +59,10 @@ impl ReportOptions {
 const KEYS: &[(&str, &str)] = &[
     ("baseline", "the variant that differences are to"),
     ("cluster", "the column whose values are clusters of documents"),
+    ("controls", "variants that show what the run can see"),
 ];
 
-/// Checks the pipeline's `report` section: `baseline` is the name of a variant, `cluster` that of a
+/// Checks the pipeline's `report` section: `baseline` and `controls` name variants, `cluster` a
 /// column. (The steps that read documents check that there is such a column.)
 ///
 /// # Errors
@@ -45,22 +80,64 @@ pub fn check_report(spec: &PipelineSpec) -> Result<(), Diagnostics> {
         let message = format!("`report.cluster` is {cluster}, and it takes the name of a column");
         return Err(spec.diagnose(&["report", "cluster"], message, None));
     }
-    let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
+    let named = ["baseline", "controls"].iter().any(|key| spec.report.contains_key(*key));
+    if !named {
+        return Ok(());
+    }
     let names: Vec<String> = spec.variants()?.into_iter().map(|variant| variant.name).collect();
-    is_variant(spec, &names, &["report", "baseline"], baseline)
+    if let Some(baseline) = spec.report.get("baseline") {
+        is_variant(spec, &names, &["report", "baseline"], "`report.baseline` is", baseline)?;
+    }
+    check_controls(spec, &names)
 }
 
+/// Controls and what they control are variants, and no variant is both.
+fn check_controls(spec: &PipelineSpec, names: &[String]) -> Result<(), Diagnostics> {
+    const GRAMMAR: &str =
+        "`controls: {CONTROL: ARM}` or `controls: {CONTROL: {of: ARM, what: TEXT}}`";
+    let Some(section) = spec.report.get("controls") else { return Ok(()) };
+    let Value::Object(controls) = section else {
+        let message = format!("`report.controls` is {section}; expected {GRAMMAR}");
+        return Err(spec.diagnose(&["report", "controls"], message, None));
+    };
+    for (name, value) in controls {
+        let at = ["report", "controls", name.as_str()];
+        let Some(of) = ControlOf::read(value) else {
+            let message = format!("the control `{name}` is {value}; expected {GRAMMAR}");
+            return Err(spec.diagnose(&at, message, None));
+        };
+        is_variant(spec, names, &at, "a control is", &Value::String(name.clone()))?;
+        is_variant(
+            spec,
+            names,
+            &at,
+            &format!("`{name}` controls"),
+            &Value::String(of.arm.clone()),
+        )?;
+        let wrong = if controls.contains_key(&of.arm) {
+            format!("`{name}` controls `{}`, which is a control itself", of.arm)
+        } else if spec.report.get("baseline").and_then(Value::as_str) == Some(name) {
+            format!("`{name}` is the baseline, and as a control it is not ranked")
+        } else {
+            continue;
+        };
+        return Err(spec.diagnose(&at, wrong, None));
+    }
+    Ok(())
+}
+
+/// `says`: what the name is for.
 fn is_variant(
     spec: &PipelineSpec,
     names: &[String],
     path: &[&str],
+    says: &str,
     named: &Value,
 ) -> Result<(), Diagnostics> {
     if names.iter().any(|name| Some(name.as_str()) == named.as_str()) {
         return Ok(());
     }
-    let message =
-        format!("`{}` is {named}, and the variants are `{}`", path.join("."), names.join("`, `"));
+    let message = format!("{says} {named}, and the variants are `{}`", names.join("`, `"));
     let meant = named.as_str().and_then(|name| nearest(name, names.iter().map(String::as_str)));
     let meant = meant.map(|name| format!("did you mean `{name}`?"));
     Err(spec.diagnose(path, message, meant))

@@ -118,3 +118,39 @@ fn a_cluster_column_that_is_missing_or_null_is_refused_before_anything_runs() {
     let key = place("{clusters: work}", nine);
     refused(&key, &["`report` has no `clusters`", "did you mean `cluster`?"]);
 }
+
+#[test]
+fn controls_are_measured_and_never_ranked() {
+    let report = "{baseline: stride-3, controls: {stride-8: {of: stride-3, what: longer patches}}}";
+    let (results, table) = run(&place(report, nine), &[]);
+    let control = &results["instrument"]["controls"]["stride-8"];
+    assert_eq!((&control["arm"], &control["what"]), (&"stride-3".into(), &"longer patches".into()));
+    assert!(control["difference"]["half_width"].is_f64() && control["half_widths"].is_f64());
+    assert!(table.contains("── controls, not ranked ──"), "{table}");
+    let order = results["order"].as_array().unwrap();
+    assert!(order.iter().all(|pair| pair["variant"] != "stride-8" && pair["next"] != "stride-8"));
+    assert!(results["variants"]["stride-8"]["difference"].get("p_holm").is_none());
+    // Space patches are of another size than strides of three; what is a control may be.
+    assert_eq!(results["unequal_patches"].as_object().unwrap().len(), 1);
+    assert!(table.contains("Warning: not the same patch size."), "{table}");
+}
+
+#[test]
+fn controls_that_are_wrong_are_one_error() {
+    for (controls, says) in [
+        ("{strid-8: space}", vec!["a control is \"strid-8\"", "did you mean `stride-8`?"]),
+        ("{stride-8: spaec}", vec!["`stride-8` controls \"spaec\"", "did you mean `space`?"]),
+        ("{stride-8: {at: space}}", vec!["the control `stride-8` is", "expected `controls:"]),
+        ("[stride-8]", vec!["`report.controls` is [\"stride-8\"]", "expected `controls:"]),
+        ("{stride-3: space}", vec!["`stride-3` is the baseline"]),
+        ("{stride-8: space, space: stride-3}", vec!["which is a control itself"]),
+    ] {
+        let place = place(&format!("{{baseline: stride-3, controls: {controls}}}"), nine);
+        let stderr = text(&place.run(&[]).stderr);
+        assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "{stderr}");
+        assert!(stderr.contains("pipeline.yaml:") && place.runs().is_empty(), "{stderr}");
+        for say in says {
+            assert!(stderr.contains(say), "no `{say}` in\n{stderr}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 use super::facts::{Difference, Facts, Variant};
 use super::text::{grouped, listed, mega};
+use crate::results::{Control, SEEN};
 use crate::stats::FEWEST_CLUSTERS;
 
 impl Facts {
@@ -18,10 +19,68 @@ impl Facts {
         self.to_next(variant, next)?.is_certain()
     }
 
+    /// What the run can see, which is said before all else: what its controls cost, and which
+    /// differences it resolves; if it sees no control, what would help.
+    pub fn can_see(&self) -> Vec<String> {
+        let Some(instrument) = &self.instrument else { return Vec::new() };
+        let mut parts: Vec<String> =
+            instrument.controls.iter().map(|(name, control)| cost(name, control)).collect();
+        if let Some(resolves) = instrument.resolves {
+            parts.push(format!("this run resolves differences of {resolves:.4}"));
+        }
+        let mut said = vec![format!("What this run can see: {}.", parts.join("; "))];
+        if instrument.sees == Some(false) {
+            let help = instrument.controls.iter().map(|(name, control)| self.help(name, control));
+            said.push(format!(
+                "Variants are listed and not ranked: no control is {SEEN} half-widths from its arm. {}",
+                help.flatten().collect::<Vec<_>>().join(" ")
+            ));
+        }
+        said
+    }
+
+    /// What would make a control that is not seen visible.
+    fn help(&self, name: &str, control: &Control) -> Option<String> {
+        let difference = Difference::of(control.difference.as_ref()?)?;
+        Some(match (control.seeds_needed, control.half_widths) {
+            (_, None) => format!(
+                "{name}: {} clusters of documents make no interval; hold out at least {FEWEST_CLUSTERS}.",
+                difference.clusters.unwrap_or_default()
+            ),
+            (Some(seeds), _) => {
+                format!("{name}: by the spread seen, {seeds} seeds would show it (`seeds:`).")
+            }
+            (None, _) if self.seeds.len() < 2 => {
+                format!("{name}: one seed shows no spread of seeds; set `seeds: [1, 2, 3]` first.")
+            }
+            (None, _) => format!(
+                "{name}: more seeds alone do not suffice; train longer, so that what it takes away is worth more, or hold out more documents of more clusters."
+            ),
+        })
+    }
+
+    /// Variants whose patches are of another size than the baseline's.
+    fn unequal_patches(&self) -> Option<String> {
+        let base = self.baseline()?.bytes_per_patch?;
+        let size = |(name, ratio): (&String, &f64)| {
+            let more = if *ratio > 1.0 { "more" } else { "fewer" };
+            format!("{name} has {:.2}, {:.0} % {more}", base * ratio, (ratio - 1.0).abs() * 100.0)
+        };
+        let sizes: Vec<String> = self.unequal_patches.iter().map(size).collect();
+        let sizes: Vec<&str> = sizes.iter().map(String::as_str).collect();
+        (!sizes.is_empty()).then(|| {
+            format!(
+                "Warning: not the same patch size. The baseline has {base:.2} bytes a patch; {}. Smaller patches run more latent steps: compare such a variant with one of its own size, such as a stride.",
+                listed(&sizes)
+            )
+        })
+    }
+
     /// Notes for readers of the table: what is claimed against the baseline, which order is not
     /// certain, what intervals are made of, and why some variants are not ranked.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = self.against_baseline().into_iter().collect();
+        let mut notes: Vec<String> = self.unequal_patches().into_iter().collect();
+        notes.extend(self.against_baseline());
         notes.extend(self.order_notes());
         notes.extend(self.interval_notes());
         if let Some(name) = &self.baseline
@@ -99,7 +158,7 @@ impl Facts {
         let known: Vec<&Difference> = known.chain(self.order.iter().map(|(.., d)| d)).collect();
         let Some(first) = known.iter().find(|d| d.clusters.is_some()) else {
             let text = "How certain the order is cannot be said: no two variants read the same documents, or an earlier version wrote these results.";
-            return (self.ranked().len() > 1).then(|| text.to_owned()).into_iter().collect();
+            return (self.compared().len() > 1).then(|| text.to_owned()).into_iter().collect();
         };
         let n = first.clusters.unwrap_or_default();
         let clusters = match &self.cluster {
@@ -111,8 +170,8 @@ impl Facts {
                 "No intervals and no claims: the spread over {clusters}, cannot be told from so few. {FEWEST_CLUSTERS} are needed; hold out more."
             )];
         }
-        let compared = self.ranked().iter().filter(|v| v.difference.is_some()).count();
-        let together = if compared > 1 { ", for all ranked variants together" } else { "" };
+        let compared = self.compared().iter().filter(|v| v.difference.is_some()).count();
+        let together = if compared > 1 { ", for all that are compared together" } else { "" };
         let seeds = match self.seeds.len() {
             0 | 1 => "one seed".to_owned(),
             n => format!("{n} seeds"),
@@ -133,6 +192,10 @@ impl Facts {
     pub fn summary(&self) -> String {
         let ranked = self.ranked();
         let Some(best) = ranked.first() else {
+            if !self.sees() {
+                return "No variant is ranked: this run cannot see what its controls take away."
+                    .to_owned();
+            }
             return match self.looking_ahead().first() {
                 Some(best) => format!(
                     "No variant can be ranked: the borders of all that were evaluated look ahead. The fewest bits per byte are those of {}: {:.4}.",
@@ -206,6 +269,28 @@ impl Facts {
         }
         said
     }
+}
+
+/// What a control costs against its arm.
+fn cost(name: &str, control: &Control) -> String {
+    let what = match &control.what {
+        Some(what) => format!("{what} ({name})"),
+        None => name.to_owned(),
+    };
+    let arm = &control.arm;
+    let Some(d) = control.difference.as_ref().and_then(Difference::of) else {
+        return format!("{what} was not measured against {arm}");
+    };
+    let (costs, bits) = (if d.bpb < 0.0 { "saves" } else { "costs" }, d.bpb.abs());
+    let Some(width) = d.half_width else {
+        return format!("{what} {costs} {bits:.4} against {arm}, without an interval");
+    };
+    let sign = if d.bpb < 0.0 { -1.0 } else { 1.0 };
+    let (low, high) = (d.bpb * sign - width, d.bpb * sign + width);
+    let seen = control.half_widths.unwrap_or_default();
+    format!(
+        "{what} {costs} {bits:.4} bits per byte against {arm}, 95 % interval {low:.4} to {high:.4} ({seen:.1} half-widths)"
+    )
 }
 
 /// Why variants with lookahead are not ranked.

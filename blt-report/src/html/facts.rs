@@ -84,6 +84,8 @@ pub struct Variant {
     pub train_rate: Option<f64>,
     pub evaluate_rate: Option<f64>,
     pub lookahead: bool,
+    /// The arm that it controls, where it is a control.
+    pub controls: Option<String>,
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
     /// To the baseline.
@@ -103,6 +105,10 @@ pub struct Facts {
     /// The column of clusters.
     pub cluster: Option<String>,
     pub variants: Vec<Variant>,
+    /// What the run can see, by its controls.
+    pub instrument: Option<results::Instrument>,
+    /// Bytes per patch over the baseline's, where the two are too unequal to compare.
+    pub unequal_patches: BTreeMap<String, f64>,
     /// Two variants ranked next to each other, and the difference of the second to the first.
     pub order: Vec<(String, String, Difference)>,
 }
@@ -176,6 +182,7 @@ impl Variant {
             train_rate: finite(results.train_bytes_per_second),
             evaluate_rate: finite(timing.evaluate_bytes_per_second),
             lookahead: measured.boundary_lookahead,
+            controls: None,
             metrics: numbers(&measured.metrics),
             prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
             difference: results.difference.as_ref().and_then(Difference::of),
@@ -210,6 +217,12 @@ impl Facts {
             let difference = Difference::of(&pair.difference)?;
             Some((pair.variant.clone(), pair.next.clone(), difference))
         });
+        let variant = |(i, (name, of)): (usize, (&str, &VariantResults))| {
+            let control = results.instrument.iter().flat_map(|of| of.controls.iter());
+            let controls = control.filter(|(control, _)| *control == name);
+            let controls = controls.map(|(_, control)| control.arm.clone()).next();
+            Variant { controls, ..Variant::of(i, name, of) }
+        };
         Facts {
             pipeline: pipeline.to_owned(),
             id: results.id.clone(),
@@ -217,25 +230,59 @@ impl Facts {
             baseline: results.baseline.clone(),
             cluster: results.cluster.clone(),
             order: order.collect(),
-            variants: variants.map(|(i, (name, of))| Variant::of(i, name, of)).collect(),
+            instrument: results.instrument.clone(),
+            unequal_patches: results.unequal_patches.clone(),
+            variants: variants.map(variant).collect(),
         }
     }
 
-    /// The variants that are ranked, fewest bits per byte first: evaluated, and patched without
-    /// looking ahead.
-    pub fn ranked(&self) -> Vec<&Variant> {
-        let mut ranked: Vec<&Variant> =
-            self.variants.iter().filter(|v| v.bpb.is_some() && !v.lookahead).collect();
-        ranked.sort_by(by_bpb);
-        ranked
+    /// Whether variants may be ranked: no control was measured, or one can be seen.
+    pub fn sees(&self) -> bool {
+        self.instrument.as_ref().and_then(|of| of.sees) != Some(false)
     }
 
-    /// The evaluated variants whose borders look ahead, fewest bits per byte first.
+    /// The evaluated variants for which `holds`, fewest bits per byte first.
+    fn evaluated(&self, holds: impl Fn(&Variant) -> bool) -> Vec<&Variant> {
+        let mut found: Vec<&Variant> =
+            self.variants.iter().filter(|v| v.bpb.is_some() && holds(v)).collect();
+        found.sort_by(by_bpb);
+        found
+    }
+
+    /// The variants that are compared: evaluated, patched without looking ahead, and no control.
+    pub fn compared(&self) -> Vec<&Variant> {
+        self.evaluated(|v| !v.lookahead && v.controls.is_none())
+    }
+
+    /// The variants that are ranked: those that are compared, where the run can see.
+    pub fn ranked(&self) -> Vec<&Variant> {
+        if self.sees() { self.compared() } else { Vec::new() }
+    }
+
+    /// Those that are compared and not ranked, in the pipeline's order.
+    pub fn unranked(&self) -> Vec<&Variant> {
+        let mut listed = if self.sees() { Vec::new() } else { self.compared() };
+        listed.sort_by_key(|v| v.index);
+        listed
+    }
+
+    pub fn controls(&self) -> Vec<&Variant> {
+        self.evaluated(|v| v.controls.is_some())
+    }
+
+    /// The variants whose borders look ahead.
     pub fn looking_ahead(&self) -> Vec<&Variant> {
-        let mut apart: Vec<&Variant> =
-            self.variants.iter().filter(|v| v.bpb.is_some() && v.lookahead).collect();
-        apart.sort_by(by_bpb);
-        apart
+        self.evaluated(|v| v.lookahead && v.controls.is_none())
+    }
+
+    /// The variants that have bits per byte and no rank, in parts, each with its heading.
+    pub fn apart(&self) -> Vec<(&'static str, Vec<&Variant>)> {
+        let parts = [
+            ("not ranked: no control can be seen", self.unranked()),
+            ("controls, not ranked", self.controls()),
+            ("not ranked: patch borders look ahead", self.looking_ahead()),
+        ];
+        parts.into_iter().filter(|(_, variants)| !variants.is_empty()).collect()
     }
 
     /// The variants without bits per byte.

@@ -30,6 +30,7 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         id => results.id.as_str(),
         seeds => results.seeds.join(", "),
         n_seeds => results.seeds.len(),
+        can_see => results.can_see(),
         summary => results.summary(),
         notes => results.notes(),
         ranking => ranking(&results),
@@ -71,7 +72,7 @@ fn ranking(results: &Facts) -> Value {
         columns => used.iter().map(|c| context! { title => c.title, about => c.about }).collect::<Vec<_>>(),
         width => used.len() + 2,
         ranked => results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect::<Vec<_>>(),
-        looking_ahead => all(results.looking_ahead()),
+        apart => results.apart().into_iter().map(|(heading, of)| context! { heading => heading, rows => all(of) }).collect::<Vec<_>>(),
         not_evaluated => all(results.not_evaluated()),
     }
 }

@@ -139,9 +139,9 @@ pub fn cells(results: &Facts, variant: &Variant, of: &[&Column]) -> Vec<String> 
     of.iter().map(|c| (c.cells)(results, variant).unwrap_or_else(|| "–".to_owned())).collect()
 }
 
-/// The closing table for a terminal: ranked variants by bits per byte, then those whose patch
-/// borders look ahead, apart and without a rank, then those that were not evaluated; below, what a
-/// reader has to know. Ends without a newline.
+/// The closing table for a terminal: what the run can see; ranked variants by bits per byte, then
+/// those without a rank, apart (controls, patch borders that look ahead), then those that were not
+/// evaluated; below, what a reader has to know. Ends without a newline.
 pub fn table(results: &Results) -> String {
     let results = Facts::of(results);
     if results.variants.is_empty() {
@@ -162,20 +162,32 @@ pub fn table(results: &Results) -> String {
     };
     let ranked: Vec<_> =
         results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect();
-    let apart: Vec<_> = results.looking_ahead().into_iter().map(|v| row(None, v)).collect();
+    let apart: Vec<(_, Vec<_>)> = results
+        .apart()
+        .into_iter()
+        .map(|(heading, of)| (heading, of.into_iter().map(|v| row(None, v)).collect()))
+        .collect();
     let left: Vec<_> = results.not_evaluated().into_iter().map(|v| row(None, v)).collect();
-    let widths = widths(ranked.iter().chain(&apart).chain(&left).chain([&header]));
+    let widths = widths(
+        ranked.iter().chain(apart.iter().flat_map(|(_, rows)| rows)).chain(&left).chain([&header]),
+    );
     let line = |row: &[String]| line(row, &widths, 1);
     let total = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
     let rule = |label: &str| {
         let label = if label.is_empty() { String::new() } else { format!(" {label} ") };
         format!("──{label}{}", "─".repeat(total.max(40).saturating_sub(label.width() + 2)))
     };
-    let mut out = vec![line(&header), rule("")];
+    let text_width = total.clamp(72, 120);
+    let mut out: Vec<String> =
+        results.can_see().iter().flat_map(|said| wrapped(said, text_width)).collect();
+    if !out.is_empty() {
+        out.push(String::new());
+    }
+    out.extend([line(&header), rule("")]);
     out.extend(ranked.iter().map(|row| line(row)));
-    if !apart.is_empty() {
-        out.push(rule("not ranked: patch borders look ahead"));
-        out.extend(apart.iter().map(|row| line(row)));
+    for (heading, rows) in &apart {
+        out.push(rule(heading));
+        out.extend(rows.iter().map(|row| line(row)));
     }
     if !left.is_empty() {
         // Where a pipeline evaluates nothing at all, none of its variants lacks anything.
@@ -189,7 +201,7 @@ pub fn table(results: &Results) -> String {
     if results.baseline().is_some() {
         out.push("* baseline: differences are to it, paired by document".to_owned());
     }
-    out.extend(results.notes().iter().flat_map(|note| wrapped(note, total.clamp(72, 120))));
+    out.extend(results.notes().iter().flat_map(|note| wrapped(note, text_width)));
     while out.last().is_some_and(String::is_empty) {
         out.pop();
     }

@@ -208,6 +208,52 @@ fn the_table_ranks_and_sets_lookahead_apart() {
     assert!(widths.iter().all(|w| *w <= widths[1]), "columns are not aligned:\n{table}");
 }
 
+/// [`results`] with `space` as a control that is so many half-widths from its arm.
+fn controlled(half_widths: f64, seeds_needed: Option<u64>) -> Value {
+    let mut results = results();
+    let difference = json!({"bpb": 0.02, "half_width": 0.02 / half_widths, "p": 0.1});
+    let control = json!({"arm": "entropy", "what": "other places", "difference": difference,
+        "half_widths": half_widths, "seeds_needed": seeds_needed});
+    results["instrument"] =
+        json!({"controls": {"space": control}, "sees": half_widths >= 3.0, "resolves": 0.0244});
+    results["unequal_patches"] = json!({"entropy": 0.9});
+    results
+}
+
+#[test]
+fn a_run_says_first_what_it_can_see() {
+    let mut input = input();
+    input.results = read(controlled(4.0, None));
+    let table = table(&input.results);
+    let words = table.replace('\n', " ");
+    assert!(words.starts_with("What this run can see: other places (space) costs 0.0200 bits per byte against entropy, 95 % interval 0.0150 to 0.0250 (4.0 half-widths); this run resolves differences of 0.0244."), "{table}");
+    let at = |text: &str| table.find(text).unwrap_or_else(|| panic!("no {text} in\n{table}"));
+    assert!(at("1  entropy") < at("2  stride-6 *") && at("2  stride-6") < at("── controls, not"));
+    assert!(at("── controls, not ranked") < at("   space "), "{table}");
+    assert!(words.contains("Warning: not the same patch size. The baseline has 6.00 bytes a patch; entropy has 5.40, 10 % fewer."), "{table}");
+    let html = page(&input);
+    assert!(html.contains("What this run can see") && html.contains("Controls, not ranked:"));
+}
+
+#[test]
+fn a_run_that_sees_no_control_ranks_nothing_and_says_what_to_raise() {
+    for (seeds, needed, said) in [
+        (json!([1, 2, 3]), Some(9), "space: by the spread seen, 9 seeds would show it"),
+        (json!([1, 2, 3]), None, "space: more seeds alone do not suffice"),
+        (json!([1]), None, "space: one seed shows no spread of seeds"),
+    ] {
+        let mut results = controlled(1.2, needed);
+        results["seeds"] = seeds;
+        let mut input = input();
+        input.results = read(results);
+        let table = table(&input.results);
+        assert!(table.replace('\n', " ").contains(said), "{table}");
+        assert!(table.contains("not ranked: no control can be seen"), "{table}");
+        assert!(!table.contains("\n1  ") && !table.contains("Against the baseline"), "{table}");
+        assert!(page(&input).contains("No variant is ranked"));
+    }
+}
+
 #[test]
 fn without_intervals_nothing_is_claimed() {
     let mut results = results();

@@ -2,6 +2,7 @@
 
 use super::number::{Ordered, or_nan};
 use super::step::{EvaluateResult, StepResult, Timing, lenient};
+use crate::options::ReportOptions;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error};
 use serde::ser::{SerializeMap, Serializer};
@@ -38,18 +39,26 @@ pub struct Results {
     /// documents. Intervals and p-values are adjusted over all pairs of ranked variants.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub order: Vec<Neighbours>,
+    /// What the run can see, by its controls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instrument: Option<Instrument>,
+    /// Bytes per patch over the baseline's, of the ranked variants in which the two differ by more
+    /// than 3 %: no fair comparison.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unequal_patches: BTreeMap<String, f64>,
 }
 
 impl Results {
-    /// The names of the variants that are ranked, fewest bits per byte first: evaluated, and patched
-    /// without looking ahead.
-    pub fn ranked(&self) -> Vec<String> {
+    /// The names of the variants that are compared, fewest bits per byte first: evaluated, patched
+    /// without looking ahead, and no control.
+    pub fn compared(&self, options: &ReportOptions) -> Vec<String> {
         let bpb = |(name, variant): (&str, &VariantResults)| {
             let result = &variant.evaluated.as_ref()?.result;
             let bpb = result.bpb.filter(|bpb| bpb.is_finite() && !result.boundary_lookahead)?;
             Some((name.to_owned(), bpb))
         };
-        let mut ranked: Vec<(String, f64)> = self.variants.iter().filter_map(bpb).collect();
+        let variants = self.variants.iter().filter(|(name, _)| !options.is_control(name));
+        let mut ranked: Vec<(String, f64)> = variants.filter_map(bpb).collect();
         ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
         ranked.into_iter().map(|(name, _)| name).collect()
     }
@@ -171,6 +180,46 @@ pub struct Interval {
     /// Of no difference, by Holm over the ranked variants.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p_holm: Option<f64>,
+}
+
+/// A control is seen where it is so many half-widths of its 95 % interval from its arm.
+pub const SEEN: f64 = 3.0;
+
+/// What a run can see.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Instrument {
+    /// By the name of the variant that is the control, which is never ranked.
+    pub controls: Ordered<Control>,
+    /// Whether a control is at least 3 half-widths of its 95 % interval from its arm. If not, no
+    /// variant is ranked. None where no control and its arm were measured.
+    pub sees: Option<bool>,
+    /// The largest half-width of the differences that are compared together: what the run resolves.
+    pub resolves: Option<f64>,
+}
+
+/// A control, and what it shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Control {
+    /// The variant that it controls.
+    pub arm: String,
+    /// What it changes, in words.
+    pub what: Option<String>,
+    /// Control minus arm; None where the two did not read the same documents.
+    pub difference: Option<Difference>,
+    /// How many half-widths of its 95 % interval the difference is from 0.
+    pub half_widths: Option<f64>,
+    /// The fewest seeds, by the spread seen, with which it would be seen; None if it is, or if no
+    /// number up to 64 suffices, or where one seed shows no spread.
+    pub seeds_needed: Option<u64>,
+}
+
+impl Control {
+    /// Whether it is far enough from its arm. (No spread at all is infinitely many half-widths.)
+    pub fn is_seen(&self) -> bool {
+        self.half_widths.is_some_and(|n| n >= SEEN)
+    }
 }
 
 /// A step, its result and how fast it went. As JSON an object of one key, the step's name; `kind`

@@ -8,6 +8,7 @@
 mod bench;
 mod compare;
 mod file;
+mod instrument;
 mod number;
 mod paired;
 mod score;
@@ -18,7 +19,8 @@ mod step;
 
 pub use bench::{BenchResult, NodeSeconds, PhaseRate, TrainingMemory};
 pub use file::{
-    Difference, Evaluated, Interval, Neighbours, Results, SCHEMA, StepRecord, VariantResults,
+    Control, Difference, Evaluated, Instrument, Interval, Neighbours, Results, SCHEMA, SEEN,
+    StepRecord, VariantResults,
 };
 pub use number::{Number, Ordered};
 pub use paired::{DocumentLine, Paired, paired};
@@ -37,6 +39,7 @@ use blt_graph::run::{PlanRun, RunReport};
 use blt_graph::{StepError, write_atomic};
 use compare::{Documents, neighbours, with_baseline};
 use file::Section;
+use instrument::{instrument, unequal_patches};
 use seeds::over_seeds;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -126,12 +129,14 @@ pub fn build(
         variants,
         ..Results::default()
     };
-    let ranked = results.ranked();
+    let ranked = results.compared(options);
     let ranked: Vec<&str> = ranked.iter().map(String::as_str).collect();
     results.order = neighbours(&documents, &ranked);
     if let Some(baseline) = &options.baseline {
         with_baseline(&mut results.variants, &documents, baseline, &ranked);
     }
+    results.unequal_patches = unequal_patches(&results, &ranked);
+    results.instrument = instrument(options, &results, &documents);
     Ok(results)
 }
 

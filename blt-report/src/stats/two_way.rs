@@ -115,6 +115,18 @@ impl TwoWay {
         Some(student(df)?.inverse_cdf(0.5 + confidence / 2.0) * variance.sqrt())
     }
 
+    /// The fewest seeds, up to 64, with which the mean would be so many half-widths of its 95 %
+    /// interval from 0, by the spread seen. None where more seeds do not suffice, or one seed shows
+    /// no spread.
+    pub fn seeds_for(&self, half_widths: f64) -> Option<usize> {
+        let enough = |seeds: &usize| {
+            let width = self.half_width_with(*seeds, 0.95);
+            width.is_some_and(|width| self.mean.abs() >= half_widths * width)
+        };
+        self.df().filter(|_| self.seeds > 1)?;
+        (2..=64).find(enough)
+    }
+
     /// The p-value of a mean of 0; None under [`FEWEST_CLUSTERS`].
     pub fn p(&self) -> Option<f64> {
         let t = student(self.df()?)?;
@@ -169,6 +181,15 @@ mod tests {
         // Clusters' own variance is 0 here, so all of it shrinks with the seeds.
         let (more, df) = of.variance_with(8);
         assert!((more - 0.25).abs() < 1e-12 && df > 4.0, "{more} {df}");
+        // 8 clusters, two seeds that disagree: 1 +- 0.2. The deviation of seeds is 0.283.
+        let of = TwoWay::of(&[1.0; 8], &[vec![1.2; 8], vec![0.8; 8]]);
+        let seeds = of.seeds_for(3.0).unwrap();
+        let width = |n| of.half_width_with(n, 0.95).unwrap();
+        assert!(3.0 * width(seeds) <= 1.0 && 3.0 * width(seeds - 1) > 1.0, "{seeds}");
+        // Seeds do not help against the spread of clusters, and one seed shows none of its own.
+        let apart: Vec<f64> = (0..8).map(|i| f64::from(i) - 3.0).collect();
+        assert_eq!(TwoWay::of(&[1.0; 8], &[apart.clone(), apart.clone()]).seeds_for(3.0), None);
+        assert_eq!(TwoWay::of(&[1.0; 8], &[vec![1.0; 8]]).seeds_for(3.0), None);
     }
 
     /// A cluster of half the bytes counts for more than its residual says, and leaves few degrees
