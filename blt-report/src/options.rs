@@ -1,9 +1,10 @@
 //! The pipeline's `report` section.
 
 use blt_graph::diagnostic::nearest;
-use blt_graph::{Diagnostics, PipelineSpec};
+use blt_graph::{Diagnostics, PipelineSpec, Variant};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// What the `report` section asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +15,8 @@ pub struct ReportOptions {
     pub cluster: Option<String>,
     /// The variants that are controls, in order, and what each controls.
     pub controls: Vec<(String, ControlOf)>,
+    /// Rows beside the variants: a name, and the goal of which an `evaluate` step has the numbers.
+    pub references: Vec<(String, String)>,
 }
 
 /// What a control controls: `NAME: ARM`, or `NAME: {of: ARM, what: TEXT}`.
@@ -42,10 +45,14 @@ impl ReportOptions {
         let text = |key: &str| section.get(key).and_then(Value::as_str).map(str::to_owned);
         let controls = section.get("controls").and_then(Value::as_object).into_iter().flatten();
         let controls = controls.filter_map(|(name, of)| Some((name.clone(), ControlOf::read(of)?)));
+        let references = section.get("references").and_then(Value::as_object).into_iter().flatten();
+        let references =
+            references.filter_map(|(name, goal)| Some((name.clone(), goal.as_str()?.to_owned())));
         ReportOptions {
             baseline: text("baseline"),
             cluster: text("cluster"),
             controls: controls.collect(),
+            references: references.collect(),
         }
     }
 
@@ -60,6 +67,7 @@ const KEYS: &[(&str, &str)] = &[
     ("baseline", "the variant that differences are to"),
     ("cluster", "the column whose values are clusters of documents"),
     ("controls", "variants that show what the run can see"),
+    ("references", "goals of other `evaluate` steps that are rows of the table"),
 ];
 
 /// Checks the pipeline's `report` section: `baseline` and `controls` name variants, `cluster` a
@@ -80,15 +88,52 @@ pub fn check_report(spec: &PipelineSpec) -> Result<(), Diagnostics> {
         let message = format!("`report.cluster` is {cluster}, and it takes the name of a column");
         return Err(spec.diagnose(&["report", "cluster"], message, None));
     }
-    let named = ["baseline", "controls"].iter().any(|key| spec.report.contains_key(*key));
+    let named =
+        ["baseline", "controls", "references"].iter().any(|key| spec.report.contains_key(*key));
     if !named {
         return Ok(());
     }
-    let names: Vec<String> = spec.variants()?.into_iter().map(|variant| variant.name).collect();
+    let variants = spec.variants()?;
+    let names: Vec<String> = variants.iter().map(|variant| variant.name.clone()).collect();
     if let Some(baseline) = spec.report.get("baseline") {
         is_variant(spec, &names, &["report", "baseline"], "`report.baseline` is", baseline)?;
     }
-    check_controls(spec, &names)
+    check_controls(spec, &names)?;
+    check_references(spec, &names, &variants)
+}
+
+/// References are goals that some `evaluate` step measures, under names that no variant has.
+fn check_references(
+    spec: &PipelineSpec,
+    names: &[String],
+    variants: &[Variant],
+) -> Result<(), Diagnostics> {
+    let Some(section) = spec.report.get("references") else { return Ok(()) };
+    let Value::Object(references) = section else {
+        let message =
+            format!("`report.references` is {section}; expected `references: {{NAME: GOAL}}`");
+        return Err(spec.diagnose(&["report", "references"], message, None));
+    };
+    let steps = variants.iter().flat_map(|variant| &variant.spec.run);
+    let evaluated = steps.filter(|step| step.step == "evaluate");
+    let goals = evaluated.filter_map(|step| step.params.get("goal")?.as_str());
+    let goals: Vec<&str> = goals.collect::<BTreeSet<_>>().into_iter().collect();
+    for (name, goal) in references {
+        let (message, meant) = if names.contains(name) {
+            (format!("the reference `{name}` has the name of a variant"), None)
+        } else if goal.as_str().is_some_and(|goal| goals.contains(&goal)) {
+            continue;
+        } else {
+            let message = format!(
+                "the reference `{name}` is {goal}, and `evaluate` steps have the goals `{}`",
+                goals.join("`, `")
+            );
+            (message, goal.as_str().and_then(|goal| nearest(goal, goals.iter().copied())))
+        };
+        let help = meant.map(|goal| format!("did you mean `{goal}`?"));
+        return Err(spec.diagnose(&["report", "references", name], message, help));
+    }
+    Ok(())
 }
 
 /// Controls and what they control are variants, and no variant is both.

@@ -154,3 +154,32 @@ fn controls_that_are_wrong_are_one_error() {
         }
     }
 }
+
+#[test]
+fn another_goal_is_a_row_of_its_own_or_a_table_below() {
+    let place = Place::new();
+    let evaluate = "  - evaluate: {goal: loss, by: domain}";
+    let yaml =
+        place.yaml.replace(evaluate, &format!("  - evaluate: {{goal: entropy.loss}}\n{evaluate}"));
+    let ablate = "ablate: {entropy: {}, wider: {graph.latent.dim: 48}}\n";
+    let report = "report: {baseline: entropy, references: {small model: entropy.loss}}\n";
+    let place = place.with(&format!("{yaml}{ablate}{report}"));
+    let (results, table) = run(&place, &[]);
+    let reference = &results["references"]["small model"];
+    assert_eq!(reference["goal"], "entropy.loss");
+    assert!(reference["difference"]["half_width"].is_f64(), "{reference}");
+    assert!(results["variants"]["wider"].get("evaluations").is_none());
+    let row = format!("   small model     {:.4}", reference["bpb"].as_f64().unwrap());
+    assert!(table.contains("── references ──") && table.contains(&row), "no {row} in\n{table}");
+    // Not named, its numbers are the variants' own and stand below.
+    let place = place.edit(", references: {small model: entropy.loss}", "");
+    let (results, table) = run(&place, &[]);
+    let before = &results["variants"]["wider"]["evaluations"][0]["evaluate"];
+    assert_eq!((&before["goal"], &before["bpb"]), (&reference["goal"], &reference["bpb"]));
+    assert_eq!(results["variants"]["wider"]["goal"], "loss");
+    assert!(table.contains("other goals, bits/byte  entropy.loss\n"), "{table}");
+    let wrong = place.edit("{baseline: entropy}", "{references: {small: entropy.los}}");
+    let stderr = text(&wrong.run(&[]).stderr);
+    assert!(stderr.contains("did you mean `entropy.loss`?"), "{stderr}");
+    assert!(stderr.contains(&wrong.at("entropy.los}")), "{stderr}");
+}

@@ -93,6 +93,10 @@ pub struct Variant {
     pub difference_by: Vec<(String, Difference)>,
     /// What its `score` steps left.
     pub scores: Vec<Score>,
+    /// Goal and bits per byte of its evaluations before the last.
+    pub other_goals: Vec<(String, f64)>,
+    /// A row of `report.references`: no variant, and in no chart.
+    pub reference: bool,
 }
 
 /// All variants, in the order of results.json.
@@ -105,6 +109,8 @@ pub struct Facts {
     /// The column of clusters.
     pub cluster: Option<String>,
     pub variants: Vec<Variant>,
+    /// Rows beside the variants, fewest bits per byte first.
+    pub references: Vec<Variant>,
     /// What the run can see, by its controls.
     pub instrument: Option<results::Instrument>,
     /// Bytes per patch over the baseline's, where the two are too unequal to compare.
@@ -163,6 +169,10 @@ impl Variant {
         };
         let by = results.difference.iter().flat_map(|d| &d.by);
         let by = by.filter_map(|(group, d)| Some((group.clone(), Difference::of(d)?)));
+        let other_goal = |record: &StepRecord| match &record.result {
+            StepResult::Evaluate(result) => Some((result.goal.clone(), finite(result.bpb)?)),
+            _ => None,
+        };
         let by_seed = results.by_seed().into_iter();
         Variant {
             index,
@@ -188,6 +198,8 @@ impl Variant {
             difference: results.difference.as_ref().and_then(Difference::of),
             difference_by: by.collect(),
             scores: results.steps.iter().filter_map(score).collect(),
+            other_goals: results.evaluations.iter().filter_map(other_goal).collect(),
+            reference: false,
         }
     }
 }
@@ -223,7 +235,14 @@ impl Facts {
             let controls = controls.map(|(_, control)| control.arm.clone()).next();
             Variant { controls, ..Variant::of(i, name, of) }
         };
+        let reference = |(name, of): (&str, &VariantResults)| {
+            let of = Variant::of(results.variants.0.len(), name, of);
+            Variant { reference: true, ..of }
+        };
+        let mut references: Vec<Variant> = results.references.iter().map(reference).collect();
+        references.sort_by(|a, b| by_bpb(&a, &b));
         Facts {
+            references,
             pipeline: pipeline.to_owned(),
             id: results.id.clone(),
             seeds,
@@ -279,6 +298,7 @@ impl Facts {
     pub fn apart(&self) -> Vec<(&'static str, Vec<&Variant>)> {
         let parts = [
             ("not ranked: no control can be seen", self.unranked()),
+            ("references", self.references.iter().collect()),
             ("controls, not ranked", self.controls()),
             ("not ranked: patch borders look ahead", self.looking_ahead()),
         ];

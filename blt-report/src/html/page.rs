@@ -4,6 +4,7 @@ use super::facts::{Facts, Found, Variant};
 use super::sample::{self, SHADES, Sample};
 use super::show::{look, named, safe};
 use super::svg::{self, Bar, Line, LinePoint, Part, Point};
+use super::table::ByName;
 use super::text::{listed, mega};
 use super::{ReportError, ReportInput, scores, table};
 use crate::results::MetricsLine;
@@ -38,11 +39,13 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         scatters => scatters(&results),
         curves => curves(&results, &input.metrics),
         domains => domains(&results),
-        differences => differences(&results),
+        baseline => results.baseline.as_deref(),
+        differences => by_name(table::groups(&results)),
+        other_goals => by_name(table::other_goals(&results)),
         lengths => lengths(&results),
         scores => scores::sections(&results),
         samples => samples(&results, &input.samples),
-        metrics => metrics(&results),
+        metrics => by_name(table::metrics(&results)),
         flops => flops(&results),
         prepared => prepared(&results),
         facts => input.facts.iter().map(|(name, value)| context! { name => name, value => value }).collect::<Vec<_>>(),
@@ -228,16 +231,6 @@ fn domains(results: &Facts) -> Vec<Value> {
     names.iter().enumerate().filter_map(chart).collect()
 }
 
-/// Differences to the baseline by domain.
-fn differences(results: &Facts) -> Value {
-    let (names, rows) = table::groups(results);
-    context! {
-        names => names,
-        baseline => results.baseline.as_deref(),
-        rows => rows.into_iter().map(|(v, cells)| context! { variant => named(v), cells => cells.iter().map(|c| minus(c)).collect::<Vec<_>>() }).collect::<Vec<_>>(),
-    }
-}
-
 /// The distribution of patch lengths of each variant, on one axis of lengths.
 fn lengths(results: &Facts) -> Vec<Value> {
     // As far as the longest variant's 99.5 %; what is longer is counted into the last bar.
@@ -338,12 +331,13 @@ fn samples(results: &Facts, samples: &BTreeMap<String, Vec<Sample>>) -> Value {
     }
 }
 
-fn metrics(results: &Facts) -> Value {
-    let (names, rows) = table::metrics(results);
-    context! {
-        names => names,
-        rows => rows.into_iter().map(|(v, cells)| context! { variant => named(v), cells => cells }).collect::<Vec<_>>(),
-    }
+/// A table of what variants have by name.
+fn by_name(table: ByName) -> Value {
+    let row = |(v, cells): (&Variant, Vec<String>)| {
+        let cells: Vec<String> = cells.iter().map(|cell| minus(cell)).collect();
+        context! { variant => named(v), cells => cells }
+    };
+    context! { names => table.names, rows => table.rows.into_iter().map(row).collect::<Vec<_>>() }
 }
 
 /// FLOPs per byte by node, a stacked bar for each variant.

@@ -197,7 +197,8 @@ pub fn table(results: &Results) -> String {
         out.extend(left.iter().map(|row| line(row)));
     }
     out.push(String::new());
-    out.extend(groups_table(&results));
+    out.extend(groups(&results).lines("difference ± 95 % by group"));
+    out.extend(other_goals(&results).lines("other goals, bits/byte"));
     if results.baseline().is_some() {
         out.push("* baseline: differences are to it, paired by document".to_owned());
     }
@@ -229,39 +230,62 @@ fn line(row: &[String], widths: &[usize], names: usize) -> String {
     padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
-/// Differences to the baseline by group: the groups, and a row for each variant that has any.
-pub fn groups(results: &Facts) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
+/// A table of what variants have by name: the names in order of first appearance, and the cells of
+/// each variant that has any.
+pub struct ByName<'a> {
+    pub names: Vec<String>,
+    pub rows: Vec<(&'a Variant, Vec<String>)>,
+}
+
+fn by_name<'a, T: 'a>(
+    results: &'a Facts,
+    of: fn(&'a Variant) -> &'a [(String, T)],
+    cell: impl Fn(&T) -> String,
+) -> ByName<'a> {
     let mut names: Vec<String> = Vec::new();
-    for (name, _) in results.variants.iter().flat_map(|v| &v.difference_by) {
+    for (name, _) in results.variants.iter().flat_map(of) {
         if !names.contains(name) {
             names.push(name.clone());
         }
     }
-    let rows = results.variants.iter().filter(|v| !v.difference_by.is_empty()).map(|v| {
-        let cell = |name: &String| {
-            let found = v.difference_by.iter().find(|(n, _)| n == name);
-            found.map_or_else(|| "–".to_owned(), |(_, d)| with_interval(d))
-        };
-        (v, names.iter().map(cell).collect())
+    let rows = results.variants.iter().filter(|v| !of(v).is_empty()).map(|v| {
+        let found = |name: &String| of(v).iter().find(|(n, _)| n == name);
+        let cells = names.iter().map(|name| found(name).map_or("–".to_owned(), |(_, x)| cell(x)));
+        (v, cells.collect())
     });
-    let rows = rows.collect();
-    (names, rows)
+    ByName { rows: rows.collect(), names: names.clone() }
 }
 
-/// The lines of [`groups`], and an empty one below.
-fn groups_table(results: &Facts) -> Vec<String> {
-    let (names, rows) = groups(results);
-    if rows.is_empty() {
-        return Vec::new();
+/// Differences to the baseline by group.
+pub fn groups(results: &Facts) -> ByName<'_> {
+    by_name(results, |v| &v.difference_by, with_interval)
+}
+
+/// Bits per byte of goals that were evaluated before the last.
+pub fn other_goals(results: &Facts) -> ByName<'_> {
+    by_name(results, |v| &v.other_goals, |bpb| format!("{bpb:.4}"))
+}
+
+/// Metrics of plugin nodes.
+pub fn metrics(results: &Facts) -> ByName<'_> {
+    by_name(results, |v| &v.metrics, |value| significant(*value, 4))
+}
+
+impl ByName<'_> {
+    /// Lines for a terminal, and an empty one below; none where there are no rows.
+    fn lines(self, title: &str) -> Vec<String> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let head = std::iter::once(title.to_owned()).chain(self.names).collect();
+        let row = |(v, cells): (&Variant, Vec<String>)| {
+            std::iter::once(v.name.clone()).chain(cells).collect::<Vec<_>>()
+        };
+        let rows = self.rows.into_iter().map(row);
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+        let widths = widths(rows.iter());
+        rows.iter().map(|row| line(row, &widths, 0)).chain([String::new()]).collect()
     }
-    let head = std::iter::once("difference ± 95 % by group".to_owned()).chain(names).collect();
-    let row = |(v, cells): (&Variant, Vec<String>)| {
-        std::iter::once(v.name.clone()).chain(cells).collect::<Vec<_>>()
-    };
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows.into_iter().map(row)).collect();
-    let widths = widths(rows.iter());
-    let lines = rows.iter().map(|row| line(row, &widths, 0));
-    lines.chain([String::new()]).collect()
 }
 
 /// Lines of at most `width` columns, broken at spaces; a longer word gets a line of its own.
@@ -279,24 +303,4 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// Metrics of plugin nodes: their names in order of first appearance, and a row for each variant
-/// that has any.
-pub fn metrics(results: &Facts) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
-    let mut names: Vec<String> = Vec::new();
-    for (name, _) in results.variants.iter().flat_map(|v| &v.metrics) {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    let rows = results.variants.iter().filter(|v| !v.metrics.is_empty()).map(|v| {
-        let cell = |name: &String| {
-            let found = v.metrics.iter().find(|(n, _)| n == name);
-            found.map_or_else(|| "–".to_owned(), |(_, value)| significant(*value, 4))
-        };
-        (v, names.iter().map(cell).collect())
-    });
-    let rows = rows.collect();
-    (names, rows)
 }

@@ -1,7 +1,6 @@
 //! Variants compared: each with the baseline, and each ranked one with the next.
 
-use super::file::{Difference, Neighbours, VariantResults};
-use super::number::Ordered;
+use super::file::{Difference, Neighbours, Results};
 use super::paired::{DocumentLine, Paired, paired};
 use crate::stats::{confidence, holm};
 use std::collections::BTreeMap;
@@ -12,7 +11,7 @@ pub type Documents = BTreeMap<String, Vec<Vec<DocumentLine>>>;
 /// Fills in the differences to `baseline`. Those of `ranked` variants are one family, of which
 /// intervals hold together; those by group are another.
 pub fn with_baseline(
-    variants: &mut Ordered<VariantResults>,
+    results: &mut Results,
     documents: &Documents,
     baseline: &str,
     ranked: &[&str],
@@ -30,7 +29,8 @@ pub fn with_baseline(
     adjust(family);
     adjust(by_group);
     for (name, paired) in found {
-        if let Some(results) = variants.get_mut(name) {
+        let of = results.variants.get_mut(name).or_else(|| results.references.get_mut(name));
+        if let Some(results) = of {
             let by = paired.by.into_iter().map(|(group, of)| (group, of.difference));
             results.difference = Some(Difference { by: by.collect(), ..paired.difference });
         }

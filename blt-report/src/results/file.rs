@@ -35,6 +35,10 @@ pub struct Results {
     pub cluster: Option<String>,
     /// In the pipeline's order.
     pub variants: Ordered<VariantResults>,
+    /// What `report.references` names: evaluations of other goals, as rows of the table. Their
+    /// differences are to the baseline, each alone.
+    #[serde(skip_serializing_if = "Ordered::is_empty")]
+    pub references: Ordered<VariantResults>,
     /// Ranked variants next to each other, fewest bits per byte first, where both read the same
     /// documents. Intervals and p-values are adjusted over all pairs of ranked variants.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -82,6 +86,8 @@ pub struct VariantResults {
     /// All steps but evaluations, in order. Over several seeds their numbers are means, and a
     /// count's is rounded.
     pub steps: Vec<StepRecord>,
+    /// The evaluations before the last, in order; those of `report.references` are left out.
+    pub evaluations: Vec<StepRecord>,
     /// The rate of the last training.
     pub train_bytes_per_second: Option<f64>,
     /// The last evaluation.
@@ -361,6 +367,9 @@ impl Serialize for VariantResults {
                 }
             }
         }
+        if !self.evaluations.is_empty() {
+            map.serialize_entry("evaluations", &self.evaluations)?;
+        }
         if let Some(seeds) = &self.seeds {
             map.serialize_entry("bpb_se_seeds", &self.bpb_se_seeds)?;
             map.serialize_entry("seeds", seeds)?;
@@ -379,6 +388,7 @@ impl<'de> Deserialize<'de> for VariantResults {
         #[serde(default)]
         struct Own {
             steps: Option<Vec<StepRecord>>,
+            evaluations: Option<Vec<StepRecord>>,
             train_bytes_per_second: Option<f64>,
             bpb_se_seeds: Option<f64>,
             seeds: Option<Ordered<VariantResults>>,
@@ -390,6 +400,7 @@ impl<'de> Deserialize<'de> for VariantResults {
         let own: Own = lenient(&map);
         let mut results = VariantResults {
             steps: own.steps.unwrap_or_default(),
+            evaluations: own.evaluations.unwrap_or_default(),
             train_bytes_per_second: own.train_bytes_per_second,
             bpb_se_seeds: own.bpb_se_seeds,
             seeds: own.seeds,
@@ -400,7 +411,7 @@ impl<'de> Deserialize<'de> for VariantResults {
             match key.as_str() {
                 "steps" => results.measured(Section::Steps),
                 "train_bytes_per_second" => results.measured(Section::Training),
-                "bpb_se_seeds" | "seeds" | "difference" => {}
+                "evaluations" | "bpb_se_seeds" | "seeds" | "difference" => {}
                 _ => results.measured(Section::Evaluated),
             }
         }

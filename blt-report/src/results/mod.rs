@@ -99,12 +99,11 @@ pub fn build(
             order.push(&run.variant);
         }
     }
-    let mut variants = Ordered::default();
     let mut documents = Documents::new();
-    for name in order {
+    let mut over_seeds_of = |name: &str, runs: Vec<&VariantRun>, apart: &[&str]| {
         let mut by_seed = Vec::new();
-        for run in runs.iter().filter(|r| r.variant == name) {
-            let (one, read) = of_run(run)?;
+        for run in runs {
+            let (one, read) = of_run(run, apart)?;
             documents.entry(name.to_owned()).or_default().extend(read);
             by_seed.push((run.seed.to_string(), one));
         }
@@ -116,7 +115,18 @@ pub fn build(
             results.bpb_se_seeds = standard_error(&bpb);
             results.seeds = Some(Ordered(by_seed));
         }
-        variants.0.push((name.to_owned(), results));
+        Ok::<_, StepError>((name.to_owned(), results))
+    };
+    let goals: Vec<&str> = options.references.iter().map(|(_, goal)| goal.as_str()).collect();
+    let of = |name: &&str| runs.iter().filter(|run| run.variant == *name).collect();
+    let variants = order.iter().map(|name| over_seeds_of(name, of(name), &goals));
+    let variants = variants.collect::<Result<_, _>>()?;
+    let mut references = Ordered::default();
+    for (name, goal) in &options.references {
+        let runs = reference_runs(runs, goal)?;
+        if !runs.is_empty() {
+            references.0.push(over_seeds_of(name, runs.iter().collect(), &[])?);
+        }
     }
     let mut results = Results {
         schema: SCHEMA,
@@ -127,17 +137,37 @@ pub fn build(
         baseline: options.baseline.clone(),
         cluster: options.cluster.clone(),
         variants,
+        references,
         ..Results::default()
     };
     let ranked = results.compared(options);
     let ranked: Vec<&str> = ranked.iter().map(String::as_str).collect();
     results.order = neighbours(&documents, &ranked);
     if let Some(baseline) = &options.baseline {
-        with_baseline(&mut results.variants, &documents, baseline, &ranked);
+        with_baseline(&mut results, &documents, baseline, &ranked);
     }
     results.unequal_patches = unequal_patches(&results, &ranked);
     results.instrument = instrument(options, &results, &documents);
     Ok(results)
+}
+
+/// The evaluations of `goal`, of the first variant that has any, by seed.
+fn reference_runs(runs: &[VariantRun], goal: &str) -> Result<Vec<VariantRun>, StepError> {
+    let mut found: Vec<VariantRun> = Vec::new();
+    for run in runs {
+        if found.first().is_some_and(|first| first.variant != run.variant) {
+            break;
+        }
+        for entry in &run.entries {
+            if let Some(StepResult::Evaluate(result)) = StepResult::read(&entry.dir)?
+                && result.goal == goal
+            {
+                found.push(VariantRun { entries: vec![entry.clone()], ..run.clone() });
+                break;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Documents have the clusters that the report asks for, where a step wrote any documents.
@@ -175,21 +205,24 @@ pub fn write_samples(run: &Path, runs: &[VariantRun]) -> Result<(), StepError> {
 }
 
 /// One variant and seed: its last evaluation, with what training measured; and the documents of
-/// the evaluation.
-fn of_run(run: &VariantRun) -> Result<(VariantResults, Option<Vec<DocumentLine>>), StepError> {
+/// the evaluation. Evaluations of the goals `apart` are not the variant's own.
+fn of_run(
+    run: &VariantRun,
+    apart: &[&str],
+) -> Result<(VariantResults, Option<Vec<DocumentLine>>), StepError> {
     let (mut results, mut documents) = (VariantResults::default(), None);
+    let mut evaluations: Vec<(StepRecord, &Path)> = Vec::new();
     for entry in &run.entries {
         let Some(result) = StepResult::read(&entry.dir)? else { continue };
         let written = Timing::read(&entry.dir)?;
         let record = StepRecord::new(&entry.step, result, written)?;
-        match record.result {
-            StepResult::Evaluate(result) => {
-                documents = read_documents(&entry.dir.join("documents.jsonl"))?;
-                let timing = record.timing.unwrap_or_default();
-                results.evaluated = Some(Evaluated { result, timing });
+        match &record.result {
+            StepResult::Evaluate(result) if apart.contains(&result.goal.as_str()) => {}
+            StepResult::Evaluate(_) => {
                 results.measured(Section::Evaluated);
+                evaluations.push((record, &entry.dir));
             }
-            ref result => {
+            result => {
                 results.measured(Section::Steps);
                 let timing = record.timing.as_ref();
                 let rate = timing.and_then(|timing| timing.train_bytes_per_second);
@@ -201,6 +234,13 @@ fn of_run(run: &VariantRun) -> Result<(VariantResults, Option<Vec<DocumentLine>>
             }
         }
     }
+    if let Some((StepRecord { result: StepResult::Evaluate(result), timing, .. }, dir)) =
+        evaluations.pop()
+    {
+        documents = read_documents(&dir.join("documents.jsonl"))?;
+        results.evaluated = Some(Evaluated { result, timing: timing.unwrap_or_default() });
+    }
+    results.evaluations = evaluations.into_iter().map(|(record, _)| record).collect();
     Ok((results, documents))
 }
 

@@ -100,6 +100,7 @@ pub fn over_seeds(seeds: &[(String, VariantResults)]) -> Result<VariantResults, 
     let rates: Vec<f64> = each().filter_map(|of| of.train_bytes_per_second).collect();
     let mut results = first.clone();
     results.steps = mean_steps(&each().map(|of| of.steps.as_slice()).collect::<Vec<_>>())?;
+    results.evaluations = mean_steps(&each().map(|of| &of.evaluations[..]).collect::<Vec<_>>())?;
     results.train_bytes_per_second = first.train_bytes_per_second.map(|_| mean(&rates));
     if first.evaluated.is_some() {
         let mut averaged = mean_of(&evaluated)?;

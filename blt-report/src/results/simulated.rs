@@ -6,7 +6,7 @@
 
 use super::compare::{Documents, neighbours, with_baseline};
 use super::paired::DocumentLine;
-use super::{Interval, Ordered, VariantResults, paired};
+use super::{Interval, Ordered, Results, VariantResults, paired};
 use std::f64::consts::{LN_2, TAU};
 
 /// Splitmix64, and normal deviates by Box and Muller.
@@ -176,9 +176,9 @@ fn five(effect: f64, random: &mut Random) -> (Ordered<VariantResults>, Documents
         of.insert((*name).to_owned(), CORPUS.runs(&documents, CORPUS.seeds, effect, random));
     }
     let empty = NAMES.iter().map(|name| ((*name).to_owned(), VariantResults::default()));
-    let mut variants: Ordered<VariantResults> = empty.collect();
-    with_baseline(&mut variants, &of, "a", &NAMES);
-    (variants, of)
+    let mut results = Results { variants: empty.collect(), ..Results::default() };
+    with_baseline(&mut results, &of, "a", &NAMES);
+    (results.variants, of)
 }
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
