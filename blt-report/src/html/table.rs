@@ -48,13 +48,13 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         title: "difference ± 95 %",
-        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document; the 95 % interval holds for all ranked variants together (Bonferroni)",
+        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document; the 95 % interval holds for all ranked variants together (Bonferroni), and of a variant apart for it alone",
         cells: difference,
         page_only: false,
     },
     Column {
         title: "p",
-        about: "p-value of no difference to the baseline, adjusted for all ranked variants (Holm)",
+        about: "p-value of no difference to the baseline, adjusted for all ranked variants (Holm); of a variant apart, its own",
         cells: |_, v| v.difference?.p.map(p_value),
         page_only: false,
     },
