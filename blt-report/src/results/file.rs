@@ -200,7 +200,8 @@ pub struct Instrument {
     /// Whether a control is at least 3 half-widths of its 95 % interval from its arm. If not, no
     /// variant is ranked. None where no control and its arm were measured.
     pub sees: Option<bool>,
-    /// The largest half-width of the differences that are compared together: what the run resolves.
+    /// What the run resolves: the largest half-width of the differences to the baseline that are
+    /// compared together; without a baseline, of those of neighbours in the ranking.
     pub resolves: Option<f64>,
 }
 

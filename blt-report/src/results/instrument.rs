@@ -39,10 +39,13 @@ pub fn instrument(
     let controls: Ordered<Control> = measured.collect();
     let any = controls.iter().any(|(_, control)| control.difference.is_some());
     let seen = controls.iter().any(|(_, control)| control.is_seen());
+    let largest = |of: &mut dyn Iterator<Item = &Difference>| {
+        of.filter_map(|d| d.interval.half_width_simultaneous).reduce(f64::max)
+    };
     let to_baseline = results.variants.iter().filter_map(|(_, of)| of.difference.as_ref());
-    let compared = to_baseline.chain(results.order.iter().map(|pair| &pair.difference));
-    let widths = compared.filter_map(|d| d.interval.half_width_simultaneous);
-    Some(Instrument { sees: any.then_some(seen), resolves: widths.reduce(f64::max), controls })
+    let resolves = largest(&mut { to_baseline })
+        .or_else(|| largest(&mut results.order.iter().map(|pair| &pair.difference)));
+    Some(Instrument { sees: any.then_some(seen), resolves, controls })
 }
 
 /// Bytes per patch over the baseline's, of the ranked variants in which the two differ by more than
