@@ -9,6 +9,7 @@
 extern crate self as blt;
 
 mod checkpoint;
+mod clusters;
 mod device;
 mod facilities;
 mod fingerprint;
