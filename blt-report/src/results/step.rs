@@ -39,6 +39,9 @@ pub struct TrainResult {
     pub steps: u64,
     /// Bytes trained on.
     pub bytes: u64,
+    /// Ids in the micro-batches, as a share of `batch_bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<f64>,
     /// Trained parameters of all that the goal depends on.
     pub parameters: u64,
     /// What nodes found on the data before training, by node: thresholds, vocabularies.
@@ -177,6 +180,7 @@ const NOT_COMPARED: &[&str] = &[
     "bytes_by",
     "closed_form_flops_per_byte",
     "empty",
+    "fill",
     "flops_by_node",
     "nulls",
     "parameters_by_node",
