@@ -14,6 +14,7 @@ mod dsl;
 mod gpu;
 mod own_step;
 mod readme;
+mod recipe;
 mod registry;
 mod regress;
 #[cfg(unix)]

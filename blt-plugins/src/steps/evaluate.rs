@@ -2,6 +2,7 @@ use crate::device::backend;
 use crate::lint::warn_untrained;
 use crate::plan_queries::{boundary_lookahead, first_wire, nodes_behind_borders, read_by_patchers};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
+use crate::probe::{self, LatentWires};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
@@ -12,7 +13,7 @@ use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::html::Sample;
-use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
+use blt_report::results::{DocumentLine, EvaluateResult, LatentsProbe, Number, StepResult, Timing};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
@@ -76,9 +77,22 @@ pub struct Evaluate {
     pub metrics: Vec<String>,
     /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
+    /// Also measure the worth of latents: `latents` reads the documents again with the latents
+    /// replaced by the mean over training documents, by those of another document of the group
+    /// (`by`) at the same patch indices, and by zeros. The worth is the smaller of the first two
+    /// losses minus the loss as trained. Works for every graph with one node that is the latent
+    /// part of a model.
+    pub probe: Option<Probe>,
     /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
     pub sample_bytes: usize,
+}
+
+/// What `evaluate` may measure beside the loss.
+#[params]
+pub enum Probe {
+    /// What the loss is with other latents.
+    Latents,
 }
 
 /// Sums over documents.
@@ -126,6 +140,7 @@ struct Measuring<'a> {
     metrics: MetricValue,
     samples: BTreeMap<Option<String>, Sample>,
     documents: JsonLines,
+    latents: Option<LatentsProbe>,
     ids: u64,
     spans: u64,
 }
@@ -160,6 +175,9 @@ impl Step for Evaluate {
             }
         }
         check_source(plan, self.source.as_deref())?;
+        if self.probe.is_some() {
+            LatentWires::find(plan, &self.goal)?;
+        }
         if self.batch_bytes == 0 {
             return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
         }
@@ -209,6 +227,10 @@ impl Step for Evaluate {
             limit: self.limit,
             ..Request::portion(self.split.portion())
         };
+        // Before the costs of nodes are measured.
+        let probed =
+            |_: &Probe| probe::run(cx, &graph, &self.goal, request.clone(), self.batch_bytes);
+        let latents = self.probe.as_ref().map(probed).transpose()?;
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
@@ -225,6 +247,7 @@ impl Step for Evaluate {
             metrics: MetricValue::default(),
             samples: BTreeMap::new(),
             documents,
+            latents,
             ids: 0,
             spans: 0,
         };
@@ -414,6 +437,7 @@ impl Measuring<'_> {
             boundary_lookahead: boundary_lookahead(plan, &refs)?,
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
+            latents: self.latents.clone(),
         })
     }
 

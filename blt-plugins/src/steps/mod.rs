@@ -9,7 +9,7 @@ mod score_worker;
 mod train;
 
 pub use bench::Bench;
-pub use evaluate::{Evaluate, Split};
+pub use evaluate::{Evaluate, Probe, Split};
 pub use export::Export;
 pub use score::{Emit, Score};
 pub use score_batches::{BatchOptions, BatchScorer};

@@ -2,7 +2,9 @@
 //! null or not finite is left out.
 
 use super::text::{grouped, listed, mega, significant};
-use crate::results::{self, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults};
+use crate::results::{
+    self, LatentsProbe, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults,
+};
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -61,6 +63,8 @@ pub struct Variant {
     pub train_rate: Option<f64>,
     pub evaluate_rate: Option<f64>,
     pub lookahead: bool,
+    /// What latents are worth.
+    pub latents: Option<LatentsProbe>,
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
     pub difference: Option<Difference>,
@@ -148,6 +152,7 @@ impl Variant {
             train_rate: finite(results.train_bytes_per_second),
             evaluate_rate: finite(timing.evaluate_bytes_per_second),
             lookahead: measured.boundary_lookahead,
+            latents: measured.latents,
             metrics: numbers(&measured.metrics),
             prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
             difference: results.difference.as_ref().and_then(difference),

@@ -6,6 +6,7 @@
 //! has no chart of patches.
 
 mod facts;
+mod latents;
 mod page;
 mod sample;
 mod scores;

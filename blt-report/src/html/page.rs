@@ -5,7 +5,7 @@ use super::sample::{self, SHADES, Sample};
 use super::show::{look, named, safe};
 use super::svg::{self, Bar, Line, LinePoint, Part, Point};
 use super::text::{listed, mega};
-use super::{ReportError, ReportInput, scores, table};
+use super::{ReportError, ReportInput, latents, scores, table};
 use crate::results::MetricsLine;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
@@ -38,6 +38,7 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         curves => curves(&results, &input.metrics),
         domains => domains(&results),
         lengths => lengths(&results),
+        latents => latents::rows(&results),
         scores => scores::sections(&results),
         samples => samples(&results, &input.samples),
         metrics => metrics(&results),

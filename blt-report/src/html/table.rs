@@ -2,7 +2,7 @@
 
 use super::facts::{Facts, Variant};
 use super::text::{grouped, mega, significant};
-use crate::results::Results;
+use crate::results::{LatentsWorth, Results};
 use unicode_width::UnicodeWidthStr;
 
 /// A column: its title, and a variant's cell where there is a value.
@@ -24,6 +24,12 @@ fn difference(results: &Facts, variant: &Variant) -> Option<String> {
     Some(format!("{:+.4}{se}", d.bpb))
 }
 
+/// What latents are worth, with half of its interval.
+pub fn worth(of: &LatentsWorth) -> Option<String> {
+    let half = of.high.zip(of.low).map(|(high, low)| format!(" ± {:.4}", (high - low) / 2.0));
+    Some(format!("{:.4}{}", of.worth?, half.unwrap_or_default()))
+}
+
 /// All columns, in order.
 pub const COLUMNS: &[Column] = &[
     Column {
@@ -42,6 +48,12 @@ pub const COLUMNS: &[Column] = &[
         title: "difference ± s.e.",
         about: "bits per byte more (+) or fewer (-) than the baseline, paired by document, with its standard error",
         cells: difference,
+        page_only: false,
+    },
+    Column {
+        title: "latents' worth",
+        about: "bits per byte that the model loses when it reads latents that say nothing of its text, and half of the 95 % interval over documents",
+        cells: |_, v| worth(&v.latents.as_ref()?.all),
         page_only: false,
     },
     Column {

@@ -7,6 +7,7 @@
 
 mod bench;
 mod file;
+mod latents;
 mod number;
 mod paired;
 mod score;
@@ -14,6 +15,7 @@ mod step;
 
 pub use bench::{BenchResult, NodeSeconds, PhaseRate, TrainingMemory};
 pub use file::{Difference, Evaluated, Results, SCHEMA, StepRecord, VariantResults};
+pub use latents::{LatentsProbe, LatentsWorth, ProbedDocument, ProbedNats};
 pub use number::{Number, Ordered};
 pub use paired::{DocumentLine, paired};
 pub use score::{

@@ -1,6 +1,7 @@
 //! What a step leaves in its directory: result.json and timing.json.
 
 use super::bench::BenchResult;
+use super::latents::LatentsProbe;
 use super::number::Number;
 use super::score::ScoreResult;
 use blt_graph::{StepError, write_atomic};
@@ -93,6 +94,9 @@ pub struct EvaluateResult {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// What nodes found on the data, by node.
     pub prepared: BTreeMap<String, Value>,
+    /// With `probe: latents`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latents: Option<LatentsProbe>,
 }
 
 /// What `export` wrote.

@@ -49,3 +49,37 @@ fn unknown<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> NodeErro
         None => error.help("a key is a node's name, or a parameter's name up to some dot"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blt_core::backend::ParamId;
+    use blt_core::params::NamedParam;
+
+    #[test]
+    fn the_longest_name_of_a_parameter_wins_over_its_node() {
+        let param = |node: &str, name: &str| {
+            let canonical =
+                NamedParam { name: name.to_owned(), id: ParamId(0), shape: [1, 1], vector: false };
+            NodeParam { node: node.to_owned(), stored: canonical.clone(), canonical }
+        };
+        let params = [
+            param("embed", "model.local_encoder.embed_tokens.weight"),
+            param("embed", "model.encoder_hash_tok_embedding.weight"),
+            param("encoder", "model.local_encoder.layers.0.norm.weight"),
+            param("decoder", "lm_head.weight"),
+        ];
+        let rates = |named: &[(&str, f64)]| {
+            let lr_by = named.iter().map(|(name, rate)| ((*name).to_owned(), *rate)).collect();
+            of(&lr_by, &params)
+        };
+        assert_eq!(rates(&[]).unwrap(), [1.0; 4]);
+        let named = [("embed", 2.0), ("model.local_encoder", 3.0), ("lm_head", 5.0)];
+        assert_eq!(rates(&named).unwrap(), [3.0, 2.0, 3.0, 5.0]);
+        let named = [("model.local_encoder", 3.0), ("model.local_encoder.layers.0", 0.0)];
+        assert_eq!(rates(&named).unwrap(), [3.0, 1.0, 0.0, 1.0]);
+        // A beginning ends at a dot.
+        let error = rates(&[("model.local_encod", 1.0)]).unwrap_err();
+        assert!(error.message().ends_with("begins with `model.local_encod`"));
+    }
+}
