@@ -16,6 +16,9 @@ use std::rc::Rc;
 /// Bytes of training documents that the mean latent is of.
 const MEAN_BYTES: u64 = 256 << 10;
 
+/// Products of two numbers of a latent that the covariance is of, at most.
+const PRODUCTS: usize = 1 << 30;
+
 /// Where the latents of a goal are.
 pub struct LatentWires {
     /// The output of the latent part.
@@ -112,6 +115,63 @@ fn overlay(old: &mut Vec<f32>, mut new: Vec<f32>) {
     *old = new;
 }
 
+/// What was measured so far.
+#[derive(Default)]
+struct Sums {
+    /// By group.
+    donors: BTreeMap<Option<String>, Donors>,
+    documents: Vec<ProbedDocument>,
+    /// Squares of what cross-attention gave, and of the states that it was added to.
+    cross: (f64, f64),
+}
+
+/// Sums over latents, for their mean and their covariance.
+struct Moments {
+    rows: usize,
+    sums: Vec<f64>,
+    /// Products of two numbers of a latent, of the first latents alone.
+    products: Vec<f64>,
+    product_rows: usize,
+    product_sums: Vec<f64>,
+}
+
+impl Moments {
+    fn new(dim: usize) -> Self {
+        let (sums, products) = (vec![0.0; dim], vec![0.0; dim * dim]);
+        Moments { rows: 0, product_sums: sums.clone(), sums, products, product_rows: 0 }
+    }
+
+    fn add(&mut self, latent: &[f32]) {
+        let add = |sums: &mut [f64], by: f64| {
+            sums.iter_mut().zip(latent).for_each(|(sum, &x)| *sum += by * f64::from(x));
+        };
+        add(&mut self.sums, 1.0);
+        self.rows += 1;
+        if self.product_rows * self.products.len() < PRODUCTS {
+            add(&mut self.product_sums, 1.0);
+            for (row, &x) in self.products.chunks_exact_mut(latent.len()).zip(latent) {
+                add(row, f64::from(x));
+            }
+            self.product_rows += 1;
+        }
+    }
+
+    fn mean(&self) -> Vec<f32> {
+        self.sums.iter().map(|sum| (sum / self.rows as f64) as f32).collect()
+    }
+
+    /// The participation ratio of the covariance; None where latents do not vary.
+    fn rank(&self) -> Option<f64> {
+        let (dim, n) = (self.sums.len(), self.product_rows as f64);
+        let mean = |i: usize| self.product_sums[i] / n;
+        let covariance = |i: usize, j: usize| self.products[i * dim + j] / n - mean(i) * mean(j);
+        let trace: f64 = (0..dim).map(|i| covariance(i, i)).sum();
+        let squares: f64 = (0..dim * dim).map(|ij| covariance(ij / dim, ij % dim).powi(2)).sum();
+        let rank = trace * trace / squares;
+        rank.is_finite().then_some(rank)
+    }
+}
+
 /// A graph whose latents are replaced.
 struct Probe<'a> {
     graph: &'a TrainedGraph,
@@ -134,9 +194,8 @@ pub fn run(
     let wires = LatentWires::find(cx.plan(), goal).map_err(|error| cx.refuse(&error))?;
     let probe = Probe { graph, goal, wires: &wires };
     cx.progress().start(&format!("probe {}", wires.latents), None);
-    let mean = probe.mean(cx, batch_bytes)?;
-    let mut donors: BTreeMap<Option<String>, Donors> = BTreeMap::new();
-    let mut documents: Vec<ProbedDocument> = Vec::new();
+    let (mean, rank) = probe.mean(cx, batch_bytes)?;
+    let mut sums = Sums::default();
     let by = request.scalars.first().cloned();
     let mut batches = graph.batches(request, batch_bytes)?.read_ahead(2);
     let mut ids = 0;
@@ -145,25 +204,27 @@ pub fn run(
             return Err(StepError::Interrupted);
         }
         let group = |s: usize| batches.scalars()[s].get(by.as_ref()?).cloned().flatten();
-        probe.measure(&batch, group, &mean, &mut donors, &mut documents)?;
+        probe.measure(&batch, group, &mean, &mut sums)?;
         ids += batch.len() as u64;
         cx.progress().update(ids, &[]);
     }
-    let found = LatentsProbe::of(&documents);
+    let (attention, residual) = sums.cross;
+    let cross_attention = (residual > 0.0).then(|| (attention / residual).sqrt());
+    let found = LatentsProbe { rank, cross_attention, ..LatentsProbe::of(&sums.documents) };
     let worth = found.all.worth.unwrap_or(f64::NAN);
     cx.progress().finish(&format!("latents are worth {worth:.4} bits per byte"));
     Ok(found)
 }
 
 impl Probe<'_> {
-    /// The mean latent of training documents.
-    fn mean(&self, cx: &StepCx, batch_bytes: usize) -> Result<Vec<f32>, StepError> {
-        let Some(source) = self.graph.sources().first() else { return Ok(Vec::new()) };
+    /// The mean latent of training documents, and the rank of their covariance.
+    fn mean(&self, cx: &StepCx, batch_bytes: usize) -> Result<(Vec<f32>, Option<f64>), StepError> {
+        let Some(source) = self.graph.sources().first() else { return Ok((Vec::new(), None)) };
         let training = Request::training(cx.seed(), source.handle.shuffle_buffer);
         let request = Request { exclude_calibration: true, epochs: Some(1), ..training };
         let packer = Packer::new(source.handle.span_bytes, batch_bytes)?;
         let mut batches = self.graph.batches_of(source, request, packer)?;
-        let (mut sums, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        let (mut moments, mut bytes) = (Moments::new(0), 0);
         while bytes < MEAN_BYTES
             && let Some(batch) = batches.next()?
         {
@@ -172,28 +233,32 @@ impl Probe<'_> {
             }
             bytes += batch.n_counted_bytes() as u64;
             let latents = self.graph.get::<PatchStates>(&batch, &self.wires.latents)?.states;
-            sums.resize(latents.cols, 0.0f64);
-            rows += latents.rows;
+            if moments.rows == 0 {
+                moments = Moments::new(latents.cols);
+            }
             for row in self.graph.session().to_host(&latents)?.chunks_exact(latents.cols) {
-                sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+                moments.add(row);
             }
         }
-        Ok(sums.into_iter().map(|sum| (sum / rows as f64) as f32).collect())
+        Ok((moments.mean(), moments.rank()))
     }
 
-    /// Adds the spans of a batch to `documents`.
+    /// Adds the spans of a batch to `sums`.
     fn measure(
         &self,
         batch: &Rc<Batch>,
         group: impl Fn(usize) -> Option<String>,
         mean: &[f32],
-        donors: &mut BTreeMap<Option<String>, Donors>,
-        documents: &mut Vec<ProbedDocument>,
+        Sums { donors, documents, cross }: &mut Sums,
     ) -> Result<(), StepError> {
         let (graph, wires) = (self.graph, self.wires);
         let beside = wires.beside.iter().map(String::as_str);
         let goals: Vec<&str> = [self.goal, &wires.latents].into_iter().chain(beside).collect();
-        let mut values = graph.run(batch, &goals)?;
+        graph.session().watch_cross();
+        let values = graph.run(batch, &goals);
+        let norms = graph.session().take_cross().unwrap_or_default();
+        *cross = (cross.0 + norms.attention, cross.1 + norms.residual);
+        let mut values = values?;
         let trained = values.take::<Loss>(self.goal)?;
         let PatchStatesValue { states, patches } = values.take::<PatchStates>(&wires.latents)?;
         let beside: Vec<(&str, AnyValue)> = wires
@@ -242,6 +307,23 @@ impl Probe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rank_is_of_the_directions_that_latents_vary_in() {
+        let rank = |latents: &[[f32; 3]]| {
+            let mut moments = Moments::new(3);
+            latents.iter().for_each(|latent| moments.add(latent));
+            (moments.mean(), moments.rank())
+        };
+        let (mean, one) = rank(&[[1.0, 5.0, 2.0], [3.0, 5.0, 2.0]]);
+        assert_eq!((mean, one), (vec![2.0, 5.0, 2.0], Some(1.0)));
+        // Along two axes alike, and along one of them three times as far.
+        let axes =
+            |far: f32| [[far, 0.0, 9.0], [-far, 0.0, 9.0], [0.0, 1.0, 9.0], [0.0, -1.0, 9.0]];
+        assert!((rank(&axes(1.0)).1.unwrap() - 2.0).abs() < 1e-12);
+        assert!((rank(&axes(3.0)).1.unwrap() - 100.0 / 82.0).abs() < 1e-12);
+        assert_eq!(rank(&[[1.0; 3]; 4]).1, None);
+    }
 
     #[test]
     fn donors_are_other_documents_at_the_same_patch_indices() {

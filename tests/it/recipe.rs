@@ -160,6 +160,9 @@ fn the_worth_of_latents_is_measured_beside_the_rest() {
             assert!(number(of, name) != number(of, "bpb"), "{name} is of other latents: {of}");
         }
     }
+    let rank = number(latents, "rank");
+    assert!((1.0..=32.0).contains(&rank), "{rank} of a width of 32");
+    assert!(number(latents, "cross_attention") > 0.0);
     // Nothing else moves.
     let without = |results: &Value| {
         let mut results = results.clone();
@@ -172,4 +175,49 @@ fn the_worth_of_latents_is_measured_beside_the_rest() {
     };
     assert_eq!(without(&probed), without(&plain));
     assert!(plain.get("latents").is_none());
+}
+
+#[test]
+fn training_shows_held_out_documents_and_parts() {
+    let trained = |settings: &str| {
+        let train = TRAIN.replace("log_every: 1}", &format!("log_every: 2{settings}}}"));
+        Place::new().edit(TRAIN, &train).done(&[])
+    };
+    let plain = trained("");
+    let shown = trained(", log_parts: true, evaluate: {every: 1, bytes: 100000}");
+    // Looking does not change training.
+    assert!(weights(&plain) == weights(&shown));
+    let (losses, curve): (Vec<Value>, Vec<Value>) =
+        metrics(&shown).into_iter().partition(|line| line.get("bpb").is_some());
+    assert_eq!((losses.len(), curve.len()), (2, 4));
+    // After the last step the curve has read what the evaluation reads.
+    let last = curve[3]["valid_bpb"].as_f64().unwrap();
+    assert!((last - results(&shown)["bpb"].as_f64().unwrap()).abs() < 1e-6, "{last}");
+    for line in &losses {
+        let by = line["grad_norm_by"].as_object().unwrap();
+        assert_eq!(by.keys().collect::<Vec<_>>(), ["decoder", "embed", "encoder", "latent"]);
+        let squares: f64 = by.values().map(|norm| norm.as_f64().unwrap().powi(2)).sum();
+        let norm = line["grad_norm"].as_f64().unwrap();
+        assert!((squares.sqrt() - norm).abs() < 1e-6 * norm, "{line}");
+    }
+    let page = fs::read_to_string(shown.dir.join("report.html")).unwrap();
+    for title in ["Held-out loss of loss", "Gradient norm by node"] {
+        assert!(page.contains(title), "no `{title}` on the page");
+    }
+}
+
+#[test]
+fn first_passes_over_the_same_documents_are_paired() {
+    let train = "{goal: loss, steps: 60, batch_bytes: 64, lr: 4e-3}";
+    let place = spans_of_32().edit(TRAIN, train);
+    let yaml = format!(
+        "{}report: {{baseline: base}}\nablate:\n  wide: {{graph.latent.dim: 64}}\n  batches: {{run.0.train.batch_bytes: 96}}\n",
+        place.yaml
+    );
+    let done = place.with(&yaml).done(&[]);
+    let results = json(&done.dir.join("results.json"));
+    let difference = &results["variants"]["wide"]["online_difference"];
+    assert!(difference["bpb"].as_f64().unwrap() != 0.0 && difference["se"].as_f64().unwrap() > 0.0);
+    // Other batches are not paired.
+    assert!(results["variants"]["batches"].get("online_difference").is_none());
 }

@@ -61,7 +61,8 @@ fn long() -> Place {
 /// another.
 fn long_with_settings() -> Place {
     let train = format!("{{goal: loss, {LONG},");
-    let settings = "packing: best_fit, accumulate: 2, average: {last: 1}, lr_by: {latent: 0.5},";
+    let settings = "packing: best_fit, accumulate: 2, average: {last: 1}, lr_by: {latent: 0.5}, \
+        log_parts: true, evaluate: {every: 5},";
     long()
         .edit(&train, &format!("{train} {settings}"))
         .edit("calibration: 0.3}}", "calibration: 0.3}, span_bytes: 20}")

@@ -14,4 +14,4 @@ pub use export::Export;
 pub use score::{Emit, Score};
 pub use score_batches::{BatchOptions, BatchScorer};
 pub use score_worker::Worker;
-pub use train::{Average, Train};
+pub use train::{Average, HeldOut, Train};

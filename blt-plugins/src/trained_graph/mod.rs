@@ -233,6 +233,23 @@ impl TrainedGraph {
         norm.map_err(device::failed)
     }
 
+    /// The norm of the gradients added so far, of the parameters of each node that has any.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn gradient_norms(&self) -> Result<BTreeMap<String, f64>, StepError> {
+        let mut by_node: BTreeMap<String, Vec<ParamId>> = BTreeMap::new();
+        for p in &self.params {
+            by_node.entry(p.node.clone()).or_default().push(p.canonical.id);
+        }
+        let norm = |(node, ids): (String, Vec<ParamId>)| {
+            let squared = self.backend().grad_norm_squared(&ids).map_err(device::failed)?;
+            Ok((node, squared.sqrt()))
+        };
+        let norms = by_node.into_iter().map(norm).collect::<Result<BTreeMap<_, _>, StepError>>()?;
+        Ok(norms.into_iter().filter(|(_, norm)| *norm > 0.0).collect())
+    }
+
     /// Starts measuring the time and FLOPs of each node, backward included.
     pub fn profile(&self) -> Rc<NodeProfile> {
         let profile = Rc::new(NodeProfile::new(self.session.clone()));

@@ -68,6 +68,8 @@ pub struct Variant {
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
     pub difference: Option<Difference>,
+    /// That of the training batches of the first pass.
+    pub online: Option<Difference>,
     /// What its `score` steps left.
     pub scores: Vec<Score>,
 }
@@ -156,6 +158,7 @@ impl Variant {
             metrics: numbers(&measured.metrics),
             prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
             difference: results.difference.as_ref().and_then(difference),
+            online: results.online_difference.as_ref().and_then(difference),
             scores: results.steps.iter().filter_map(score).collect(),
         }
     }
@@ -294,6 +297,18 @@ impl Facts {
         {
             notes.push(format!(
                 "The baseline {name} was not evaluated, so there are no differences to it."
+            ));
+        }
+        let online = |v: &Variant| {
+            let d = v.online?;
+            let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4}"));
+            Some(format!("{} {:+.4}{se}", v.name, d.bpb))
+        };
+        let online: Vec<String> = self.variants.iter().filter_map(online).collect();
+        if !online.is_empty() {
+            notes.push(format!(
+                "On training batches that were new to the models, in the later half of the first pass, differences to the baseline are: {}.",
+                online.join(", ")
             ));
         }
         let apart: Vec<&str> =

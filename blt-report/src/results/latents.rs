@@ -13,6 +13,12 @@ pub struct LatentsProbe {
     pub all: LatentsWorth,
     /// By the column's values.
     pub by: BTreeMap<String, LatentsWorth>,
+    /// Directions that latents of training documents vary in: the participation ratio of their
+    /// covariance, `trace(C)^2 / trace(C^2)`, from 1 to the width.
+    pub rank: Option<f64>,
+    /// The norm of what the decoder's cross-attention gives, as a share of the states that it is
+    /// added to, over all layers and bytes.
+    pub cross_attention: Option<f64>,
 }
 
 /// What the latents of some documents are worth, in bits per byte: the smaller loss with latents
@@ -70,6 +76,8 @@ impl LatentsProbe {
         LatentsProbe {
             all: LatentsWorth::of(&documents.iter().collect::<Vec<_>>()),
             by: by.collect(),
+            rank: None,
+            cross_attention: None,
         }
     }
 }

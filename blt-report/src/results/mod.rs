@@ -9,6 +9,7 @@ mod bench;
 mod file;
 mod latents;
 mod number;
+mod online;
 mod paired;
 mod score;
 mod step;
@@ -17,6 +18,7 @@ pub use bench::{BenchResult, NodeSeconds, PhaseRate, TrainingMemory};
 pub use file::{Difference, Evaluated, Results, SCHEMA, StepRecord, VariantResults};
 pub use latents::{LatentsProbe, LatentsWorth, ProbedDocument, ProbedNats};
 pub use number::{Number, Ordered};
+pub use online::ONLINE_FILE;
 pub use paired::{DocumentLine, paired};
 pub use score::{
     HistogramGroup, HistogramOf, Likelihood, Patching, ScoreCounts, ScoreHistogram, ScoreResult,
@@ -148,11 +150,15 @@ pub fn build(
     }
     let mut variants = Ordered::default();
     let mut documents: BTreeMap<&str, Vec<Vec<DocumentLine>>> = BTreeMap::new();
+    let mut online: BTreeMap<&str, Vec<Vec<(u64, f64)>>> = BTreeMap::new();
     for name in order {
         let mut by_seed = Vec::new();
         for run in runs.iter().filter(|r| r.variant == name) {
             let (one, read) = of_run(run)?;
             documents.entry(name).or_default().extend(read);
+            let steps = run.entries.iter().rev().map(|entry| online::read(&entry.dir));
+            let last = steps.filter_map(Result::transpose).next().transpose()?;
+            online.entry(name).or_default().extend(last);
             by_seed.push((run.seed.to_string(), one));
         }
         let mut results = over_seeds(&by_seed)?;
@@ -168,6 +174,15 @@ pub fn build(
         for (name, ours) in documents.iter().filter(|(name, _)| Some(**name) != baseline) {
             if let Some(results) = variants.get_mut(name) {
                 results.difference = paired(ours, base);
+            }
+        }
+    }
+    if let Some(base) = baseline.and_then(|b| online.get(b)) {
+        for (name, ours) in
+            online.iter().filter(|(name, ours)| Some(**name) != baseline && *ours != base)
+        {
+            if let Some(results) = variants.get_mut(name) {
+                results.online_difference = online::difference(ours, base);
             }
         }
     }

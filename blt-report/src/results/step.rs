@@ -167,12 +167,18 @@ pub struct MetricsLine {
     /// Bits per byte since the line before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpb: Option<f64>,
+    /// Bits per byte on held-out documents, with the weights of this step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_bpb: Option<f64>,
     /// Learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Norm of the last gradient, before it was clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// Of it, that of each node's parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm_by: Option<BTreeMap<String, f64>>,
     /// Bytes trained on so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,

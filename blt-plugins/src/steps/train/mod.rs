@@ -1,9 +1,10 @@
 mod average;
+mod held_out;
 mod params;
 mod rates;
 mod training;
 
-pub use params::{Average, Train};
+pub use params::{Average, HeldOut, Train};
 
 use crate::checkpoint::{self, ResumeFolder};
 use crate::device::backend;
@@ -15,8 +16,9 @@ use average::Averaging;
 use blt_data::{Packer, Request};
 use blt_derive::step;
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
+use held_out::Curve;
 use std::path::Path;
-use training::{Progress, Training};
+use training::{Parts, Progress, Training};
 
 #[step(example = "goal: loss, steps: 300, batch_bytes: 16384, lr: 2e-3")]
 impl Step for Train {
@@ -43,6 +45,9 @@ impl Step for Train {
             &[&self.goal],
             &Request { exclude_calibration: true, ..Request::training(cx.seed(), 1) },
         )?;
+        if self.evaluate.is_some() {
+            held_out::check(cx, &self.goal)?;
+        }
         warn_untrained(cx)?;
         let mut on = fingerprints(cx, &[&self.goal])?;
         if let Some(from) = &self.from {
@@ -84,7 +89,10 @@ impl Step for Train {
         let from = state.as_ref().map(|state| &state.data);
         let batches = graph.read(source, request, packer, from)?.read_ahead(2 * self.accumulate);
         graph.backend().recompute(self.recompute);
-        let mut training = Training::new(self, cx, &graph, batches, state, rates, averaging)?;
+        let curve = self.evaluate.as_ref();
+        let curve = curve.map(|of| Curve::read(of, cx, &graph, self.batch_bytes)).transpose()?;
+        let parts = Parts { rates, averaging, curve };
+        let mut training = Training::new(self, cx, &graph, batches, state, parts)?;
         if latest.is_some() {
             let step = training.step_done();
             cx.progress().message(&format!("going on after step {step} of {}", self.steps));

@@ -71,6 +71,11 @@ pub struct Train {
     /// moving mean). Weights are taken at about 50 steps, or 20 in a time of `1 / (1 - ema)` steps.
     /// The optimiser's moments are those of the last step.
     pub average: Option<Average>,
+    /// Also write the gradient's norm by node into metrics.jsonl, at every `log_every`.
+    #[default(false)]
+    pub log_parts: bool,
+    /// Measure the loss on held-out documents during training, for a curve: `{every: 200}`.
+    pub evaluate: Option<HeldOut>,
     /// Keep only the inputs of transformer blocks, and compute the rest again in the backward pass.
     /// This takes less memory and about a third more time, and gives the same bits. (`--path
     /// reference` ignores it.)
@@ -79,6 +84,19 @@ pub struct Train {
     /// The checkpoint directory to continue from: it gives parameters, moments, thresholds and
     /// tokenizers.
     pub from: Option<PathBuf>,
+}
+
+/// The loss on held-out documents during training, with the weights of the step.
+#[params]
+pub struct HeldOut {
+    /// Optimiser steps from one measurement to the next.
+    pub every: u64,
+    /// Bytes of documents to read, about: the same ones each time and in every variant, drawn with
+    /// the pipeline's seed. They stay in memory.
+    #[default(64 * 1024)]
+    pub bytes: u64,
+    /// Most documents to read.
+    pub documents: Option<u64>,
 }
 
 /// Which mean of the weights `train` leaves.
@@ -150,6 +168,12 @@ impl Train {
         {
             let msg = format!("the factor for `{part}` is {rate}; expected a number of at least 0");
             return Err(NodeError::param("lr_by", msg));
+        }
+        if let Some(HeldOut { every, bytes, documents }) = self.evaluate
+            && (every == 0 || bytes == 0 || documents == Some(0))
+        {
+            let msg = "every, bytes and documents of `evaluate` must be at least 1";
+            return Err(NodeError::param("evaluate", msg));
         }
         match self.average {
             Some(Average::Ema(factor)) if !(factor > 0.0 && factor < 1.0) => {

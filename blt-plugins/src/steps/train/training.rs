@@ -1,6 +1,7 @@
 //! The training loop: optimiser steps, lines of metrics, checkpoints.
 
 use super::average::Averaging;
+use super::held_out::Curve;
 use super::params::Train;
 use crate::checkpoint::{CHECKPOINT_DIR, ResumeFolder};
 use crate::trained_graph::TrainedGraph;
@@ -9,9 +10,10 @@ use blt_core::bytes::Batch;
 use blt_core::optim::AdamWConfig;
 use blt_data::BatchState;
 use blt_graph::{JsonLines, StepCx, StepError};
-use blt_report::results::{MetricsLine, StepResult, Timing, TrainResult};
+use blt_report::results::{MetricsLine, ONLINE_FILE, StepResult, Timing, TrainResult};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -31,6 +33,8 @@ pub struct Progress {
     /// Lines of metrics.jsonl and timings.jsonl written up to this state.
     metrics_lines: u64,
     timings_lines: u64,
+    /// Lines of online.jsonl.
+    online_lines: u64,
 }
 
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
@@ -38,6 +42,14 @@ struct Window {
     nats: f64,
     bytes: u64,
     norm: f64,
+}
+
+/// What a training may have beside its loop.
+pub struct Parts<'a> {
+    /// Factors of the learning rate, by parameter.
+    pub rates: Vec<f64>,
+    pub averaging: Option<Averaging<'a>>,
+    pub curve: Option<Curve>,
 }
 
 /// A running [`Train`] step.
@@ -49,12 +61,13 @@ pub struct Training<'a> {
     optimiser: AdamWConfig,
     /// Optimiser steps that led to the parameters before this training began.
     t0: u64,
-    /// Factors of the learning rate, by parameter.
-    rates: Vec<f64>,
-    averaging: Option<Averaging<'a>>,
+    parts: Parts<'a>,
     state: Progress,
     metrics: JsonLines,
+    online: JsonLines,
     timings: JsonLines,
+    /// Of the last gradient by node, with `log_parts`.
+    norms: BTreeMap<String, f64>,
     started: Instant,
     /// Bytes trained on before `started`.
     first_bytes: u64,
@@ -69,8 +82,7 @@ impl<'a> Training<'a> {
         graph: &'a TrainedGraph,
         batches: Batches<'a>,
         state: Option<Progress>,
-        rates: Vec<f64>,
-        averaging: Option<Averaging<'a>>,
+        parts: Parts<'a>,
     ) -> Result<Self, StepError> {
         let state = state.unwrap_or_else(|| Progress {
             step: 0,
@@ -80,11 +92,14 @@ impl<'a> Training<'a> {
             window: Window::default(),
             metrics_lines: 0,
             timings_lines: 0,
+            online_lines: 0,
         });
         let lines = |name, lines| JsonLines::open(cx.dir().join(name), lines);
         Ok(Training {
             metrics: lines("metrics.jsonl", state.metrics_lines)?,
             timings: lines("timings.jsonl", state.timings_lines)?,
+            online: lines(ONLINE_FILE, state.online_lines)?,
+            norms: BTreeMap::new(),
             optimiser: train.optimiser(),
             t0: graph.t() - state.step,
             started: Instant::now(),
@@ -94,8 +109,7 @@ impl<'a> Training<'a> {
             cx,
             graph,
             batches,
-            rates,
-            averaging,
+            parts,
             state,
         })
     }
@@ -110,8 +124,13 @@ impl<'a> Training<'a> {
         while self.state.step < steps {
             self.step()?;
             let step = self.state.step;
-            if let Some(averaging) = &mut self.averaging {
+            if let Some(averaging) = &mut self.parts.averaging {
                 averaging.after(step)?;
+            }
+            if let Some(curve) = &self.parts.curve
+                && let Some(bpb) = curve.after(step, self.graph, &self.train.goal)?
+            {
+                self.log_held_out(bpb)?;
             }
             if step.is_multiple_of(log_every) || step == steps {
                 self.log()?;
@@ -138,6 +157,8 @@ impl<'a> Training<'a> {
         let micro: Vec<Rc<Batch>> = (0..self.train.accumulate)
             .map(|_| self.batches.next_or_end())
             .collect::<Result<_, _>>()?;
+        let first_pass = self.batches.state().cursor.epoch == 0;
+        let (mut step_nats, mut step_bytes) = (0.0, 0);
         let targets = |batch: &Rc<Batch>| self.graph.n_targets(batch, goal);
         let total: usize = micro.iter().map(targets).sum();
         for batch in &micro {
@@ -148,17 +169,40 @@ impl<'a> Training<'a> {
             if !nats.is_finite() {
                 return Err(not_finite("loss"));
             }
+            (step_nats, step_bytes) = (step_nats + nats, step_bytes + bytes as u64);
             self.state.window.nats += nats;
             self.state.window.bytes += bytes as u64;
             self.state.bytes += bytes as u64;
             self.state.ids += batch.len() as u64;
         }
-        let norm = self.graph.update_by(&self.optimiser, &self.rates, step, self.t0 + step)?;
+        let logs = step.is_multiple_of(self.train.log_every) || step == self.train.steps;
+        if self.train.log_parts && logs {
+            self.norms = self.graph.gradient_norms()?;
+        }
+        let norm =
+            self.graph.update_by(&self.optimiser, &self.parts.rates, step, self.t0 + step)?;
         if !norm.is_finite() {
             return Err(not_finite("gradient"));
         }
+        if first_pass {
+            self.online.push(&(step_bytes, step_nats))?;
+            self.state.online_lines += 1;
+        }
         self.state.window.norm = norm;
         self.state.step = step;
+        Ok(())
+    }
+
+    /// Writes a line of metrics.jsonl with the loss on held-out documents.
+    fn log_held_out(&mut self, bpb: f64) -> Result<(), StepError> {
+        self.metrics.push(&MetricsLine {
+            goal: Some(self.train.goal.clone()),
+            step: Some(self.state.step),
+            valid_bpb: Some(bpb),
+            bytes: Some(self.state.bytes),
+            ..MetricsLine::default()
+        })?;
+        self.state.metrics_lines += 1;
         Ok(())
     }
 
@@ -175,6 +219,7 @@ impl<'a> Training<'a> {
             bpb: Some(bpb),
             lr: Some(lr),
             grad_norm: Some(window.norm),
+            grad_norm_by: self.train.log_parts.then(|| std::mem::take(&mut self.norms)),
             bytes: Some(bytes),
             ..MetricsLine::default()
         })?;
@@ -195,10 +240,11 @@ impl<'a> Training<'a> {
     fn save(&mut self, resume: &ResumeFolder) -> Result<(), StepError> {
         self.metrics.sync()?;
         self.timings.sync()?;
+        self.online.sync()?;
         self.state.data = self.batches.state().clone();
         let step = self.state.step;
         let training = serde_json::to_value(&self.state)?;
-        let average = |dir: &Path| match &self.averaging {
+        let average = |dir: &Path| match &self.parts.averaging {
             Some(averaging) => averaging.save(dir),
             None => Ok(()),
         };
@@ -211,7 +257,8 @@ impl<'a> Training<'a> {
         self.graph.check_end()?;
         self.metrics.sync()?;
         self.timings.sync()?;
-        if let Some(averaging) = &self.averaging {
+        self.online.sync()?;
+        if let Some(averaging) = &self.parts.averaging {
             averaging.write()?;
         }
         let (dir, Progress { step, bytes, ids, .. }) = (self.cx.dir(), &self.state);
