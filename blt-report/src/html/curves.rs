@@ -124,7 +124,8 @@ fn norms(variant: &Variant, lines: &[MetricsLine]) -> Option<Value> {
     let title = format!("Gradient norm by node, {}", variant.name);
     let svg =
         svg::lines(&format!("norms-{}", variant.index), &title, "step", "gradient norm", &drawn)?;
-    let named = |line: &Line| context! { swatch => safe(line.look.swatch()), name => line.name.as_str() };
+    let named =
+        |line: &Line| context! { swatch => safe(line.look.swatch()), name => line.name.as_str() };
     let legend = drawn.iter().map(named).collect::<Vec<_>>();
     Some(context! { title => title, svg => safe(svg), seeds => 1, legend => legend })
 }

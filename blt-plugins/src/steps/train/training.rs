@@ -8,7 +8,7 @@ use crate::trained_graph::TrainedGraph;
 use crate::trained_graph::reading::Batches;
 use blt_core::bytes::Batch;
 use blt_core::optim::AdamWConfig;
-use blt_data::BatchState;
+use blt_data::{BatchState, Packing};
 use blt_graph::{JsonLines, StepCx, StepError};
 use blt_report::results::{MetricsLine, ONLINE_FILE, StepResult, Timing, TrainResult};
 use serde::{Deserialize, Serialize};
@@ -264,6 +264,15 @@ impl<'a> Training<'a> {
         let (dir, Progress { step, bytes, ids, .. }) = (self.cx.dir(), &self.state);
         let room = self.train.batch_bytes as f64 * self.train.accumulate as f64 * *step as f64;
         let fill = *ids as f64 / room;
+        if self.train.packing == Packing::BestFit && fill < 0.95 {
+            let (span, batch) = (self.graph.source()?.handle.span_bytes, self.train.batch_bytes);
+            let fitting = batch / batch.div_ceil(span + 1) - 1;
+            self.cx.progress().message(&format!(
+                "batches are {:.0} % full: spans of {span} bytes, {} ids with BOS, do not divide `batch_bytes: {batch}`; `span_bytes: {fitting}` does",
+                100.0 * fill,
+                span + 1
+            ));
+        }
         self.graph.save(&dir.join(CHECKPOINT_DIR), self.t0 + step, None)?;
         let seconds = self.started.elapsed().as_secs_f64();
         let result = TrainResult {
