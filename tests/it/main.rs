@@ -9,9 +9,12 @@ mod bad_input;
 mod bench;
 mod causality;
 mod common;
+mod corpus;
 mod doubts;
 mod dsl;
 mod gpu;
+#[cfg(unix)]
+mod kept;
 mod own_step;
 mod readme;
 mod recipe;

@@ -213,6 +213,26 @@ fn killed_and_resumed_with_every_setting() {
 }
 
 #[test]
+fn a_damaged_checkpoint_is_named_and_not_resumed_from() {
+    let whole = Bytes::of(&long().done(&[]).dir);
+    let (place, ..) = stopped_in_the_middle(long, &[], "KILL", 6);
+    let (kept, _) = checkpoint(&place.path("runs/.store")).unwrap();
+    let path = kept.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() - 5;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let done = place.done(&[]);
+    let said = &done.stderr;
+    assert!(said.contains("the bytes of `model.safetensors` are not those"), "{said}");
+    assert!(
+        said.contains("the step begins anew") && !said.contains("going on after step"),
+        "{said}"
+    );
+    assert_same(&whole, &Bytes::of(&done.dir), "begun anew");
+}
+
+#[test]
 fn interrupted_and_resumed() {
     let whole = Bytes::of(&long().done(&[]).dir);
     let (place, output, at) = stopped_in_the_middle(long, &[], "INT", 4);

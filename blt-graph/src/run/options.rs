@@ -56,6 +56,11 @@ impl RunOptions {
         }
     }
 
+    /// The program and its arithmetic: the build, the number type, the processor's features.
+    pub fn program(&self) -> String {
+        format!("{} {} {}", self.build, self.dtype, self.cpu_features)
+    }
+
     /// The store that a run with these options uses.
     pub fn store(&self) -> Store {
         Store::new(self.store_dir.clone().unwrap_or_else(|| self.runs_dir.join(".store")))
@@ -63,7 +68,7 @@ impl RunOptions {
 }
 
 /// The architecture of this processor and the vector extensions by which numeric libraries choose
-/// their code.
+/// their code, and `BLT_SIMD`, by which a user chooses lesser ones.
 pub fn cpu_features() -> String {
     let mut features = vec![std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]
@@ -76,7 +81,8 @@ pub fn cpu_features() -> String {
         ];
         features.extend(found.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
     }
-    features.join("+")
+    let chosen = std::env::var("BLT_SIMD").map(|level| format!("+BLT_SIMD={level}"));
+    features.join("+") + &chosen.unwrap_or_default()
 }
 
 /// The elements of `all` whose variants are among `names`; all of them if there are no names.

@@ -139,9 +139,18 @@ impl<'a> Runner<'a> {
             Resume::Run => RunDir::unfinished(&self.options.runs_dir, &self.spec.name, &resolved),
             Resume::Steps | Resume::Fresh => None,
         };
-        let dir = match unfinished {
-            Some(dir) => dir,
-            None => RunDir::create(&self.options.runs_dir, &self.spec.name)?,
+        let mut locked = None;
+        if let Some(dir) = unfinished {
+            // None if another process is at work in it.
+            locked = store.lock_run(&dir.path)?.map(|lock| (dir, Some(lock)));
+        }
+        let (dir, _lock) = match locked {
+            Some(locked) => locked,
+            None => {
+                let dir = RunDir::create(&self.options.runs_dir, &self.spec.name)?;
+                let lock = store.lock_run(&dir.path)?;
+                (dir, lock)
+            }
         };
         let started = dir.status().map_or_else(utc, |status| status.started);
         let status = |state, error| Status {
@@ -188,6 +197,7 @@ impl<'a> Runner<'a> {
             threads: self.options.threads,
             progress: self.progress,
             interrupt: self.interrupt.clone(),
+            program: self.options.program(),
             lent: self.lent.clone(),
         }
     }
@@ -277,37 +287,43 @@ impl<'a> Runner<'a> {
         if self.interrupt.load(Ordering::Relaxed) {
             return Err(RunError::of_step(plan, index, StepError::Interrupted));
         }
-        if store.has(&keyed.key) {
-            let cx =
-                self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
-            let stands = plan.steps()[index].behaviour().stands(&cx);
-            if !stands.map_err(|error| RunError::of_step(plan, index, error))? {
-                store.discard(&keyed.key)?;
-            }
-        }
         let mut said = false;
         let made_by = format!("{}, {}, seed {}", plan.pipeline, plan.variant, plan.seed);
-        let claim =
-            store.claim(&keyed.what, &made_by, self.options.resume == Resume::Fresh, || {
+        let behaviour = plan.steps()[index].behaviour();
+        let of_step = |error| RunError::of_step(plan, index, error);
+        loop {
+            let fresh = self.options.resume == Resume::Fresh;
+            let claim = store.claim(&keyed.what, &made_by, fresh, || {
                 if !std::mem::replace(&mut said, true) {
                     self.progress.message("another process is running this step; waiting for it");
                 }
                 !self.interrupt.load(Ordering::Relaxed)
             })?;
-        match claim {
-            Claim::Finished(finished) => {
-                self.progress.step(&StepHeading { reused: true, ..heading });
-                Ok((finished, true))
+            let work = match claim {
+                Claim::GaveUp => return Err(of_step(StepError::Interrupted)),
+                Claim::Work(work) => work,
+                Claim::Finished(finished) => {
+                    let dir = Some(finished.dir.clone());
+                    let cx = self.cx(plan, index, keyed.earlier.clone(), dir, false);
+                    if behaviour.stands(&cx).map_err(of_step)? {
+                        self.progress.step(&StepHeading { reused: true, ..heading });
+                        return Ok((finished, true));
+                    }
+                    drop(finished);
+                    store.discard(&keyed.key)?;
+                    continue;
+                }
+            };
+            self.progress.step(&StepHeading { reused: false, ..heading });
+            if let Some(damage) = work.damage() {
+                self.progress.message(&format!(
+                    "warning: what this step left in the store is damaged, so it runs again: {damage}"
+                ));
             }
-            Claim::GaveUp => Err(RunError::of_step(plan, index, StepError::Interrupted)),
-            Claim::Work(work) => {
-                self.progress.step(&StepHeading { reused: false, ..heading });
-                let mut cx =
-                    self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
-                let ran = plan.steps()[index].behaviour().run(&mut cx);
-                ran.map_err(|error| RunError::of_step(plan, index, error))?;
-                Ok((work.finish()?, false))
-            }
+            let mut cx =
+                self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
+            behaviour.run(&mut cx).map_err(of_step)?;
+            return Ok((work.finish()?, false));
         }
     }
 

@@ -178,6 +178,7 @@ impl Score {
             keep,
             on_error: self.on_error,
             by: self.by.clone(),
+            program: cx.program().to_owned(),
             settings: json!({"goal": self.goal, "source": settings, "path": cx.compute_path().to_string(), "device": cx.device()}),
         };
         Job::new(config).map_err(|error| match error {
@@ -312,6 +313,14 @@ impl Step for Score {
         let job = self.whole_job(cx, &scorer)?;
         let units = job.divide(self.part_bytes, self.limit, &scorer.graph().digest()?)?;
         let outputs = self.outputs(cx)?;
+        let mut wait = |busy: Option<&str>| {
+            if let Some(line) = busy {
+                cx.progress().message(line);
+            }
+            !cx.interrupted()
+        };
+        // No other process works in a step's own directory.
+        let _alone = self.output.as_ref().map(|_| outputs.lock(&mut wait)).transpose()?;
         outputs.clear_partial()?;
         let manifest = job.manifest(&units);
         if self.output.is_some() {
@@ -363,6 +372,7 @@ impl Step for Score {
             summaries[i] = Some(summary);
         }
         outputs.clear_partial()?;
+        outputs.check(&units.units, &summaries)?;
         // Parts that a resumed run found are not timed.
         let timing = Timing {
             score_bytes_per_second: Some(seen.bytes as f64 / seconds),

@@ -66,7 +66,8 @@ impl Step for Train {
             restore(&mut graph, &from).map_err(|e| at_from(cx, e))?;
         }
         let resume = ResumeFolder::of(cx.dir());
-        let latest = if cx.resumed() { resume.latest()? } else { None };
+        let latest =
+            if cx.resumed() { resume.latest(|line| cx.progress().message(line))? } else { None };
         let state: Option<Progress> = match &latest {
             Some(path) => {
                 let training = restore(&mut graph, path)?;
