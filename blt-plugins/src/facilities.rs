@@ -1,6 +1,7 @@
 //! [`Facilities`]: what a node can give to steps in addition to the values of its ports.
 
 use crate::matched::Pair;
+use blt_core::bytes::Batch;
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
 use blt_core::patch::stream::PatchStream;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 /// | [`prepare`](Facilities::prepare) | learns before training | [`TrainedGraph::prepare`] |
 /// | [`matching`](Facilities::matching) | has a threshold to match patch sizes with | evaluate |
 /// | [`check_end`](Facilities::check_end) | checks parameters on data | train, evaluate |
+/// | [`n_targets`](Facilities::n_targets) | is a loss, not of the bytes alone | train |
 /// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | tests |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
 /// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests |
@@ -60,6 +62,13 @@ pub trait Facilities {
     /// If the parameters do not make sense on those data.
     fn check_end(&self) -> Result<(), NodeError> {
         Ok(())
+    }
+
+    /// For a loss with other targets than the counted bytes: how many it has in `batch`. Training
+    /// weighs the micro-batches of an optimiser step by them.
+    fn n_targets(&self, batch: &Batch) -> Option<usize> {
+        let _ = batch;
+        None
     }
 
     /// For a patcher that does not look ahead: its state at the start of a span, which finds the

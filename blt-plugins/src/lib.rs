@@ -24,6 +24,7 @@ pub mod nodes;
 pub mod patcher;
 mod plan_queries;
 pub mod ports;
+mod probe;
 mod profile;
 mod recognise;
 pub mod scoring;

@@ -17,6 +17,7 @@ mod gpu;
 mod kept;
 mod own_step;
 mod readme;
+mod recipe;
 mod registry;
 mod regress;
 #[cfg(unix)]

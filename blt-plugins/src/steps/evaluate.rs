@@ -7,6 +7,7 @@ use crate::plan_queries::{
     boundary_lookahead, nodes_behind_borders, patches_wire, read_by_patchers,
 };
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
+use crate::probe::{self, LatentWires};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
@@ -17,7 +18,7 @@ use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::html::Sample;
-use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
+use blt_report::results::{DocumentLine, EvaluateResult, LatentsProbe, Number, StepResult, Timing};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
@@ -87,9 +88,22 @@ pub struct Evaluate {
     pub matching: Option<Match>,
     /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
+    /// Also measure the worth of latents: `latents` reads the documents again with the latents
+    /// replaced by the mean over training documents, by those of another document of the group
+    /// (`by`) at the same patch indices, and by zeros. The worth is the smaller of the first two
+    /// losses minus the loss as trained. Works for every graph with one node that is the latent
+    /// part of a model.
+    pub probe: Option<Probe>,
     /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
     pub sample_bytes: usize,
+}
+
+/// What `evaluate` may measure beside the loss.
+#[params]
+pub enum Probe {
+    /// What the loss is with other latents.
+    Latents,
 }
 
 /// Sums over documents.
@@ -139,6 +153,7 @@ struct Measuring<'a> {
     metrics: MetricValue,
     samples: BTreeMap<Option<String>, Sample>,
     documents: JsonLines,
+    latents: Option<LatentsProbe>,
     ids: u64,
     spans: u64,
 }
@@ -182,6 +197,9 @@ impl Step for Evaluate {
                 let what = "`groups: true` matches each value of the column `by`: give `by`";
                 return Err(NodeError::param("match", what));
             }
+        }
+        if self.probe.is_some() {
+            LatentWires::find(plan, &self.goal)?;
         }
         if self.batch_bytes == 0 {
             return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
@@ -242,6 +260,10 @@ impl Step for Evaluate {
         let matched = self.matching.as_ref();
         let matched =
             matched.map(|m| m.apply(cx, &graph, &refs, request.clone(), by)).transpose()?;
+        // Before the costs of nodes are measured.
+        let probed =
+            |_: &Probe| probe::run(cx, &graph, &self.goal, request.clone(), self.batch_bytes);
+        let latents = self.probe.as_ref().map(probed).transpose()?;
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
@@ -259,6 +281,7 @@ impl Step for Evaluate {
             metrics: MetricValue::default(),
             samples: BTreeMap::new(),
             documents,
+            latents,
             ids: 0,
             spans: 0,
         };
@@ -460,6 +483,7 @@ impl Measuring<'_> {
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
             matched: self.matched.as_ref().map(serde_json::to_value).transpose()?,
+            latents: self.latents.clone(),
         })
     }
 

@@ -9,9 +9,9 @@ mod score_worker;
 mod train;
 
 pub use bench::Bench;
-pub use evaluate::{Evaluate, Split};
+pub use evaluate::{Evaluate, Probe, Split};
 pub use export::Export;
 pub use score::{Emit, Score};
 pub use score_batches::{BatchOptions, BatchScorer};
 pub use score_worker::Worker;
-pub use train::Train;
+pub use train::{Average, HeldOut, Train};

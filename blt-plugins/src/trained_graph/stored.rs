@@ -150,7 +150,19 @@ impl TrainedGraph {
     /// # Errors
     /// If the checkpoint cannot be written.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
+        self.save_with(dir, t, training, |_| Ok(()))
+    }
+
+    /// As [`save`](TrainedGraph::save); `more` writes files of a step's own into the directory.
+    pub(crate) fn save_with(
+        &self,
+        dir: &Path,
+        t: u64,
+        training: Option<Value>,
+        more: impl FnOnce(&Path) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
         checkpoint::write(dir, |partial| {
+            more(partial)?;
             let stored = self.stored();
             save_params(partial, &stored, self.backend())?;
             save_moments(partial, &stored, self.backend())?;

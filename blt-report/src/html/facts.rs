@@ -2,7 +2,9 @@
 //! null or not finite is left out.
 
 use super::text::significant;
-use crate::results::{self, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults};
+use crate::results::{
+    self, LatentsProbe, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults,
+};
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -86,11 +88,15 @@ pub struct Variant {
     pub lookahead: bool,
     /// The arm that it controls, where it is a control.
     pub controls: Option<String>,
+    /// What latents are worth.
+    pub latents: Option<LatentsProbe>,
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
     /// To the baseline.
     pub difference: Option<Difference>,
     pub difference_by: Vec<(String, Difference)>,
+    /// That of the training batches of the first pass, and its standard error.
+    pub online: Option<(f64, Option<f64>)>,
     /// What its `score` steps left.
     pub scores: Vec<Score>,
     /// Goal and bits per byte of its evaluations before the last.
@@ -193,10 +199,12 @@ impl Variant {
             evaluate_rate: finite(timing.evaluate_bytes_per_second),
             lookahead: measured.boundary_lookahead,
             controls: None,
+            latents: measured.latents,
             metrics: numbers(&measured.metrics),
             prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
             difference: results.difference.as_ref().and_then(Difference::of),
             difference_by: by.collect(),
+            online: results.online_difference.as_ref().map(|d| (d.bpb, finite(Some(d.se)))),
             scores: results.steps.iter().filter_map(score).collect(),
             other_goals: results.evaluations.iter().filter_map(other_goal).collect(),
             reference: false,
