@@ -30,6 +30,7 @@ mod recognise;
 pub mod scoring;
 mod short_form;
 mod sources;
+mod split;
 pub mod steps;
 pub mod testing;
 mod trained_graph;

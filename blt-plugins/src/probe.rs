@@ -8,8 +8,9 @@ use crate::trained_graph::TrainedGraph;
 use blt_core::backend::{Operations, Tensor};
 use blt_core::bytes::Batch;
 use blt_data::{Packer, Request};
+use blt_derive::params;
 use blt_graph::{AnyValue, NodeError, Plan, PlannedNode, StepCx, StepError};
-use blt_report::results::{LatentsProbe, ProbedDocument};
+use blt_report::results::{self, LatentsProbe, ProbedDocument};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -172,51 +173,65 @@ impl Moments {
     }
 }
 
+/// What `evaluate` may measure beside the loss.
+#[params]
+pub enum Probe {
+    /// What the loss is with other latents.
+    Latents,
+}
+
+impl Probe {
+    /// Reads the documents of `request` with latents as trained, with the mean of training
+    /// documents, with those of other documents of the group (a value of the column `by`), and with
+    /// zeros. Documents of one value of `cluster` are one observation.
+    ///
+    /// # Errors
+    /// If reading or running fails; [`StepError::Interrupted`].
+    pub fn run(
+        &self,
+        cx: &StepCx,
+        graph: &TrainedGraph,
+        goal: &str,
+        request: Request,
+        batch_bytes: usize,
+        (by, cluster): (Option<&str>, Option<&str>),
+    ) -> Result<LatentsProbe, StepError> {
+        let wires = LatentWires::find(cx.plan(), goal).map_err(|error| cx.refuse(&error))?;
+        let probe = Probing { graph, goal, wires: &wires };
+        cx.progress().start(&format!("probe {}", wires.latents), None);
+        let (mean, rank) = probe.mean(cx, batch_bytes)?;
+        let mut sums = Sums::default();
+        let mut batches = graph.batches(request, batch_bytes)?.read_ahead(2);
+        let mut ids = 0;
+        while let Some(batch) = batches.next()? {
+            if cx.interrupted() {
+                return Err(StepError::Interrupted);
+            }
+            let of_column = |s: usize, column: Option<&str>| {
+                batches.scalars()[s].get(column?).cloned().flatten()
+            };
+            let names = |s: usize| (of_column(s, by), of_column(s, cluster));
+            probe.measure(&batch, names, &mean, &mut sums)?;
+            ids += batch.len() as u64;
+            cx.progress().update(ids, &[]);
+        }
+        let (attention, residual) = sums.cross;
+        let cross_attention = (residual > 0.0).then(|| (attention / residual).sqrt());
+        let found = LatentsProbe { rank, cross_attention, ..results::probed(&sums.documents) };
+        let worth = found.all.worth.unwrap_or(f64::NAN);
+        cx.progress().finish(&format!("latents are worth {worth:.4} bits per byte"));
+        Ok(found)
+    }
+}
+
 /// A graph whose latents are replaced.
-struct Probe<'a> {
+struct Probing<'a> {
     graph: &'a TrainedGraph,
     goal: &'a str,
     wires: &'a LatentWires,
 }
 
-/// Reads the documents of `request` with latents as trained, with the mean of training documents,
-/// with those of other documents of the group (the values of the column `by`), and with zeros.
-///
-/// # Errors
-/// If reading or running fails; [`StepError::Interrupted`].
-pub fn run(
-    cx: &StepCx,
-    graph: &TrainedGraph,
-    goal: &str,
-    request: Request,
-    batch_bytes: usize,
-) -> Result<LatentsProbe, StepError> {
-    let wires = LatentWires::find(cx.plan(), goal).map_err(|error| cx.refuse(&error))?;
-    let probe = Probe { graph, goal, wires: &wires };
-    cx.progress().start(&format!("probe {}", wires.latents), None);
-    let (mean, rank) = probe.mean(cx, batch_bytes)?;
-    let mut sums = Sums::default();
-    let by = request.scalars.first().cloned();
-    let mut batches = graph.batches(request, batch_bytes)?.read_ahead(2);
-    let mut ids = 0;
-    while let Some(batch) = batches.next()? {
-        if cx.interrupted() {
-            return Err(StepError::Interrupted);
-        }
-        let group = |s: usize| batches.scalars()[s].get(by.as_ref()?).cloned().flatten();
-        probe.measure(&batch, group, &mean, &mut sums)?;
-        ids += batch.len() as u64;
-        cx.progress().update(ids, &[]);
-    }
-    let (attention, residual) = sums.cross;
-    let cross_attention = (residual > 0.0).then(|| (attention / residual).sqrt());
-    let found = LatentsProbe { rank, cross_attention, ..LatentsProbe::of(&sums.documents) };
-    let worth = found.all.worth.unwrap_or(f64::NAN);
-    cx.progress().finish(&format!("latents are worth {worth:.4} bits per byte"));
-    Ok(found)
-}
-
-impl Probe<'_> {
+impl Probing<'_> {
     /// The mean latent of training documents, and the rank of their covariance.
     fn mean(&self, cx: &StepCx, batch_bytes: usize) -> Result<(Vec<f32>, Option<f64>), StepError> {
         let Some(source) = self.graph.sources().first() else { return Ok((Vec::new(), None)) };
@@ -243,11 +258,11 @@ impl Probe<'_> {
         Ok((moments.mean(), moments.rank()))
     }
 
-    /// Adds the spans of a batch to `sums`.
+    /// Adds the spans of a batch to `sums`. `names`: group and cluster of a span's document.
     fn measure(
         &self,
         batch: &Rc<Batch>,
-        group: impl Fn(usize) -> Option<String>,
+        names: impl Fn(usize) -> (Option<String>, Option<String>),
         mean: &[f32],
         Sums { donors, documents, cross }: &mut Sums,
     ) -> Result<(), StepError> {
@@ -271,7 +286,7 @@ impl Probe<'_> {
         let mut others = Vec::with_capacity(own.len());
         for (s, span) in batch.spans.iter().enumerate() {
             let of_span = patches.span_offsets[s] * cols..patches.span_offsets[s + 1] * cols;
-            let donors = donors.entry(group(s)).or_default();
+            let donors = donors.entry(names(s).0).or_default();
             others.extend(donors.replace(span.row, &own[of_span], mean));
         }
         let with = |latents: Vec<f32>| -> Result<LossValue, StepError> {

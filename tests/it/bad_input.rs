@@ -75,7 +75,7 @@ fn settings_of_training_that_make_no_sense() {
         ("average: {ema: 1}", &["ema is 1", "0.999"]),
         ("lr_by: {latent: -1}", &["the factor for `latent` is -1"]),
         ("evaluate: {every: 0}", &["must be at least 1"]),
-        ("evaluate: {evry: 5}", &["no parameter `evaluate.evry`", "did you mean"]),
+        ("evaluate: {evry: 5}", &["`evaluate` of step", "no key `evry`", "did you mean"]),
         ("lr_by: {latnet: 2}", &["`latnet`", "did you mean `latent`?"]),
     ] {
         let place = plain().edit(train, &format!("{{{setting}, goal: loss, steps: 4,"));

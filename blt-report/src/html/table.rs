@@ -34,7 +34,7 @@ fn p_value(p: f64) -> String {
 
 /// What latents are worth, with half of its interval.
 pub fn worth(of: &LatentsWorth) -> Option<String> {
-    let half = of.high.zip(of.low).map(|(high, low)| format!(" ± {:.4}", (high - low) / 2.0));
+    let half = of.half_width.map(|half| format!(" ± {half:.4}"));
     Some(format!("{:.4}{}", of.worth?, half.unwrap_or_default()))
 }
 
@@ -72,7 +72,7 @@ pub const COLUMNS: &[Column] = &[
     },
     Column {
         title: "latents' worth",
-        about: "bits per byte that the model loses when it reads latents that say nothing of its text, and half of the 95 % interval over documents",
+        about: "bits per byte that the model loses when it reads latents that say nothing of its text, ± half the width of its 95 % interval over documents",
         cells: |_, v| worth(&v.latents.as_ref()?.all),
         page_only: false,
     },

@@ -13,6 +13,7 @@ mod latents;
 mod number;
 mod online;
 mod paired;
+mod probed;
 mod score;
 mod seeds;
 #[cfg(test)]
@@ -24,10 +25,11 @@ pub use file::{
     Control, Difference, Evaluated, Instrument, Interval, Neighbours, Results, SCHEMA, SEEN,
     StepRecord, VariantResults,
 };
-pub use latents::{LatentsProbe, LatentsWorth, ProbedDocument, ProbedNats};
+pub use latents::{LatentsProbe, LatentsWorth};
 pub use number::{Number, Ordered};
 pub use online::ONLINE_FILE;
 pub use paired::{DocumentLine, Paired, paired};
+pub use probed::{ProbedDocument, ProbedNats, probed};
 pub use score::{
     HistogramGroup, HistogramOf, Likelihood, Patching, ScoreCounts, ScoreHistogram, ScoreResult,
     ScoreSums, ScoredPart, UnreadableRows,

@@ -27,7 +27,7 @@ impl Taken {
         let (span, most, decay) = match *average {
             Average::Last(share) => ((share * steps as f64).ceil(), 50.0, 1.0),
             // What is older than 8 times the time constant has a weight below e^-8.
-            Average::Ema(factor) => (8.0 / (1.0 - factor), 160.0, factor),
+            Average::Ema(factor) => ((8.0 / (1.0 - factor)).round(), 160.0, factor),
         };
         let span = (span as u64).clamp(1, steps);
         let every = ((span as f64 / most) as u64).max(1);
