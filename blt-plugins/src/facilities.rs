@@ -189,8 +189,8 @@ pub trait Prepare {
     }
 }
 
-/// A patcher with a threshold that a step can set anew, for the documents that it measures. What was
-/// learned for training stays as it is in checkpoints.
+/// A patcher with a threshold that a step can set anew, for the documents that it measures. What
+/// was learned for training stays as it is in checkpoints.
 pub trait Matching {
     /// Starts collecting. Until [`find`](Matching::find), the node is run to show it the documents,
     /// and its output is not used.

@@ -38,9 +38,11 @@ pub enum Align {
 /// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
 /// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold; `jump` where
 /// H(x_t) - M_{t-1} > relative_threshold, M being the running mean of the entropies of the span so
-/// far, M_t = M_{t-1} + (H(x_t) - M_{t-1}) / mean_bytes. Entropies are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
-/// threshold is then found before training starts, within 2 %, on training documents that are set
-/// aside from all training; patches are counted after `max_patch_length` has split them, and after
+/// far, M_t = M_{t-1} + (H(x_t) - M_{t-1}) / mean_bytes. Entropies are in nats.
+///
+/// Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The threshold is
+/// then found before training starts, within 2 %, on training documents that are set aside from all
+/// training; patches are counted after `max_patch_length` has split them, and after
 /// `min_patch_length` and `align`. The threshold is recorded in the checkpoint. Paper section 2.3.
 ///
 /// `align: character` moves a border that falls inside a UTF-8 character to the character's end.
@@ -54,8 +56,8 @@ pub struct EntropyPatch {
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
     pub threshold: Option<f64>,
-    /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump` over
-    /// the running mean.
+    /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump`
+    /// over the running mean.
     pub relative_threshold: Option<f64>,
     /// With `rule: jump`, about how many bytes the running mean is over; 16 if left out.
     pub mean_bytes: Option<usize>,
