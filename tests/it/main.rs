@@ -25,3 +25,5 @@ mod resume;
 mod score_memory;
 #[cfg(unix)]
 mod scoring;
+mod statistics;
+mod sweeps;

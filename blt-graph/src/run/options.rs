@@ -35,6 +35,8 @@ pub struct RunOptions {
     /// The number of threads that steps may use. Not part of keys, since results do not depend on
     /// it.
     pub threads: usize,
+    /// How many variants run at once, with the threads divided among them. Not part of keys either.
+    pub jobs: usize,
     /// The variants to run; all if empty. All are checked in any case.
     pub variants: Vec<String>,
     /// What to do with unfinished work.
@@ -51,6 +53,7 @@ impl RunOptions {
             dtype: "f32".to_string(),
             cpu_features: cpu_features(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            jobs: 1,
             variants: Vec::new(),
             resume: Resume::Steps,
         }

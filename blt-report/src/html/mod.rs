@@ -5,6 +5,7 @@
 //! rendered again at any time. What a run did not measure is left out: a pipeline without patches
 //! has no chart of patches.
 
+mod claims;
 mod facts;
 mod page;
 mod sample;

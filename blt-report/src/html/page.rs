@@ -4,6 +4,7 @@ use super::facts::{Facts, Found, Variant};
 use super::sample::{self, SHADES, Sample};
 use super::show::{look, named, safe};
 use super::svg::{self, Bar, Line, LinePoint, Part, Point};
+use super::table::ByName;
 use super::text::{listed, mega};
 use super::{ReportError, ReportInput, scores, table};
 use crate::results::MetricsLine;
@@ -30,6 +31,7 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         id => results.id.as_str(),
         seeds => results.seeds.join(", "),
         n_seeds => results.seeds.len(),
+        can_see => results.can_see(),
         summary => results.summary(),
         notes => results.notes(),
         ranking => ranking(&results),
@@ -37,10 +39,13 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         scatters => scatters(&results),
         curves => curves(&results, &input.metrics),
         domains => domains(&results),
+        baseline => results.baseline.as_deref(),
+        differences => by_name(table::groups(&results)),
+        other_goals => by_name(table::other_goals(&results)),
         lengths => lengths(&results),
         scores => scores::sections(&results),
         samples => samples(&results, &input.samples),
-        metrics => metrics(&results),
+        metrics => by_name(table::metrics(&results)),
         flops => flops(&results),
         prepared => prepared(&results),
         facts => input.facts.iter().map(|(name, value)| context! { name => name, value => value }).collect::<Vec<_>>(),
@@ -61,8 +66,7 @@ fn ranking(results: &Facts) -> Value {
             rank => rank,
             variant => named(v),
             baseline => results.is_baseline(v),
-            // A proper minus sign is as wide as a plus, so that columns of differences line up.
-            cells => table::cells(results, v, &used).into_iter().map(|c| c.replace('-', "−")).collect::<Vec<_>>(),
+            cells => table::cells(results, v, &used).iter().map(|c| minus(c)).collect::<Vec<_>>(),
         }
     };
     let all =
@@ -71,9 +75,14 @@ fn ranking(results: &Facts) -> Value {
         columns => used.iter().map(|c| context! { title => c.title, about => c.about }).collect::<Vec<_>>(),
         width => used.len() + 2,
         ranked => results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect::<Vec<_>>(),
-        looking_ahead => all(results.looking_ahead()),
+        apart => results.apart().into_iter().map(|(heading, of)| context! { heading => heading, rows => all(of) }).collect::<Vec<_>>(),
         not_evaluated => all(results.not_evaluated()),
     }
+}
+
+/// A proper minus sign is as wide as a plus, so that columns of differences line up.
+fn minus(cell: &str) -> String {
+    cell.replace('-', "−")
 }
 
 /// Bits per byte against what they cost.
@@ -322,12 +331,13 @@ fn samples(results: &Facts, samples: &BTreeMap<String, Vec<Sample>>) -> Value {
     }
 }
 
-fn metrics(results: &Facts) -> Value {
-    let (names, rows) = table::metrics(results);
-    context! {
-        names => names,
-        rows => rows.into_iter().map(|(v, cells)| context! { variant => named(v), cells => cells }).collect::<Vec<_>>(),
-    }
+/// A table of what variants have by name.
+fn by_name(table: ByName) -> Value {
+    let row = |(v, cells): (&Variant, Vec<String>)| {
+        let cells: Vec<String> = cells.iter().map(|cell| minus(cell)).collect();
+        context! { variant => named(v), cells => cells }
+    };
+    context! { names => table.names, rows => table.rows.into_iter().map(row).collect::<Vec<_>>() }
 }
 
 /// FLOPs per byte by node, a stacked bar for each variant.

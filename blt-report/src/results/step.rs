@@ -90,6 +90,9 @@ pub struct EvaluateResult {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// What nodes found on the data, by node.
     pub prepared: BTreeMap<String, Value>,
+    /// With `match`: thresholds and patch sizes on the scored documents, as trained and as matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matched: Option<Value>,
 }
 
 /// What `export` wrote.
@@ -172,7 +175,8 @@ pub struct MetricsLine {
 }
 
 /// Keys whose values are not compared with a baseline: breakdowns whose sums are, settings of the
-/// pipeline, and formulas of its sizes. They count at any depth, in what plugins wrote too.
+/// pipeline, and formulas of its sizes. They count at any depth, in what plugins wrote too, but not
+/// as names of the user's ([`NAMED_BY_USER`]).
 const NOT_COMPARED: &[&str] = &[
     "bytes_by",
     "closed_form_flops_per_byte",
@@ -189,6 +193,9 @@ const NOT_COMPARED: &[&str] = &[
     "tensors",
     "wanted_bytes_per_patch",
 ];
+
+/// Keys of objects whose own keys are names of groups, metrics and nodes, which may be any.
+const NAMED_BY_USER: &[&str] = &["bpb_by", "metrics", "prepared"];
 
 impl StepResult {
     /// Returns the type that `kind` names if that type has every key of `value`, and
@@ -250,17 +257,19 @@ pub fn compared(
     name: &str,
     found: &mut BTreeMap<String, f64>,
 ) -> Result<(), StepError> {
-    collect(&serde_json::to_value(result)?, name, found);
+    collect(&serde_json::to_value(result)?, name, false, found);
     Ok(())
 }
 
-fn collect(value: &Value, name: &str, found: &mut BTreeMap<String, f64>) {
+/// `named_by_user`: the keys of `value` are.
+fn collect(value: &Value, name: &str, named_by_user: bool, found: &mut BTreeMap<String, f64>) {
     match value {
         Value::Object(map) => {
             let dot = if name.is_empty() || name.ends_with('.') { "" } else { "." };
-            for (key, value) in map.iter().filter(|(key, _)| !NOT_COMPARED.contains(&key.as_str()))
-            {
-                collect(value, &format!("{name}{dot}{key}"), found);
+            let left_out = |key: &str| !named_by_user && NOT_COMPARED.contains(&key);
+            for (key, value) in map.iter().filter(|(key, _)| !left_out(key)) {
+                let named = !named_by_user && NAMED_BY_USER.contains(&key.as_str());
+                collect(value, &format!("{name}{dot}{key}"), named, found);
             }
         }
         Value::Bool(value) => {
