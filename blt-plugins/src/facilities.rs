@@ -9,7 +9,7 @@ use blt_data::{ListColumn, Portion, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ use std::sync::Arc;
 /// | [`n_targets`](Facilities::n_targets) | is a loss, not of the bytes alone | train |
 /// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | tests |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
+/// | [`save`](Facilities::save) | has files of its own | checkpoints |
 /// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests |
 /// | [`whole_model`](Facilities::whole_model) | is a whole model | export, checkpoints |
 /// | [`patcher_flops`](Facilities::patcher_flops) | contains a patcher | evaluate |
@@ -88,6 +89,16 @@ pub trait Facilities {
     /// The node's parameters, in a fixed order. [`with_params`](crate::with_params) provides them.
     fn params(&self) -> &[NamedParam] {
         &[]
+    }
+
+    /// Writes files of the node's own into the checkpoint directory `dir`: what is no parameter,
+    /// and too large for the learned values, which hold its digest.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn save(&self, dir: &Path) -> Result<(), StepError> {
+        let _ = dir;
+        Ok(())
     }
 
     /// The files that all parameters were read from. A digest of the model can then use the bytes
@@ -174,11 +185,11 @@ pub trait Prepare {
     /// # Errors
     /// If the documents are not sufficient.
     fn finish(&self) -> Result<Value, StepError>;
-    /// Restores learned values that an earlier step recorded.
+    /// Restores learned values that an earlier step recorded in the checkpoint directory `dir`.
     ///
     /// # Errors
     /// If they were learned with other parameters.
-    fn restore(&self, learned: &Value) -> Result<(), StepError>;
+    fn restore(&self, learned: &Value, dir: &Path) -> Result<(), StepError>;
     /// The learned values as results.json shows them.
     fn summary(&self, learned: &Value) -> Value {
         learned.clone()

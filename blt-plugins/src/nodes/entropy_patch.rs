@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
 /// Which comparison starts a patch.
@@ -335,7 +336,7 @@ impl Prepare for Threshold {
         }
     }
 
-    fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
+    fn restore(&self, learned: &serde_json::Value, _: &Path) -> Result<(), StepError> {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
         let wanted = (Some(found.wanted_bytes_per_patch), found.limits, found.rule);

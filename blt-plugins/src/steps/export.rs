@@ -78,7 +78,7 @@ impl Export {
         let (model, _) = ParamMaker::read(
             &*session.backend,
             |name, shape| weights.view(name, shape),
-            |maker| Blt::new(maker, &shape),
+            |maker| Blt::new(maker, &shape, None),
         )?;
         let patches_wire = patches_wire(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =

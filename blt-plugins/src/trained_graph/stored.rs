@@ -41,7 +41,7 @@ impl TrainedGraph {
             self.backend().write_param(p.canonical.id, &data).map_err(device::failed)?;
         }
         for (node, learned) in state.prepared {
-            if self.with_prepare(&node, |p| p.restore(&learned)).transpose()?.is_some() {
+            if self.with_prepare(&node, |p| p.restore(&learned, dir)).transpose()?.is_some() {
                 self.learned.insert(node, learned);
             }
         }
@@ -170,6 +170,9 @@ impl TrainedGraph {
             for p in &self.params {
                 let names = nodes.entry(p.node.clone()).or_default();
                 names.insert(p.canonical.name.clone(), p.stored.name.clone());
+            }
+            for (_, facilities) in facilities::of_graph(&self.live) {
+                facilities.save(partial)?;
             }
             let (prepared, model) = (self.learned.clone(), self.model().ok());
             let state = CheckpointState { format: FORMAT, t, nodes, prepared, model, training };
