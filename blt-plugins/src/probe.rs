@@ -301,10 +301,11 @@ impl Probing<'_> {
         for (s, span) in batch.spans.iter().enumerate() {
             // Spans of a document come one after the other.
             if documents.last().is_none_or(|last| last.row != span.row) {
-                let group = group(s);
+                let (group, cluster) = names(s);
                 documents.push(ProbedDocument {
                     row: span.row,
                     group,
+                    cluster,
                     ..ProbedDocument::default()
                 });
             }

@@ -5,7 +5,7 @@ mod wires;
 pub use wires::Emit;
 
 use self::wires::wires;
-use super::evaluate::Split;
+use crate::split::Split;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
     Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
