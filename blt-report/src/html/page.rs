@@ -311,7 +311,7 @@ fn flops(results: &Facts) -> Value {
     }
 }
 
-/// What nodes found before training: thresholds, vocabularies.
+/// What nodes found before training, thresholds and vocabularies, and matched patch sizes.
 fn prepared(results: &Facts) -> Value {
     let mut keys: Vec<&String> = Vec::new();
     let rows = || results.variants.iter().flat_map(|v| v.prepared.iter().map(move |p| (v, p)));
