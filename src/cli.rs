@@ -8,10 +8,12 @@ use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunReport, choose_variants};
-use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, registry};
+use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, merge_same, registry};
 use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde_json::Value;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -93,6 +95,9 @@ struct Run {
     /// Where finished steps are stored; RUNS/.store if left out.
     #[arg(long)]
     store: Option<PathBuf>,
+    /// Run so many variants at once, each on its share of the threads; changes no number.
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
     /// Continue in the run directory that was interrupted. (Interrupted steps continue in any
     /// case.)
     #[arg(long, conflicts_with = "fresh")]
@@ -158,8 +163,11 @@ fn mistyped(first: &str) -> Option<String> {
 
 /// Checks all variants, and gives those that are asked for.
 fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Plan>, Failure> {
-    let plans = check_all(spec, dir)?;
-    Ok(choose_variants(plans, &variants.names, |plan| &plan.variant)?)
+    let plans = choose_variants(check_all(spec, dir)?, &variants.names, |plan| &plan.variant)?;
+    let baseline = spec.report.get("baseline").and_then(Value::as_str);
+    let (plans, messages) = merge_same(plans, baseline);
+    messages.iter().for_each(|message| progress::line(message));
+    Ok(plans)
 }
 
 fn check(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
@@ -233,6 +241,7 @@ fn run(args: &Run) -> Result<(), Failure> {
     check_report(&spec)?;
     let mut options = args.engine.options();
     options.store_dir = args.store.clone();
+    options.jobs = args.jobs.get();
     options.variants = args.variants.names.clone();
     options.resume = match (args.resume, args.fresh) {
         (true, _) => Resume::Run,

@@ -15,7 +15,8 @@ pub struct Pipeline {
     /// The pipeline's YAML file.
     #[arg(required = true)]
     file: Option<PathBuf>,
-    /// Set a value of the pipeline: `graph.latent.layers=6`, `seed=7`; may be given again.
+    /// Set a value of the pipeline and its variants: `graph.latent.layers=6`, `seed=7`; of one
+    /// variant: `VARIANT:seed=7`. May be given again.
     #[arg(long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
 }

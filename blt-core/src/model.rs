@@ -83,10 +83,24 @@ pub struct ByteEmbed {
 impl ByteEmbed {
     /// `hash: None` has no n-gram tables.
     pub fn new(maker: &mut ParamMaker, dim: usize, hash: Option<HashConfig>) -> Self {
+        Self::with_tables(maker, dim, hash, ParamMaker::table)
+    }
+
+    /// As [`new`](Self::new), with n-gram tables that begin at zero.
+    pub fn with_zero_tables(maker: &mut ParamMaker, dim: usize, hash: Option<HashConfig>) -> Self {
+        Self::with_tables(maker, dim, hash, ParamMaker::zero_table)
+    }
+
+    fn with_tables<'a>(
+        maker: &mut ParamMaker<'a>,
+        dim: usize,
+        hash: Option<HashConfig>,
+        table: impl FnOnce(&mut ParamMaker<'a>, &'static str, usize, usize) -> ParamId,
+    ) -> Self {
         let tokens = maker.table("model.local_encoder.embed_tokens.weight", VOCAB, dim);
         let hash = hash.map(|h| {
             let rows = h.functions * h.sizes.len() * h.vocab;
-            (maker.table("model.encoder_hash_tok_embedding.weight", rows, dim), h)
+            (table(maker, "model.encoder_hash_tok_embedding.weight", rows, dim), h)
         });
         ByteEmbed { tokens, hash }
     }

@@ -483,8 +483,10 @@ pub fn count_rows(
             break;
         }
         let (plan, slice) = (&reader.plan, &reader.plan.request.slices[at]);
-        let count = if plan.choosing(slice.file).is_empty() {
-            // The rows' numbers suffice.
+        let unconditional = plan.request.condition.is_none();
+        let count = if unconditional && plan.choosing(slice.file).is_empty() {
+            // The rows' numbers suffice. A condition decides even where the file has none of its
+            // columns, which are null there.
             let first = plan.layout.first_group(slice.file);
             let groups = &plan.layout.groups[first + slice.groups.start..first + slice.groups.end];
             let rows: u64 = groups.iter().map(|g| g.rows).sum();

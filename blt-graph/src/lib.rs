@@ -50,7 +50,7 @@ pub use error::{NodeError, StepError};
 pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};
 pub use help::help;
 pub use node::{BuildCx, CheckCx, Node, RunCx, derive_seed};
-pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all, describe};
+pub use plan::{Goal, Plan, PlannedNode, PlannedStep, check_all, describe, merge_same};
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
 pub use progress::{Progress, Silent, StepHeading};
 pub use run::{Live, NodeObserver, Outputs, RunFailed};

@@ -166,13 +166,20 @@ pub struct StepCx<'a> {
     pub(crate) threads: usize,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
+    pub(crate) program: String,
     pub(crate) lent: World,
 }
 
 impl<'a> StepCx<'a> {
     /// The context of a step that another process works on, outside of the step's run. It has no
-    /// directory, shows no progress, and is never interrupted.
-    pub fn outside(plan: &'a Plan, index: usize, earlier: Vec<Earlier>, threads: usize) -> Self {
+    /// directory, shows no progress, and is never interrupted. `program` is that of the run.
+    pub fn outside(
+        plan: &'a Plan,
+        index: usize,
+        earlier: Vec<Earlier>,
+        threads: usize,
+        program: String,
+    ) -> Self {
         StepCx {
             plan,
             index,
@@ -182,6 +189,7 @@ impl<'a> StepCx<'a> {
             threads,
             progress: &Silent,
             interrupt: Arc::default(),
+            program,
             lent: World::new(),
         }
     }
@@ -249,6 +257,12 @@ impl<'a> StepCx<'a> {
     /// The number of threads to use. The results must not depend on it.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The program and its arithmetic
+    /// ([`RunOptions::program`](crate::run::RunOptions::program)), on which bits depend.
+    pub fn program(&self) -> &str {
+        &self.program
     }
 
     /// The receiver of progress reports.

@@ -316,3 +316,43 @@ fn a_folder_that_cannot_be_written_is_named() {
     let error = bench.run_with(YAML, bench.options.clone(), &Told::default()).err().unwrap();
     assert!(matches!(error, RunError::File(_)) && error.to_string().contains("runs"), "{error}");
 }
+
+#[test]
+fn variants_at_once_leave_what_they_leave_one_by_one() {
+    let seeds = YAML.replace("seed: 3", "seeds: [3, 4]");
+    let run = |jobs| {
+        let bench = Bench::new();
+        let options = RunOptions { jobs, ..bench.options.clone() };
+        let told = Told::default();
+        let report = bench.run_with(&seeds, options, &told).unwrap_or_else(|e| panic!("{e}"));
+        let dir = report.dir.path.clone();
+        let mut files = vec![read(dir.join("metrics.jsonl")), read(dir.join("resolved.yaml"))];
+        for place in ["ten/seed-3", "ten/seed-4", "hundred/seed-3", "hundred/seed-4"] {
+            files.push(read(dir.join(format!("checkpoints/{place}/2-sum/total.txt"))));
+        }
+        // The first line of the resolved pipeline names the folder of this very run.
+        files[1] = files[1].split_once('\n').unwrap().1.to_string();
+        (files, told.steps.take())
+    };
+    let (one_by_one, _) = run(1);
+    for jobs in [2, 9] {
+        let (files, said) = run(jobs);
+        assert_eq!(files, one_by_one);
+        let headings = said.iter().filter(|line| line.contains("/16 ")).count();
+        assert_eq!(headings, 16, "each step is told once: {said:?}");
+    }
+}
+
+#[test]
+fn a_job_that_fails_stops_what_has_not_begun() {
+    let yaml = YAML.replace(
+        "  hundred: {graph.top.factor: 100}",
+        "  fails: {run.2.sum.fail_after: 1}\n  hundred: {graph.top.factor: 100}",
+    );
+    let bench = Bench::new();
+    let options = RunOptions { jobs: 2, ..bench.options.clone() };
+    let error = bench.run_with(&yaml, options, &Told::default()).err().unwrap();
+    let RunError::Step { variant, index: 2, .. } = &error else { panic!("{error}") };
+    assert_eq!(variant, "fails");
+    assert!(read(bench.latest().join("status.json")).contains("\"failed\""));
+}

@@ -5,7 +5,7 @@ mod nodes;
 
 use std::path::Path;
 
-use blt_graph::spec::{Ablation, BASE_VARIANT, Inputs, NodeSpec, StepSpec};
+use blt_graph::spec::{Ablation, Axis, BASE_VARIANT, Inputs, NodeSpec, StepSpec};
 use blt_graph::{ComputePath, Graph, GraphSpec, PipelineSpec, Plan, Wire, check_all, describe};
 use nodes::{Add, Columns, Constant, Look, Number, Scale, Show, Sum};
 use proptest::prelude::*;
@@ -209,9 +209,9 @@ fn overrides_reach_what_is_written_and_what_has_a_default() {
     assert_eq!(set("path=reference").compute_path, Some(ComputePath::Reference));
     assert_eq!(set("report.baseline=two").report["baseline"], json!("two"));
     assert_eq!(set("doc=").doc, None);
-    // What a variant sets itself wins.
+    // It wins over what a variant sets itself.
     let two = &set("graph.columns.heads=1").variants().unwrap()[0].spec;
-    assert_eq!(params(two, "columns"), json!({"heads": 2}));
+    assert_eq!(params(two, "columns"), json!({"heads": 1}));
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn pipeline() -> impl Strategy<Value = PipelineSpec> {
             spec.ablate.named = named.into_iter().collect();
             spec.ablate.grid = grid
                 .into_iter()
-                .map(|(k, v)| (k, v.into_iter().map(Value::from).collect()))
+                .map(|(k, v)| (k, Axis::Values(v.into_iter().map(Value::from).collect())))
                 .collect();
             spec.report = report;
             spec

@@ -3,7 +3,8 @@
 
 use blt_core::checkpoint::{FORMAT, MODEL_FILE, OPTIMIZER_FILE};
 use blt_core::hf::ModelShape;
-use blt_graph::{NodeError, StepError};
+use blt_graph::run::store::{Damage, Seal};
+use blt_graph::{NodeError, StepError, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// The file of a checkpoint directory that holds its [`CheckpointState`].
 pub const STATE_FILE: &str = "state.json";
+/// The file of a checkpoint directory that holds the sizes and hashes of the others.
+const SEAL_FILE: &str = "files.json";
 /// The file of a checkpoint directory that holds the counts of a node.
 pub fn counts_file(node: &str) -> String {
     format!("{node}.counts")
@@ -70,6 +73,14 @@ pub enum StateError {
         /// What is wrong with its contents.
         source: serde_json::Error,
     },
+    /// A file is not as it was when the checkpoint was written.
+    #[error("the checkpoint {} is damaged: {damage}", dir.display())]
+    Changed {
+        /// The checkpoint directory.
+        dir: PathBuf,
+        /// The difference.
+        damage: Damage,
+    },
     /// The checkpoint has another format than [`FORMAT`].
     #[error("{} has checkpoint format {found}, this version reads format {FORMAT}", path.display())]
     Format {
@@ -84,6 +95,9 @@ impl StateError {
     fn help(&self) -> Option<&'static str> {
         match self {
             StateError::Format { .. } => Some("train again, or use the version that wrote it"),
+            StateError::Changed { .. } => {
+                Some("copy it again from where it came, or train again with `--fresh`")
+            }
             StateError::Read { .. } | StateError::Damaged { .. } => None,
         }
     }
@@ -123,6 +137,26 @@ impl CheckpointState {
     }
 }
 
+/// Compares the files of a checkpoint with their sizes and hashes. A checkpoint of an earlier
+/// version has none, and passes.
+///
+/// # Errors
+/// If a file cannot be read, or is not as it was when the checkpoint was written.
+pub fn verify(dir: &Path) -> Result<(), StateError> {
+    let path = dir.join(SEAL_FILE);
+    let text = match std::fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text.map_err(|source| StateError::Read { path: path.clone(), source })?,
+    };
+    let seal: Seal = serde_json::from_slice(&text)
+        .map_err(|source| StateError::Damaged { path: path.clone(), source })?;
+    let damage = seal.damage(dir, &[SEAL_FILE]).map_err(|error| {
+        let blt_graph::FileError { path, source, .. } = error;
+        StateError::Read { path, source }
+    })?;
+    damage.map_or(Ok(()), |damage| Err(StateError::Changed { dir: dir.to_owned(), damage }))
+}
+
 /// Digests of the files of a checkpoint, each as `NAME DIGEST`.
 ///
 /// # Errors
@@ -156,6 +190,8 @@ pub fn write(
         remove(&partial).map_err(failed)?;
         std::fs::create_dir_all(&partial).map_err(failed)?;
         fill(&partial)?;
+        let seal = serde_json::to_vec_pretty(&Seal::of(&partial, &[])?)?;
+        write_atomic(partial.join(SEAL_FILE), seal)?;
         remove(dir).map_err(failed)?;
         std::fs::rename(&partial, dir).map_err(failed)
     };
@@ -184,11 +220,12 @@ impl ResumeFolder {
         ResumeFolder { dir: step.join(RESUME_DIR) }
     }
 
-    /// The newest complete checkpoint, if there is one.
+    /// The newest complete checkpoint, if there is one. If it is damaged, says so by `message` and
+    /// removes the folder: the step then begins anew.
     ///
     /// # Errors
-    /// If the folder cannot be listed.
-    pub fn latest(&self) -> std::io::Result<Option<PathBuf>> {
+    /// If the folder cannot be listed, or a file cannot be read.
+    pub fn latest(&self, message: impl FnOnce(&str)) -> Result<Option<PathBuf>, StepError> {
         if !self.dir.exists() {
             return Ok(None);
         }
@@ -197,7 +234,16 @@ impl ResumeFolder {
         // Partial checkpoints have an extension.
         found.retain(|path| path.extension().is_none());
         found.sort();
-        Ok(found.pop())
+        let Some(latest) = found.pop() else { return Ok(None) };
+        match verify(&latest) {
+            Ok(()) => Ok(Some(latest)),
+            Err(error @ (StateError::Changed { .. } | StateError::Damaged { .. })) => {
+                message(&format!("warning: {error}; the step begins anew"));
+                self.remove()?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into_step_error()),
+        }
     }
 
     /// The directory of the checkpoint after `step` steps.

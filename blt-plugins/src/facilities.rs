@@ -1,11 +1,14 @@
 //! [`Facilities`]: what a node can give to steps in addition to the values of its ports.
 
+use crate::matched::Pair;
+use blt_core::bytes::Batch;
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
 use blt_core::patch::stream::PatchStream;
 use blt_data::{ListColumn, Portion, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +23,9 @@ use std::sync::Arc;
 /// | [`source`](Facilities::source) | reads documents | all steps |
 /// | [`list_column`](Facilities::list_column) | reads a list column | all steps |
 /// | [`prepare`](Facilities::prepare) | learns before training | [`TrainedGraph::prepare`] |
+/// | [`matching`](Facilities::matching) | has a threshold to match patch sizes with | evaluate |
 /// | [`check_end`](Facilities::check_end) | checks parameters on data | train, evaluate |
+/// | [`n_targets`](Facilities::n_targets) | is a loss, not of the bytes alone | train |
 /// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | tests |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
 /// | [`save`](Facilities::save) | has files of its own | checkpoints |
@@ -46,6 +51,11 @@ pub trait Facilities {
         None
     }
 
+    /// Changes the mean patch size on the documents that a step reads.
+    fn matching(&self) -> Option<&dyn Matching> {
+        None
+    }
+
     /// Checks the node's parameters against the data that it was run on. Steps call this after the
     /// last batch, before they write results.
     ///
@@ -53,6 +63,13 @@ pub trait Facilities {
     /// If the parameters do not make sense on those data.
     fn check_end(&self) -> Result<(), NodeError> {
         Ok(())
+    }
+
+    /// For a loss with other targets than the counted bytes: how many it has in `batch`. Training
+    /// weighs the micro-batches of an optimiser step by them.
+    fn n_targets(&self, batch: &Batch) -> Option<usize> {
+        let _ = batch;
+        None
     }
 
     /// For a patcher that does not look ahead: its state at the start of a span, which finds the
@@ -181,4 +198,24 @@ pub trait Prepare {
     fn doubt(&self, _learned: &Value) -> Option<String> {
         None
     }
+}
+
+/// A patcher with a threshold that a step can set anew, for the documents that it measures. What
+/// was learned for training stays as it is in checkpoints.
+pub trait Matching {
+    /// Starts collecting. Until [`find`](Matching::find), the node is run to show it the documents,
+    /// and its output is not used.
+    fn begin(&self);
+    /// Finds the thresholds that give the wanted mean patch size within `tolerance` (relative), and
+    /// patches with them from now on: one for all documents, or one for each of the `groups`, which
+    /// are given by row. Returns for each group, or for `None`, both rates.
+    ///
+    /// # Errors
+    /// If a size cannot be reached; the error has the nearest that can.
+    fn find(
+        &self,
+        bytes_per_patch: f64,
+        tolerance: f64,
+        groups: &BTreeMap<u64, String>,
+    ) -> Result<BTreeMap<Option<String>, Pair>, StepError>;
 }

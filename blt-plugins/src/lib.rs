@@ -9,10 +9,13 @@
 extern crate self as blt;
 
 mod checkpoint;
+mod clusters;
 mod device;
 mod facilities;
 mod fingerprint;
 mod lint;
+mod match_patches;
+mod matched;
 mod memory;
 pub mod metric;
 mod model;
@@ -21,11 +24,13 @@ pub mod nodes;
 pub mod patcher;
 mod plan_queries;
 pub mod ports;
+mod probe;
 mod profile;
 mod recognise;
 pub mod scoring;
 mod short_form;
 mod sources;
+mod split;
 pub mod steps;
 pub mod testing;
 mod trained_graph;
@@ -34,9 +39,11 @@ pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
 pub use device::backend;
-pub use facilities::{Facilities, ParamSet, Prepare, SourceHandle, provide};
+pub use facilities::{Facilities, Matching, ParamSet, Prepare, SourceHandle, provide};
 pub use fingerprint::fingerprint;
 pub use lint::untrained;
+pub use match_patches::{Match, On};
+pub use matched::{Matched, Pair, Rate};
 pub use metric::Metric;
 pub use model::{session, with_params};
 pub use model_part::ModelPart;

@@ -20,8 +20,8 @@ use crate::facilities::{Facilities, provide};
 use crate::ports::{self, Bytes, Entropies, PatchesInfo};
 use crate::short_form::ShortForm;
 use blt_core::bytes::Batch;
-use blt_core::patch::stream::{EntropyStream, PatchStream, SplitStream, stream_patches};
-use blt_core::patch::{EntropyRule, Patches};
+use blt_core::patch::stream::{EntropyStream, PatchStream, stream_patches};
+use blt_core::patch::{EntropyRule, LimitStream, Limits, Patches};
 use blt_graph::{BuildCx, NodeError, Ports, RunCx};
 use std::rc::Rc;
 
@@ -85,6 +85,12 @@ pub trait StreamPatcher: Clone + 'static {
         None
     }
 
+    /// What patches are held to after the rule:
+    /// [`max_patch_length`](StreamPatcher::max_patch_length), and more where a patcher says so.
+    fn limits(&self) -> Limits {
+        self.max_patch_length().into()
+    }
+
     /// As [`Patcher::check`].
     ///
     /// # Errors
@@ -93,8 +99,8 @@ pub trait StreamPatcher: Clone + 'static {
         Ok(())
     }
 
-    /// The patches of a batch, before `max_patch_length` splits them. By default, every byte is
-    /// pushed; a patcher that has a faster way must make the same patches, which
+    /// The patches of a batch, before its limits. By default, every byte is pushed; a patcher that
+    /// has a faster way must make the same patches, which
     /// [`testing::check`](crate::testing::check) tests.
     ///
     /// # Errors
@@ -203,19 +209,19 @@ impl<P: StreamPatcher> Facilities for Streaming<P> {
         bos_entropy: Option<f32>,
     ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
         let stream = self.0.begin(bos_entropy);
-        Ok(Some(Box::new(SplitStream::new(stream, self.0.max_patch_length()))))
+        Ok(Some(Box::new(LimitStream::new(stream, self.0.limits()))))
     }
 }
 
 /// The stream of a patcher with an entropy rule, for [`Facilities::patch_stream`].
 pub(crate) fn entropy_stream(
     rule: EntropyRule,
-    max_patch_length: Option<usize>,
+    limits: impl Into<Limits>,
     bos_entropy: Option<f32>,
 ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
     let none = || NodeError::other("an entropy patcher reads an entropy of BOS, and none is given");
     let stream = EntropyStream::new(rule, bos_entropy.ok_or_else(none)?);
-    Ok(Some(Box::new(SplitStream::new(stream, max_patch_length))))
+    Ok(Some(Box::new(LimitStream::new(stream, limits))))
 }
 
 /// `max_patch_length: 0` is refused wherever it can be given.
@@ -252,8 +258,13 @@ impl<P: StreamPatcher> ShortForm<P> for Streamed {
         _: &RunCx,
     ) -> Result<Rc<Patches>, NodeError> {
         let (batch, entropies) = P::In::read(inputs);
-        let patches = patcher.patches(&batch, entropies.as_ref().map(|e| e.as_slice()))?;
-        Ok(Rc::new(patches.split_if(patcher.max_patch_length())?))
+        let (entropies, limits) = (entropies.as_ref().map(|e| e.as_slice()), patcher.limits());
+        Ok(Rc::new(match limits.only_split() {
+            true => patcher.patches(&batch, entropies)?.split_if(limits.max_patch_length)?,
+            false => stream_patches(&batch, entropies, |bos| {
+                LimitStream::new(patcher.begin(bos), limits)
+            }),
+        }))
     }
 }
 

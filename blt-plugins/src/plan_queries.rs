@@ -18,26 +18,30 @@ pub fn input_of<P: Port>(plan: &Plan, node: &PlannedNode) -> Option<(&'static st
     wires.into_iter().find(|(_, wire)| plan.goal(wire).is_ok_and(|goal| goal.is::<P>()))
 }
 
-/// The first wire of type `P` in the sub-graph of `goals`.
+/// The first wire of patches in the sub-graph of `goals` that no other patcher reads to make its
+/// own of them.
 ///
 /// # Errors
 /// If the plan does not have a goal.
-pub fn first_wire<P: Port>(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
-    let first = |node| outputs_of::<P>(node).next().map(|(wire, _)| wire);
-    Ok(plan.needs(goals)?.into_iter().find_map(first))
+pub fn patches_wire(plan: &Plan, goals: &[&str]) -> Result<Option<String>, NodeError> {
+    let nodes = plan.needs(goals)?;
+    let gives = || nodes.iter().flat_map(|node| outputs_of::<Patches>(node)).map(|(wire, _)| wire);
+    let patchers = nodes.iter().filter(|node| outputs_of::<Patches>(node).next().is_some());
+    let read: Vec<String> =
+        patchers.filter_map(|node| input_of::<Patches>(plan, node)).map(|(_, wire)| wire).collect();
+    Ok(gives().find(|wire| !read.contains(wire)))
 }
 
-/// The first wire of type `P` that a node in the sub-graph of `goal` reads, or else the first that
+/// The first wire of entropies that a node in the sub-graph of `goal` reads, or else the first that
 /// such a node gives.
 ///
 /// # Errors
 /// If the plan does not have a goal.
-pub fn read_wire<P: Port>(plan: &Plan, goal: &str) -> Result<Option<String>, NodeError> {
-    let mut nodes = plan.needs(&[goal])?.into_iter();
-    match nodes.find_map(|node| input_of::<P>(plan, node)) {
-        Some((_, wire)) => Ok(Some(wire)),
-        None => first_wire::<P>(plan, &[goal]),
-    }
+pub fn entropies_wire(plan: &Plan, goal: &str) -> Result<Option<String>, NodeError> {
+    let nodes = plan.needs(&[goal])?;
+    let read = nodes.iter().find_map(|node| input_of::<Entropies>(plan, node));
+    let given = || nodes.iter().find_map(|node| outputs_of::<Entropies>(node).next());
+    Ok(read.map(|(_, wire)| wire).or_else(|| Some(given()?.0)))
 }
 
 /// The first wire of entropies that a patcher in the sub-graph of `goals` reads. To ask for it too

@@ -2,11 +2,10 @@
 //! table. The command line and the Python package both call [`finish`].
 
 use crate::html::{self, MACHINE_FILE, ReportError, ReportInput};
+use crate::options::ReportOptions;
 use crate::results::{self, Results, VariantRun};
-use blt_graph::diagnostic::nearest;
 use blt_graph::run::RunReport;
-use blt_graph::{Diagnostics, PipelineSpec, StepError, write_atomic};
-use serde_json::Value;
+use blt_graph::{PipelineSpec, StepError, write_atomic};
 use std::path::{Path, PathBuf};
 
 /// A finished run: the steps that each variant and seed ran, and results.json.
@@ -28,7 +27,7 @@ impl Finished {
 /// # Errors
 /// If a file that a step wrote cannot be read, or a file of the run cannot be written.
 pub fn finish(report: &RunReport, spec: &PipelineSpec) -> Result<Finished, StepError> {
-    let baseline = spec.report.get("baseline").and_then(Value::as_str);
+    let options = ReportOptions::of(&spec.report);
     let runs = VariantRun::of(report);
     let mut seeds = Vec::new();
     for run in &runs {
@@ -38,7 +37,7 @@ pub fn finish(report: &RunReport, spec: &PipelineSpec) -> Result<Finished, StepE
     }
     let pipeline = report.plans.first().map_or("", |p| p.plan.pipeline.as_str());
     let dir = &report.dir.path;
-    let results = results::build(pipeline, &report.dir.id, &seeds, &runs, baseline)?;
+    let results = results::build(pipeline, &report.dir.id, &seeds, &runs, &options)?;
     write_atomic(dir.join("results.json"), serde_json::to_string_pretty(&results)?)?;
     results::write_samples(dir, &runs)?;
     write_atomic(dir.join(MACHINE_FILE), serde_json::to_string_pretty(&html::machine())?)?;
@@ -54,27 +53,4 @@ pub fn write_report(dir: &Path) -> Result<PathBuf, ReportError> {
     let path = dir.join("report.html");
     write_atomic(&path, html::html(&ReportInput::read(dir)?)?)?;
     Ok(path)
-}
-
-/// Checks the pipeline's `report` section: its only key is `baseline`, the name of a variant.
-///
-/// # Errors
-/// Diagnostics that point at the key or the value at fault.
-pub fn check_report(spec: &PipelineSpec) -> Result<(), Diagnostics> {
-    if let Some(key) = spec.report.keys().find(|key| *key != "baseline") {
-        let message = format!(
-            "`report` has no `{key}`; it takes `baseline`, the variant that differences are to"
-        );
-        return Err(spec.diagnose(&["report", key], message, None));
-    }
-    let Some(baseline) = spec.report.get("baseline") else { return Ok(()) };
-    let names: Vec<String> = spec.variants()?.into_iter().map(|variant| variant.name).collect();
-    if names.iter().any(|name| Some(name.as_str()) == baseline.as_str()) {
-        return Ok(());
-    }
-    let message =
-        format!("`report.baseline` is {baseline}, and the variants are `{}`", names.join("`, `"));
-    let meant = baseline.as_str().and_then(|name| nearest(name, names.iter().map(String::as_str)));
-    let meant = meant.map(|name| format!("did you mean `{name}`?"));
-    Err(spec.diagnose(&["report", "baseline"], message, meant))
 }

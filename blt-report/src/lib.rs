@@ -7,9 +7,11 @@
 mod escape;
 mod finish;
 pub mod html;
+mod options;
 pub mod progress;
 pub mod regress;
 pub mod results;
 mod stats;
 
-pub use finish::{Finished, check_report, finish, write_report};
+pub use finish::{Finished, finish, write_report};
+pub use options::{ReportOptions, check_report};

@@ -14,6 +14,7 @@ package and pyarrow versions give equal bytes.
 """
 
 import argparse
+import functools
 import gzip
 import hashlib
 import itertools
@@ -26,7 +27,7 @@ import tempfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -83,9 +84,9 @@ class BuildError(Exception):
 # --- Fetching -------------------------------------------------------------------------------------------------------
 
 
-def fetch_package(name: str, debs: Path, unpacked: Path) -> Path:
+def fetch_package(name: str, pin: tuple[str, str], debs: Path, unpacked: Path) -> Path:
     """Download one package at its pinned version (unless `debs` holds it), verify and unpack it; return its root."""
-    version, sha256 = PACKAGES[name]
+    version, sha256 = pin
 
     def find() -> Path | None:
         pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
@@ -265,7 +266,13 @@ def split_lines(lines: list[str], limit: int = TARGET_BYTES // 2) -> list[str]:
 class Document:
     id: str
     domain: str
+    source: str
+    work: str  # documents of one work must not be on both sides of a split
     text: str
+
+    def order(self) -> str:
+        """In which order documents are taken until the budget is spent."""
+        return sha256(self.id)
 
 
 Parts = Iterator[tuple[str, Blocks, str]]  # key (path or title), blocks, separator
@@ -394,6 +401,20 @@ LATIN, HANGUL, KANA_HAN, HAN = "A-Za-z", "가-힣", "぀-ヿ一-鿿", "一-鿿"
 CYRILLIC, GREEK, ARABIC, TAMIL = "Ѐ-ӿ", "Ͱ-Ͽἀ-῿", "؀-ۿ", "஀-௿"
 
 
+# Ends of source names that are editions of one collection: translations, and two kinds of files about one service.
+EDITION = re.compile(r"-(?:en|ko|ja|zh|el|ru|ar|fa|uk|ta|(?:examples|services)-json)$")
+
+
+def first(pattern: str) -> Callable[[str], str]:
+    """What `pattern` finds first in a key; where it finds nothing, the key."""
+
+    def work(key: str) -> str:
+        found = re.search(pattern, key)
+        return found[0] if found else key
+
+    return work
+
+
 @dataclass
 class Source:
     name: str  # first part of the ids
@@ -402,6 +423,10 @@ class Source:
     budget: int  # bytes of text at most
     reader: Callable[[Path], Parts]
     script: str | None = None  # a regex class: most letters of each document must be in it
+    work: Callable[[str], str] = first(".+")  # of a key; the key itself is a page or a file
+
+    def work_of(self, key: str) -> str:
+        return f"{EDITION.sub('', self.name)}/{self.work(key)}"
 
     def documents(self, root: Path) -> Iterator[Document]:
         for key, blocks, separator in self.reader(root):
@@ -409,7 +434,7 @@ class Source:
             if self.domain in ("korean", "other-scripts"):
                 blocks = [block for block in blocks if not untranslated(block, self.script)]
             for number, text in enumerate(pack(blocks, separator), 1):
-                yield Document(f"{self.name}/{key}#{number}", self.domain, text)
+                yield Document(f"{self.name}/{key}#{number}", self.domain, self.name, self.work_of(key), text)
 
 
 PYTHON = "usr/lib/python3/dist-packages/"
@@ -422,9 +447,18 @@ STATSMODELS = [  # those that Debian's copyright file lists as public domain
 TABLES_AND_TESTS = r"unicode/unicode_data\.rs|(^|/)(tables?|entity)[^/]*\.(rs|go)|_test\.go|/tests?/|/benches/"
 
 SOURCES = [
-    Source("austen", "prose", "r-cran-janeaustenr", 1_150_000, austen, LATIN),
+    Source("austen", "prose", "r-cran-janeaustenr", 1_150_000, austen, LATIN, first("[^/]+")),
     Source("debian-handbook-en", "prose", "debian-handbook", 600_000, html(HANDBOOK + "en-US"), LATIN),
-    Source("jargon-file", "prose", "jargon-text", 500_000, one_to_a_document(jargon), LATIN),
+    Source(
+        "jargon-file",
+        "prose",
+        "jargon-text",
+        500_000,
+        one_to_a_document(jargon),
+        LATIN,
+        # Of the glossary, a letter: neighbours explain words of one stem.
+        lambda key: first("glossary/.|.+")(key).lower(),
+    ),
     Source("gnome-help-en", "prose", "gnome-user-docs", 350_000, mallard("C"), LATIN),
     Source(
         "rust-library",
@@ -438,6 +472,7 @@ SOURCES = [
             "std/src/**/*.rs",
             exclude=TABLES_AND_TESTS,
         ),
+        work=first(r"\w+/src/\w+"),  # a crate's module with all below it
     ),
     Source(
         "networkx",
@@ -445,6 +480,7 @@ SOURCES = [
         "python3-networkx",
         600_000,
         indented(PYTHON + "networkx", "**/*.py", exclude=r"(^|/)tests/"),
+        work=first(r"\w+(?:/\w+)?"),  # a module or package of networkx, or of its first level
     ),
     Source("stb", "code", "libstb-dev", 400_000, indented("usr/include/stb", "*.h", exclude=r"^stb\.h$")),
     Source(
@@ -453,17 +489,40 @@ SOURCES = [
         "golang-golang-x-net-dev",
         300_000,
         indented("usr/share/gocode/src/golang.org/x/net", "**/*.go", exclude=TABLES_AND_TESTS),
+        work=first(r".+(?=/)"),  # a package
     ),
-    Source("aws-examples-json", "data", "python3-botocore", 400_000, indented(BOTOCORE, "*/*/examples-1.json")),
-    Source("aws-services-json", "data", "python3-botocore", 350_000, indented(BOTOCORE, "[a-k]*/*/service-2.json")),
+    Source(
+        "aws-examples-json",
+        "data",
+        "python3-botocore",
+        400_000,
+        indented(BOTOCORE, "*/*/examples-1.json"),
+        work=first("[^/]+"),  # a service
+    ),
+    Source(
+        "aws-services-json",
+        "data",
+        "python3-botocore",
+        350_000,
+        indented(BOTOCORE, "[a-k]*/*/service-2.json"),
+        work=first("[^/]+"),
+    ),
     Source("currencies-json", "data", "ruby-money", 100_000, indented(GEMS + "money-6.16.0/config", "*.json")),
-    Source("countries-yaml", "data", "ruby-countries", 350_000, indented(COUNTRIES, "**/*.yaml")),
+    Source(
+        "countries-yaml",
+        "data",
+        "ruby-countries",
+        350_000,
+        indented(COUNTRIES, "**/*.yaml"),
+        work=first(r"(?<=/)\w+"),  # a country, described in one folder and subdivided in the other
+    ),
     Source(
         "cldr-xml",
         "data",
         "unicode-cldr-core",
         400_000,
         indented("usr/share/unicode/cldr/common", "main/*.xml", "supplemental/*.xml"),
+        work=first("main/[a-z]+|.+"),  # a language in all its countries and scripts
     ),
     Source("lensfun-xml", "data", "liblensfun-data-v1", 350_000, indented("usr/share/lensfun/version_1", "*.xml")),
     Source("ieee-oui-csv", "data", "ieee-data", 300_000, records("usr/share/ieee-data", "oui.csv")),
@@ -513,6 +572,7 @@ def untranslated(block: str, script: str) -> bool:
     return sum(c.isalpha() for c in block) >= 20 and script_share(block, script) < 0.3
 
 
+@functools.lru_cache(maxsize=1)  # a text is compared, and then kept
 def shingles(text: str, length: int = 48, keep: int = 8) -> set[int]:
     """A sample (one of `keep`, by value) of the hashes of all `length`-byte windows, white space folded."""
     data = " ".join(text.split()).encode("utf-8")
@@ -523,7 +583,8 @@ def shingles(text: str, length: int = 48, keep: int = 8) -> set[int]:
 class Selection:
     """Takes documents source by source and says why others were left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_bytes: int = MIN_BYTES) -> None:
+        self.min_bytes = min_bytes
         self.documents: list[Document] = []
         self.left_out: Counter[tuple[str, str]] = Counter()
         self.ids: set[str] = set()
@@ -531,7 +592,7 @@ class Selection:
         self.shingle_owner: dict[int, list[int]] = defaultdict(list)
 
     def reason_against(self, source: Source, text: str) -> str | None:
-        if not MIN_BYTES <= size(text) <= MAX_BYTES:
+        if not self.min_bytes <= size(text) <= MAX_BYTES:
             return "size"
         # In a translation, a third of the letters may be names, commands and paths; English prose has no such excuse.
         if source.script and script_share(text, source.script) < (0.95 if source.script == LATIN else 0.6):
@@ -548,7 +609,7 @@ class Selection:
         return None
 
     def take(self, source: Source, root: Path) -> None:
-        candidates = sorted(source.documents(root), key=lambda document: sha256(document.id))
+        candidates = sorted(source.documents(root), key=lambda document: document.order())
         spent = 0
         for document in candidates:
             if document.id in self.ids:
@@ -576,7 +637,7 @@ class Selection:
 def write_parquet(documents: list[Document], path: Path) -> None:
     """One file, rows in the order of a hash of their id, so that every row group mixes the domains."""
     rows = sorted(documents, key=lambda document: sha256("order/" + document.id))
-    columns = {name: [getattr(row, name) for row in rows] for name in ("id", "domain", "text")}
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])}
     schema = pyarrow.schema([pyarrow.field(name, pyarrow.string(), nullable=False) for name in columns])
     pyarrow.parquet.write_table(
         pyarrow.table(columns, schema=schema),
@@ -584,8 +645,8 @@ def write_parquet(documents: list[Document], path: Path) -> None:
         row_group_size=ROW_GROUP_ROWS,
         compression="zstd",
         compression_level=19,
-        use_dictionary=["domain"],
-        write_statistics=["id", "domain"],
+        use_dictionary=[name for name in columns if name not in ("id", "text")],
+        write_statistics=[name for name in columns if name != "text"],
         version="2.6",
         data_page_version="1.0",
         store_schema=False,
@@ -621,12 +682,13 @@ def check(path: Path) -> None:
         by_domain[row["domain"]].append(row)
     if sorted(by_domain) != sorted(DOMAINS):
         raise BuildError(f"{path}: domains are {sorted(by_domain)}, expected {sorted(DOMAINS)}")
-    print("| domain | documents | bytes | mean bytes a document |")
-    print("|---|---:|---:|---:|")
+    print("| domain | documents | bytes | mean bytes a document | sources | works |")
+    print("|---|---:|---:|---:|---:|---:|")
     for domain in [*DOMAINS, "all"]:
         chosen = rows if domain == "all" else by_domain[domain]
         total = sum(size(row["text"]) for row in chosen)
-        print(f"| {domain} | {len(chosen)} | {total} | {total // len(chosen)} |")
+        sources, works = ({row[column] for row in chosen} for column in ("source", "work"))
+        print(f"| {domain} | {len(chosen)} | {total} | {total // len(chosen)} | {len(sources)} | {len(works)} |")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     print(f"\n{path.name}: {path.stat().st_size} bytes, {file.num_row_groups} row groups, SHA-256 {digest}")
     readme = HERE / "README.md"
@@ -650,16 +712,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             debs = arguments.debs.resolve() if arguments.debs else Path(folder, "debs")
             debs.mkdir(parents=True, exist_ok=True)
-            roots = {name: fetch_package(name, debs, Path(folder, "unpacked")) for name in PACKAGES}
+            roots = {name: fetch_package(name, pin, debs, Path(folder, "unpacked")) for name, pin in PACKAGES.items()}
             selection = Selection()
             for source in SOURCES:
                 selection.take(source, roots[source.package])
             write_licenses(roots)
-        counts = Counter(document.id.split("/")[0] for document in selection.documents)
+        counts = Counter(document.source for document in selection.documents)
         for source in SOURCES:
             left_out = {why: n for (name, why), n in sorted(selection.left_out.items()) if name == source.name}
             reasons = ", ".join(f"{n} {why}" for why, n in left_out.items())
-            spent = sum(size(d.text) for d in selection.documents if d.id.startswith(source.name + "/"))
+            spent = sum(size(d.text) for d in selection.documents if d.source == source.name)
             print(f"{source.name:24} {counts[source.name]:5} documents {spent:9} bytes; left out: {reasons or 'none'}")
         write_parquet(selection.documents, arguments.output)
         print()

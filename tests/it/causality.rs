@@ -136,6 +136,12 @@ fn incremental_patchers() -> Vec<(String, bool)> {
     vec![
         ("{node: BytePatch, in: docs}".into(), false),
         ("{node: StridePatch, in: docs, stride: 5}".into(), false),
+        ("{node: StridePatch, in: docs, stride: 3.7}".into(), false),
+        ("{node: StridePatch, in: docs, stride: 5, align: character}".into(), true),
+        (
+            "{node: StridePatch, in: docs, stride: 6, align: space, max_patch_length: 9}".into(),
+            true,
+        ),
         ("{node: SpacePatch, in: docs}".into(), true),
         ("{node: SpacePatch, in: docs, max_patch_length: 4}".into(), true),
         entropy("entropy", format!("threshold: {global}")),
@@ -148,6 +154,12 @@ fn incremental_patchers() -> Vec<(String, bool)> {
             ),
         ),
         entropy("lines", format!("threshold: {lines}")),
+        entropy("entropy", format!("rule: jump, relative_threshold: {relative}, mean_bytes: 4")),
+        entropy(
+            "entropy",
+            format!("threshold: {global}, min_patch_length: 3, max_patch_length: 9"),
+        ),
+        entropy("entropy", format!("threshold: {global}, align: character, max_patch_length: 2")),
     ]
 }
 
@@ -175,9 +187,9 @@ fn the_table_above_covers_every_patcher_that_is_registered() {
         let is_patcher = entry.out_slots().iter().any(|slot| slot.name == "Patches");
         // Borders that look ahead, the broken one below, and a whole model, whose entropy patcher
         // is the one above.
-        if is_patcher
-            && !["BpePatch", "ColumnPatch", "StartsAtNewline", "Blt"].contains(&entry.name)
-        {
+        const OTHERS: [&str; 5] =
+            ["BpePatch", "ColumnPatch", "ShuffledPatch", "StartsAtNewline", "Blt"];
+        if is_patcher && !OTHERS.contains(&entry.name) {
             assert!(
                 tested.iter().any(|p| p.contains(&format!("node: {},", entry.name))),
                 "{} is not tested",

@@ -9,12 +9,16 @@ mod bad_input;
 mod bench;
 mod causality;
 mod common;
+mod corpus;
 mod counts;
 mod doubts;
 mod dsl;
 mod gpu;
+#[cfg(unix)]
+mod kept;
 mod own_step;
 mod readme;
+mod recipe;
 mod registry;
 mod regress;
 #[cfg(unix)]
@@ -23,3 +27,5 @@ mod resume;
 mod score_memory;
 #[cfg(unix)]
 mod scoring;
+mod statistics;
+mod sweeps;

@@ -25,6 +25,12 @@ pub enum PatchError {
     ZeroStride,
     #[error("max_patch_length is 0; expected at least 1")]
     ZeroMaxPatchLength,
+    #[error("mean_bytes is 0; expected at least 1")]
+    ZeroMeanBytes,
+    #[error("min_patch_length is 0; expected at least 1")]
+    ZeroMinPatchLength,
+    #[error("min_patch_length is {min} and max_patch_length {max}; expected no more than that")]
+    MinAboveMax { min: usize, max: usize },
     #[error("{found} lists of {what} for {expected} spans")]
     ListCount { what: &'static str, expected: usize, found: usize },
     #[error("row {row}: patch length {index} is {value}; expected a whole number of bytes")]

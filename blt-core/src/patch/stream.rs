@@ -6,7 +6,7 @@
 //! make the same patches is tested for every registered patcher (`tests/causality.rs`).
 
 use super::patches::{Patches, PatchesBuilder};
-use super::rules::{EntropyRule, space_like};
+use super::rules::{EntropyRule, RunningMean, space_like};
 use crate::bytes::{BOS, Batch, OFFSET};
 
 /// The state of an incremental patcher in one span: what it remembers of the bytes so far.
@@ -39,29 +39,67 @@ impl PatchStream for ByteStream {
     }
 }
 
-/// [`stride_patches`](super::stride_patches): patches of `stride` bytes.
+/// Patches of `stride` bytes, a whole number ([`stride_patches`](super::stride_patches)) or not:
+/// patch k starts at byte `floor(k * stride)`, counted from 0.
 #[derive(Clone, Copy, Debug)]
 pub struct StrideStream {
-    stride: usize,
-    /// Bytes of the patch in hand.
-    length: usize,
+    stride: f64,
+    /// Bytes read.
+    read: usize,
+    /// The patch to start next, and at which byte.
+    next: (u64, usize),
 }
 
 impl StrideStream {
-    /// `stride` is at least 1.
-    pub fn new(stride: usize) -> Self {
-        StrideStream { stride, length: 0 }
+    /// `stride` is finite, and at least 1.
+    pub fn new(stride: f64) -> Self {
+        StrideStream { stride, read: 0, next: (1, stride as usize) }
     }
 }
 
 impl PatchStream for StrideStream {
     fn push(&mut self, _: u8, _: Option<f32>) -> bool {
-        self.length += 1;
-        let full = self.length >= self.stride;
-        if full {
-            self.length = 0;
+        self.read += 1;
+        let starts = self.read == self.next.1;
+        if starts {
+            let k = self.next.0 + 1;
+            self.next = (k, (k as f64 * self.stride) as usize);
         }
-        full
+        starts
+    }
+}
+
+/// White space near a grid of `stride` bytes. The text is divided into cells of `stride` bytes,
+/// each with a point of the grid, a multiple of `stride`, in its middle. In each cell, the first
+/// byte that follows white space starts a patch; in a cell without one, none does.
+///
+/// Of the borders after white space in a cell, the one nearest to the point may be a later one, but
+/// nobody knows before it has come.
+#[derive(Clone, Copy, Debug)]
+pub struct SpaceGridStream {
+    stride: f64,
+    /// Bytes read.
+    read: usize,
+    /// The cell of the last border.
+    cell: f64,
+}
+
+impl SpaceGridStream {
+    /// `stride` is in bytes, finite, and at least 1.
+    pub fn new(stride: f64) -> Self {
+        SpaceGridStream { stride, read: 0, cell: 0.0 }
+    }
+}
+
+impl PatchStream for SpaceGridStream {
+    fn push(&mut self, byte: u8, _: Option<f32>) -> bool {
+        self.read += 1;
+        let cell = (self.read as f64 / self.stride).round();
+        let starts = matches!(byte, b'\t'..=b'\r' | b' ') && cell > self.cell;
+        if starts {
+            self.cell = cell;
+        }
+        starts
     }
 }
 
@@ -91,14 +129,13 @@ impl PatchStream for SpaceStream {
 #[derive(Clone, Copy, Debug)]
 pub struct EntropyStream {
     rule: EntropyRule,
-    /// The entropy after the byte before, in nats.
-    before: f32,
+    mean: RunningMean,
 }
 
 impl EntropyStream {
     /// `bos_entropy`, in nats, is that of the span's first byte, given BOS alone.
     pub fn new(rule: EntropyRule, bos_entropy: f32) -> Self {
-        EntropyStream { rule, before: bos_entropy }
+        EntropyStream { rule, mean: rule.mean(bos_entropy) }
     }
 }
 
@@ -107,42 +144,16 @@ impl PatchStream for EntropyStream {
     /// Without an entropy.
     fn push(&mut self, _: u8, entropy: Option<f32>) -> bool {
         let last = entropy.expect("an entropy patcher is given an entropy with each byte");
-        let rise = last - std::mem::replace(&mut self.before, last);
+        let rise = self.mean.rise(last);
         match self.rule {
             EntropyRule::Global { threshold } => last > threshold as f32,
-            EntropyRule::Relative { threshold } => rise > threshold as f32,
+            EntropyRule::Relative { threshold } | EntropyRule::Jump { threshold, .. } => {
+                rise > threshold as f32
+            }
             EntropyRule::Both { global, relative } => {
                 last > global as f32 && rise > relative as f32
             }
         }
-    }
-}
-
-/// A patcher whose patches are split where they are longer than `max_patch_length`, greedily from
-/// the left, as [`Patches::split_if`] does.
-#[derive(Clone, Copy, Debug)]
-pub struct SplitStream<S> {
-    stream: S,
-    max_patch_length: Option<usize>,
-    /// Bytes of the patch in hand.
-    length: usize,
-}
-
-impl<S: PatchStream> SplitStream<S> {
-    /// `max_patch_length` is in bytes, at least 1; `None`: patches of any length.
-    pub fn new(stream: S, max_patch_length: Option<usize>) -> Self {
-        SplitStream { stream, max_patch_length, length: 0 }
-    }
-}
-
-impl<S: PatchStream> PatchStream for SplitStream<S> {
-    fn push(&mut self, byte: u8, entropy: Option<f32>) -> bool {
-        self.length += 1;
-        let starts = self.stream.push(byte, entropy) || Some(self.length) == self.max_patch_length;
-        if starts {
-            self.length = 0;
-        }
-        starts
     }
 }
 
@@ -177,7 +188,7 @@ pub fn stream_patches<S: PatchStream>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::patch;
+    use crate::patch::{self, LimitStream};
 
     #[test]
     fn a_stream_makes_the_patches_of_its_rule() {
@@ -191,7 +202,7 @@ mod tests {
         );
         for stride in 1..5 {
             assert_eq!(
-                stream_patches(&batch, None, |_| StrideStream::new(stride)),
+                stream_patches(&batch, None, |_| StrideStream::new(stride as f64)),
                 patch::stride_patches(&batch, stride).unwrap()
             );
         }
@@ -199,10 +210,11 @@ mod tests {
             EntropyRule::Global { threshold: 1.0 },
             EntropyRule::Relative { threshold: 0.25 },
             EntropyRule::Both { global: 1.0, relative: 0.25 },
+            EntropyRule::Jump { threshold: 0.25, mean_bytes: 3 },
         ] {
             for max in [None, Some(1), Some(3)] {
                 let stream = |bos: Option<f32>| {
-                    SplitStream::new(EntropyStream::new(rule, bos.unwrap()), max)
+                    LimitStream::new(EntropyStream::new(rule, bos.unwrap()), max)
                 };
                 assert_eq!(
                     stream_patches(&batch, Some(&entropies), stream),
@@ -210,5 +222,31 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The bytes at which patches start, counted from the span's first.
+    fn starts<S: PatchStream>(text: &[u8], stream: impl Fn() -> S) -> Vec<usize> {
+        let patches = stream_patches(&Batch::from_documents([text]), None, |_| stream());
+        patches.starts[1..].iter().map(|i| i - 1).collect()
+    }
+
+    #[test]
+    fn a_stride_may_be_a_fraction() {
+        let of = |stride| starts(&[b'x'; 23], || StrideStream::new(stride));
+        assert_eq!(of(5.5), [0, 5, 11, 16, 22]);
+        assert_eq!(of(1.5), [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22]);
+        assert_eq!(of(1e300), [0]);
+        assert_eq!(starts(&[b'x'; 55_000], || StrideStream::new(5.5)).len(), 10_000);
+    }
+
+    #[test]
+    fn a_grid_takes_the_first_white_space_of_each_cell() {
+        let of = |text: &str, stride| starts(text.as_bytes(), || SpaceGridStream::new(stride));
+        // Points at 6, 12, 18, ...; cells from 3, 9, 15, ...
+        // White space before bytes 2, 5, 8, 18, 20 and 22.
+        assert_eq!(of("a bc de fghijklmn o p q", 6.0), [0, 5, 18, 22]);
+        assert_eq!(of("abcdefghijklmnop", 6.0), [0]);
+        // Every word is longer than a cell: each is a patch.
+        assert_eq!(of("one two three", 1.0), [0, 4, 8]);
     }
 }

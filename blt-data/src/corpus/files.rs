@@ -24,12 +24,12 @@ pub(crate) fn find(
     }
     let mut found = Vec::new();
     for pattern in patterns {
-        let mut of_pattern = match Location::parse(pattern, base)? {
+        let (mut of_pattern, named) = match Location::parse(pattern, base)? {
             Location::Local(path) => find_local(pattern, path, base, extensions)?,
             Location::Remote(url) => find_remote(pattern, *url, base, extensions)?,
         };
         of_pattern.sort_by(|a, b| a.location.cmp(&b.location));
-        found.extend(of_pattern.into_iter().map(|entry| Found::new(entry, base)));
+        found.extend(of_pattern.into_iter().map(|entry| Found::new(entry, base, &named)));
     }
     Ok(found)
 }
@@ -47,13 +47,15 @@ fn of_folder(folder: Location, extensions: &[String]) -> Result<Vec<Entry>, Data
     }
 }
 
+/// The files of a pattern, and the folder that it names.
 fn find_local(
     pattern: &str,
     path: PathBuf,
     base: &Path,
     extensions: &[String],
-) -> Result<Vec<Entry>, DataError> {
+) -> Result<(Vec<Entry>, Location), DataError> {
     let mut paths = Vec::new();
+    let mut named = path.clone();
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_dir() => {
             for entry in of_folder(path.into(), extensions)? {
@@ -63,11 +65,17 @@ fn find_local(
                 }
             }
         }
-        Ok(_) => paths.push(path),
+        Ok(_) => {
+            named.pop();
+            paths.push(path);
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if !pattern.contains(GLOB) {
                 return Err(DataError::NoSuchFile { path: path.into(), base: base.to_path_buf() });
             }
+            let fixed = Path::new(pattern).components();
+            let fixed = fixed.take_while(|c| !c.as_os_str().to_string_lossy().contains(GLOB));
+            named = base.join(fixed.collect::<PathBuf>());
             // The base is a name and not a pattern.
             let full = match Path::new(pattern).is_absolute() {
                 true => PathBuf::from(pattern),
@@ -100,15 +108,22 @@ fn find_local(
             false => Err(DataError::NotAFile { path: path.into() }),
         }
     };
-    paths.into_iter().map(entry).collect()
+    Ok((paths.into_iter().map(entry).collect::<Result<_, _>>()?, named.into()))
 }
 
+/// As [`find_local`].
 fn find_remote(
     pattern: &str,
     url: Url,
     base: &Path,
     extensions: &[String],
-) -> Result<Vec<Entry>, DataError> {
+) -> Result<(Vec<Entry>, Location), DataError> {
+    // A folder's name ends with a `/` in a key.
+    let folder = |key: &str| {
+        let key = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let key = if key.is_empty() { String::new() } else { format!("{key}/") };
+        Location::from(Url { key, ..url.clone() })
+    };
     let is_glob = url.key.contains(GLOB);
     // A web server lists no folders, so a pattern cannot be the name of a file there.
     let whole = match is_glob && url.is_web() {
@@ -116,9 +131,10 @@ fn find_remote(
         false => Location::from(url.clone()).entry()?,
     };
     if let Some(entry) = whole {
-        return Ok(vec![entry]);
+        return Ok((vec![entry], folder(&url.key)));
     }
     if !is_glob {
+        let named = folder(&format!("{}/", url.key.trim_end_matches('/')));
         return match of_folder(Location::from(url.clone()), extensions) {
             // A name that no `/` ends is a file's as much as a folder's, and there is neither.
             Err(DataError::EmptyFolder { path, .. })
@@ -131,7 +147,7 @@ fn find_remote(
             {
                 Err(StorageError::Missing { at: url.to_string() }.into())
             }
-            other => other,
+            other => Ok((other?, named)),
         };
     }
     let bad = |cause: String| DataError::BadGlob { pattern: pattern.to_owned(), cause };
@@ -140,15 +156,15 @@ fn find_remote(
     let options =
         glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
     let before = &url.key[..url.key.find(GLOB).unwrap_or(0)];
-    let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mut entries = Location::from(Url { key: folder.to_owned(), ..url.clone() }).list()?;
+    let listed = before.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut entries = Location::from(Url { key: listed.to_owned(), ..url.clone() }).list()?;
     entries.retain(|entry| match &entry.location {
         Location::Remote(of) => glob.matches_with(&of.key, options),
         Location::Local(_) => false,
     });
     match entries.is_empty() {
         true => Err(DataError::NoMatch { pattern: pattern.to_owned(), base: base.to_path_buf() }),
-        false => Ok(entries),
+        false => Ok((entries, folder(before))),
     }
 }
 
@@ -189,6 +205,28 @@ mod tests {
         std::fs::create_dir(base.join("none")).unwrap();
         let error = names(&["none"], &base).unwrap_err().to_string();
         assert!(error.contains("none") && error.contains(".txt"), "{error}");
+    }
+
+    #[test]
+    fn what_is_below_the_path_that_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("run=3/ba[s]e");
+        for name in ["in=1/lang=en/a.txt", "in=1/lang=de/a.txt"] {
+            std::fs::create_dir_all(base.join(name).parent().unwrap()).unwrap();
+            std::fs::write(base.join(name), "x").unwrap();
+        }
+        let below = |pattern: &str| -> Vec<String> {
+            let found = find(&[pattern.to_string()], &base, &[".txt".into()]).unwrap();
+            found.into_iter().map(|found| found.below).collect()
+        };
+        assert_eq!(below("in=1"), ["lang=de/a.txt", "lang=en/a.txt"]);
+        assert_eq!(below(&base.join("in=1").to_string_lossy()), below("in=1"));
+        assert_eq!(below("in=1/lang=en"), ["a.txt"]);
+        assert_eq!(below("in=1/lang=en/a.txt"), ["a.txt"]);
+        assert_eq!(below("in=1/*/a.txt"), below("in=1"));
+        assert_eq!(below("in=1/lang=e*/a.txt"), ["lang=en/a.txt"]);
+        assert_eq!(below("in*/lang=en/*.txt"), ["in=1/lang=en/a.txt"]);
+        assert_eq!(below("."), ["in=1/lang=de/a.txt", "in=1/lang=en/a.txt"]);
     }
 
     #[cfg(unix)]

@@ -7,11 +7,12 @@ use arrow::datatypes::Field;
 
 use crate::formats::file::{Found, Partition};
 
-/// The columns made of folders' names, for each file. A column holds integers if all of its values
-/// are, else text. A column that one file has, every file has.
+/// The columns made of folders' names, for each file: of folders below the path that the user
+/// named, for what stands above it says where the data is, not what it is. A column holds integers
+/// if all of its values are, else text. A column that one file has, every file has.
 pub(crate) fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
     let of_files: Vec<Vec<(String, Option<String>)>> =
-        found.iter().map(|f| pairs(&f.name)).collect();
+        found.iter().map(|f| pairs(&f.below)).collect();
     let mut columns: Vec<&String> = Vec::new();
     for (key, _) in of_files.iter().flatten() {
         if !columns.contains(&key) {
@@ -54,7 +55,7 @@ pub(crate) fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
 /// How Hive writes a null in a folder's name.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// The columns of one file's name: `lang=en/year=2024/a.parquet` has `lang` and `year`. Values are
+/// The columns of one file's path: `lang=en/year=2024/a.parquet` has `lang` and `year`. Values are
 /// text with `%XX` decoded; None is a null.
 fn pairs(name: &str) -> Vec<(String, Option<String>)> {
     let folders = name.rsplit_once('/').map_or("", |(folders, _)| folders).split('/');

@@ -17,6 +17,9 @@ pub(crate) struct Found {
     /// The name shown to users: its path relative to the base if it is below the base, with `/`
     /// between folders; or its URL.
     pub name: String,
+    /// The part of its path below what the user named: a folder, or what comes before the first `*`
+    /// of a glob.
+    pub below: String,
     pub size: u64,
     /// Nanoseconds since 1970; 0 if unknown.
     pub modified: u128,
@@ -25,16 +28,25 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    pub fn new(entry: Entry, base: &Path) -> Self {
+    /// `base` is the folder that relative paths start at, and `named` the folder that the user
+    /// named, or the one of the file.
+    pub fn new(entry: Entry, base: &Path, named: &Location) -> Self {
         let Entry { location: path, size, modified, tag } = entry;
+        let text = |path: &Path| path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
         let name = match &path {
-            Location::Local(path) => {
-                let shown = path.strip_prefix(base).unwrap_or(path);
-                shown.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
-            }
+            Location::Local(path) => text(path.strip_prefix(base).unwrap_or(path)),
             Location::Remote(url) => url.to_string(),
         };
-        Found { path, name, size, modified, tag }
+        let below = match (&path, named) {
+            (Location::Local(path), Location::Local(named)) => {
+                path.strip_prefix(named).map(text).unwrap_or_default()
+            }
+            (Location::Remote(url), Location::Remote(named)) => {
+                url.key.strip_prefix(&named.key).unwrap_or_default().to_string()
+            }
+            _ => String::new(),
+        };
+        Found { path, name, below, size, modified, tag }
     }
 
     /// Opens it.

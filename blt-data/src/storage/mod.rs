@@ -17,4 +17,4 @@ mod upload_record;
 
 pub use self::input::{Fetching, Input};
 pub use self::location::{Entry, Location, Scheme, StorageError, Url};
-pub use self::output::{Sink, abort_uploads, write_whole};
+pub use self::output::{Sink, abort_uploads, write_new};

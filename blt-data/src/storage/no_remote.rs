@@ -66,7 +66,7 @@ pub fn list(url: &Url) -> Result<Vec<Entry>, StorageError> {
     absent(url)
 }
 
-pub fn put(url: &Url, _: Vec<u8>) -> Result<(), StorageError> {
+pub fn put_new(url: &Url, _: Vec<u8>) -> Result<bool, StorageError> {
     absent(url)
 }
 

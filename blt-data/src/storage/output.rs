@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::location::{Location, StorageError, Url};
 use super::remote;
@@ -106,22 +105,27 @@ impl Write for Sink {
     }
 }
 
-/// Writes a small file at once, so that nobody sees a part of it. Makes its folder.
+/// Writes a small file that is not there yet, so that nobody sees a part of it, and makes its
+/// folder. Returns false, and leaves the file as it is, if there is one: of several processes only
+/// one writes it.
 ///
 /// # Errors
-/// If the folder or the file cannot be written; a file that was there before is left as it was.
-pub fn write_whole(location: &Location, bytes: Vec<u8>) -> Result<(), StorageError> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    match location {
-        Location::Local(path) => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let (process, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-            let partial = path.with_file_name(format!(".{name}.{process}-{n}.tmp"));
-            let mut sink = Sink::create(location, &partial)?;
-            sink.write_all(&bytes).map_err(|e| StorageError::failed("write", path.display(), e))?;
-            sink.finish()
-        }
-        Location::Remote(url) => remote::put(url, bytes),
+/// If the folder or the file cannot be written.
+pub fn write_new(location: &Location, bytes: Vec<u8>) -> Result<bool, StorageError> {
+    let path = match location {
+        Location::Local(path) => path,
+        Location::Remote(url) => return remote::put_new(url, bytes),
+    };
+    let failed = |e: io::Error| StorageError::failed("write", location, e);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(folder).map_err(failed)?;
+    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => sync_folder(path).map_err(failed).map(|()| true),
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(failed(e.error)),
     }
 }
 

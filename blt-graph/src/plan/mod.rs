@@ -7,6 +7,7 @@ mod find;
 mod params;
 #[expect(clippy::module_inception, reason = "the folder is named after what it holds")]
 mod plan;
+mod same;
 
 pub use check::check_all;
 pub use describe::describe;
@@ -14,3 +15,4 @@ pub(crate) use find::PortId;
 pub(crate) use params::{check_params, param_diagnostic};
 pub(crate) use plan::subgraph_value;
 pub use plan::{Goal, Plan, PlannedNode, PlannedStep};
+pub use same::merge_same;

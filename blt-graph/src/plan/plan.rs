@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
@@ -39,6 +39,14 @@ impl PlannedNode {
     /// The node itself, parameters and all, if it is an `N`: `planned.downcast::<ByteLm>()`.
     pub fn downcast<N: Node>(&self) -> Option<&N> {
         (&*self.node as &dyn Any).downcast_ref()
+    }
+
+    /// [`Node::depends`]: what identifies the contents of the node's files.
+    ///
+    /// # Errors
+    /// Those of the node.
+    pub fn depends(&self, base_dir: &Path) -> Result<Vec<String>, NodeError> {
+        self.node.depends(base_dir)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Running a pipeline: the steps of every variant, through the store, into a run directory.
 
 mod error;
+mod jobs;
 mod keys;
 mod live;
 mod options;

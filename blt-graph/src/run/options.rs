@@ -35,6 +35,8 @@ pub struct RunOptions {
     /// The number of threads that steps may use. Not part of keys, since results do not depend on
     /// it.
     pub threads: usize,
+    /// How many variants run at once, with the threads divided among them. Not part of keys either.
+    pub jobs: usize,
     /// The variants to run; all if empty. All are checked in any case.
     pub variants: Vec<String>,
     /// What to do with unfinished work.
@@ -51,9 +53,15 @@ impl RunOptions {
             dtype: "f32".to_string(),
             cpu_features: cpu_features(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            jobs: 1,
             variants: Vec::new(),
             resume: Resume::Steps,
         }
+    }
+
+    /// The program and its arithmetic: the build, the number type, the processor's features.
+    pub fn program(&self) -> String {
+        format!("{} {} {}", self.build, self.dtype, self.cpu_features)
     }
 
     /// The store that a run with these options uses.
@@ -63,7 +71,7 @@ impl RunOptions {
 }
 
 /// The architecture of this processor and the vector extensions by which numeric libraries choose
-/// their code.
+/// their code, and `BLT_SIMD`, by which a user chooses lesser ones.
 pub fn cpu_features() -> String {
     let mut features = vec![std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]
@@ -76,7 +84,8 @@ pub fn cpu_features() -> String {
         ];
         features.extend(found.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
     }
-    features.join("+")
+    let chosen = std::env::var("BLT_SIMD").map(|level| format!("+BLT_SIMD={level}"));
+    features.join("+") + &chosen.unwrap_or_default()
 }
 
 /// The elements of `all` whose variants are among `names`; all of them if there are no names.

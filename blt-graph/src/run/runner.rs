@@ -30,9 +30,10 @@ use serde_json::{Map, Value, json};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::error::StepError;
 use crate::files::{FileError, JsonLines, write_atomic};
-use crate::plan::{Plan, check_all};
+use crate::plan::{Plan, check_all, merge_same};
 use crate::progress::{Progress, Silent, StepHeading};
 use crate::run::error::RunError;
+use crate::run::jobs::at_once;
 use crate::run::keys::{Keyed, step_keys};
 use crate::run::options::{Resume, RunOptions, choose_variants};
 use crate::run::publish::{gather, publish};
@@ -50,6 +51,7 @@ static SILENT: Silent = Silent;
 ///
 /// Before the first step starts, the runner checks every variant and asks every step what it
 /// depends on, which opens the data. So a misspelt column of the last variant is found at once.
+#[derive(Clone)]
 pub struct Runner<'a> {
     spec: &'a PipelineSpec,
     base_dir: PathBuf,
@@ -113,6 +115,10 @@ impl<'a> Runner<'a> {
     ) -> Result<RunReport, RunError> {
         let plans = check_all(self.spec, &self.base_dir)?;
         let plans = choose_variants(plans, &self.options.variants, |plan| &plan.variant)?;
+        // Differences are taken to the baseline, so it is the last to be left out.
+        let baseline = self.spec.report.get("baseline").and_then(Value::as_str);
+        let (plans, messages) = merge_same(plans, baseline);
+        messages.iter().for_each(|message| self.progress.message(message));
         for warning in plans.iter().flat_map(|plan| &plan.warnings) {
             self.progress.message(&warning.render(false));
         }
@@ -128,20 +134,25 @@ impl<'a> Runner<'a> {
             return Err(Diagnostics::from(diagnostic).into());
         }
         let store = self.options.store();
-        let keys = |plan| {
-            step_keys(plan, &store, &self.options, |index, earlier| {
-                self.cx(plan, index, earlier, None, false)
-            })
-        };
-        let keyed = plans.iter().map(keys).collect::<Result<Vec<_>, _>>()?;
+        let keyed =
+            plans.iter().map(|plan| self.keys(plan, &store)).collect::<Result<Vec<_>, _>>()?;
         let resolved = self.resolved(&plans);
         let unfinished = match self.options.resume {
             Resume::Run => RunDir::unfinished(&self.options.runs_dir, &self.spec.name, &resolved),
             Resume::Steps | Resume::Fresh => None,
         };
-        let dir = match unfinished {
-            Some(dir) => dir,
-            None => RunDir::create(&self.options.runs_dir, &self.spec.name)?,
+        let mut locked = None;
+        if let Some(dir) = unfinished {
+            // None if another process is at work in it.
+            locked = store.lock_run(&dir.path)?.map(|lock| (dir, Some(lock)));
+        }
+        let (dir, _lock) = match locked {
+            Some(locked) => locked,
+            None => {
+                let dir = RunDir::create(&self.options.runs_dir, &self.spec.name)?;
+                let lock = store.lock_run(&dir.path)?;
+                (dir, lock)
+            }
         };
         let started = dir.status().map_or_else(utc, |status| status.started);
         let status = |state, error| Status {
@@ -151,8 +162,10 @@ impl<'a> Runner<'a> {
             ended: (state != State::Running).then(utc),
         };
         dir.set_status(&status(State::Running, None))?;
-        let result =
-            self.run_in(&dir, &started, plans, keyed, &store, &resolved).and_then(|report| {
+        let result = self
+            .run_ahead(&plans, &store)
+            .and_then(|runner| runner.run_in(&dir, &started, plans, keyed, &store, &resolved))
+            .and_then(|report| {
                 finish(&report).map_err(RunError::Report)?;
                 Ok(report)
             });
@@ -166,6 +179,43 @@ impl<'a> Runner<'a> {
         let report = result?;
         written?;
         Ok(report)
+    }
+
+    /// Where several variants are to run at once, runs all steps into the store, and returns a
+    /// runner that finds them there and says no more of them.
+    fn run_ahead(&self, plans: &[Plan], store: &Store) -> Result<Self, RunError> {
+        if self.options.jobs == 1 || plans.len() == 1 {
+            return Ok(self.clone());
+        }
+        // A plan stays on its thread, so each job checks its own.
+        let (base_dir, options, interrupt) = (&self.base_dir, &self.options, &self.interrupt);
+        let total = plans.iter().map(|plan| plan.steps().len()).sum();
+        let mut first = 0;
+        let work = plans.iter().map(|plan| {
+            first += plan.steps().len();
+            (first - plan.steps().len(), (*plan.spec).clone(), plan.variant.clone(), plan.seed)
+        });
+        let run = |(first, spec, variant, seed): (usize, PipelineSpec, String, u64),
+                   threads: usize,
+                   progress: &dyn Progress| {
+            let options = RunOptions { threads, jobs: 1, ..options.clone() };
+            let runner = Runner::new(&spec, base_dir, options).progress(progress);
+            let runner = runner.interrupt(interrupt.clone());
+            let plan = Plan::check(&spec, &variant, seed, base_dir)?;
+            for (index, keyed) in runner.keys(&plan, store)?.iter().enumerate() {
+                let heading = heading(&plan, index, (first + index, total), store.has(&keyed.key));
+                runner.step(&plan, index, keyed, store, heading)?;
+            }
+            Ok(())
+        };
+        at_once(work.collect(), (options.jobs, options.threads), self.progress, run)?;
+        Ok(Runner { progress: &SILENT, ..self.clone() })
+    }
+
+    fn keys(&self, plan: &Plan, store: &Store) -> Result<Vec<Keyed>, RunError> {
+        step_keys(plan, store, &self.options, |index, earlier| {
+            self.cx(plan, index, earlier, None, false)
+        })
     }
 
     fn cx<'b>(
@@ -188,6 +238,7 @@ impl<'a> Runner<'a> {
             threads: self.options.threads,
             progress: self.progress,
             interrupt: self.interrupt.clone(),
+            program: self.options.program(),
             lent: self.lent.clone(),
         }
     }
@@ -221,15 +272,7 @@ impl<'a> Runner<'a> {
         for (plan, keyed) in plans.into_iter().zip(keyed) {
             let mut steps = Vec::new();
             for (index, keyed) in keyed.into_iter().enumerate() {
-                let heading = StepHeading {
-                    variant: plan.variant.clone(),
-                    seed: plan.seed,
-                    index: done,
-                    total,
-                    step: plan.steps()[index].entry.name.to_string(),
-                    goals: plan.steps()[index].goals.clone(),
-                    reused: store.has(&keyed.key),
-                };
+                let heading = heading(&plan, index, (done, total), store.has(&keyed.key));
                 let (finished, reused) = self.step(&plan, index, &keyed, store, heading)?;
                 done += 1;
                 let mut tag = Map::new();
@@ -277,37 +320,43 @@ impl<'a> Runner<'a> {
         if self.interrupt.load(Ordering::Relaxed) {
             return Err(RunError::of_step(plan, index, StepError::Interrupted));
         }
-        if store.has(&keyed.key) {
-            let cx =
-                self.cx(plan, index, keyed.earlier.clone(), Some(store.dir(&keyed.key)), false);
-            let stands = plan.steps()[index].behaviour().stands(&cx);
-            if !stands.map_err(|error| RunError::of_step(plan, index, error))? {
-                store.discard(&keyed.key)?;
-            }
-        }
         let mut said = false;
         let made_by = format!("{}, {}, seed {}", plan.pipeline, plan.variant, plan.seed);
-        let claim =
-            store.claim(&keyed.what, &made_by, self.options.resume == Resume::Fresh, || {
+        let behaviour = plan.steps()[index].behaviour();
+        let of_step = |error| RunError::of_step(plan, index, error);
+        loop {
+            let fresh = self.options.resume == Resume::Fresh;
+            let claim = store.claim(&keyed.what, &made_by, fresh, || {
                 if !std::mem::replace(&mut said, true) {
                     self.progress.message("another process is running this step; waiting for it");
                 }
                 !self.interrupt.load(Ordering::Relaxed)
             })?;
-        match claim {
-            Claim::Finished(finished) => {
-                self.progress.step(&StepHeading { reused: true, ..heading });
-                Ok((finished, true))
+            let work = match claim {
+                Claim::GaveUp => return Err(of_step(StepError::Interrupted)),
+                Claim::Work(work) => work,
+                Claim::Finished(finished) => {
+                    let dir = Some(finished.dir.clone());
+                    let cx = self.cx(plan, index, keyed.earlier.clone(), dir, false);
+                    if behaviour.stands(&cx).map_err(of_step)? {
+                        self.progress.step(&StepHeading { reused: true, ..heading });
+                        return Ok((finished, true));
+                    }
+                    drop(finished);
+                    store.discard(&keyed.key)?;
+                    continue;
+                }
+            };
+            self.progress.step(&StepHeading { reused: false, ..heading });
+            if let Some(damage) = work.damage() {
+                self.progress.message(&format!(
+                    "warning: what this step left in the store is damaged, so it runs again: {damage}"
+                ));
             }
-            Claim::GaveUp => Err(RunError::of_step(plan, index, StepError::Interrupted)),
-            Claim::Work(work) => {
-                self.progress.step(&StepHeading { reused: false, ..heading });
-                let mut cx =
-                    self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
-                let ran = plan.steps()[index].behaviour().run(&mut cx);
-                ran.map_err(|error| RunError::of_step(plan, index, error))?;
-                Ok((work.finish()?, false))
-            }
+            let mut cx =
+                self.cx(plan, index, keyed.earlier.clone(), Some(work.dir()), work.resumed());
+            behaviour.run(&mut cx).map_err(of_step)?;
+            return Ok((work.finish()?, false));
         }
     }
 
@@ -332,5 +381,18 @@ impl<'a> Runner<'a> {
             spec.ablate.named.push((plan.variant.clone(), edits));
         }
         head + &spec.to_yaml()
+    }
+}
+
+/// The heading of step `index` of `plan`, which is number `done` of `total` steps.
+fn heading(plan: &Plan, index: usize, (done, total): (usize, usize), reused: bool) -> StepHeading {
+    StepHeading {
+        variant: plan.variant.clone(),
+        seed: plan.seed,
+        index: done,
+        total,
+        step: plan.steps()[index].entry.name.to_string(),
+        goals: plan.steps()[index].goals.clone(),
+        reused,
     }
 }

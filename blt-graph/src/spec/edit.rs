@@ -1,75 +1,17 @@
-//! Overrides: `--set path=value`, and the paths of `ablate`.
+//! Edits: a path in a pipeline, and the value to put there. `ablate` and `--set` are made of them.
 //!
 //! A path is keys and list indices joined by dots: `graph.patches.stride`, `run.0.train.steps`,
 //! `seed`. It may name a parameter that is not written and has its default. `graph.patches`
 //! replaces the whole node.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source, list, nearest};
+use crate::diagnostic::{Diagnostic, Diagnostics, list, nearest};
 use crate::registry;
 use crate::schema;
-use crate::spec::places::Loc;
-use crate::spec::{PipelineSpec, Places, RESERVED, yaml};
+use crate::spec::{PipelineSpec, Places, RESERVED};
 
 impl PipelineSpec {
-    /// The pipeline with the assignment `path=value` applied. The value is YAML. Overrides are
-    /// applied before variants, so a variant's own value wins.
-    ///
-    /// # Errors
-    /// If the path names nothing (the error suggests the nearest one), or the value does not fit
-    /// there.
-    pub fn set(&self, assignment: &str) -> Result<Self, Diagnostics> {
-        const NAME: &str = "--set";
-        let whole = Arc::new(Source { name: NAME.to_string(), text: assignment.to_string() });
-        let Some((path, text)) = assignment.split_once('=') else {
-            return Err(Diagnostic::error("an override is `path=value`")
-                .at(Some(Place { source: whole, span: 0..assignment.len() }))
-                .label("no `=` in it")
-                .help(Some("for example `graph.latent.dim=256` or `run.0.train.steps=50`"))
-                .into());
-        };
-        let offset = path.len() + 1;
-        let value_source = Arc::new(Source { name: NAME.to_string(), text: text.to_string() });
-        let (value, places) = if text.trim().is_empty() {
-            (Value::Null, Places::default())
-        } else {
-            yaml::parse(&value_source).map_err(|Diagnostics(mut found)| {
-                for place in found.iter_mut().filter_map(|d| d.place.as_mut()) {
-                    *place = shift(place, &whole, offset);
-                }
-                Diagnostics(found)
-            })?
-        };
-        // The places of the value in the whole assignment, under one root whose key is the path.
-        let mut moved = Places::default();
-        for (at, loc) in places.0 {
-            let mut full = vec![NAME.to_string()];
-            full.extend(at);
-            let place = |place: &Place| shift(place, &whole, offset);
-            moved.0.insert(
-                full,
-                Loc {
-                    key: loc.key.as_ref().map(place),
-                    value: place(&loc.value),
-                    scalar: loc.scalar,
-                },
-            );
-        }
-        let root = vec![NAME.to_string()];
-        let key = Place { source: whole.clone(), span: 0..path.trim_end().len() };
-        let value_place = Place { source: whole.clone(), span: offset..assignment.len() };
-        let loc = moved.0.entry(root.clone()).or_insert(Loc {
-            key: None,
-            value: value_place,
-            scalar: true,
-        });
-        loc.key = Some(key);
-        self.edit(path.trim(), value, &moved, &root)
-    }
-
     /// The pipeline with `value` at `path`. `written` is the key in `places` of the place where
     /// path and value are written.
     pub(crate) fn edit(
@@ -109,12 +51,9 @@ impl PipelineSpec {
         })?;
         let mut all = self.places.clone();
         all.replace(&target, places, written);
-        PipelineSpec::from_value(&document, all, &self.name)
+        let spec = PipelineSpec::from_value(&document, all, &self.name)?;
+        Ok(PipelineSpec { overrides: self.overrides.clone(), ..spec })
     }
-}
-
-fn shift(place: &Place, whole: &Arc<Source>, offset: usize) -> Place {
-    Place { source: whole.clone(), span: place.span.start + offset..place.span.end + offset }
 }
 
 /// Splits `path` into keys. All but the deepest exist in `document`, or the path is refused.

@@ -5,9 +5,13 @@
 
 mod compute_path;
 mod edit;
+mod form;
 mod graph;
+mod grid;
+mod overrides;
 mod pipeline;
 mod places;
+mod read_ablate;
 mod reader;
 mod scalar;
 mod variants;
@@ -16,5 +20,6 @@ mod yaml;
 pub use compute_path::ComputePath;
 pub(crate) use graph::is_name;
 pub use graph::{GraphSpec, Inputs, NodeSpec, RESERVED};
+pub use grid::Axis;
 pub use pipeline::{Ablation, BASE_VARIANT, PipelineSpec, StepSpec, Variant};
 pub(crate) use places::Places;

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::spec::{ComputePath, GraphSpec, Places};
+use crate::spec::overrides::Overrides;
+use crate::spec::{Axis, ComputePath, GraphSpec, Places};
 
 /// The variant of a pipeline without `ablate`.
 pub const BASE_VARIANT: &str = "base";
@@ -31,6 +32,7 @@ pub struct PipelineSpec {
     /// Options of the report, which the program reads itself.
     pub report: Map<String, Value>,
     pub(crate) places: Places,
+    pub(crate) overrides: Overrides,
 }
 
 /// One step of `run:`.
@@ -47,9 +49,9 @@ pub struct StepSpec {
 pub struct Ablation {
     /// Each variant's name, and the paths that it sets to values, in order.
     pub named: Vec<(String, Vec<(String, Value)>)>,
-    /// Each path with a list of values. The variants are the product of the lists; the last path
-    /// varies fastest.
-    pub grid: Vec<(String, Vec<Value>)>,
+    /// Each path with a list of values, and each group with its options. The variants are the
+    /// product of the lists; the last key varies fastest.
+    pub grid: Vec<(String, Axis)>,
 }
 
 /// One variant of a pipeline, with its edits applied.
@@ -75,6 +77,7 @@ impl PipelineSpec {
             ablate: Ablation::default(),
             report: Map::new(),
             places: Places::default(),
+            overrides: Overrides::default(),
         }
     }
 
@@ -102,11 +105,17 @@ impl PipelineSpec {
         if self.ablate != Ablation::default() {
             let mut ablate = Map::new();
             for (name, edits) in &self.ablate.named {
-                ablate.insert(name.clone(), Value::Object(edits.iter().cloned().collect()));
+                ablate.insert(name.clone(), edits_to_value(edits));
             }
             if !self.ablate.grid.is_empty() {
-                let grid =
-                    self.ablate.grid.iter().map(|(path, values)| (path.clone(), json!(values)));
+                let value = |axis: &Axis| match axis {
+                    Axis::Values(values) => json!(values),
+                    Axis::Options(options) => options
+                        .iter()
+                        .map(|(option, edits)| (option.clone(), edits_to_value(edits)))
+                        .collect(),
+                };
+                let grid = self.ablate.grid.iter().map(|(key, axis)| (key.clone(), value(axis)));
                 ablate.insert("grid".into(), Value::Object(grid.collect()));
             }
             map.insert("ablate".into(), Value::Object(ablate));
@@ -163,6 +172,10 @@ impl PipelineSpec {
         diagnostic.path = path.join(".");
         diagnostic.into()
     }
+}
+
+fn edits_to_value(edits: &[(String, Value)]) -> Value {
+    Value::Object(edits.iter().cloned().collect())
 }
 
 impl StepSpec {

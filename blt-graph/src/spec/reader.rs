@@ -6,32 +6,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Source, list, nearest};
+use crate::diagnostic::{Diagnostics, Source, list, nearest};
+use crate::spec::form::{KEYS, Reader, found};
 use crate::spec::{
-    Ablation, ComputePath, GraphSpec, Inputs, NodeSpec, PipelineSpec, Places, RESERVED, StepSpec,
-    is_name, yaml,
+    ComputePath, GraphSpec, Inputs, NodeSpec, PipelineSpec, Places, RESERVED, StepSpec, is_name,
+    yaml,
 };
-
-const KEYS: [&str; 10] =
-    ["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "ablate", "report"];
-
-/// Turns a tree into a spec, collecting the errors in its form.
-struct Reader<'a> {
-    places: &'a Places,
-    found: Vec<Diagnostic>,
-}
-
-/// The kind of a value in words.
-fn found(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a map",
-    }
-}
 
 impl PipelineSpec {
     /// Reads the YAML file at `path`.
@@ -100,28 +80,6 @@ impl StepSpec {
 }
 
 impl Reader<'_> {
-    fn say(&mut self, path: &[&str], message: String) -> &mut Diagnostic {
-        let mut diagnostic = Diagnostic::error(message).at(self.places.value(path));
-        diagnostic.path = path.join(".");
-        self.found.push(diagnostic);
-        self.found.last_mut().expect("one was pushed just now")
-    }
-
-    fn expected(&mut self, path: &[&str], what: &str, value: &Value) -> &mut Diagnostic {
-        let name = path.last().copied().unwrap_or("the document");
-        self.say(path, format!("`{name}` should be {what}, and is {}", found(value)))
-    }
-
-    fn text(&mut self, path: &[&str], value: &Value) -> Option<String> {
-        match value {
-            Value::String(text) => Some(text.clone()),
-            other => {
-                self.expected(path, "a text", other);
-                None
-            }
-        }
-    }
-
     fn seed(&mut self, path: &[&str], value: &Value) -> Option<u64> {
         let seed = value.as_u64();
         if seed.is_none() {
@@ -365,67 +323,5 @@ impl Reader<'_> {
                 None
             }
         }
-    }
-
-    fn ablate(&mut self, value: &Value) -> Ablation {
-        let mut ablation = Ablation::default();
-        let map = match value {
-            Value::Object(map) => map,
-            Value::Null => return ablation,
-            other => {
-                self.expected(&["ablate"], "a map from names to variants", other);
-                return ablation;
-            }
-        };
-        for (name, value) in map {
-            let path = ["ablate", name.as_str()];
-            let edits = match value {
-                Value::Object(edits) => edits,
-                other => {
-                    self.say(
-                        &path,
-                        format!(
-                            "the variant `{name}` should be a map from paths to values, and is {}",
-                            found(other)
-                        ),
-                    )
-                    .help = Some("`{}` is the pipeline as it stands".into());
-                    continue;
-                }
-            };
-            if name != "grid" {
-                if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
-                    self.say(
-                        &path,
-                        format!("`{name}` cannot name a folder, which a variant's name must"),
-                    );
-                }
-                ablation.named.push((
-                    name.clone(),
-                    edits.iter().map(|(p, v)| (p.clone(), v.clone())).collect(),
-                ));
-                continue;
-            }
-            for (edited, values) in edits {
-                match values {
-                    Value::Array(values) if !values.is_empty() => {
-                        if let Some(i) =
-                            (1..values.len()).find(|i| values[..*i].contains(&values[*i]))
-                        {
-                            let index = i.to_string();
-                            self.say(
-                                &["ablate", "grid", edited, &index],
-                                format!("{} is given twice", values[i]),
-                            );
-                        }
-                        ablation.grid.push((edited.clone(), values.clone()));
-                    }
-                    other => {
-                        self.expected(&["ablate", "grid", edited], "a list of values", other);
-                    }
-                }
-            }
-        }
-        ablation
     }
 }

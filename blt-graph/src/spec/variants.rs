@@ -1,37 +1,66 @@
 //! The variants of a pipeline: `ablate:` with its names and its grid.
 
-use serde_json::Value;
+use std::collections::HashSet;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::spec::grid::Edit;
+use crate::spec::overrides::Overrides;
 use crate::spec::{Ablation, BASE_VARIANT, PipelineSpec, Variant};
 
 impl PipelineSpec {
     /// The variants in order: the named ones, then those of the grid. A pipeline without `ablate`
-    /// has one, called [`BASE_VARIANT`].
+    /// has one, called [`BASE_VARIANT`]. Each has its own edits, and after them those of
+    /// [`set`](PipelineSpec::set).
     ///
     /// # Errors
-    /// A path that names nothing, or a value that does not fit there.
+    /// A path that names nothing, or a value that does not fit there. A grid that is too large.
     pub fn variants(&self) -> Result<Vec<Variant>, Diagnostics> {
-        let mut all: Vec<(String, Vec<Edit>)> = Vec::new();
-        for (name, edits) in &self.ablate.named {
-            let edits = edits.iter().map(|(path, value)| {
-                (
-                    vec!["ablate".to_string(), name.clone(), path.clone()],
-                    path.clone(),
-                    value.clone(),
-                )
+        self.edited(self.all_edits()?)
+    }
+
+    /// The names of the variants, in the order of [`variants`](Self::variants).
+    ///
+    /// # Errors
+    /// A grid that is too large.
+    pub fn variant_names(&self) -> Result<Vec<String>, Diagnostics> {
+        Ok(self.all_edits()?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The variant of this name, or the pipeline itself if none has it.
+    pub(crate) fn edited_variant(&self, name: &str) -> Result<PipelineSpec, Diagnostics> {
+        let mut edits = self.all_edits()?;
+        edits.retain(|(other, _)| other == name);
+        Ok(self.edited(edits)?.pop().map_or_else(|| self.clone(), |variant| variant.spec))
+    }
+
+    /// Each variant's name and its own edits.
+    fn all_edits(&self) -> Result<Vec<(String, Vec<Edit>)>, Diagnostics> {
+        let named = self.ablate.named.iter().map(|(name, edits)| {
+            let edits = edits.iter().map(|(path, value)| Edit {
+                written: ["ablate", name, path].map(String::from).to_vec(),
+                path: path.clone(),
+                value: value.clone(),
             });
-            all.push((name.clone(), edits.collect()));
-        }
-        all.extend(self.grid_variants());
+            (name.clone(), edits.collect())
+        });
+        let mut all: Vec<(String, Vec<Edit>)> = named.collect();
+        all.extend(self.grid_variants()?);
         if all.is_empty() {
-            return Ok(vec![Variant { name: BASE_VARIANT.to_string(), spec: self.clone() }]);
+            all.push((BASE_VARIANT.to_string(), Vec::new()));
         }
-        let base = PipelineSpec { ablate: Ablation::default(), ..self.clone() };
-        let mut found = Vec::new();
+        Ok(all)
+    }
+
+    fn edited(&self, all: Vec<(String, Vec<Edit>)>) -> Result<Vec<Variant>, Diagnostics> {
+        // A variant needs no place of the others: with them, the memory would be quadratic.
+        let mut places = self.places.clone();
+        places.0.retain(|path, _| path.first().is_none_or(|key| key != "ablate"));
+        let (ablate, overrides) = (Ablation::default(), Overrides::default());
+        let base = PipelineSpec { ablate, overrides, places, ..self.clone() };
+        let (mut found, mut names) = (Vec::new(), HashSet::new());
         let mut variants: Vec<Variant> = Vec::new();
         for (name, edits) in all {
-            if variants.iter().any(|variant| variant.name == name) {
+            if !names.insert(name.clone()) {
                 found.push(
                     Diagnostic::error(format!("two variants are called `{name}`")).at(self
                         .places
@@ -41,84 +70,43 @@ impl PipelineSpec {
                 continue;
             }
             let mut spec = base.clone();
-            for (written, path, value) in edits {
-                match spec.edit(&path, value, &self.places, &written) {
-                    Ok(edited) => spec = edited,
-                    Err(Diagnostics(new)) => {
-                        for diagnostic in new {
-                            // The variants of a grid share their paths.
-                            if !found.contains(&diagnostic) {
-                                found.push(diagnostic);
-                            }
-                        }
+            let mut note = |Diagnostics(new): Diagnostics| {
+                for diagnostic in new {
+                    // The variants of a grid share their paths.
+                    if !found.contains(&diagnostic) {
+                        found.push(diagnostic);
                     }
                 }
+            };
+            for Edit { written, path, value } in edits {
+                match spec.edit(&path, value, &self.places, &written) {
+                    Ok(edited) => spec = edited,
+                    Err(new) => note(new),
+                }
             }
-            variants.push(Variant { name, spec });
+            match spec.overridden(&name, &self.overrides.given) {
+                Ok(spec) => variants.push(Variant { name, spec }),
+                Err(new) => note(new),
+            }
         }
         if found.is_empty() { Ok(variants) } else { Err(Diagnostics(found)) }
     }
-
-    fn grid_variants(&self) -> Vec<(String, Vec<Edit>)> {
-        let grid = &self.ablate.grid;
-        if grid.is_empty() {
-            return Vec::new();
-        }
-        // The shortest endings of the paths that differ.
-        let endings: Vec<String> = {
-            let segments: Vec<Vec<&str>> =
-                grid.iter().map(|(path, _)| path.split('.').collect()).collect();
-            let longest = segments.iter().map(Vec::len).max().unwrap_or(1);
-            let ending = |parts: &[&str], length: usize| {
-                parts[parts.len() - length.min(parts.len())..].join(".")
-            };
-            let length = (1..=longest)
-                .find(|length| {
-                    let endings: Vec<String> =
-                        segments.iter().map(|parts| ending(parts, *length)).collect();
-                    (1..endings.len()).all(|i| !endings[..i].contains(&endings[i]))
-                })
-                .unwrap_or(longest);
-            segments.iter().map(|parts| ending(parts, length)).collect()
-        };
-        let mut all = vec![(String::new(), Vec::new())];
-        for ((path, values), ending) in grid.iter().zip(&endings) {
-            let mut next = Vec::with_capacity(all.len() * values.len());
-            for (name, edits) in &all {
-                for (index, value) in values.iter().enumerate() {
-                    let comma = if name.is_empty() { "" } else { "," };
-                    let name =
-                        format!("{name}{comma}{ending}={}", value_name(value, index, values));
-                    let mut edits: Vec<Edit> = edits.clone();
-                    let written =
-                        ["ablate", "grid", path, &index.to_string()].map(String::from).to_vec();
-                    edits.push((written, path.clone(), value.clone()));
-                    next.push((name, edits));
-                }
-            }
-            all = next;
-        }
-        all
-    }
 }
 
-/// The place where a path and its value are written, the path, and the value.
-type Edit = (Vec<String>, String, Value);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A value of a grid, as part of its variant's name.
-fn value_name(value: &Value, index: usize, values: &[Value]) -> String {
-    let name = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Object(map) => map.get("node").and_then(Value::as_str).unwrap_or("map").to_string(),
-        Value::Array(items) => {
-            items.iter().map(|item| item.to_string().replace('"', "")).collect::<Vec<_>>().join("+")
+    #[test]
+    fn a_variant_holds_no_place_of_the_others() {
+        let yaml = "graph: {a: {node: A}}\nablate: {one: {seed: 1}, two: {seed: 2}}\n";
+        let spec = PipelineSpec::parse(yaml, "x.yaml").unwrap();
+        let variants = spec.variants().unwrap();
+        assert!(spec.places.key(&["ablate", "one"]).is_some());
+        for Variant { spec, .. } in &variants {
+            assert!(spec.places.key(&["ablate"]).is_none());
+            assert!(spec.places.value(&["seed"]).is_some());
+            assert!(spec.places.key(&["ablate", "one", "seed"]).is_none());
         }
-        scalar => scalar.to_string(),
-    };
-    let own = name(value);
-    if values.iter().filter(|value| name(value) == own).count() > 1 {
-        format!("{own}-{}", index + 1)
-    } else {
-        own
     }
 }

@@ -1,17 +1,19 @@
-use crate::facilities::{Facilities, Prepare, provide};
+use crate::facilities::{Facilities, Matching, Prepare, provide};
+use crate::matched::{Pair, Rate, RuleOfRow};
 use crate::model_part::ModelPart;
 use crate::patcher::{check_max_patch_length, entropy_stream};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
 use blt_core::bytes::Batch;
 use blt_core::patch::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
-use blt_core::patch::{self, EntropyRule};
+use blt_core::patch::{self, EntropyRule, Limits};
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -22,30 +24,53 @@ pub enum Rule {
     Global,
     Relative,
     Both,
+    Jump,
+}
+
+/// Where an entropy patcher's patches may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Align {
+    Character,
 }
 
 /// A patch starts where the next byte is hard to predict.
 ///
 /// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
-/// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold. Entropies
-/// are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
-/// threshold is then found before training starts, within 2 %, on training documents that are set
-/// aside from all training; patches are counted after `max_patch_length` has split them. The
-/// threshold is recorded in the checkpoint. Paper section 2.3.
+/// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold; `jump` where
+/// H(x_t) - M_{t-1} > relative_threshold, M being the running mean of the entropies of the span so
+/// far, M_t = M_{t-1} + (H(x_t) - M_{t-1}) / mean_bytes. Entropies are in nats.
+///
+/// Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The threshold is
+/// then found before training starts, within 2 %, on training documents that are set aside from all
+/// training; patches are counted after `max_patch_length` has split them, and after
+/// `min_patch_length` and `align`. The threshold is recorded in the checkpoint. Paper section 2.3.
+///
+/// `align: character` moves a border that falls inside a UTF-8 character to the character's end.
+/// The Hugging Face layout has neither that nor a shortest patch: a model with one of them is
+/// exported, and read from its checkpoint, without its patcher.
 #[params]
 pub struct EntropyPatch {
-    /// Which comparison starts a patch: `global`, `relative` or `both`.
+    /// Which comparison starts a patch: `global`, `relative`, `both` or `jump`.
     #[default(Rule::Global)]
     #[schemars(with = "String")]
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
     pub threshold: Option<f64>,
-    /// Threshold of the rise of the entropy over the byte before, in nats.
+    /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump`
+    /// over the running mean.
     pub relative_threshold: Option<f64>,
+    /// With `rule: jump`, about how many bytes the running mean is over; 16 if left out.
+    pub mean_bytes: Option<usize>,
     /// Wanted mean patch size in bytes, in place of a threshold.
     pub bytes_per_patch: Option<f64>,
     #[shared]
     pub max_patch_length: Option<usize>,
+    /// Shortest patch in bytes; a border that comes earlier is left out.
+    pub min_patch_length: Option<usize>,
+    /// `character`: a patch starts at a UTF-8 character, never inside one.
+    #[schemars(with = "Option<String>")]
+    pub align: Option<Align>,
     /// Bytes of documents to find the threshold on, at most.
     #[default(1 << 20)]
     pub calibration_bytes: u64,
@@ -64,26 +89,33 @@ impl EntropyPatch {
 
     /// A rule whose thresholds are known.
     pub fn of_rule(rule: EntropyRule) -> Self {
-        let (rule, threshold, relative_threshold) = match rule {
-            EntropyRule::Global { threshold } => (Rule::Global, Some(threshold), None),
-            EntropyRule::Relative { threshold } => (Rule::Relative, None, Some(threshold)),
-            EntropyRule::Both { global, relative } => (Rule::Both, Some(global), Some(relative)),
+        let default = Self::default();
+        let (rule, threshold, relative_threshold, mean_bytes) = match rule {
+            EntropyRule::Global { threshold } => (Rule::Global, Some(threshold), None, None),
+            EntropyRule::Relative { threshold } => (Rule::Relative, None, Some(threshold), None),
+            EntropyRule::Both { global, relative } => {
+                (Rule::Both, Some(global), Some(relative), None)
+            }
+            EntropyRule::Jump { threshold, mean_bytes } => {
+                (Rule::Jump, None, Some(threshold), Some(mean_bytes))
+            }
         };
-        EntropyPatch { rule, threshold, relative_threshold, ..Self::default() }
+        EntropyPatch { rule, threshold, relative_threshold, mean_bytes, ..default }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_patch_length: self.max_patch_length,
+            min_patch_length: self.min_patch_length,
+            characters: self.align.is_some(),
+        }
     }
 
     /// The rule; a threshold that is to be found reads 0.
     fn rule_or_zero(&self) -> Result<EntropyRule, NodeError> {
         Ok(match self.given()? {
             Given::Rule(rule) => rule,
-            Given::Find(Unknown::Global) => EntropyRule::Global { threshold: 0.0 },
-            Given::Find(Unknown::Relative) => EntropyRule::Relative { threshold: 0.0 },
-            Given::Find(Unknown::GlobalOfBoth { relative }) => {
-                EntropyRule::Both { global: 0.0, relative }
-            }
-            Given::Find(Unknown::RelativeOfBoth { global }) => {
-                EntropyRule::Both { global, relative: 0.0 }
-            }
+            Given::Find(unknown) => unknown.rule(0.0),
         })
     }
 }
@@ -130,9 +162,16 @@ impl EntropyPatch {
         let unused = |name: &str| {
             Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())))
         };
+        if self.mean_bytes == Some(0) {
+            return Err(NodeError::param("mean_bytes", "a mean is over at least 1 byte"));
+        }
+        let mean_bytes = self.mean_bytes.unwrap_or(16);
         match (self.rule, self.threshold, self.relative_threshold, self.bytes_per_patch) {
+            (Rule::Global | Rule::Relative | Rule::Both, ..) if self.mean_bytes.is_some() => {
+                unused("mean_bytes")
+            }
             (Rule::Global, _, Some(_), _) => unused("relative_threshold"),
-            (Rule::Relative, Some(_), _, _) => unused("threshold"),
+            (Rule::Relative | Rule::Jump, Some(_), _, _) => unused("threshold"),
             (Rule::Global, Some(threshold), None, None) => {
                 Ok(Given::Rule(EntropyRule::Global { threshold }))
             }
@@ -143,8 +182,12 @@ impl EntropyPatch {
                 Ok(Given::Rule(EntropyRule::Relative { threshold }))
             }
             (Rule::Relative, None, None, Some(_)) => Ok(Given::Find(Unknown::Relative)),
-            (Rule::Relative, None, None, None) => neither("relative_threshold"),
-            (Rule::Relative, None, Some(_), Some(_)) => both("relative_threshold"),
+            (Rule::Jump, None, Some(threshold), None) => {
+                Ok(Given::Rule(EntropyRule::Jump { threshold, mean_bytes }))
+            }
+            (Rule::Jump, None, None, Some(_)) => Ok(Given::Find(Unknown::Jump { mean_bytes })),
+            (Rule::Relative | Rule::Jump, None, None, None) => neither("relative_threshold"),
+            (Rule::Relative | Rule::Jump, None, Some(_), Some(_)) => both("relative_threshold"),
             (Rule::Both, Some(global), Some(relative), None) => {
                 Ok(Given::Rule(EntropyRule::Both { global, relative }))
             }
@@ -166,6 +209,7 @@ impl EntropyPatch {
             Rule::Global => "global",
             Rule::Relative => "relative",
             Rule::Both => "both",
+            Rule::Jump => "jump",
         }
     }
 }
@@ -177,6 +221,8 @@ pub struct Threshold {
     unknown: Option<Unknown>,
     rule: RefCell<Option<EntropyRule>>,
     collecting: RefCell<Option<Calibration>>,
+    /// In place of the rule, where a step matches patch sizes.
+    matched: RefCell<Option<RuleOfRow>>,
     /// Bytes that the rule decided on so far, each of which started a patch; None once one did
     /// not.
     one_byte: Cell<Option<u64>>,
@@ -233,6 +279,10 @@ impl Facilities for Threshold {
         Some(self)
     }
 
+    fn matching(&self) -> Option<&dyn Matching> {
+        Some(self)
+    }
+
     fn check_end(&self) -> Result<(), NodeError> {
         self.refuse_one_byte_patches()
     }
@@ -241,7 +291,7 @@ impl Facilities for Threshold {
         &self,
         bos_entropy: Option<f32>,
     ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
-        entropy_stream(self.rule()?, self.params.max_patch_length, bos_entropy)
+        entropy_stream(self.rule()?, self.params.limits(), bos_entropy)
     }
 }
 
@@ -263,7 +313,7 @@ impl Prepare for Threshold {
         let (Some(unknown), Some(wanted)) = (self.unknown, self.params.bytes_per_patch) else {
             return Err(StepError::other(format!("node `{}` has no threshold to find", self.node)));
         };
-        let found = collected.find(unknown, wanted, self.params.max_patch_length).map_err(|e| {
+        let found = collected.find(unknown, wanted, self.params.limits()).map_err(|e| {
             StepError::other(format!("node `{}`: {e}", self.node))
                 .help("ask for another `bytes_per_patch`, set aside more documents (`split.calibration`), or train the entropy model longer")
         })?;
@@ -289,26 +339,64 @@ impl Prepare for Threshold {
     fn restore(&self, learned: &serde_json::Value, _: &Path) -> Result<(), StepError> {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
-        let wanted = (Some(found.wanted_bytes_per_patch), found.max_patch_length, found.rule);
-        if wanted
-            != (
-                self.params.bytes_per_patch,
-                self.params.max_patch_length,
-                unknown.rule(found.threshold),
-            )
-        {
+        let wanted = (Some(found.wanted_bytes_per_patch), found.limits, found.rule);
+        let says =
+            (self.params.bytes_per_patch, self.params.limits(), unknown.rule(found.threshold));
+        if wanted != says {
             return Err(StepError::other(format!(
-                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, max_patch_length {} and {}, which is not what \
+                "node `{}`: the checkpoint's threshold was found for bytes_per_patch {}, {} and {}, which is not what \
                  the pipeline says",
-                self.node,
-                found.wanted_bytes_per_patch,
-                found.max_patch_length.map_or("null".into(), |max| max.to_string()),
-                found.rule
+                self.node, found.wanted_bytes_per_patch, found.limits, found.rule
             ))
             .help("write the same in the pipeline, or give it the threshold that the checkpoint's state.json records"));
         }
         *self.rule.borrow_mut() = Some(found.rule);
         Ok(())
+    }
+}
+
+impl Matching for Threshold {
+    fn begin(&self) {
+        *self.collecting.borrow_mut() = Some(Calibration::new());
+    }
+
+    fn find(
+        &self,
+        bytes_per_patch: f64,
+        tolerance: f64,
+        groups: &BTreeMap<u64, String>,
+    ) -> Result<BTreeMap<Option<String>, Pair>, StepError> {
+        let collected = self.collecting.borrow_mut().take().unwrap_or_default();
+        let (rule, limits) = (self.rule()?, self.params.limits());
+        let unknown = self.unknown.unwrap_or(Unknown::of(rule));
+        let mut names: Vec<Option<&String>> = groups.values().map(Some).collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() {
+            names.push(None);
+        }
+        let (mut matched, mut pairs) = (RuleOfRow::default(), BTreeMap::new());
+        for (at, name) in names.into_iter().enumerate() {
+            let of_group = collected.of_rows(|row| groups.get(&row) == name);
+            let found = of_group.find_within(tolerance, unknown, bytes_per_patch, limits);
+            let found = found.map_err(|e| {
+                let group = name.map_or(String::new(), |name| format!(", documents of `{name}`"));
+                StepError::other(format!("node `{}`{group}: {e}", self.node))
+                    .help("match another `bytes_per_patch`, or change the patcher's limits")
+            })?;
+            let trained = of_group.mean(rule, limits).unwrap_or(f64::NAN);
+            let rate = |rule, bytes_per_patch| Rate { rule: Some(rule), bytes_per_patch };
+            let pair = Pair {
+                trained: rate(rule, trained),
+                matched: rate(found.rule, found.bytes_per_patch),
+            };
+            pairs.insert(name.cloned(), pair);
+            matched.rules.push(found.rule);
+            let rows = groups.iter().filter(|(_, group)| Some(*group) == name);
+            matched.of_row.extend(rows.map(|(&row, _)| (row, at)));
+        }
+        *self.matched.borrow_mut() = Some(matched);
+        Ok(pairs)
     }
 }
 
@@ -320,6 +408,7 @@ impl Node for EntropyPatch {
 
     fn check(&self, _: (BytesInfo, ()), _: &CheckCx) -> Result<PatchesInfo, NodeError> {
         check_max_patch_length(self.max_patch_length)?;
+        self.limits().check().map_err(|e| NodeError::param("min_patch_length", e))?;
         self.given()?;
         if let (Some(max), Some(wanted)) = (self.max_patch_length, self.bytes_per_patch)
             && wanted > max as f64
@@ -327,10 +416,19 @@ impl Node for EntropyPatch {
             let msg = format!("patches of at most {max} bytes can't have a mean of {wanted}");
             return Err(NodeError::param("bytes_per_patch", msg));
         }
+        if let (Some(min), Some(wanted)) = (self.min_patch_length, self.bytes_per_patch)
+            && wanted < min as f64
+        {
+            let msg = format!("patches of at least {min} bytes can't have a mean of {wanted}");
+            return Err(NodeError::param("bytes_per_patch", msg));
+        }
         Ok(PatchesInfo::streamed::<EntropyStream>())
     }
 
     fn role(&self, _: (BytesInfo, ())) -> Result<Option<Box<dyn Any>>, NodeError> {
+        if !self.limits().only_split() {
+            return Ok(None);
+        }
         let (rule, max_patch_length) = (self.rule_or_zero()?, self.max_patch_length);
         ModelPart::EntropyPatcher { rule, max_patch_length }.role()
     }
@@ -346,6 +444,7 @@ impl Node for EntropyPatch {
             unknown,
             rule: RefCell::new(rule),
             collecting: RefCell::new(None),
+            matched: RefCell::new(None),
             one_byte: Cell::new(
                 (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
             ),
@@ -363,8 +462,11 @@ impl Node for EntropyPatch {
             collecting.push(&batch, &entropies)?;
             return Ok(Rc::new(patch::byte_patches(&batch)));
         }
+        if let Some(matched) = &*threshold.matched.borrow() {
+            return Ok(Rc::new(matched.patches(&batch, &entropies, self.limits())?));
+        }
         let rule = threshold.rule()?;
-        let patches = patch::entropy_patches(&batch, &entropies, rule, self.max_patch_length)?;
+        let patches = patch::entropy_patches(&batch, &entropies, rule, self.limits())?;
         threshold.watch(&batch, &patches)?;
         Ok(Rc::new(patches))
     }

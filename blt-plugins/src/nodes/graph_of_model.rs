@@ -54,7 +54,7 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
     };
     let embed = graph.add(
         "embed",
-        ByteEmbed { dim: shape.encoder.block.dim, ngrams, table, functions },
+        ByteEmbed { ngrams, table, functions, ..ByteEmbed::new(shape.encoder.block.dim) },
         bytes.clone(),
     );
     let e = &shape.encoder;

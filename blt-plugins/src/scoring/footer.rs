@@ -15,7 +15,7 @@ const FOOTER_BYTES: u64 = 64 << 10;
 pub struct Footer {
     /// [`FORMAT`](super::units::FORMAT).
     pub format: u32,
-    /// The version of this crate that wrote the part.
+    /// The program that wrote the part, and its arithmetic.
     pub version: String,
     /// A digest of the model.
     pub model: String,

@@ -37,6 +37,8 @@ pub struct JobConfig {
     pub on_error: OnError,
     /// The column by whose values histograms are made.
     pub by: Option<String>,
+    /// The program and its arithmetic.
+    pub program: String,
     /// Everything else that the scores depend on, apart from input and model.
     pub settings: Value,
 }
@@ -188,7 +190,7 @@ impl Job {
     fn key(&self, span: &FileSlice, model: &str) -> String {
         let key = json!({
             "format": FORMAT,
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": self.config.program,
             "model": model,
             "input": self.fingerprints[span.file],
             "groups": span.groups,
@@ -235,7 +237,7 @@ impl Job {
     pub fn manifest(&self, units: &Units) -> Manifest {
         Manifest {
             format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.config.program.clone(),
             model: units.model.clone(),
             settings: self.settings(),
             units: units.units.clone(),

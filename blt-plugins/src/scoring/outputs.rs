@@ -3,11 +3,13 @@
 use super::footer::Footer;
 use super::summary::Summary;
 use super::units::{Manifest, Unit};
-use blt_data::storage::{Entry, Location, StorageError, abort_uploads, write_whole};
+use blt_data::storage::{Entry, Location, StorageError, abort_uploads, write_new};
 use blt_graph::StepError;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
+use std::fs::{File, TryLockError};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Name of the manifest in an output folder that the user chose. Readers of data sets skip names
 /// that begin with `_`.
@@ -56,8 +58,56 @@ impl Outputs {
         }
         match known {
             Some(_) => Ok(()),
-            None => Ok(write_whole(&place, serde_json::to_vec_pretty(manifest)?)?),
+            None if write_new(&place, serde_json::to_vec_pretty(manifest)?)? => Ok(()),
+            // Another process has written one since.
+            None => self.claim(manifest),
         }
+    }
+
+    /// Keeps other processes out of a folder on a disk, until the file is closed: two jobs that
+    /// write there at once would replace each other's parts. While another process is there, calls
+    /// `wait` about every 100 ms, at first with a line that says so, and goes on waiting if `wait`
+    /// returns true. (An object store has no locks; there the manifest, which only one process
+    /// creates, keeps out other jobs.)
+    ///
+    /// # Errors
+    /// If the folder cannot be created, or [`StepError::Interrupted`] if `wait` returns false.
+    pub fn lock(
+        &self,
+        wait: &mut dyn FnMut(Option<&str>) -> bool,
+    ) -> Result<Option<File>, StepError> {
+        let Location::Local(dir) = &self.dir else { return Ok(None) };
+        std::fs::create_dir_all(dir)
+            .map_err(|e| StepError::other(format!("cannot create {}: {e}", dir.display())))?;
+        // Where a folder cannot be opened or locked as a file can, the manifest must do.
+        let Ok(lock) = File::open(dir) else { return Ok(None) };
+        let busy = format!("another process writes to {}; waiting for it", dir.display());
+        let mut line = Some(busy.as_str());
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Some(lock)),
+                Err(TryLockError::Error(_)) => return Ok(None),
+                Err(TryLockError::WouldBlock) if !wait(line.take()) => {
+                    return Err(StepError::Interrupted);
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Reads the footer of every part of the job once more.
+    ///
+    /// # Errors
+    /// If a part is gone, or is not the one that `summaries` is of: another process has removed or
+    /// replaced it.
+    pub fn check(&self, units: &[Unit], summaries: &[Option<Summary>]) -> Result<(), StepError> {
+        let found = self.find_all(units)?;
+        let other = found.iter().zip(summaries).position(|(found, written)| found != written);
+        other.map_or(Ok(()), |at| {
+            let path = self.path(&units[at]);
+            Err(StepError::other(format!("{path} was removed or replaced while the job ran"))
+                .help("write each job to a folder of its own, and run this one again"))
+        })
     }
 
     /// A Parquet file in the folder that is not a part of this job.

@@ -137,7 +137,7 @@ impl<'a> PartWriter<'a> {
         self.summary.groups_skipped = groups_skipped;
         let footer = Footer {
             format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.job.config.program.clone(),
             model: self.model.to_owned(),
             key: self.unit.key.clone(),
             input: self.unit.input.clone(),

@@ -35,6 +35,8 @@ pub struct RemoteStep {
     pub earlier: Vec<Earlier>,
     /// A digest of the model.
     pub model: String,
+    /// The program that divided the step, and its arithmetic.
+    pub program: String,
     /// Where parts are written, as absolute paths.
     pub outputs: Outputs,
 }
@@ -81,6 +83,7 @@ impl RemoteStep {
             index: cx.index(),
             earlier: earlier.collect::<std::io::Result<_>>()?,
             model: units.model.clone(),
+            program: cx.program().to_owned(),
             outputs: Outputs { dir: outputs.dir.absolute()?, partial: absolute(&outputs.partial)? },
         })
     }

@@ -45,7 +45,7 @@ pub struct Units {
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: u32,
-    /// The version of this crate that wrote the manifest.
+    /// The program that wrote the manifest, and its arithmetic.
     pub version: String,
     /// A digest of the model.
     pub model: String,
@@ -69,7 +69,7 @@ impl Manifest {
             manifest.units.iter().map(|unit| (unit.part.clone(), unit.key.clone())).collect()
         };
         if self.format != other.format || self.version != other.version {
-            Some(format!("another version of this program, {}", self.version))
+            Some(format!("another program or processor, {}", self.version))
         } else if self.model != other.model {
             Some(format!("another model, {}", self.model))
         } else if !settings.is_empty() {

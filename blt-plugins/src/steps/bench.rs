@@ -1,7 +1,7 @@
 use crate::device::backend;
 use crate::memory;
-use crate::plan_queries::first_wire;
-use crate::ports::{Loss, Patches};
+use crate::plan_queries::patches_wire;
+use crate::ports::Loss;
 use crate::profile::{NodeCost, NodeProfile};
 use crate::sources::{check_sources, fingerprints};
 use crate::trained_graph::TrainedGraph;
@@ -122,7 +122,7 @@ impl Step for Bench {
             measuring.phase(name, &work, |_, _, batches| measuring.forward(wire, &batches[0]))
         };
         let evaluation = forward("evaluate", &self.goal)?;
-        let patches = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
+        let patches = patches_wire(cx.plan(), &[&self.goal])?;
         let patching = patches.map(|wire| forward("patch", &wire)).transpose()?;
         let result = BenchResult {
             goal: self.goal.clone(),
@@ -261,10 +261,10 @@ impl Measuring<'_> {
                 backend.touch_moments(&graph.param_ids());
                 memory::reset_peak();
             }
-            let total: usize = batches.iter().map(|b| b.n_counted_bytes()).sum();
+            let total: usize = batches.iter().map(|b| graph.n_targets(b, &step.goal)).sum();
             let mut nats = 0.0;
             for batch in batches {
-                let share = batch.n_counted_bytes() as f64 / total as f64;
+                let share = graph.n_targets(batch, &step.goal) as f64 / total as f64;
                 nats += graph.gradients(batch, &step.goal, share)?.total_nats();
             }
             backend.synchronize()?;

@@ -1,52 +1,29 @@
+use crate::clusters::{check_clusters, cluster_column};
 use crate::device::backend;
 use crate::lint::warn_untrained;
-use crate::plan_queries::{boundary_lookahead, first_wire, nodes_behind_borders, read_by_patchers};
+use crate::match_patches::Match;
+use crate::matched::Matched;
+use crate::plan_queries::{
+    boundary_lookahead, nodes_behind_borders, patches_wire, read_by_patchers,
+};
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
+use crate::probe::{LatentWires, Probe};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
+use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::patch::PatchStats;
-use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
+use blt_data::{Counts, DataError, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::html::Sample;
-use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
-use serde::{Deserialize, Serialize};
+use blt_report::results::{DocumentLine, EvaluateResult, LatentsProbe, Number, StepResult, Timing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
 use std::rc::Rc;
 use std::time::Instant;
-
-/// Which documents a step reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    All,
-    Train,
-    Valid,
-}
-
-impl Split {
-    /// The name in YAML.
-    pub fn name(self) -> &'static str {
-        match self {
-            Split::All => "all",
-            Split::Train => "train",
-            Split::Valid => "valid",
-        }
-    }
-
-    /// The documents that it names.
-    pub fn portion(self) -> Portion {
-        match self {
-            Split::All => Portion::All,
-            Split::Train => Portion::Train,
-            Split::Valid => Portion::Valid,
-        }
-    }
-}
 
 /// Measures bits per byte on whole documents: over all of them, by the values of a column, and by
 /// document.
@@ -54,8 +31,8 @@ impl Split {
 /// Also measures patch sizes; FLOPs per byte, counted by node from the executed shapes (attention:
 /// allowed pairs only; the entropy model is included, and reported on its own as well), next to the
 /// paper's closed formula; and every metric node named in `metrics`. Writes `result.json`,
-/// `documents.jsonl` (one line for each document, by which comparisons pair runs) and
-/// `samples.json` (texts with their patch borders and entropies).
+/// `documents.jsonl` (one line for each document, by which comparisons pair runs, with the value of
+/// the column `report.cluster`) and `samples.json` (texts with their patch borders and entropies).
 #[params]
 pub struct Evaluate {
     /// The wire of the loss to measure.
@@ -74,8 +51,20 @@ pub struct Evaluate {
     /// Wires of metric nodes to compute as well.
     #[default]
     pub metrics: Vec<String>,
+    /// Equal patch sizes on the documents that are scored: `{bytes_per_patch: 6, on: scored}` finds
+    /// the patcher's threshold anew on them, within 1 %, and scores with it; `groups: true` does so
+    /// for each value of `by`. What was found for training stays as it is. Both rates are shown. A
+    /// patcher without a threshold must have that size by itself.
+    #[serde(rename = "match")]
+    pub matching: Option<Match>,
     /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
+    /// Also measure the worth of latents: `latents` reads the documents again with the latents
+    /// replaced by the mean over training documents, by those of another document of the group
+    /// (`by`) at the same patch indices, and by zeros. The worth is the smaller of the first two
+    /// losses minus the loss as trained. Works for every graph with one node that is the latent
+    /// part of a model.
+    pub probe: Option<Probe>,
     /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
     pub sample_bytes: usize,
@@ -106,6 +95,7 @@ impl Sums {
 #[derive(Default)]
 struct Open {
     group: Option<String>,
+    cluster: Option<String>,
     bytes: u64,
     nats: f64,
     patches: u64,
@@ -113,6 +103,7 @@ struct Open {
 
 struct Measuring<'a> {
     step: &'a Evaluate,
+    matched: Option<Matched>,
     graph: &'a TrainedGraph,
     profile: Rc<NodeProfile>,
     /// FLOPs of patchers inside nodes before the first batch, by node.
@@ -126,6 +117,7 @@ struct Measuring<'a> {
     metrics: MetricValue,
     samples: BTreeMap<Option<String>, Sample>,
     documents: JsonLines,
+    latents: Option<LatentsProbe>,
     ids: u64,
     spans: u64,
 }
@@ -160,6 +152,19 @@ impl Step for Evaluate {
             }
         }
         check_source(plan, self.source.as_deref())?;
+        if self.probe.is_some() {
+            LatentWires::find(plan, &self.goal)?;
+        }
+        if let Some(matching) = &self.matching {
+            let wanted = matching.bytes_per_patch;
+            if !(wanted >= 1.0 && wanted.is_finite()) {
+                return Err(NodeError::param("match", "a patch has at least one byte"));
+            }
+            if matching.groups && self.by.is_none() {
+                let what = "`groups: true` matches each value of the column `by`: give `by`";
+                return Err(NodeError::param("match", what));
+            }
+        }
         if self.batch_bytes == 0 {
             return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
         }
@@ -189,14 +194,19 @@ impl Step for Evaluate {
         check_sources(cx, &read, &request)?;
         if let Some(by) = &self.by {
             // The rest of the request was checked above, so `by` is at fault.
-            let request = Request { scalars: vec![by.clone()], ..request };
+            let request = Request { scalars: vec![by.clone()], ..request.clone() };
             for found in sources(cx.plan(), &read)? {
                 let at_by = |e| cx.refuse(&NodeError::param("by", e));
                 found.handle.source.check(&request).map_err(at_by)?;
             }
         }
+        let request = Request { limit: self.limit, ..request };
+        let clusters =
+            cluster_column(cx.plan()).map(|column| check_clusters(cx, &read, column, request));
         warn_untrained(cx)?;
-        fingerprints(cx, &refs)
+        let mut depends = fingerprints(cx, &refs)?;
+        depends.extend(clusters.transpose()?);
+        Ok(depends)
     }
 
     fn run(&self, cx: &mut StepCx) -> Result<(), StepError> {
@@ -204,17 +214,29 @@ impl Step for Evaluate {
         let mut graph = TrainedGraph::build(cx, &refs)?;
         graph.prepare(cx)?;
         graph.read_from(cx, self.source.as_deref())?;
+        let cluster = cluster_column(cx.plan()).map(str::to_owned);
         let request = Request {
-            scalars: self.by.iter().cloned().collect(),
+            scalars: self.by.iter().cloned().chain(cluster.clone()).collect(),
             limit: self.limit,
             ..Request::portion(self.split.portion())
         };
+        let by = (self.batch_bytes, self.by.as_deref());
+        let matched = self.matching.as_ref();
+        let matched =
+            matched.map(|m| m.apply(cx, &graph, &refs, request.clone(), by)).transpose()?;
+        // Before the costs of nodes are measured.
+        let columns = (self.by.as_deref(), cluster.as_deref());
+        let probed = |probe: &Probe| {
+            probe.run(cx, &graph, &self.goal, request.clone(), self.batch_bytes, columns)
+        };
+        let latents = self.probe.as_ref().map(probed).transpose()?;
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
-            patches_wire: first_wire::<Patches>(cx.plan(), &refs)?,
+            patches_wire: patches_wire(cx.plan(), &refs)?,
             entropies_wire: read_by_patchers(cx.plan(), &refs)?,
             step: self,
+            matched,
             graph: &graph,
             profile: graph.profile(),
             patcher_flops: patcher_flops(&graph),
@@ -225,6 +247,7 @@ impl Step for Evaluate {
             metrics: MetricValue::default(),
             samples: BTreeMap::new(),
             documents,
+            latents,
             ids: 0,
             spans: 0,
         };
@@ -234,12 +257,15 @@ impl Step for Evaluate {
             if cx.interrupted() {
                 return Err(StepError::Interrupted);
             }
-            let groups = batches
-                .scalars()
-                .iter()
-                .map(|of_span| self.by.as_ref().and_then(|by| of_span.get(by).cloned().flatten()));
-            let groups: Vec<Option<String>> = groups.collect();
-            measuring.measure(&batch, &groups)?;
+            let of_column = |column: Option<&str>| {
+                let scalars = batches.scalars().iter();
+                scalars.map(|of_span| of_span.get(column?).cloned().flatten()).collect::<Vec<_>>()
+            };
+            measuring.measure(
+                &batch,
+                &of_column(self.by.as_deref()),
+                &of_column(cluster.as_deref()),
+            )?;
             let rate = measuring.ids as f64 / started.elapsed().as_secs_f64();
             let bpb = measuring.total.bpb().unwrap_or(f64::NAN);
             cx.progress().update(
@@ -263,7 +289,13 @@ impl Step for Evaluate {
 }
 
 impl Measuring<'_> {
-    fn measure(&mut self, batch: &Rc<Batch>, groups: &[Option<String>]) -> Result<(), StepError> {
+    /// `groups`, `clusters`: of each span.
+    fn measure(
+        &mut self,
+        batch: &Rc<Batch>,
+        groups: &[Option<String>],
+        clusters: &[Option<String>],
+    ) -> Result<(), StepError> {
         self.ids += batch.len() as u64;
         self.spans += batch.n_spans() as u64;
         let mut goals: Vec<&str> = vec![&self.step.goal];
@@ -283,10 +315,11 @@ impl Measuring<'_> {
             self.patch_stats.add(batch, patches);
         }
         for (s, span) in batch.spans.iter().enumerate() {
-            let open = self
-                .open
-                .entry(span.row)
-                .or_insert_with(|| Open { group: groups[s].clone(), ..Open::default() });
+            let open = self.open.entry(span.row).or_insert_with(|| Open {
+                group: groups[s].clone(),
+                cluster: clusters[s].clone(),
+                ..Open::default()
+            });
             open.nats += loss.span_nats(s);
             open.bytes += (span.range.len() - span.context) as u64;
             if let Some(patches) = &patches {
@@ -315,6 +348,7 @@ impl Measuring<'_> {
                 self.documents.push(&DocumentLine {
                     row: span.row,
                     group: done.group,
+                    cluster: done.cluster,
                     bytes: done.bytes,
                     nats: done.nats,
                     patches: done.patches,
@@ -414,6 +448,8 @@ impl Measuring<'_> {
             boundary_lookahead: boundary_lookahead(plan, &refs)?,
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
+            latents: self.latents.clone(),
+            matched: self.matched.as_ref().map(serde_json::to_value).transpose()?,
         })
     }
 

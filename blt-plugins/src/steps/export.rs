@@ -1,6 +1,6 @@
 use crate::checkpoint::{CHECKPOINT_DIR, StoredModel};
 use crate::lint::warn_untrained;
-use crate::plan_queries::{first_wire, nodes_behind_borders};
+use crate::plan_queries::{nodes_behind_borders, patches_wire};
 use crate::ports::{Logits, Loss, Patches};
 use crate::recognise::{self, Found, NotBlt};
 use crate::sources::fingerprints;
@@ -80,7 +80,7 @@ impl Export {
             |name, shape| weights.view(name, shape),
             |maker| Blt::new(maker, &shape, None),
         )?;
-        let patches_wire = first_wire::<Patches>(cx.plan(), &[&self.goal])?;
+        let patches_wire = patches_wire(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =
             std::iter::once(self.goal.as_str()).chain(patches_wire.as_deref()).collect();
         let request = Request { limit: Some(documents), ..Request::portion(Portion::All) };

@@ -132,7 +132,8 @@ impl BatchScorer {
         score.on_error = options.on_error.unwrap_or(score.on_error);
         score.context_bytes = options.context_bytes.unwrap_or(score.context_bytes);
         score.check(plan)?;
-        let scorer = score.scorer(&StepCx::outside(plan, index, Vec::new(), threads))?;
+        let scorer =
+            score.scorer(&StepCx::outside(plan, index, Vec::new(), threads, String::new()))?;
         let graph = scorer.graph();
         let packer = score.packer(options.span_bytes.unwrap_or(graph.source()?.handle.span_bytes));
         packer.check()?;

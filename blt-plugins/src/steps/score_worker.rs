@@ -37,7 +37,8 @@ impl Worker {
             .map_err(StepError::Document)?;
         let score = Score::of(&plan, step.index)
             .ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
-        let cx = StepCx::outside(&plan, step.index, step.earlier.clone(), threads);
+        let (earlier, program) = (step.earlier.clone(), step.program.clone());
+        let cx = StepCx::outside(&plan, step.index, earlier, threads, program);
         let scorer = score.scorer(&cx)?;
         let model = scorer.graph().digest()?;
         if model != step.model {

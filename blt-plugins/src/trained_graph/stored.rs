@@ -24,6 +24,7 @@ impl TrainedGraph {
     /// If the checkpoint cannot be read, or a tensor is missing or has another shape.
     pub fn restore(&mut self, dir: &Path, complete: bool) -> Result<Option<Value>, StepError> {
         let state = CheckpointState::read(dir).map_err(StateError::into_step_error)?;
+        checkpoint::verify(dir).map_err(StateError::into_step_error)?;
         let path = dir.join(MODEL_FILE);
         let file = TensorFile::open(&path).map_err(CheckpointError::from)?;
         for p in &self.params {
@@ -83,6 +84,13 @@ impl TrainedGraph {
                 params.remove("checkpoint");
             }
             add(&serde_json::to_vec(&(&node.name, node.entry.name, &params, plan.wires(node)))?);
+            if files.is_none() {
+                // Of a model in files, the contents are read below.
+                let of_node = node.depends(&plan.base_dir);
+                let of_node = of_node
+                    .map_err(|e| StepError::Document(plan.diagnose(&node.name, &e).into()))?;
+                of_node.iter().for_each(|what| add(what.as_bytes()));
+            }
             match files.filter(|_| !self.trained) {
                 Some(files) => {
                     for path in files {
@@ -142,7 +150,19 @@ impl TrainedGraph {
     /// # Errors
     /// If the checkpoint cannot be written.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
+        self.save_with(dir, t, training, |_| Ok(()))
+    }
+
+    /// As [`save`](TrainedGraph::save); `more` writes files of a step's own into the directory.
+    pub(crate) fn save_with(
+        &self,
+        dir: &Path,
+        t: u64,
+        training: Option<Value>,
+        more: impl FnOnce(&Path) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
         checkpoint::write(dir, |partial| {
+            more(partial)?;
             let stored = self.stored();
             save_params(partial, &stored, self.backend())?;
             save_moments(partial, &stored, self.backend())?;

@@ -107,6 +107,22 @@ fn a_limit_is_of_rows_over_all_parts() {
 }
 
 #[test]
+fn a_limit_counts_no_row_of_a_file_that_lacks_the_column() {
+    let bench = Bench::new();
+    numbered(&bench.path("in/b.parquet"), 45..75);
+    let with = read_parquet(&bench.path("in/b.parquet"));
+    let without = with.project(&[0, 2]).unwrap();
+    write_parquet(&bench.path("in/a.parquet"), &without, 10);
+    for limit in [3, 12, 35, 500] {
+        let of = |condition: &str| score(&bench, &format!("limit: {limit}, where: {condition}"));
+        let expected: Vec<i64> = (45..75).step_by(3).take(limit).collect();
+        assert_eq!(of("lang = 'en'").ids(), expected, "limit {limit}");
+        let nulls = of("lang is null");
+        assert_eq!(nulls.ids(), (45..75).take(limit).collect::<Vec<_>>(), "limit {limit}");
+    }
+}
+
+#[test]
 fn a_sample_is_the_same_rows_however_they_are_divided() {
     let bench = bench();
     let of = |more: &str| score(&bench, &format!("sample: 0.4{more}")).ids();

@@ -296,6 +296,10 @@ fn folders_of_partitions_become_columns() {
     // A column of the file's own is not doubled; a folder that others have is null.
     assert_eq!(names(&de), ["lang", "text", "year", "n_bytes", "nats", "bits_per_byte"]);
     assert_eq!((strings(&de, "lang"), i64s(&de, "year")), (vec![Some("own".into())], vec![None]));
+    // What stands above the path that is named says where the data is, and is no column.
+    let named = lm_graph("{node: ParquetBytes, path: in/lang=en}") + "  - score: {goal: lm}\n";
+    let part = bench.run(&named).join("outputs").join(expected[2]);
+    assert_eq!(names(&read_parquet(&part))[2..], ["year", "n_bytes", "nats", "bits_per_byte"]);
     // They can be asked for like any other, and what they rule out is not read.
     break_chunk(&bench.path("in/lang=__HIVE_DEFAULT_PARTITION__/year=2025/a.parquet"), 0, 0);
     let dir = score(", where: \"year <= 2024 and lang = 'en'\", by: lang");

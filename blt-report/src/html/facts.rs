@@ -1,18 +1,43 @@
 //! The numbers of results.json in the form that the report shows them in. A number that is missing,
 //! null or not finite is left out.
 
-use super::text::{grouped, listed, mega, significant};
-use crate::results::{self, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults};
+use super::text::significant;
+use crate::results::{
+    self, LatentsProbe, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults,
+};
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-/// A paired difference to the baseline in bits per byte.
+/// A paired difference in bits per byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     pub bpb: f64,
-    /// Standard error; None where it is not known (one document and one seed).
-    pub se: Option<f64>,
+    /// Half the width of the 95 % interval, of all that is compared together where it is one of
+    /// several. None where there are too few clusters.
+    pub half_width: Option<f64>,
+    /// The p-value of no difference, adjusted for all that is compared.
+    pub p: Option<f64>,
+    pub df: Option<f64>,
+    pub clusters: Option<u64>,
+}
+
+impl Difference {
+    pub fn of(d: &results::Difference) -> Option<Self> {
+        let interval = &d.interval;
+        Some(Difference {
+            bpb: finite(Some(d.bpb))?,
+            half_width: finite(interval.half_width_simultaneous.or(interval.half_width)),
+            p: finite(interval.p_holm.or(interval.p)),
+            df: finite(interval.df),
+            clusters: interval.clusters,
+        })
+    }
+
+    /// Whether the two differ, at 5 %; None where there is no interval.
+    pub fn is_certain(&self) -> Option<bool> {
+        self.p.map(|p| p < 0.05)
+    }
 }
 
 /// What a `score` step measured, and its rate.
@@ -61,11 +86,23 @@ pub struct Variant {
     pub train_rate: Option<f64>,
     pub evaluate_rate: Option<f64>,
     pub lookahead: bool,
+    /// The arm that it controls, where it is a control.
+    pub controls: Option<String>,
+    /// What latents are worth.
+    pub latents: Option<LatentsProbe>,
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
+    /// To the baseline.
     pub difference: Option<Difference>,
+    pub difference_by: Vec<(String, Difference)>,
+    /// That of the training batches of the first pass, and its standard error.
+    pub online: Option<(f64, Option<f64>)>,
     /// What its `score` steps left.
     pub scores: Vec<Score>,
+    /// Goal and bits per byte of its evaluations before the last.
+    pub other_goals: Vec<(String, f64)>,
+    /// A row of `report.references`: no variant, and in no chart.
+    pub reference: bool,
 }
 
 /// All variants, in the order of results.json.
@@ -75,7 +112,17 @@ pub struct Facts {
     pub id: String,
     pub seeds: Vec<String>,
     pub baseline: Option<String>,
+    /// The column of clusters.
+    pub cluster: Option<String>,
     pub variants: Vec<Variant>,
+    /// Rows beside the variants, fewest bits per byte first.
+    pub references: Vec<Variant>,
+    /// What the run can see, by its controls.
+    pub instrument: Option<results::Instrument>,
+    /// Bytes per patch over the baseline's, where the two are too unequal to compare.
+    pub unequal_patches: BTreeMap<String, f64>,
+    /// Two variants ranked next to each other, and the difference of the second to the first.
+    pub order: Vec<(String, String, Difference)>,
 }
 
 fn finite(value: Option<f64>) -> Option<f64> {
@@ -98,19 +145,41 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn prepared(results: &VariantResults, seed: Option<&str>) -> Vec<Found> {
-    let nodes = results.evaluated.as_ref().map(|evaluated| &evaluated.result.prepared);
+/// What nodes found before training, and the patch sizes that were matched on what is scored.
+fn found(results: &VariantResults, seed: Option<&str>) -> Vec<Found> {
+    let evaluated = results.evaluated.as_ref().map(|evaluated| &evaluated.result);
+    let nodes = evaluated.map(|result| &result.prepared);
     let values = |of_node: &Value| match of_node {
         Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
         Value::Null => Vec::new(),
         other => vec![("value".to_owned(), plain(other))],
     };
-    let found = |(node, of_node): (&String, &Value)| Found {
+    let of_node = |(node, of_node): (&String, &Value)| Found {
         seed: seed.map(str::to_owned),
         node: node.clone(),
         values: values(of_node),
     };
-    nodes.into_iter().flatten().map(found).filter(|f| !f.values.is_empty()).collect()
+    let prepared = nodes.into_iter().flatten().map(of_node).filter(|f| !f.values.is_empty());
+    let matched = evaluated.and_then(|result| result.matched.as_ref());
+    let pair = |of: String, pair: &Value| {
+        let size = |which: &str| plain(&pair[which]["bytes_per_patch"]);
+        Found {
+            seed: seed.map(str::to_owned),
+            node: of,
+            values: vec![
+                ("bytes_per_patch".to_owned(), size("matched")),
+                ("as_trained".to_owned(), size("trained")),
+            ],
+        }
+    };
+    let of_matched = |matched: &Value| {
+        let node = matched["node"].as_str().unwrap_or_default().to_owned();
+        let all = matched.get("all").map(|all| pair(format!("{node}, scored"), all));
+        let groups = matched.get("groups").and_then(Value::as_object).into_iter().flatten();
+        let groups = groups.map(|(group, of)| pair(format!("{node}, scored {group}"), of));
+        all.into_iter().chain(groups).collect::<Vec<Found>>()
+    };
+    prepared.chain(matched.into_iter().flat_map(of_matched)).collect()
 }
 
 impl Variant {
@@ -126,8 +195,11 @@ impl Variant {
             }
             _ => None,
         };
-        let difference = |d: &results::Difference| {
-            Some(Difference { bpb: finite(Some(d.bpb))?, se: finite(Some(d.se)) })
+        let by = results.difference.iter().flat_map(|d| &d.by);
+        let by = by.filter_map(|(group, d)| Some((group.clone(), Difference::of(d)?)));
+        let other_goal = |record: &StepRecord| match &record.result {
+            StepResult::Evaluate(result) => Some((result.goal.clone(), finite(result.bpb)?)),
+            _ => None,
         };
         let by_seed = results.by_seed().into_iter();
         Variant {
@@ -148,10 +220,16 @@ impl Variant {
             train_rate: finite(results.train_bytes_per_second),
             evaluate_rate: finite(timing.evaluate_bytes_per_second),
             lookahead: measured.boundary_lookahead,
+            controls: None,
+            latents: measured.latents,
             metrics: numbers(&measured.metrics),
-            prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
-            difference: results.difference.as_ref().and_then(difference),
+            prepared: by_seed.flat_map(|(seed, of_seed)| found(of_seed, seed)).collect(),
+            difference: results.difference.as_ref().and_then(Difference::of),
+            difference_by: by.collect(),
+            online: results.online_difference.as_ref().map(|d| (d.bpb, finite(Some(d.se)))),
             scores: results.steps.iter().filter_map(score).collect(),
+            other_goals: results.evaluations.iter().filter_map(other_goal).collect(),
+            reference: false,
         }
     }
 }
@@ -177,30 +255,84 @@ impl Facts {
             name => name,
         };
         let variants = results.variants.iter().enumerate();
+        let order = results.order.iter().filter_map(|pair| {
+            let difference = Difference::of(&pair.difference)?;
+            Some((pair.variant.clone(), pair.next.clone(), difference))
+        });
+        let variant = |(i, (name, of)): (usize, (&str, &VariantResults))| {
+            let control = results.instrument.iter().flat_map(|of| of.controls.iter());
+            let controls = control.filter(|(control, _)| *control == name);
+            let controls = controls.map(|(_, control)| control.arm.clone()).next();
+            Variant { controls, ..Variant::of(i, name, of) }
+        };
+        let reference = |(name, of): (&str, &VariantResults)| {
+            let of = Variant::of(results.variants.0.len(), name, of);
+            Variant { reference: true, ..of }
+        };
+        let mut references: Vec<Variant> = results.references.iter().map(reference).collect();
+        references.sort_by(|a, b| by_bpb(&a, &b));
         Facts {
+            references,
             pipeline: pipeline.to_owned(),
             id: results.id.clone(),
             seeds,
             baseline: results.baseline.clone(),
-            variants: variants.map(|(i, (name, of))| Variant::of(i, name, of)).collect(),
+            cluster: results.cluster.clone(),
+            order: order.collect(),
+            instrument: results.instrument.clone(),
+            unequal_patches: results.unequal_patches.clone(),
+            variants: variants.map(variant).collect(),
         }
     }
 
-    /// The variants that are ranked, fewest bits per byte first: evaluated, and patched without
-    /// looking ahead.
-    pub fn ranked(&self) -> Vec<&Variant> {
-        let mut ranked: Vec<&Variant> =
-            self.variants.iter().filter(|v| v.bpb.is_some() && !v.lookahead).collect();
-        ranked.sort_by(by_bpb);
-        ranked
+    /// Whether variants may be ranked: no control was measured, or one can be seen.
+    pub fn sees(&self) -> bool {
+        self.instrument.as_ref().and_then(|of| of.sees) != Some(false)
     }
 
-    /// The evaluated variants whose borders look ahead, fewest bits per byte first.
+    /// The evaluated variants for which `holds`, fewest bits per byte first.
+    fn evaluated(&self, holds: impl Fn(&Variant) -> bool) -> Vec<&Variant> {
+        let mut found: Vec<&Variant> =
+            self.variants.iter().filter(|v| v.bpb.is_some() && holds(v)).collect();
+        found.sort_by(by_bpb);
+        found
+    }
+
+    /// The variants that are compared: evaluated, patched without looking ahead, and no control.
+    pub fn compared(&self) -> Vec<&Variant> {
+        self.evaluated(|v| !v.lookahead && v.controls.is_none())
+    }
+
+    /// The variants that are ranked: those that are compared, where the run can see.
+    pub fn ranked(&self) -> Vec<&Variant> {
+        if self.sees() { self.compared() } else { Vec::new() }
+    }
+
+    /// Those that are compared and not ranked, in the pipeline's order.
+    pub fn unranked(&self) -> Vec<&Variant> {
+        let mut listed = if self.sees() { Vec::new() } else { self.compared() };
+        listed.sort_by_key(|v| v.index);
+        listed
+    }
+
+    pub fn controls(&self) -> Vec<&Variant> {
+        self.evaluated(|v| v.controls.is_some())
+    }
+
+    /// The variants whose borders look ahead.
     pub fn looking_ahead(&self) -> Vec<&Variant> {
-        let mut apart: Vec<&Variant> =
-            self.variants.iter().filter(|v| v.bpb.is_some() && v.lookahead).collect();
-        apart.sort_by(by_bpb);
-        apart
+        self.evaluated(|v| v.lookahead && v.controls.is_none())
+    }
+
+    /// The variants that have bits per byte and no rank, in parts, each with its heading.
+    pub fn apart(&self) -> Vec<(&'static str, Vec<&Variant>)> {
+        let parts = [
+            ("not ranked: no control can be seen", self.unranked()),
+            ("references", self.references.iter().collect()),
+            ("controls, not ranked", self.controls()),
+            ("not ranked: patch borders look ahead", self.looking_ahead()),
+        ];
+        parts.into_iter().filter(|(_, variants)| !variants.is_empty()).collect()
     }
 
     /// The variants without bits per byte.
@@ -217,88 +349,6 @@ impl Facts {
         self.variants.iter().find(|v| self.is_baseline(v) && v.bpb.is_some())
     }
 
-    /// Standard error of the difference of two variants, if one is known.
-    ///
-    /// Only differences to the baseline are paired. For two variants that both differ from it, the
-    /// errors are added as if they were independent; as both share the baseline's noise they
-    /// are not, so this is rather too large than too small.
-    pub fn standard_error(&self, a: &Variant, b: &Variant) -> Option<f64> {
-        let of = |v: &Variant| match self.is_baseline(v) {
-            true => Some(0.0),
-            false => v.difference.and_then(|d| d.se),
-        };
-        let known = of(a).zip(of(b)).or_else(|| a.bpb_se.zip(b.bpb_se));
-        known.map(|(x, y)| x.hypot(y))
-    }
-
-    /// Whether the bits per byte of the two differ by more than two standard errors; None where no
-    /// standard error is known.
-    pub fn order_is_certain(&self, a: &Variant, b: &Variant) -> Option<bool> {
-        let (x, y) = a.bpb.zip(b.bpb)?;
-        Some((x - y).abs() > 2.0 * self.standard_error(a, b)?)
-    }
-
-    /// Notes for readers of the table: which order is not certain, and why some variants are not
-    /// ranked.
-    pub fn notes(&self) -> Vec<String> {
-        let ranked = self.ranked();
-        let mut notes = Vec::new();
-        let mut known = false;
-        let mut first = 0;
-        // Runs of neighbours, each within two standard errors of the next.
-        for i in 1..=ranked.len() {
-            let certain = (i < ranked.len())
-                .then(|| self.order_is_certain(ranked[i - 1], ranked[i]))
-                .flatten();
-            known |= certain.is_some();
-            if certain == Some(false) {
-                continue;
-            }
-            match &ranked[first..i] {
-                [a, b] => {
-                    let apart = a.bpb.zip(b.bpb).map_or(f64::NAN, |(x, y)| (x - y).abs());
-                    let two = 2.0 * self.standard_error(a, b).unwrap_or(f64::NAN);
-                    notes.push(format!(
-                        "The order of {} and {} is not certain: they are {apart:.4} bits per byte apart, and two standard errors are {two:.4}.",
-                        a.name, b.name
-                    ));
-                }
-                [best, .., worst] => notes.push(format!(
-                    "The order of ranks {} to {}, {} to {}, is not certain: each is within two standard errors of the next.",
-                    first + 1,
-                    i,
-                    best.name,
-                    worst.name
-                )),
-                _ => {}
-            }
-            first = i;
-        }
-        if ranked.len() > 1 && !known {
-            notes.push("Without a baseline there are no standard errors, and how certain the order is cannot be said: `report: {baseline: VARIANT}`, or several `seeds`."
-                    .to_owned(),
-            );
-        } else if known && self.seeds.len() < 2 {
-            notes.push(
-                "Standard errors are over documents alone, with one seed: training again with another seed may move a result by more."
-                    .to_owned(),
-            );
-        }
-        if let Some(name) = &self.baseline
-            && self.baseline().is_none()
-        {
-            notes.push(format!(
-                "The baseline {name} was not evaluated, so there are no differences to it."
-            ));
-        }
-        let apart: Vec<&str> =
-            self.variants.iter().filter(|v| v.lookahead).map(|v| v.name.as_str()).collect();
-        if !apart.is_empty() {
-            notes.push(format!("Not ranked: {}. {LOOKAHEAD}", listed(&apart)));
-        }
-        notes
-    }
-
     /// Ranked variants that no other ranked variant beats in both bits and FLOPs per byte, cheapest
     /// first.
     pub fn frontier(&self) -> Vec<&Variant> {
@@ -311,88 +361,7 @@ impl Facts {
         frontier.sort_by(|x, y| x.2.total_cmp(&y.2));
         frontier.into_iter().map(|(v, _, _)| *v).collect()
     }
-
-    /// The result in a few plain sentences.
-    pub fn summary(&self) -> String {
-        let ranked = self.ranked();
-        let Some(best) = ranked.first() else {
-            return match self.looking_ahead().first() {
-                Some(best) => format!(
-                    "No variant can be ranked: the borders of all that were evaluated look ahead. The fewest bits per byte are those of {}: {:.4}.",
-                    best.name,
-                    best.bpb.unwrap_or(f64::NAN)
-                ),
-                None => {
-                    "No variant was evaluated, so there are no bits per byte to compare.".to_owned()
-                }
-            };
-        };
-        let bpb = best.bpb.unwrap_or(f64::NAN);
-        let mut read = String::new();
-        if let (Some(bytes), Some(documents)) = (best.bytes, best.documents) {
-            let noun = if documents == 1.0 { "document" } else { "documents" };
-            read = format!(" on {} bytes of {} {noun}", grouped(bytes), grouped(documents));
-        }
-        let mut said = match ranked.len() {
-            1 => format!("{} reaches {bpb:.4} bits per byte{read}.", best.name),
-            n => format!(
-                "Of {n} ranked variants, {} has the fewest bits per byte: {bpb:.4}{read}.",
-                best.name
-            ),
-        };
-        let difference = |v: &Variant| {
-            let d = v.difference?;
-            let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4} (standard error)"));
-            Some(format!(
-                "{:.4}{se} bits per byte {}",
-                d.bpb.abs(),
-                if d.bpb > 0.0 { "more" } else { "fewer" }
-            ))
-        };
-        if self.is_baseline(best) {
-            said += " It is the baseline";
-            said += &match ranked.get(1).and_then(|next| Some((next, difference(next)?))) {
-                Some((next, difference)) => format!("; the next, {}, has {difference}.", next.name),
-                None => ".".to_owned(),
-            };
-        } else if let (Some(baseline), Some(difference)) = (self.baseline(), difference(best)) {
-            said += &format!(" That is {difference} than the baseline, {}.", baseline.name);
-        }
-        if let Some(next) = ranked.get(1)
-            && self.order_is_certain(best, next) == Some(false)
-        {
-            said += &format!(
-                " Its lead over {} is within two standard errors, so the first place is not certain.",
-                next.name
-            );
-        }
-        if let Some(flops) = best.flops {
-            said += &format!(" A byte costs it {} MFLOP forward", mega(flops));
-            if let Some(entropy) = best.entropy_flops.filter(|&e| e > 0.0) {
-                said += &format!(", {} of them in the entropy model", mega(entropy));
-            }
-            said += ".";
-        }
-        let frontier = self.frontier();
-        if ranked.len() > 1 && !frontier.is_empty() {
-            let names: Vec<&str> = frontier.iter().map(|v| v.name.as_str()).collect();
-            said += &match names.len() {
-                1 => format!(
-                    " No other ranked variant has fewer bits, or fewer FLOPs, than {}.",
-                    names[0]
-                ),
-                _ => format!(
-                    " For the compute, from the cheapest up, {} are not beaten: no ranked variant has fewer bits for as few FLOPs.",
-                    listed(&names)
-                ),
-            };
-        }
-        said
-    }
 }
-
-/// Why variants with lookahead are not ranked.
-pub const LOOKAHEAD: &str = "Patch borders that depend on later bytes give each prediction a hint of what follows. Such patches cannot generate text, and these bits per byte do not compare with the others'.";
 
 #[cfg(test)]
 mod tests {
@@ -405,23 +374,5 @@ mod tests {
         let results = Facts::of(&serde_json::from_value(results).unwrap());
         let names: Vec<&str> = results.frontier().iter().map(|v| v.name.as_str()).collect();
         assert_eq!(names, ["cheap", "middle", "dear"]);
-    }
-
-    #[test]
-    fn errors_of_two_that_are_paired_to_a_third_add_up() {
-        let of = |bpb: f64, se: f64| serde_json::json!({"bpb": bpb, "difference": {"bpb": 0.1, "se": se}});
-        let results = serde_json::json!({"baseline": "b", "variants": {"b": {"bpb": 2.0}, "x": of(2.1, 0.03), "y": of(2.21, 0.04), "z": {"bpb": 2.3}}});
-        let results = Facts::of(&serde_json::from_value(results).unwrap());
-        let [b, x, y, z] = results.variants.as_slice() else { panic!("four variants") };
-        assert_eq!(results.standard_error(b, x), Some(0.03));
-        assert!((results.standard_error(x, y).unwrap() - 0.05).abs() < 1e-12);
-        assert_eq!(
-            (results.order_is_certain(b, x), results.order_is_certain(b, y)),
-            (Some(true), Some(true))
-        );
-        assert_eq!(
-            (results.order_is_certain(x, y), results.order_is_certain(y, z)),
-            (Some(true), None)
-        );
     }
 }

@@ -5,7 +5,10 @@
 //! rendered again at any time. What a run did not measure is left out: a pipeline without patches
 //! has no chart of patches.
 
+mod claims;
+mod curves;
 mod facts;
+mod latents;
 mod page;
 mod sample;
 mod scores;

@@ -16,5 +16,7 @@ pub fn safe(html: String) -> Value {
 
 /// For the template: the swatch and the name.
 pub fn named(variant: &Variant) -> Value {
-    context! { swatch => safe(look(variant).swatch()), name => variant.name.as_str(), lookahead => variant.lookahead }
+    // What stands in no chart has no colour.
+    let swatch = if variant.reference { String::new() } else { look(variant).swatch() };
+    context! { swatch => safe(swatch), name => variant.name.as_str(), lookahead => variant.lookahead }
 }

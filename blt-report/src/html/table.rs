@@ -1,8 +1,8 @@
 //! The closing table: what the terminal shows when a run ends, and the same rows for the page.
 
-use super::facts::{Facts, Variant};
+use super::facts::{Difference, Facts, Variant};
 use super::text::{grouped, mega, significant};
-use crate::results::Results;
+use crate::results::{LatentsWorth, Results};
 use unicode_width::UnicodeWidthStr;
 
 /// A column: its title, and a variant's cell where there is a value.
@@ -19,9 +19,23 @@ fn difference(results: &Facts, variant: &Variant) -> Option<String> {
     if results.is_baseline(variant) {
         return Some("baseline".to_owned());
     }
-    let d = variant.difference?;
-    let se = d.se.map_or_else(String::new, |se| format!(" ± {se:.4}"));
-    Some(format!("{:+.4}{se}", d.bpb))
+    variant.difference.map(|d| with_interval(&d))
+}
+
+/// A difference with its interval, where it has one.
+pub fn with_interval(d: &Difference) -> String {
+    let width = d.half_width.map_or_else(String::new, |width| format!(" ± {width:.4}"));
+    format!("{:+.4}{width}", d.bpb)
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "<0.001".to_owned() } else { format!("{p:.3}") }
+}
+
+/// What latents are worth, with half of its interval.
+pub fn worth(of: &LatentsWorth) -> Option<String> {
+    let half = of.half_width.map(|half| format!(" ± {half:.4}"));
+    Some(format!("{:.4}{}", of.worth?, half.unwrap_or_default()))
 }
 
 /// All columns, in order.
@@ -39,9 +53,27 @@ pub const COLUMNS: &[Column] = &[
         page_only: false,
     },
     Column {
-        title: "difference ± s.e.",
-        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document, with its standard error",
+        title: "difference ± 95 %",
+        about: "bits per byte more (+) or fewer (-) than the baseline, paired by document; the 95 % interval holds for all ranked variants together (Bonferroni), and of a variant apart for it alone",
         cells: difference,
+        page_only: false,
+    },
+    Column {
+        title: "p",
+        about: "p-value of no difference to the baseline, adjusted for all ranked variants (Holm); of a variant apart, its own",
+        cells: |_, v| v.difference?.p.map(p_value),
+        page_only: false,
+    },
+    Column {
+        title: "df",
+        about: "degrees of freedom of the interval (Satterthwaite): few where few seeds or clusters carry the spread",
+        cells: |_, v| v.difference?.df.map(|df| format!("{df:.1}")),
+        page_only: false,
+    },
+    Column {
+        title: "latents' worth",
+        about: "bits per byte that the model loses when it reads latents that say nothing of its text, ± half the width of its 95 % interval over documents",
+        cells: |_, v| worth(&v.latents.as_ref()?.all),
         page_only: false,
     },
     Column {
@@ -119,9 +151,9 @@ pub fn cells(results: &Facts, variant: &Variant, of: &[&Column]) -> Vec<String> 
     of.iter().map(|c| (c.cells)(results, variant).unwrap_or_else(|| "–".to_owned())).collect()
 }
 
-/// The closing table for a terminal: ranked variants by bits per byte, then those whose patch
-/// borders look ahead, apart and without a rank, then those that were not evaluated; below, what a
-/// reader has to know. Ends without a newline.
+/// The closing table for a terminal: what the run can see; ranked variants by bits per byte, then
+/// those without a rank, apart (controls, patch borders that look ahead), then those that were not
+/// evaluated; below, what a reader has to know. Ends without a newline.
 pub fn table(results: &Results) -> String {
     let results = Facts::of(results);
     if results.variants.is_empty() {
@@ -142,32 +174,32 @@ pub fn table(results: &Results) -> String {
     };
     let ranked: Vec<_> =
         results.ranked().into_iter().enumerate().map(|(i, v)| row(Some(i + 1), v)).collect();
-    let apart: Vec<_> = results.looking_ahead().into_iter().map(|v| row(None, v)).collect();
+    let apart: Vec<(_, Vec<_>)> = results
+        .apart()
+        .into_iter()
+        .map(|(heading, of)| (heading, of.into_iter().map(|v| row(None, v)).collect()))
+        .collect();
     let left: Vec<_> = results.not_evaluated().into_iter().map(|v| row(None, v)).collect();
-    let mut widths = vec![0; header.len()];
-    for row in ranked.iter().chain(&apart).chain(&left).chain([&header]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.width().max(*width);
-        }
-    }
-    let line = |row: &[String]| {
-        let padded = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-            let pad = " ".repeat(width - cell.width());
-            // Names to the left, numbers to the right.
-            if i == 1 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
-        });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
+    let widths = widths(
+        ranked.iter().chain(apart.iter().flat_map(|(_, rows)| rows)).chain(&left).chain([&header]),
+    );
+    let line = |row: &[String]| line(row, &widths, 1);
     let total = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
     let rule = |label: &str| {
         let label = if label.is_empty() { String::new() } else { format!(" {label} ") };
         format!("──{label}{}", "─".repeat(total.max(40).saturating_sub(label.width() + 2)))
     };
-    let mut out = vec![line(&header), rule("")];
+    let text_width = total.clamp(72, 120);
+    let mut out: Vec<String> =
+        results.can_see().iter().flat_map(|said| wrapped(said, text_width)).collect();
+    if !out.is_empty() {
+        out.push(String::new());
+    }
+    out.extend([line(&header), rule("")]);
     out.extend(ranked.iter().map(|row| line(row)));
-    if !apart.is_empty() {
-        out.push(rule("not ranked: patch borders look ahead"));
-        out.extend(apart.iter().map(|row| line(row)));
+    for (heading, rows) in &apart {
+        out.push(rule(heading));
+        out.extend(rows.iter().map(|row| line(row)));
     }
     if !left.is_empty() {
         // Where a pipeline evaluates nothing at all, none of its variants lacks anything.
@@ -177,14 +209,95 @@ pub fn table(results: &Results) -> String {
         out.extend(left.iter().map(|row| line(row)));
     }
     out.push(String::new());
+    out.extend(groups(&results).lines("difference ± 95 % by group"));
+    out.extend(other_goals(&results).lines("other goals, bits/byte"));
     if results.baseline().is_some() {
         out.push("* baseline: differences are to it, paired by document".to_owned());
     }
-    out.extend(results.notes().iter().flat_map(|note| wrapped(note, total.clamp(72, 120))));
+    out.extend(results.notes().iter().flat_map(|note| wrapped(note, text_width)));
     while out.last().is_some_and(String::is_empty) {
         out.pop();
     }
     out.join("\n")
+}
+
+/// The width of each column.
+fn widths<'a>(rows: impl Iterator<Item = &'a Vec<String>>) -> Vec<usize> {
+    let mut widths = Vec::new();
+    for row in rows {
+        widths.resize(row.len(), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.width().max(*width);
+        }
+    }
+    widths
+}
+
+/// A row with its columns padded: that of `names` to the left, numbers to the right.
+fn line(row: &[String], widths: &[usize], names: usize) -> String {
+    let padded = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| {
+        let pad = " ".repeat(width - cell.width());
+        if i == names { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+    });
+    padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+/// A table of what variants have by name: the names in order of first appearance, and the cells of
+/// each variant that has any.
+pub struct ByName<'a> {
+    pub names: Vec<String>,
+    pub rows: Vec<(&'a Variant, Vec<String>)>,
+}
+
+fn by_name<'a, T: 'a>(
+    results: &'a Facts,
+    of: fn(&'a Variant) -> &'a [(String, T)],
+    cell: impl Fn(&T) -> String,
+) -> ByName<'a> {
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in results.variants.iter().flat_map(of) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let rows = results.variants.iter().filter(|v| !of(v).is_empty()).map(|v| {
+        let found = |name: &String| of(v).iter().find(|(n, _)| n == name);
+        let cells = names.iter().map(|name| found(name).map_or("–".to_owned(), |(_, x)| cell(x)));
+        (v, cells.collect())
+    });
+    ByName { rows: rows.collect(), names: names.clone() }
+}
+
+/// Differences to the baseline by group.
+pub fn groups(results: &Facts) -> ByName<'_> {
+    by_name(results, |v| &v.difference_by, with_interval)
+}
+
+/// Bits per byte of goals that were evaluated before the last.
+pub fn other_goals(results: &Facts) -> ByName<'_> {
+    by_name(results, |v| &v.other_goals, |bpb| format!("{bpb:.4}"))
+}
+
+/// Metrics of plugin nodes.
+pub fn metrics(results: &Facts) -> ByName<'_> {
+    by_name(results, |v| &v.metrics, |value| significant(*value, 4))
+}
+
+impl ByName<'_> {
+    /// Lines for a terminal, and an empty one below; none where there are no rows.
+    fn lines(self, title: &str) -> Vec<String> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let head = std::iter::once(title.to_owned()).chain(self.names).collect();
+        let row = |(v, cells): (&Variant, Vec<String>)| {
+            std::iter::once(v.name.clone()).chain(cells).collect::<Vec<_>>()
+        };
+        let rows = self.rows.into_iter().map(row);
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+        let widths = widths(rows.iter());
+        rows.iter().map(|row| line(row, &widths, 0)).chain([String::new()]).collect()
+    }
 }
 
 /// Lines of at most `width` columns, broken at spaces; a longer word gets a line of its own.
@@ -202,24 +315,4 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// Metrics of plugin nodes: their names in order of first appearance, and a row for each variant
-/// that has any.
-pub fn metrics(results: &Facts) -> (Vec<String>, Vec<(&Variant, Vec<String>)>) {
-    let mut names: Vec<String> = Vec::new();
-    for (name, _) in results.variants.iter().flat_map(|v| &v.metrics) {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    let rows = results.variants.iter().filter(|v| !v.metrics.is_empty()).map(|v| {
-        let cell = |name: &String| {
-            let found = v.metrics.iter().find(|(n, _)| n == name);
-            found.map_or_else(|| "–".to_owned(), |(_, value)| significant(*value, 4))
-        };
-        (v, names.iter().map(cell).collect())
-    });
-    let rows = rows.collect();
-    (names, rows)
 }

@@ -36,13 +36,25 @@ fn results() -> Value {
         "entropy": variant(2.214, 6.03, 205000.0),
     });
     for (name, bpb) in [("space", -0.09), ("bpe", -0.13), ("entropy", -0.096)] {
-        variants[name]["difference"] =
-            json!({"bpb": bpb, "se_documents": 0.01, "se_seeds": null, "se": 0.01});
+        let by = json!({"code": {"bpb": bpb, "half_width_simultaneous": 0.02, "p_holm": 0.01}});
+        variants[name]["difference"] = json!({
+            "bpb": bpb, "se_documents": 0.01, "se_seeds": null, "se": 0.01, "clusters": 29, "df": 27.5,
+            "half_width": 0.02, "half_width_simultaneous": 0.024, "p": 1e-6, "p_holm": 2e-6, "by": by,
+        });
     }
     variants["bpe"]["boundary_lookahead"] = json!(true);
     variants["entropy"]["prepared"] =
         json!({"patches": {"threshold": 1.5532911, "bytes_per_patch": 6.04}});
-    json!({"schema": 1, "pipeline": "ablation", "id": "r1", "seed": 42, "seeds": [42], "baseline": "stride-6", "variants": variants})
+    let rates =
+        json!({"trained": {"bytes_per_patch": 5.5219}, "matched": {"bytes_per_patch": 6.0}});
+    variants["entropy"]["matched"] = json!({"node": "patches", "groups": {"code": rates}});
+    let pair = |variant: &str, next: &str, bpb: f64, p: f64| {
+        let difference =
+            json!({"bpb": bpb, "clusters": 29, "half_width_simultaneous": 0.03, "p_holm": p});
+        json!({"variant": variant, "next": next, "difference": difference})
+    };
+    let order = [pair("entropy", "space", 0.006, 0.6), pair("space", "stride-6", 0.09, 0.001)];
+    json!({"schema": 1, "pipeline": "ablation", "id": "r1", "seed": 42, "seeds": [42], "baseline": "stride-6", "cluster": "source", "variants": variants, "order": order})
 }
 
 fn read(results: Value) -> Results {
@@ -130,7 +142,7 @@ fn a_whole_run_shows_every_section() {
         "Patch lengths",
         "Compute by node",
         "Metrics",
-        "Found before training",
+        "Found on the data",
         "The pipeline",
         "The run",
     ] {
@@ -138,6 +150,8 @@ fn a_whole_run_shows_every_section() {
     }
     assert!(
         html.contains("1.55329")
+            && html.contains("patches, scored code")
+            && html.contains("5.5219")
             && html.contains("0.7123")
             && html.contains("A &amp; B")
             && html.contains("&lt;as written&gt;")
@@ -170,10 +184,10 @@ fn the_summary_says_who_is_ahead_and_how_surely() {
     assert!(html.contains(
         "Of 3 ranked variants, entropy has the fewest bits per byte: 2.2140 on 429,609 bytes of 212 documents."
     ));
-    assert!(html.contains(
-        "0.0960 ± 0.0100 (standard error) bits per byte fewer than the baseline, stride-6."
-    ));
-    assert!(html.contains("Its lead over space is within two standard errors"));
+    assert!(
+        html.contains("0.0960 ± 0.0240 (95 %) bits per byte fewer than the baseline, stride-6.")
+    );
+    assert!(html.contains("Its lead over space is not certain"));
     assert!(html.contains("from the cheapest up, space and entropy are not beaten"));
 }
 
@@ -183,13 +197,87 @@ fn the_table_ranks_and_sets_lookahead_apart() {
     let at = |text: &str| table.find(text).unwrap_or_else(|| panic!("no {text} in\n{table}"));
     assert!(at("1  entropy") < at("2  space") && at("2  space") < at("3  stride-6 *"));
     assert!(at("3  stride-6 *") < at("not ranked") && at("not ranked") < at("   bpe "), "{table}");
-    assert!(table.contains("-0.0960 ± 0.0100") && table.contains("1,712,345"));
-    assert!(table.contains("The order of entropy and space is not certain"), "{table}");
+    assert!(table.contains("-0.0960 ± 0.0240  <0.001  27.5") && table.contains("1,712,345"));
+    assert!(table.contains("by group           code\n"), "{table}");
+    assert!(table.contains("entropy                    -0.0960 ± 0.0200\n"), "{table}");
+    let notes = table.replace('\n', " ");
+    assert!(notes.contains("Against the baseline, stride-6 – fewer bits: entropy and space."));
+    assert!(
+        notes.contains("order of entropy and space is not certain: they are 0.0060 ± 0.0300 bits")
+    );
+    assert!(notes.contains("over 29 clusters of documents (`source`), and one seed"), "{table}");
     assert!(!table.contains("order of space and stride-6"), "{table}");
-    assert!(table.contains("with one seed"));
+    assert!(notes.contains("With one seed"));
     let widths: Vec<usize> =
         table.lines().take_while(|l| !l.is_empty()).map(|l| l.chars().count()).collect();
     assert!(widths.iter().all(|w| *w <= widths[1]), "columns are not aligned:\n{table}");
+}
+
+/// [`results`] with `space` as a control that is so many half-widths from its arm.
+fn controlled(half_widths: f64, seeds_needed: Option<u64>) -> Value {
+    let mut results = results();
+    let difference = json!({"bpb": 0.02, "half_width": 0.02 / half_widths, "p": 0.1});
+    let control = json!({"arm": "entropy", "what": "other places", "difference": difference,
+        "half_widths": half_widths, "seeds_needed": seeds_needed});
+    results["instrument"] =
+        json!({"controls": {"space": control}, "sees": half_widths >= 3.0, "resolves": 0.0244});
+    results["unequal_patches"] = json!({"entropy": 0.9});
+    results
+}
+
+#[test]
+fn a_run_says_first_what_it_can_see() {
+    let mut input = input();
+    input.results = read(controlled(4.0, None));
+    let table = table(&input.results);
+    let words = table.replace('\n', " ");
+    assert!(words.starts_with("What this run can see: other places (space) costs 0.0200 bits per byte against entropy, 95 % interval 0.0150 to 0.0250 (4.0 half-widths); this run resolves differences of 0.0244."), "{table}");
+    let at = |text: &str| table.find(text).unwrap_or_else(|| panic!("no {text} in\n{table}"));
+    assert!(at("1  entropy") < at("2  stride-6 *") && at("2  stride-6") < at("── controls, not"));
+    assert!(at("── controls, not ranked") < at("   space "), "{table}");
+    assert!(words.contains("Warning: not the same patch size. The baseline has 6.00 bytes a patch; entropy has 5.40, 10 % fewer."), "{table}");
+    let html = page(&input);
+    assert!(html.contains("What this run can see") && html.contains("Controls, not ranked:"));
+}
+
+#[test]
+fn a_run_that_sees_no_control_ranks_nothing_and_says_what_to_raise() {
+    for (seeds, needed, said) in [
+        (json!([1, 2, 3]), Some(9), "space: by the spread seen, 9 seeds would show it"),
+        (json!([1, 2, 3]), None, "space: more seeds alone do not suffice"),
+        (json!([1]), None, "space: one seed shows no spread of seeds"),
+    ] {
+        let mut results = controlled(1.2, needed);
+        results["seeds"] = seeds;
+        let mut input = input();
+        input.results = read(results);
+        let table = table(&input.results);
+        assert!(table.replace('\n', " ").contains(said), "{table}");
+        assert!(table.contains("not ranked: no control can be seen"), "{table}");
+        assert!(!table.contains("\n1  ") && !table.contains("Against the baseline"), "{table}");
+        assert!(page(&input).contains("No variant is ranked"));
+    }
+}
+
+#[test]
+fn without_intervals_nothing_is_claimed() {
+    let mut results = results();
+    for (name, clusters) in [("few", json!(4)), ("old", Value::Null)] {
+        for (_, variant) in results["variants"].as_object_mut().unwrap() {
+            variant["difference"] = json!({"bpb": -0.5, "clusters": clusters});
+        }
+        results["order"] = json!([]);
+        let table = table(&read(results.clone())).replace('\n', " ");
+        assert!(table.contains(" -0.5000 ") && !table.contains("±  "), "{name}: {table}");
+        assert!(!table.contains("Against the baseline"), "{name}: {table}");
+        let said = match name {
+            "few" => {
+                "over 4 clusters of documents (`source`), cannot be told from so few. 6 are needed"
+            }
+            _ => "an earlier version wrote these results",
+        };
+        assert!(table.contains(said), "{name}: {table}");
+    }
 }
 
 #[test]
@@ -209,7 +297,7 @@ fn errors_over_seeds_are_drawn() {
             && html.contains("seeds 42, 43")
             && html.contains("standard error over seeds")
     );
-    assert!(!table(&input.results).contains("with one seed"));
+    assert!(!table(&input.results).contains("one seed"));
 }
 
 #[test]

@@ -197,6 +197,33 @@ mod tests {
         assert_eq!(of, expected);
     }
 
+    /// Keys that are not compared are keys of results, and not what a user may call a group.
+    #[test]
+    fn groups_metrics_and_nodes_may_have_any_name() {
+        let root = tempfile::tempdir().unwrap();
+        let by = ["step", "rule", "parts"].map(|name| (name.to_owned(), Some(7.0)));
+        let result = evaluate(EvaluateResult {
+            bpb_by: BTreeMap::from(by.clone()),
+            metrics: BTreeMap::from(by),
+            prepared: BTreeMap::from([("rule".to_owned(), json!({"threshold": 1.5, "rule": 2}))]),
+            ..EvaluateResult::default()
+        });
+        let entries = vec![entry(root.path(), "e", "evaluate", result, "")];
+        let of = numbers(&[VariantRun { variant: "v".into(), seed: 1, entries }]).unwrap();
+        let names: Vec<&str> = of["v"].keys().map(String::as_str).collect();
+        let expected = [
+            "boundary_lookahead",
+            "bpb_by.parts",
+            "bpb_by.rule",
+            "bpb_by.step",
+            "metrics.parts",
+            "metrics.rule",
+            "metrics.step",
+            "prepared.rule.threshold",
+        ];
+        assert_eq!(names, expected);
+    }
+
     #[test]
     fn a_step_that_variants_share_stands_under_the_first() {
         let root = tempfile::tempdir().unwrap();

@@ -2,12 +2,14 @@
 
 use super::number::{Ordered, or_nan};
 use super::step::{EvaluateResult, StepResult, Timing, lenient};
+use crate::options::ReportOptions;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Version of the schema of results.json.
 pub const SCHEMA: u32 = 1;
@@ -28,8 +30,52 @@ pub struct Results {
     pub seeds: Vec<u64>,
     /// The variant that differences are to.
     pub baseline: Option<String>,
+    /// The column whose values are the clusters of documents; without, each document is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// In the pipeline's order.
     pub variants: Ordered<VariantResults>,
+    /// What `report.references` names: evaluations of other goals, as rows of the table. Their
+    /// differences are to the baseline, each alone.
+    #[serde(skip_serializing_if = "Ordered::is_empty")]
+    pub references: Ordered<VariantResults>,
+    /// Ranked variants next to each other, fewest bits per byte first, where both read the same
+    /// documents. Intervals and p-values are adjusted over all pairs of ranked variants.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<Neighbours>,
+    /// What the run can see, by its controls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instrument: Option<Instrument>,
+    /// Bytes per patch over the baseline's, of the ranked variants in which the two differ by more
+    /// than 3 %: no fair comparison.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unequal_patches: BTreeMap<String, f64>,
+}
+
+impl Results {
+    /// The names of the variants that are compared, fewest bits per byte first: evaluated, patched
+    /// without looking ahead, and no control.
+    pub fn compared(&self, options: &ReportOptions) -> Vec<String> {
+        let bpb = |(name, variant): (&str, &VariantResults)| {
+            let result = &variant.evaluated.as_ref()?.result;
+            let bpb = result.bpb.filter(|bpb| bpb.is_finite() && !result.boundary_lookahead)?;
+            Some((name.to_owned(), bpb))
+        };
+        let variants = self.variants.iter().filter(|(name, _)| !options.is_control(name));
+        let mut ranked: Vec<(String, f64)> = variants.filter_map(bpb).collect();
+        ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
+        ranked.into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+/// Two variants, the one ranked right after the other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Neighbours {
+    pub variant: String,
+    pub next: String,
+    /// Next minus variant.
+    pub difference: Difference,
 }
 
 /// What one variant measured; over several seeds, means.
@@ -37,8 +83,11 @@ pub struct Results {
 /// As JSON it is one object: the keys of `evaluated` are its own.
 #[derive(Clone, Debug, Default, PartialEq, JsonSchema)]
 pub struct VariantResults {
-    /// All steps but evaluations, in order; of the first seed.
+    /// All steps but evaluations, in order. Over several seeds their numbers are means, and a
+    /// count's is rounded.
     pub steps: Vec<StepRecord>,
+    /// The evaluations before the last, in order; those of `report.references` are left out.
+    pub evaluations: Vec<StepRecord>,
     /// The rate of the last training.
     pub train_bytes_per_second: Option<f64>,
     /// The last evaluation.
@@ -50,6 +99,10 @@ pub struct VariantResults {
     pub seeds: Option<Ordered<VariantResults>>,
     /// Bits per byte more or fewer than the baseline, where both read the same documents.
     pub difference: Option<Difference>,
+    /// The same on the later half of the training batches of the first pass over the documents,
+    /// each of them new to the model, where both read the same batches. `se_documents` is over 20
+    /// blocks of optimiser steps.
+    pub online_difference: Option<Difference>,
     /// The order in which the first three were measured, and are written.
     #[schemars(skip)]
     pub(super) order: Vec<Section>,
@@ -73,7 +126,11 @@ pub struct Evaluated {
 
 /// A paired difference in bits per byte: variant minus baseline. An error that is not known is not
 /// a number here, and `null` in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+///
+/// The intervals and p-values are those of documentation page "Statistics": documents that share a
+/// value of `report.cluster` are one observation, and seeds count too. They are left out where there
+/// are fewer than 6 clusters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Difference {
     #[serde(deserialize_with = "or_nan")]
@@ -86,11 +143,93 @@ pub struct Difference {
     /// Both together: the root of the sum of squares.
     #[serde(deserialize_with = "or_nan")]
     pub se: f64,
+    #[serde(flatten)]
+    pub interval: Interval,
+    /// By the values of the column `by`. Intervals and p-values are adjusted over all values and
+    /// variants.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by: BTreeMap<String, Difference>,
 }
 
 impl Default for Difference {
     fn default() -> Self {
-        Difference { bpb: f64::NAN, se_documents: f64::NAN, se_seeds: None, se: f64::NAN }
+        Difference {
+            bpb: f64::NAN,
+            se_documents: f64::NAN,
+            se_seeds: None,
+            se: f64::NAN,
+            interval: Interval::default(),
+            by: BTreeMap::new(),
+        }
+    }
+}
+
+/// How sure a difference is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Interval {
+    /// Clusters with bytes; documents, where there is no column of clusters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<u64>,
+    /// Standard error over clusters, differences averaged over seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub se_clusters: Option<f64>,
+    /// Degrees of freedom of the interval, by Satterthwaite's approximation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub df: Option<f64>,
+    /// Half the width of the 95 % interval of this difference alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_width: Option<f64>,
+    /// Half the width of the interval that holds together with those of the other ranked variants
+    /// with 95 %, by Bonferroni.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_width_simultaneous: Option<f64>,
+    /// Of no difference, this comparison alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// Of no difference, by Holm over the ranked variants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p_holm: Option<f64>,
+}
+
+/// A control is seen where it is so many half-widths of its 95 % interval from its arm.
+pub const SEEN: f64 = 3.0;
+
+/// What a run can see.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Instrument {
+    /// By the name of the variant that is the control, which is never ranked.
+    pub controls: Ordered<Control>,
+    /// Whether a control is at least 3 half-widths of its 95 % interval from its arm. If not, no
+    /// variant is ranked. None where no control and its arm were measured.
+    pub sees: Option<bool>,
+    /// What the run resolves: the largest half-width of the differences to the baseline that are
+    /// compared together; without a baseline, of those of neighbours in the ranking.
+    pub resolves: Option<f64>,
+}
+
+/// A control, and what it shows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Control {
+    /// The variant that it controls.
+    pub arm: String,
+    /// What it changes, in words.
+    pub what: Option<String>,
+    /// Control minus arm; None where the two did not read the same documents.
+    pub difference: Option<Difference>,
+    /// How many half-widths of its 95 % interval the difference is from 0.
+    pub half_widths: Option<f64>,
+    /// The fewest seeds, by the spread seen, with which it would be seen; None if it is, or if no
+    /// number up to 64 suffices, or where one seed shows no spread.
+    pub seeds_needed: Option<u64>,
+}
+
+impl Control {
+    /// Whether it is far enough from its arm. (No spread at all is infinitely many half-widths.)
+    pub fn is_seen(&self) -> bool {
+        self.half_widths.is_some_and(|n| n >= SEEN)
     }
 }
 
@@ -233,12 +372,18 @@ impl Serialize for VariantResults {
                 }
             }
         }
+        if !self.evaluations.is_empty() {
+            map.serialize_entry("evaluations", &self.evaluations)?;
+        }
         if let Some(seeds) = &self.seeds {
             map.serialize_entry("bpb_se_seeds", &self.bpb_se_seeds)?;
             map.serialize_entry("seeds", seeds)?;
         }
         if let Some(difference) = &self.difference {
             map.serialize_entry("difference", difference)?;
+        }
+        if let Some(difference) = &self.online_difference {
+            map.serialize_entry("online_difference", difference)?;
         }
         map.end()
     }
@@ -251,10 +396,12 @@ impl<'de> Deserialize<'de> for VariantResults {
         #[serde(default)]
         struct Own {
             steps: Option<Vec<StepRecord>>,
+            evaluations: Option<Vec<StepRecord>>,
             train_bytes_per_second: Option<f64>,
             bpb_se_seeds: Option<f64>,
             seeds: Option<Ordered<VariantResults>>,
             difference: Option<Difference>,
+            online_difference: Option<Difference>,
         }
         let Value::Object(map) = Value::deserialize(deserializer)? else {
             return Ok(VariantResults::default());
@@ -262,17 +409,19 @@ impl<'de> Deserialize<'de> for VariantResults {
         let own: Own = lenient(&map);
         let mut results = VariantResults {
             steps: own.steps.unwrap_or_default(),
+            evaluations: own.evaluations.unwrap_or_default(),
             train_bytes_per_second: own.train_bytes_per_second,
             bpb_se_seeds: own.bpb_se_seeds,
             seeds: own.seeds,
             difference: own.difference,
+            online_difference: own.online_difference,
             ..VariantResults::default()
         };
         for key in map.keys() {
             match key.as_str() {
                 "steps" => results.measured(Section::Steps),
                 "train_bytes_per_second" => results.measured(Section::Training),
-                "bpb_se_seeds" | "seeds" | "difference" => {}
+                "evaluations" | "bpb_se_seeds" | "seeds" | "difference" | "online_difference" => {}
                 _ => results.measured(Section::Evaluated),
             }
         }

@@ -6,16 +6,30 @@
 //! the same documents, so what makes a document hard cancels.
 
 mod bench;
+mod compare;
 mod file;
+mod instrument;
+mod latents;
 mod number;
+mod online;
 mod paired;
+mod probed;
 mod score;
+mod seeds;
+#[cfg(test)]
+mod simulated;
 mod step;
 
 pub use bench::{BenchResult, NodeSeconds, PhaseRate, TrainingMemory};
-pub use file::{Difference, Evaluated, Results, SCHEMA, StepRecord, VariantResults};
+pub use file::{
+    Control, Difference, Evaluated, Instrument, Interval, Neighbours, Results, SCHEMA, SEEN,
+    StepRecord, VariantResults,
+};
+pub use latents::{LatentsProbe, LatentsWorth};
 pub use number::{Number, Ordered};
-pub use paired::{DocumentLine, paired};
+pub use online::ONLINE_FILE;
+pub use paired::{DocumentLine, Paired, paired};
+pub use probed::{ProbedDocument, ProbedNats, probed};
 pub use score::{
     HistogramGroup, HistogramOf, Likelihood, Patching, ScoreCounts, ScoreHistogram, ScoreResult,
     ScoreSums, ScoredPart, UnreadableRows,
@@ -25,13 +39,15 @@ pub use step::{
 };
 pub(crate) use step::{compared, lenient, parse, read_text};
 
-use crate::stats::{mean, standard_error};
+use crate::options::ReportOptions;
+use crate::stats::standard_error;
 use blt_graph::run::{PlanRun, RunReport};
 use blt_graph::{StepError, write_atomic};
+use compare::{Documents, neighbours, with_baseline};
 use file::Section;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use instrument::{instrument, unequal_patches};
+use seeds::over_seeds;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use step::read_json;
@@ -73,70 +89,16 @@ fn read_documents(path: &Path) -> Result<Option<Vec<DocumentLine>>, StepError> {
     text.lines().map(|line| parse(line, path)).collect::<Result<_, _>>().map(Some)
 }
 
-/// Numbers averaged leaf by leaf; what is no number must be the same everywhere and is taken from
-/// the first.
-fn average(values: &[&Value]) -> Value {
-    match values[0] {
-        Value::Number(_) if values.iter().all(|v| v.is_u64() && *v == values[0]) => {
-            values[0].clone()
-        }
-        Value::Number(_) => {
-            let numbers: Vec<f64> = values.iter().filter_map(|v| v.as_f64()).collect();
-            json!(mean(&numbers))
-        }
-        Value::Object(map) => {
-            let averaged = map.keys().map(|key| {
-                let of_key: Vec<&Value> = values.iter().filter_map(|v| v.get(key)).collect();
-                (key.clone(), average(&of_key))
-            });
-            Value::Object(averaged.collect::<Map<_, _>>())
-        }
-        other => other.clone(),
-    }
-}
-
-/// The mean of what several seeds measured, and what is no number from the first.
-fn mean_of<T: Serialize + DeserializeOwned>(seeds: &[&T]) -> Result<T, StepError> {
-    let values = seeds.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-    Ok(serde_json::from_value(average(&values.iter().collect::<Vec<_>>()))?)
-}
-
-/// Counts by length, averaged: a length that a seed does not have counts 0 there.
-fn average_counts(seeds: &[&Evaluated]) -> Option<BTreeMap<u64, Number>> {
-    seeds[0].result.patch_lengths.as_ref()?;
-    let mut sums = BTreeMap::<u64, f64>::new();
-    for counts in seeds.iter().filter_map(|seed| seed.result.patch_lengths.as_ref()) {
-        for (length, count) in counts {
-            *sums.entry(*length).or_default() += count.finite().unwrap_or_default();
-        }
-    }
-    let mean = |(length, sum)| (length, Number::Real(sum / seeds.len() as f64));
-    Some(sums.into_iter().map(mean).collect())
-}
-
-/// One variant: the means of its seeds.
-fn over_seeds(seeds: &[(String, VariantResults)]) -> Result<VariantResults, StepError> {
-    let (_, first) = &seeds[0];
-    let each = || seeds.iter().map(|(_, results)| results);
-    let evaluated: Vec<&Evaluated> = each().filter_map(|of| of.evaluated.as_ref()).collect();
-    let rates: Vec<f64> = each().filter_map(|of| of.train_bytes_per_second).collect();
-    let mut results = first.clone();
-    results.train_bytes_per_second = first.train_bytes_per_second.map(|_| mean(&rates));
-    if first.evaluated.is_some() {
-        let mut averaged = mean_of(&evaluated)?;
-        averaged.result.patch_lengths = average_counts(&evaluated);
-        results.evaluated = Some(averaged);
-    }
-    Ok(results)
-}
-
-/// Builds results.json. `baseline`: the variant that differences are taken to.
+/// Builds results.json.
+///
+/// # Errors
+/// If a file of a step cannot be read, or documents lack the clusters that are asked for.
 pub fn build(
     pipeline: &str,
     id: &str,
     seeds: &[u64],
     runs: &[VariantRun],
-    baseline: Option<&str>,
+    options: &ReportOptions,
 ) -> Result<Results, StepError> {
     let mut order: Vec<&str> = Vec::new();
     for run in runs {
@@ -144,15 +106,19 @@ pub fn build(
             order.push(&run.variant);
         }
     }
-    let mut variants = Ordered::default();
-    let mut documents: BTreeMap<&str, Vec<Vec<DocumentLine>>> = BTreeMap::new();
-    for name in order {
+    let mut documents = Documents::new();
+    let mut online: BTreeMap<String, Vec<Vec<(u64, f64)>>> = BTreeMap::new();
+    let mut over_seeds_of = |name: &str, runs: Vec<&VariantRun>, apart: &[&str]| {
         let mut by_seed = Vec::new();
-        for run in runs.iter().filter(|r| r.variant == name) {
-            let (one, read) = of_run(run)?;
-            documents.entry(name).or_default().extend(read);
+        for run in runs {
+            let (one, read) = of_run(run, apart)?;
+            documents.entry(name.to_owned()).or_default().extend(read);
+            let steps = run.entries.iter().rev().map(|entry| online::read(&entry.dir));
+            let last = steps.filter_map(Result::transpose).next().transpose()?;
+            online.entry(name.to_owned()).or_default().extend(last);
             by_seed.push((run.seed.to_string(), one));
         }
+        has_clusters(name, &documents[name], options.cluster.as_deref())?;
         let mut results = over_seeds(&by_seed)?;
         if seeds.len() > 1 {
             let bpb = |(_, of_seed): &(_, VariantResults)| of_seed.evaluated.as_ref()?.result.bpb;
@@ -160,24 +126,82 @@ pub fn build(
             results.bpb_se_seeds = standard_error(&bpb);
             results.seeds = Some(Ordered(by_seed));
         }
-        variants.0.push((name.to_owned(), results));
+        Ok::<_, StepError>((name.to_owned(), results))
+    };
+    let goals: Vec<&str> = options.references.iter().map(|(_, goal)| goal.as_str()).collect();
+    let of = |name: &&str| runs.iter().filter(|run| run.variant == *name).collect();
+    let variants = order.iter().map(|name| over_seeds_of(name, of(name), &goals));
+    let mut variants: Ordered<VariantResults> = variants.collect::<Result<_, _>>()?;
+    let mut references = Ordered::default();
+    for (name, goal) in &options.references {
+        let runs = reference_runs(runs, goal)?;
+        if !runs.is_empty() {
+            references.0.push(over_seeds_of(name, runs.iter().collect(), &[])?);
+        }
     }
-    if let Some(base) = baseline.and_then(|b| documents.get(b)) {
-        for (name, ours) in documents.iter().filter(|(name, _)| Some(**name) != baseline) {
-            if let Some(results) = variants.get_mut(name) {
-                results.difference = paired(ours, base);
+    if let Some(base) = options.baseline.as_ref().and_then(|b| online.get(b)) {
+        for (name, results) in &mut variants.0 {
+            if let Some(ours) = online.get(name).filter(|ours| *ours != base) {
+                results.online_difference = online::difference(ours, base);
             }
         }
     }
-    Ok(Results {
+    let mut results = Results {
         schema: SCHEMA,
         pipeline: pipeline.to_owned(),
         id: id.to_owned(),
         seed: seeds.first().copied(),
         seeds: seeds.to_vec(),
-        baseline: baseline.map(str::to_owned),
+        baseline: options.baseline.clone(),
+        cluster: options.cluster.clone(),
         variants,
-    })
+        references,
+        ..Results::default()
+    };
+    let ranked = results.compared(options);
+    let ranked: Vec<&str> = ranked.iter().map(String::as_str).collect();
+    results.order = neighbours(&documents, &ranked);
+    if let Some(baseline) = &options.baseline {
+        with_baseline(&mut results, &documents, baseline, &ranked);
+    }
+    results.unequal_patches = unequal_patches(&results, &ranked);
+    results.instrument = instrument(options, &results, &documents);
+    Ok(results)
+}
+
+/// The evaluations of `goal`, of the first variant that has any, by seed.
+fn reference_runs(runs: &[VariantRun], goal: &str) -> Result<Vec<VariantRun>, StepError> {
+    let mut found: Vec<VariantRun> = Vec::new();
+    for run in runs {
+        if found.first().is_some_and(|first| first.variant != run.variant) {
+            break;
+        }
+        for entry in &run.entries {
+            if let Some(StepResult::Evaluate(result)) = StepResult::read(&entry.dir)?
+                && result.goal == goal
+            {
+                found.push(VariantRun { entries: vec![entry.clone()], ..run.clone() });
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Documents have the clusters that the report asks for, where a step wrote any documents.
+fn has_clusters(
+    variant: &str,
+    documents: &[Vec<DocumentLine>],
+    cluster: Option<&str>,
+) -> Result<(), StepError> {
+    let Some(column) = cluster else { return Ok(()) };
+    match documents.iter().flatten().find(|line| line.cluster.is_none()) {
+        Some(line) => Err(StepError::other(format!(
+            "`report.cluster` is `{column}`, and the documents.jsonl that variant `{variant}` left has no `cluster` for row {}: the step that measured it writes none",
+            line.row
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Writes samples.json into the run directory: each variant's texts with their borders, of its
@@ -199,21 +223,24 @@ pub fn write_samples(run: &Path, runs: &[VariantRun]) -> Result<(), StepError> {
 }
 
 /// One variant and seed: its last evaluation, with what training measured; and the documents of
-/// the evaluation.
-fn of_run(run: &VariantRun) -> Result<(VariantResults, Option<Vec<DocumentLine>>), StepError> {
+/// the evaluation. Evaluations of the goals `apart` are not the variant's own.
+fn of_run(
+    run: &VariantRun,
+    apart: &[&str],
+) -> Result<(VariantResults, Option<Vec<DocumentLine>>), StepError> {
     let (mut results, mut documents) = (VariantResults::default(), None);
+    let mut evaluations: Vec<(StepRecord, &Path)> = Vec::new();
     for entry in &run.entries {
         let Some(result) = StepResult::read(&entry.dir)? else { continue };
         let written = Timing::read(&entry.dir)?;
         let record = StepRecord::new(&entry.step, result, written)?;
-        match record.result {
-            StepResult::Evaluate(result) => {
-                documents = read_documents(&entry.dir.join("documents.jsonl"))?;
-                let timing = record.timing.unwrap_or_default();
-                results.evaluated = Some(Evaluated { result, timing });
+        match &record.result {
+            StepResult::Evaluate(result) if apart.contains(&result.goal.as_str()) => {}
+            StepResult::Evaluate(_) => {
                 results.measured(Section::Evaluated);
+                evaluations.push((record, &entry.dir));
             }
-            ref result => {
+            result => {
                 results.measured(Section::Steps);
                 let timing = record.timing.as_ref();
                 let rate = timing.and_then(|timing| timing.train_bytes_per_second);
@@ -225,12 +252,20 @@ fn of_run(run: &VariantRun) -> Result<(VariantResults, Option<Vec<DocumentLine>>
             }
         }
     }
+    if let Some((StepRecord { result: StepResult::Evaluate(result), timing, .. }, dir)) =
+        evaluations.pop()
+    {
+        documents = read_documents(&dir.join("documents.jsonl"))?;
+        results.evaluated = Some(Evaluated { result, timing: timing.unwrap_or_default() });
+    }
+    results.evaluations = evaluations.into_iter().map(|(record, _)| record).collect();
     Ok((results, documents))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn run(root: &Path, seed: u64, results: &[(&str, Value, Option<Value>)]) -> VariantRun {
         let entry = |(i, (step, result, timing)): (usize, &(&str, Value, Option<Value>))| {
@@ -262,7 +297,9 @@ mod tests {
             ("train", odd, Some(json!({"train_bytes_per_second": 6.5}))),
             ("list", json!([1, 2]), Some(json!({"seconds": 2}))),
         ];
-        let built = build("p", "r", &[1], &[run(root.path(), 1, &results)], None).unwrap();
+        let built =
+            build("p", "r", &[1], &[run(root.path(), 1, &results)], &ReportOptions::default())
+                .unwrap();
         let expected = r#"{"schema":1,"pipeline":"p","id":"r","seed":1,"seeds":[1],"baseline":null,"variants":{"v":{"steps":[{"count":{"kind":"count","rows":4,"by":{"a":1.5}}},{"count":{"z":0,"rows":4,"seconds":2}},{"train":{"prepared":{},"goal":"loss","steps":3,"bytes":99,"parameters":7,"train_bytes_per_second":5.5}},{"train":{"odd":1,"goal":"loss","steps":3,"bytes":99,"parameters":7,"prepared":{},"train_bytes_per_second":6.5}},{"list":[1,2]}],"train_bytes_per_second":5.5}}}"#;
         let written = serde_json::to_string(&built).unwrap();
         assert_eq!(written, expected);
@@ -286,13 +323,24 @@ mod tests {
             });
             let timing = json!({"evaluate_bytes_per_second": bpb, "seconds_by_node": {"n": 1.0}});
             let result = serde_json::to_value(result).unwrap();
-            run(root.path(), seed, &[("evaluate", result, Some(timing))])
+            let trained = json!({
+                "kind": "train", "goal": "loss", "steps": 3, "bytes": patches, "parameters": 7,
+                "prepared": {"n": {"threshold": bpb}},
+            });
+            let rate = Some(json!({"train_bytes_per_second": bpb}));
+            let steps = [("train", trained, rate), ("evaluate", result, Some(timing))];
+            run(root.path(), seed, &steps)
         };
         let runs = [of(2, 3.0, 4, &[(2, 4), (10, 1)]), of(1, 2.0, 5, &[(3, 2)])];
-        let built = build("p", "r", &[2, 1], &runs, None).unwrap();
+        let built = build("p", "r", &[2, 1], &runs, &ReportOptions::default()).unwrap();
         let (_, variant) = &built.variants.0[0];
         let result = &variant.evaluated.as_ref().unwrap().result;
         assert_eq!((result.bpb, variant.bpb_se_seeds), (Some(2.5), Some(0.5)));
+        let StepResult::Train(trained) = &variant.steps[0].result else { panic!("a training") };
+        assert_eq!((trained.steps, trained.bytes), (3, 5));
+        assert_eq!(trained.prepared["n"], json!({"threshold": 2.5}));
+        let timing = variant.steps[0].timing.as_ref().unwrap();
+        assert_eq!(timing.train_bytes_per_second, Some(2.5));
         // A count that all seeds share stays whole.
         assert_eq!((result.bytes, result.patches), (Number::Whole(10), Some(Number::Real(4.5))));
         let lengths = result.patch_lengths.as_ref().unwrap();

@@ -1,6 +1,7 @@
 //! What a step leaves in its directory: result.json and timing.json.
 
 use super::bench::BenchResult;
+use super::latents::LatentsProbe;
 use super::number::Number;
 use super::score::ScoreResult;
 use blt_graph::{StepError, write_atomic};
@@ -39,6 +40,9 @@ pub struct TrainResult {
     pub steps: u64,
     /// Bytes trained on.
     pub bytes: u64,
+    /// Ids in the micro-batches, as a share of `batch_bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<f64>,
     /// Trained parameters of all that the goal depends on.
     pub parameters: u64,
     /// What nodes found on the data before training, by node: thresholds, vocabularies.
@@ -90,6 +94,12 @@ pub struct EvaluateResult {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// What nodes found on the data, by node.
     pub prepared: BTreeMap<String, Value>,
+    /// With `match`: thresholds and patch sizes on the scored documents, as trained and as matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matched: Option<Value>,
+    /// With `probe: latents`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latents: Option<LatentsProbe>,
 }
 
 /// What `export` wrote.
@@ -160,23 +170,31 @@ pub struct MetricsLine {
     /// Bits per byte since the line before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpb: Option<f64>,
+    /// Bits per byte on held-out documents, with the weights of this step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_bpb: Option<f64>,
     /// Learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Norm of the last gradient, before it was clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// Of it, that of each node's parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm_by: Option<BTreeMap<String, f64>>,
     /// Bytes trained on so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }
 
 /// Keys whose values are not compared with a baseline: breakdowns whose sums are, settings of the
-/// pipeline, and formulas of its sizes. They count at any depth, in what plugins wrote too.
+/// pipeline, and formulas of its sizes. They count at any depth, in what plugins wrote too, but not
+/// as names of the user's ([`NAMED_BY_USER`]).
 const NOT_COMPARED: &[&str] = &[
     "bytes_by",
     "closed_form_flops_per_byte",
     "empty",
+    "fill",
     "flops_by_node",
     "nulls",
     "parameters_by_node",
@@ -189,6 +207,9 @@ const NOT_COMPARED: &[&str] = &[
     "tensors",
     "wanted_bytes_per_patch",
 ];
+
+/// Keys of objects whose own keys are names of groups, metrics and nodes, which may be any.
+const NAMED_BY_USER: &[&str] = &["bpb_by", "metrics", "prepared"];
 
 impl StepResult {
     /// Returns the type that `kind` names if that type has every key of `value`, and
@@ -250,17 +271,19 @@ pub fn compared(
     name: &str,
     found: &mut BTreeMap<String, f64>,
 ) -> Result<(), StepError> {
-    collect(&serde_json::to_value(result)?, name, found);
+    collect(&serde_json::to_value(result)?, name, false, found);
     Ok(())
 }
 
-fn collect(value: &Value, name: &str, found: &mut BTreeMap<String, f64>) {
+/// `named_by_user`: the keys of `value` are.
+fn collect(value: &Value, name: &str, named_by_user: bool, found: &mut BTreeMap<String, f64>) {
     match value {
         Value::Object(map) => {
             let dot = if name.is_empty() || name.ends_with('.') { "" } else { "." };
-            for (key, value) in map.iter().filter(|(key, _)| !NOT_COMPARED.contains(&key.as_str()))
-            {
-                collect(value, &format!("{name}{dot}{key}"), found);
+            let left_out = |key: &str| !named_by_user && NOT_COMPARED.contains(&key);
+            for (key, value) in map.iter().filter(|(key, _)| !left_out(key)) {
+                let named = !named_by_user && NAMED_BY_USER.contains(&key.as_str());
+                collect(value, &format!("{name}{dot}{key}"), named, found);
             }
         }
         Value::Bool(value) => {

@@ -178,7 +178,7 @@ proptest! {
         max in prop::option::of(20usize..60),
     ) {
         let (batch, c) = set(&[998, 0, 1, 998, 997], &entropies[..2999]);
-        for unknown in unknowns() {
+        for unknown in unknowns().into_iter().chain([Unknown::Jump { mean_bytes: 5 }]) {
             let found = c.find(unknown, wanted, max).unwrap();
             prop_assert!((found.bytes_per_patch / wanted - 1.0).abs() <= TOLERANCE);
             let read: Calibrated = serde_json::from_str(&serde_json::to_string(&found).unwrap()).unwrap();
@@ -227,21 +227,26 @@ proptest! {
     #[test]
     fn counting_is_what_patches_count(
         pieces in prop::collection::vec((prop::collection::vec((0u8..6).prop_map(f32::from), 1..30), 0usize..30), 1..4),
-        max in prop::option::of(1usize..6),
+        max_patch_length in prop::option::of(1usize..6),
+        min_patch_length in prop::option::of(1usize..4),
+        characters: bool,
         t in 0u8..6,
     ) {
+        let min_patch_length = min_patch_length.filter(|&min| max_patch_length.is_none_or(|max| min <= max));
+        let limits = Limits { max_patch_length, min_patch_length, characters };
         let mut batch = Batch::new();
         let mut entropies = Vec::new();
         for (e, context) in &pieces {
             let n = e.len() - 1;
-            batch.push(Span { row: 0, range: 0..n, context: *context.min(&n), last: true }, &vec![b'x'; n]);
+            let text: Vec<u8> = "xé한".bytes().cycle().take(n).collect();
+            batch.push(Span { row: 0, range: 0..n, context: *context.min(&n), last: true }, &text);
             entropies.extend(e);
         }
         let mut c = Calibration::new();
         c.push(&batch, &entropies).unwrap();
         for unknown in unknowns() {
-            let p = entropy_patches(&batch, &entropies, unknown.rule(t as f64), max).unwrap();
-            prop_assert_eq!(c.count(unknown, t as f32, max), PatchStats::of(&batch, &p).patches);
+            let p = entropy_patches(&batch, &entropies, unknown.rule(t as f64), limits).unwrap();
+            prop_assert_eq!(c.count(unknown, t as f32, limits), PatchStats::of(&batch, &p).patches);
         }
     }
 }

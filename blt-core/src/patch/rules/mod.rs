@@ -11,7 +11,7 @@
 //! lists ([`Patches::from_lengths`], [`Patches::from_byte_starts`]) make no such promise.
 //!
 //! `max_patch_length` splits what a rule made, greedily from the left ([`Patches::split`]), and
-//! keeps a rule incremental.
+//! keeps a rule incremental; so do the other [`Limits`](super::Limits).
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +34,10 @@ pub enum EntropyRule {
     Relative { threshold: f64 },
     /// Both must hold.
     Both { global: f64, relative: f64 },
+    /// Position t + 1 (t >= 1) starts a patch iff `entropy[t] - mean[t - 1] > threshold`, where
+    /// `mean` is the running mean of the entropies: `mean[0] = entropy[0]`, and `mean[t] = (1 - a)
+    /// mean[t - 1] + a entropy[t]` with `a = 1 / mean_bytes`. With `mean_bytes` 1 it is `Relative`.
+    Jump { threshold: f64, mean_bytes: usize },
 }
 
 impl std::fmt::Display for EntropyRule {
@@ -48,6 +52,9 @@ impl std::fmt::Display for EntropyRule {
             }
             EntropyRule::Both { global, relative } => {
                 write!(f, "`rule: both, threshold: {global}, relative_threshold: {relative}`")
+            }
+            EntropyRule::Jump { threshold, mean_bytes } => {
+                write!(f, "`rule: jump, relative_threshold: {threshold}, mean_bytes: {mean_bytes}`")
             }
         }
     }
@@ -65,8 +72,42 @@ impl EntropyRule {
             EntropyRule::Relative { threshold } => finite("the relative threshold", threshold),
             EntropyRule::Both { global, relative } => finite("the global threshold", global)
                 .and(finite("the relative threshold", relative)),
+            EntropyRule::Jump { mean_bytes: 0, .. } => Err(PatchError::ZeroMeanBytes),
+            EntropyRule::Jump { threshold, .. } => finite("the relative threshold", threshold),
         }
     }
+
+    /// The mean that an entropy's rise is measured against: of a relative rule, the entropy before.
+    pub(crate) fn mean(self, bos_entropy: f32) -> RunningMean {
+        let bytes = match self {
+            EntropyRule::Jump { mean_bytes, .. } => mean_bytes,
+            _ => 1,
+        };
+        RunningMean { mean: bos_entropy, share: 1.0 / bytes as f32 }
+    }
+}
+
+/// An exponential mean of the entropies of a span so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunningMean {
+    mean: f32,
+    share: f32,
+}
+
+impl RunningMean {
+    /// How far the next entropy is above the mean; takes it in.
+    pub fn rise(&mut self, entropy: f32) -> f32 {
+        let rise = entropy - self.mean;
+        self.mean = (1.0 - self.share) * self.mean + self.share * entropy;
+        rise
+    }
+}
+
+/// The rises of a span's entropies above their running mean, `[n]`, BOS's own (0) first.
+pub(crate) fn rises(rule: EntropyRule, entropies: &[f32]) -> impl Iterator<Item = f32> {
+    let mut mean = rule.mean(entropies.first().copied().unwrap_or_default());
+    let rest = entropies.iter().skip(1).map(move |&entropy| mean.rise(entropy));
+    entropies.first().map(|_| 0.0).into_iter().chain(rest)
 }
 
 /// Positions are examined this many at a time, a multiple of 64: their flags and starts stay in the
@@ -179,25 +220,10 @@ pub(crate) fn space_like(id: u16) -> bool {
     !(digit | letter | continuation)
 }
 
-/// Patches by entropy. `entropies` is `[n]`, one for each id of the batch, BOS included; stored
-/// float16 is widened to f32 first.
-///
-/// `entropy[t] > threshold` is the rule of the released model; its Hugging Face form ignores BOS's
-/// entropy, as here. The relative rule does use BOS's entropy at t = 1 and forces no start at
-/// position 2.
-///
-/// Errors: another number of entropies, an entropy or a threshold that is NaN or infinite,
-/// `max_patch_length` 0.
-pub fn entropy_patches(
-    batch: &Batch,
-    entropies: &[f32],
-    rule: EntropyRule,
-    max_patch_length: Option<usize>,
-) -> Result<Patches, PatchError> {
-    rule.check()?;
-    check_entropies(batch, entropies)?;
+/// The patches of an entropy rule, before any limit. Rule and entropies were checked.
+pub(crate) fn rule_patches(batch: &Batch, entropies: &[f32], rule: EntropyRule) -> Patches {
     let e = entropies;
-    let patches = match rule {
+    match rule {
         EntropyRule::Global { threshold } => {
             let threshold = threshold as f32;
             // Of finite numbers, `>= threshold` is `> threshold.next_down()`.
@@ -217,8 +243,13 @@ pub fn entropy_patches(
                 both_flags(&e[first - 1..], &e[first - 2..], global, relative, out)
             })
         }
-    };
-    patches.split_if(max_patch_length)
+        EntropyRule::Jump { threshold, .. } => {
+            let threshold = threshold as f32;
+            let spans = batch.offsets.windows(2).map(|o| &e[o[0]..o[1]]);
+            let rises: Vec<f32> = spans.flat_map(|e| rises(rule, e)).collect();
+            patches_by_flags(batch, |first, out| global_flags(&rises[first - 1..], threshold, out))
+        }
+    }
 }
 
 multiversion! {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bytes::Span;
+use crate::patch::{Limits, entropy_patches};
 use proptest::prelude::*;
 
 fn batch(documents: &[&[u8]]) -> Batch {
@@ -105,6 +106,20 @@ fn the_relative_rule_uses_bos_and_forces_nothing() {
     assert_eq!(entropy(&[1.0, 1.75], RELATIVE, None), (vec![0, 1], true));
     let falling = EntropyRule::Relative { threshold: -0.5 };
     assert_eq!(entropy(&[3.0, 2.75, 2.25, 2.25], falling, None), (vec![0, 1, 2], true));
+}
+
+#[test]
+fn a_jump_is_above_the_running_mean() {
+    let jump = |mean_bytes| EntropyRule::Jump { threshold: 0.5, mean_bytes };
+    //       BOS  1    2    3    4
+    let e = [1.0, 2.0, 2.0, 1.5, 3.0];
+    // Means before positions 1 to 4: 1, 1.5, 1.75, 1.625.
+    assert_eq!(entropy(&e, jump(2), None), (vec![0, 1, 2], true));
+    // A mean that moves slowly lets the second of two high entropies start a patch too.
+    assert_eq!(entropy(&e, jump(100), None), (vec![0, 1, 2, 3], true));
+    assert_eq!(entropy(&e, jump(1), None), entropy(&e, RELATIVE, None));
+    let refused = entropy_patches(&batch(&[b"x"]), &[0.0; 2], jump(0), None);
+    assert_eq!(refused, Err(PatchError::ZeroMeanBytes));
 }
 
 #[test]
@@ -267,6 +282,7 @@ fn incremental(max: Option<usize>) -> Vec<(&'static str, Patcher)> {
         ("global", Box::new(by_entropy(EntropyRule::Global { threshold: 1.2 }))),
         ("relative", Box::new(by_entropy(EntropyRule::Relative { threshold: 0.2 }))),
         ("both", Box::new(by_entropy(EntropyRule::Both { global: 0.8, relative: 0.1 }))),
+        ("jump", Box::new(by_entropy(EntropyRule::Jump { threshold: 0.2, mean_bytes: 4 }))),
         (
             "reset",
             Box::new(|b: &Batch| {
@@ -275,6 +291,14 @@ fn incremental(max: Option<usize>) -> Vec<(&'static str, Patcher)> {
             }),
         ),
     ];
+    for limits in [
+        Limits { min_patch_length: Some(3), ..Limits::default() },
+        Limits { characters: true, max_patch_length: Some(7), ..Limits::default() },
+    ] {
+        let rule = EntropyRule::Global { threshold: 1.2 };
+        let patches = move |b: &Batch| entropy_patches(b, &toy_entropies(b), rule, limits).unwrap();
+        all.push(("limits", Box::new(patches)));
+    }
     if let Some(max) = max {
         all = all
             .into_iter()
@@ -363,6 +387,7 @@ proptest! {
                 EntropyRule::Global { .. } => above(t),
                 EntropyRule::Relative { .. } => rises(t),
                 EntropyRule::Both { .. } => above(t) && rises(t),
+                EntropyRule::Jump { .. } => unreachable!("not among the rules above"),
             };
             let expected: Vec<usize> = (0..e.len()).filter(|&p| p < 2 || holds(p - 1)).collect();
             let (starts, next) = entropy(&e, rule, None);

@@ -12,5 +12,5 @@ mod failure;
 mod store;
 mod upload;
 
-pub use self::store::{Answer, Object, abort, head, list, put};
+pub use self::store::{Answer, Object, abort, head, list, put_new};
 pub use self::upload::Upload;

@@ -15,8 +15,8 @@ use object_store::http::HttpBuilder;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutPayload, RetryConfig, coalesce_ranges,
+    ClientOptions, Error, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta,
+    ObjectStore, PutMode, PutPayload, RetryConfig, coalesce_ranges,
 };
 use tokio::runtime::Runtime;
 
@@ -207,15 +207,19 @@ pub fn list(url: &Url) -> Result<Vec<Entry>, StorageError> {
     Answer::of(request).wait()
 }
 
-/// Writes a small object.
-pub fn put(url: &Url, bytes: Vec<u8>) -> Result<(), StorageError> {
+/// Writes a small object that is not there yet; returns false if there is one.
+pub fn put_new(url: &Url, bytes: Vec<u8>) -> Result<bool, StorageError> {
     let (store, path, url) = (Store::of(url)?, path(url)?, url.clone());
     if store.uploads.is_none() {
         return Err(StorageError::NoUpload { url: url.to_string() });
     }
     let request = async move {
-        let put = store.objects.put(&path, PutPayload::from(bytes)).await;
-        put.map(|_| ()).map_err(|e| failed("write", &url, e))
+        let (payload, new) = (PutPayload::from(bytes), PutMode::Create.into());
+        match store.objects.put_opts(&path, payload, new).await {
+            Ok(_) => Ok(true),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            Err(e) => Err(failed("write", &url, e)),
+        }
     };
     Answer::of(request).wait()
 }

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
-use crate::run::store::record::{StepRecord, write_record};
+use crate::run::store::record::{RECORD, StepRecord, write_record};
+use crate::run::store::seal::{Damage, Seal};
 use crate::run::time::utc;
 
 /// The ending of the name of a directory of unfinished work.
@@ -17,7 +18,7 @@ pub enum Claim {
     /// The step is finished.
     Finished(Finished),
     /// The caller is to run the step. No other process does.
-    Work(Work),
+    Work(Box<Work>),
     /// The caller's `wait` gave up while another process ran the step.
     GaveUp,
 }
@@ -36,6 +37,7 @@ pub struct Work {
     pub(super) root: PathBuf,
     pub(super) record: StepRecord,
     pub(super) resumed: bool,
+    pub(super) damage: Option<Damage>,
     pub(super) lock: File,
 }
 
@@ -50,13 +52,21 @@ impl Work {
         self.resumed
     }
 
-    /// Marks the directory as finished.
+    /// Why a finished step that was there could not be used.
+    pub fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
+    }
+
+    /// Marks the directory as finished, and takes the right to write from its files.
     ///
     /// # Errors
     /// If the directory cannot be written to. It stays partial then.
     pub fn finish(self) -> Result<Finished, FileError> {
         let (partial, dir) = (self.dir(), self.root.join(&self.record.key));
-        write_record(&partial, &StepRecord { created: utc(), ..self.record })?;
+        let files = Seal::of(&partial, &[RECORD])?;
+        files.make_read_only(&partial)?;
+        let record = StepRecord { created: utc(), files: Some(files), ..self.record };
+        write_record(&partial, &record)?;
         sync(&partial).map_err(FileError::on("write", &partial))?;
         fs::rename(&partial, &dir).map_err(FileError::on("rename", &partial))?;
         self.lock.lock_shared().map_err(FileError::on("lock", &dir))?;

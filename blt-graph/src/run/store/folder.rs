@@ -10,7 +10,8 @@ use crate::files::FileError;
 use crate::run::store::claim::{Claim, Finished, PARTIAL, Work};
 use crate::run::store::key::key_of;
 use crate::run::store::lock::{Lock, try_lock};
-use crate::run::store::record::{StepRecord, read_record, write_record};
+use crate::run::store::record::{RECORD, StepRecord, read_record, write_record};
+use crate::run::store::seal::Damage;
 use crate::run::time::utc;
 
 /// The ending of the name of a directory that is being removed.
@@ -38,7 +39,21 @@ impl Store {
         read_record(&self.dir(key)).is_some_and(|record| record.key == key)
     }
 
+    /// What is wrong with the files of the finished step with this key.
+    ///
+    /// # Errors
+    /// If its files cannot be read.
+    fn damage(&self, key: &str) -> Result<Option<Damage>, FileError> {
+        let dir = self.dir(key);
+        let record = read_record(&dir).filter(|record| record.key == key);
+        match record.and_then(|record| record.files) {
+            Some(files) => files.damage(&dir, &[RECORD]),
+            None => Ok(Some(Damage::Unsealed { file: RECORD.into() })),
+        }
+    }
+
     /// The finished files of the step whose key is the hash of `what`, or the right to run it.
+    /// Finished files that are damaged are removed ([`Work::damage`]).
     /// `fresh` removes the state of an interrupted run. While another process runs the step, `wait`
     /// is called about every 100 ms and returns whether to keep waiting. `made_by` names the
     /// pipeline, variant and seed; [`list`](Store::list) returns it.
@@ -57,18 +72,21 @@ impl Store {
         let lock = self.lock_file(&key)?;
         loop {
             if try_lock(&lock, &dir, Lock::Shared)? {
-                if self.has(&key) {
+                if self.dir(&key).exists() && self.damage(&key)?.is_none() {
                     return Ok(Claim::Finished(Finished { dir, _lock: lock }));
                 }
                 lock.unlock().map_err(FileError::on("unlock", &dir))?;
             }
             if try_lock(&lock, &dir, Lock::Alone)? {
-                if self.has(&key) {
+                let damage = if dir.exists() { self.damage(&key)? } else { None };
+                if dir.exists() && damage.is_none() {
                     // Finished between the two locks.
                     lock.unlock().map_err(FileError::on("unlock", &dir))?;
                     continue;
                 }
-                return self.start(what, made_by, key, fresh, lock).map(Claim::Work);
+                return self
+                    .start(what, made_by, key, fresh, damage, lock)
+                    .map(|work| Claim::Work(Box::new(work)));
             }
             if !wait() {
                 return Ok(Claim::GaveUp);
@@ -95,12 +113,11 @@ impl Store {
         made_by: &str,
         key: String,
         fresh: bool,
+        damage: Option<Damage>,
         lock: File,
     ) -> Result<Work, FileError> {
-        let dir = self.dir(&key);
-        if dir.exists() {
-            // This program renames whole directories, so somebody else changed this one.
-            self.trash(&dir)?;
+        if damage.is_some() {
+            self.trash(&self.dir(&key))?;
         }
         let partial = self.root.join(format!("{key}{PARTIAL}"));
         let old = read_record(&partial).is_some_and(|record| record.key == key);
@@ -108,13 +125,26 @@ impl Store {
             self.trash(&partial)?;
         }
         let resumed = old && !fresh;
-        let record =
-            StepRecord { key, what: what.clone(), made_by: made_by.to_owned(), created: utc() };
+        let record = StepRecord {
+            key,
+            what: what.clone(),
+            made_by: made_by.to_owned(),
+            created: utc(),
+            files: None,
+        };
         if !resumed {
             fs::create_dir_all(&partial).map_err(FileError::on("create", &partial))?;
             write_record(&partial, &record)?;
         }
-        Ok(Work { root: self.root.clone(), record, resumed, lock })
+        Ok(Work { root: self.root.clone(), record, resumed, damage, lock })
+    }
+
+    /// Locks a run directory for this process, until the file is closed; `None` if another process
+    /// has it.
+    pub(in crate::run) fn lock_run(&self, run: &Path) -> Result<Option<File>, FileError> {
+        let name = run.iter().rev().take(2).map(|part| part.to_string_lossy().into_owned());
+        let lock = self.lock_file(&format!("run-{}", name.collect::<Vec<_>>().join("-")))?;
+        Ok(try_lock(&lock, run, Lock::Alone)?.then_some(lock))
     }
 
     pub(super) fn lock_file(&self, key: &str) -> Result<File, FileError> {
@@ -151,7 +181,7 @@ mod tests {
 
     fn work(store: &Store, what: &Value, fresh: bool) -> Work {
         match store.claim(what, "a test", fresh, || false).unwrap() {
-            Claim::Work(work) => work,
+            Claim::Work(work) => *work,
             other => panic!("{other:?}"),
         }
     }
@@ -210,12 +240,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         let what = json!({"step": "x"});
-        let done = work(&store, &what, false).finish().unwrap();
-        fs::write(done.dir.join(RECORD), "{").unwrap();
-        drop(done);
-        let again = work(&store, &what, false);
-        assert!(!again.resumed());
-        again.finish().unwrap();
-        assert!(store.has(&key_of(&what)));
+        let make = |work: Work| {
+            fs::write(work.dir().join("numbers"), "1.5").unwrap();
+            work.finish().unwrap().dir.clone()
+        };
+        let mut dir = make(work(&store, &what, false));
+        let record = || fs::read_to_string(store.dir(&key_of(&what)).join(RECORD)).unwrap();
+        let other_key = record().replace("\"x\"", "\"y\"");
+        let no_hash = record().replace("blake3", "md5");
+        for (file, content) in
+            [(RECORD, "{"), (RECORD, &other_key), (RECORD, &no_hash), ("numbers", "2.5"), ("x", "")]
+        {
+            // A new file in its place: the old one cannot be written to.
+            fs::write(dir.join("new"), content).unwrap();
+            fs::rename(dir.join("new"), dir.join(file)).unwrap();
+            let again = work(&store, &what, false);
+            assert!(!again.resumed());
+            let damage = again.damage().unwrap().to_string();
+            assert!(damage.contains(&format!("`{file}`")), "{damage}");
+            dir = make(again);
+        }
+        assert!(fs::metadata(dir.join("numbers")).unwrap().permissions().readonly());
+        assert!(matches!(
+            store.claim(&what, "a test", false, || false).unwrap(),
+            Claim::Finished(_)
+        ));
     }
 }

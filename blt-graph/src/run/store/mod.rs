@@ -9,7 +9,8 @@
 //!                              that use its files (shared)
 //! ```
 //!
-//! A finished directory appears by one rename, so it is either whole or not there.
+//! A finished directory appears by one rename, so it is either whole or not there. `step.json` has
+//! the size and the hash of each of its files, which are compared whenever the step is used again.
 
 mod claim;
 mod folder;
@@ -17,9 +18,11 @@ mod key;
 mod listing;
 mod lock;
 mod record;
+mod seal;
 
 pub use claim::{Claim, Finished, Work};
 pub use folder::Store;
 pub use key::{STORE_FORMAT, key_of};
 pub use listing::{Cleaned, StoreEntry};
 pub use record::StepRecord;
+pub use seal::{Damage, Seal};

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::{FileError, write_atomic};
+use crate::run::store::key::key_of;
+use crate::run::store::seal::Seal;
 
 /// The name of the file in each directory of the store.
 pub(super) const RECORD: &str = "step.json";
@@ -24,11 +26,15 @@ pub struct StepRecord {
     pub made_by: String,
     /// When the step finished, UTC. For a partial step, when it began.
     pub created: String,
+    /// The files of a finished step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Seal>,
 }
 
-/// The record in `dir`, if there is one that can be read.
+/// The record in `dir`, if there is one that can be read and whose key is the hash of what it says.
 pub(super) fn read_record(dir: &Path) -> Option<StepRecord> {
-    serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()
+    let record: StepRecord = serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()?;
+    (key_of(&record.what) == record.key).then_some(record)
 }
 
 pub(super) fn write_record(dir: &Path, record: &StepRecord) -> Result<(), FileError> {

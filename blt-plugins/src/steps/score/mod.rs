@@ -5,7 +5,7 @@ mod wires;
 pub use wires::Emit;
 
 use self::wires::wires;
-use super::evaluate::Split;
+use crate::split::Split;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
     Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
@@ -15,7 +15,7 @@ use crate::sources::{check_source, fingerprints, sources};
 use crate::trained_graph::TrainedGraph;
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
-use blt_data::{DataError, ListColumn, OnError, Packer, RowShare};
+use blt_data::{DataError, ListColumn, OnError, Packer, Packing, RowShare};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::results::{ScoreResult, ScoredPart, StepResult, Timing};
@@ -133,6 +133,7 @@ impl Score {
             context_bytes: self.context_bytes,
             // An empty document has an entropy, BOS's.
             keep_empty: true,
+            packing: Packing::NextFit,
         }
     }
 
@@ -177,6 +178,7 @@ impl Score {
             keep,
             on_error: self.on_error,
             by: self.by.clone(),
+            program: cx.program().to_owned(),
             settings: json!({"goal": self.goal, "source": settings, "path": cx.compute_path().to_string(), "device": cx.device()}),
         };
         Job::new(config).map_err(|error| match error {
@@ -311,6 +313,14 @@ impl Step for Score {
         let job = self.whole_job(cx, &scorer)?;
         let units = job.divide(self.part_bytes, self.limit, &scorer.graph().digest()?)?;
         let outputs = self.outputs(cx)?;
+        let mut wait = |busy: Option<&str>| {
+            if let Some(line) = busy {
+                cx.progress().message(line);
+            }
+            !cx.interrupted()
+        };
+        // No other process works in a step's own directory.
+        let _alone = self.output.as_ref().map(|_| outputs.lock(&mut wait)).transpose()?;
         outputs.clear_partial()?;
         let manifest = job.manifest(&units);
         if self.output.is_some() {
@@ -362,6 +372,7 @@ impl Step for Score {
             summaries[i] = Some(summary);
         }
         outputs.clear_partial()?;
+        outputs.check(&units.units, &summaries)?;
         // Parts that a resumed run found are not timed.
         let timing = Timing {
             score_bytes_per_second: Some(seen.bytes as f64 / seconds),

@@ -1,6 +1,6 @@
 //! The wires that the scores of a goal are read from, and the columns that are made of them.
 
-use crate::plan_queries::read_wire;
+use crate::plan_queries::{entropies_wire, patches_wire};
 use crate::ports::{Entropies, Loss, Patches};
 use crate::scoring::{Columns, Wires};
 use blt_graph::{NodeError, Plan, Port};
@@ -38,8 +38,8 @@ pub fn wires(plan: &Plan, goal: &str, emit: &[Emit]) -> Result<Wires, NodeError>
     let wire = plan.goal(goal)?;
     let mut wires = Wires {
         loss: None,
-        patches: read_wire::<Patches>(plan, goal)?,
-        entropies: read_wire::<Entropies>(plan, goal)?,
+        patches: patches_wire(plan, &[goal])?,
+        entropies: entropies_wire(plan, goal)?,
     };
     if wire.is::<Loss>() {
         wires.loss = Some(goal.to_owned());

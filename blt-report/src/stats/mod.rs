@@ -1,4 +1,10 @@
-//! Means and standard errors.
+//! Means, standard errors, and intervals of differences over clusters and seeds.
+
+mod multiple;
+mod two_way;
+
+pub use multiple::{confidence, holm};
+pub use two_way::{FEWEST_CLUSTERS, TwoWay};
 
 /// The arithmetic mean; not a number where there is no value.
 pub fn mean(values: &[f64]) -> f64 {
