@@ -5,13 +5,13 @@ mod wires;
 pub use wires::Emit;
 
 use self::wires::wires;
-use crate::split::Split;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
     Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
     Summary, Units, refusal,
 };
 use crate::sources::{check_source, fingerprints, sources};
+use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
