@@ -49,7 +49,7 @@ impl SourceKind {
 }
 
 /// Where a corpus is and how it is read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceConfig {
     pub kind: SourceKind,
     /// Files, folders (searched to the bottom, sorted by path) and globs, read in this order.
