@@ -1,5 +1,5 @@
-//! Training against the reference implementation (Hugging Face transformers, torch's AdamW): the
-//! stored numbers of `tests/training`, which `tests/peer/train_parity.py` made.
+//! Training against the reference implementation (Hugging Face transformers, torch's AdamW), with
+//! the numbers that `tests/peer/train_parity.py` makes in the folder `BLT_TRAINING_DIR`.
 
 #[path = "common/peer.rs"]
 mod peer;
@@ -29,8 +29,8 @@ const UPDATE: f64 = 1e-5;
 const EARLY_LOSSES: f64 = 1e-3;
 const MEANS: f64 = 0.01;
 
-fn stored() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/training")
+fn folder() -> PathBuf {
+    PathBuf::from(std::env::var_os("BLT_TRAINING_DIR").expect("BLT_TRAINING_DIR names a folder"))
 }
 
 struct Training {
@@ -89,8 +89,9 @@ const PATHS: [fn() -> Rc<dyn Backend>; 2] =
     [|| Rc::new(Fused::new()), || Rc::new(Dfdx::<f32, dfdx::tensor::Cpu>::cpu())];
 
 #[test]
-fn a_step_from_each_checkpoint_is_the_reference_s() {
-    let dir = stored();
+#[ignore = "needs BLT_TRAINING_DIR, made by tests/peer/train_parity.py compute"]
+fn a_step_from_each_checkpoint_is_that_of_the_reference_library() {
+    let dir = folder();
     let state = Numbers::read(&dir.join("state.safetensors"));
     let expected = Numbers::read(&dir.join("expected.safetensors"));
     let narrow = |key: &str| -> Vec<f32> {
@@ -150,8 +151,9 @@ fn a_step_from_each_checkpoint_is_the_reference_s() {
 }
 
 #[test]
-fn three_hundred_steps_follow_the_reference() {
-    let dir = stored();
+#[ignore = "needs BLT_TRAINING_DIR, made by tests/peer/train_parity.py compute"]
+fn three_hundred_steps_follow_the_reference_library() {
+    let dir = folder();
     let expected = Numbers::read(&dir.join("expected.safetensors"));
     for make in PATHS {
         for (name, lr) in [("3e-4", 3e-4), ("4e-3", CHECKPOINT_RATE)] {
@@ -181,9 +183,7 @@ fn three_hundred_steps_follow_the_reference() {
 #[test]
 #[ignore = "needs BLT_TRAINING_DIR, made by tests/peer/train_parity.py prepare"]
 fn writes_checkpoints_for_the_reference() {
-    let dir = PathBuf::from(
-        std::env::var_os("BLT_TRAINING_DIR").expect("BLT_TRAINING_DIR names a folder"),
-    );
+    let dir = folder();
     let training = Training::new(&dir, PATHS[0]());
     let backend = &training.model.cx.backend;
     let mut state: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();

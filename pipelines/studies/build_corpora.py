@@ -111,7 +111,8 @@ class StudyDocument(base.Document):
     topic: str  # what the document is about, alike in all languages
 
     def order(self) -> str:
-        return f"{base.sha256(self.topic)} {self.id}"
+        """By topic, so that languages get the same; code has no editions, and gets a part of each topic."""
+        return super().order() if self.domain == "code" else f"{base.sha256(self.topic)} {self.id}"
 
 
 @dataclass
@@ -174,6 +175,7 @@ MESSAGES = {  # package: where its catalogue is, and into how many groups the me
     "gimp-data": ("usr/share/locale/{}/LC_MESSAGES/gimp20.mo", 32),
     "wordpress-l10n": ("usr/share/wordpress/wp-content/languages/admin-{}.mo", 32),
 }
+NOT_IN_CHINESE = {"debian-history", "eog", "gnome-terminal-data", "gnome-system-monitor"}
 ALL = 1 << 40  # a budget that takes everything
 
 
@@ -199,15 +201,14 @@ def documentation(domain: str) -> list[StudySource]:
         source("debian-faq", faq_package, html(faq, f"*.{language.faq}.html"), r"[^.]+"),
         source("debian-handbook", "debian-handbook", html(base.HANDBOOK + language.handbook)),
     ]
-    if code != "zh":
-        pages = f"*.{code}.html"
-        sources.append(source("debian-history", "debian-history", html("usr/share/doc/debian-history/docs", pages), r"[^.]+"))
+    pages = html("usr/share/doc/debian-history/docs", f"*.{code}.html")
+    sources.append(source("debian-history", "debian-history", pages, r"[^.]+"))
     sources += [source(f"{package}-help", package, mallard(gettext)) for package in GNOME]
     for package, (pattern, groups) in MESSAGES.items():
         if package == "wordpress-l10n":
             pattern = pattern.replace("{}", "{}_KR" if code != "zh" else "{}")
         sources.append(source(f"{package}-messages", package, messages(pattern, language, groups)))
-    return sources
+    return [source for source in sources if code != "zh" or source.package not in NOT_IN_CHINESE]
 
 
 def study(source: Source, domain: str, budget: int = ALL) -> StudySource:
