@@ -184,7 +184,7 @@ impl Facts {
         };
         if first.half_width.is_none() {
             return vec![format!(
-                "No intervals and no claims: the spread over {clusters}, cannot be told from so few. {FEWEST_CLUSTERS} are needed; hold out more."
+                "No intervals and no claims: the spread cannot be told from {clusters}: {FEWEST_CLUSTERS} are needed; hold out more."
             )];
         }
         let compared = self.compared().iter().filter(|v| v.difference.is_some()).count();

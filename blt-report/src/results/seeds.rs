@@ -37,10 +37,10 @@ fn mean_of<T: Serialize + DeserializeOwned>(seeds: &[&T]) -> Result<T, StepError
     Ok(serde_json::from_value(average(&values.iter().collect::<Vec<_>>()))?)
 }
 
-/// The means of each step's numbers. Where one seed ran other steps, those of the first.
+/// The means of each step's numbers. Of one seed, or where one ran other steps, those of the first.
 fn mean_steps(seeds: &[&[StepRecord]]) -> Result<Vec<StepRecord>, StepError> {
     let names = |steps: &[StepRecord]| steps.iter().map(|s| s.step.clone()).collect::<Vec<_>>();
-    if seeds.iter().any(|steps| names(steps) != names(seeds[0])) {
+    if seeds.len() == 1 || seeds.iter().any(|steps| names(steps) != names(seeds[0])) {
         return Ok(seeds[0].to_vec());
     }
     let mean = |i: usize| {
