@@ -2,11 +2,13 @@
 
 use crate::backend::BackendError;
 use crate::bytes::Batch;
+use crate::counts::Counts;
 use crate::hf::{ModelShape, PatchingShape};
 use crate::model::{ByteEmbed, ByteLm, Head, Latent, LocalDecoder, LocalEncoder, Session};
 use crate::params::ParamMaker;
 use crate::patch::{EntropyRule, entropy_patches, newline_reset};
 use crate::patch::{PatchError, Patches};
+use std::rc::Rc;
 
 /// The five parts of a model and, where it has one, its entropy patcher.
 pub struct Blt {
@@ -18,10 +20,14 @@ pub struct Blt {
 }
 
 struct EntropyPatcher {
-    model: ByteLm,
+    model: EntropyModel,
     rule: EntropyRule,
     max_patch_length: Option<usize>,
-    reset_at_newline: bool,
+}
+
+enum EntropyModel {
+    Lm { model: ByteLm, reset_at_newline: bool },
+    Counts(Rc<Counts>),
 }
 
 /// An entropy model's results for a batch.
@@ -35,8 +41,9 @@ pub struct Patched {
 
 impl Blt {
     /// Registers the parameters in the order of checkpoints: embeddings, encoder, latent, decoder,
-    /// entropy model.
-    pub fn new(maker: &mut ParamMaker, shape: &ModelShape) -> Self {
+    /// entropy model. `counts` is the entropy model of a shape whose entropy model is counts; a
+    /// model made without them has no patcher.
+    pub fn new(maker: &mut ParamMaker, shape: &ModelShape, counts: Option<Rc<Counts>>) -> Self {
         let embed = ByteEmbed::new(maker, shape.encoder.block.dim, shape.hash.clone());
         let encoder = LocalEncoder::new(maker, &shape.encoder);
         let latent = Latent::new(maker, &shape.latent);
@@ -44,11 +51,20 @@ impl Blt {
         let patcher = match &shape.patching {
             PatchingShape::Outside => None,
             PatchingShape::Entropy { model, rule, max_patch_length } => Some(EntropyPatcher {
-                model: ByteLm::new(maker, model.layers, &model.block),
+                model: EntropyModel::Lm {
+                    model: ByteLm::new(maker, model.layers, &model.block),
+                    reset_at_newline: model.reset_at_newline,
+                },
                 rule: *rule,
                 max_patch_length: *max_patch_length,
-                reset_at_newline: model.reset_at_newline,
             }),
+            PatchingShape::Counts { rule, max_patch_length, .. } => {
+                counts.map(|counts| EntropyPatcher {
+                    model: EntropyModel::Counts(counts),
+                    rule: *rule,
+                    max_patch_length: *max_patch_length,
+                })
+            }
         };
         Blt { embed, encoder, latent, decoder, patcher }
     }
@@ -91,9 +107,16 @@ impl EntropyPatcher {
         batch: &Batch,
         record: bool,
     ) -> Result<Result<Patched, PatchError>, BackendError> {
-        let lines = self.reset_at_newline.then(|| newline_reset(batch));
-        let seen = lines.as_ref().unwrap_or(batch);
-        let head = cx.paused(!record, || self.model.forward(cx, seen))?;
+        let head = match &self.model {
+            EntropyModel::Lm { model, reset_at_newline } => {
+                let lines = reset_at_newline.then(|| newline_reset(batch));
+                let seen = lines.as_ref().unwrap_or(batch);
+                cx.paused(!record, || model.forward(cx, seen))?
+            }
+            EntropyModel::Counts(counts) => {
+                Head::Counts { counts: counts.clone(), batch: batch.clone() }
+            }
+        };
         let entropies = head.entropies(cx)?;
         let patches = entropy_patches(batch, &entropies, self.rule, self.max_patch_length);
         Ok(patches.map(|patches| Patched { head, entropies, patches }))

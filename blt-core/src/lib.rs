@@ -12,6 +12,7 @@ pub mod backend;
 pub mod blt;
 pub mod bytes;
 pub mod checkpoint;
+pub mod counts;
 pub mod flops;
 pub mod hash;
 pub mod hf;

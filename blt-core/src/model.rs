@@ -9,10 +9,12 @@ use crate::backend::{
     Operations, ParamId, Pooling, Tensor,
 };
 use crate::bytes::{Batch, VOCAB};
+use crate::counts::Counts;
 use crate::params::ParamMaker;
 use crate::patch::Patches;
 pub use crate::session::Session;
 use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 
 /// Width of the feed-forward layer where none is given: 8/3 dim, rounded up to a multiple of 64.
 pub fn default_ffn(dim: usize) -> usize {
@@ -81,10 +83,24 @@ pub struct ByteEmbed {
 impl ByteEmbed {
     /// `hash: None` has no n-gram tables.
     pub fn new(maker: &mut ParamMaker, dim: usize, hash: Option<HashConfig>) -> Self {
+        Self::with_tables(maker, dim, hash, ParamMaker::table)
+    }
+
+    /// As [`new`](Self::new), with n-gram tables that begin at zero.
+    pub fn with_zero_tables(maker: &mut ParamMaker, dim: usize, hash: Option<HashConfig>) -> Self {
+        Self::with_tables(maker, dim, hash, ParamMaker::zero_table)
+    }
+
+    fn with_tables<'a>(
+        maker: &mut ParamMaker<'a>,
+        dim: usize,
+        hash: Option<HashConfig>,
+        table: impl FnOnce(&mut ParamMaker<'a>, &'static str, usize, usize) -> ParamId,
+    ) -> Self {
         let tokens = maker.table("model.local_encoder.embed_tokens.weight", VOCAB, dim);
         let hash = hash.map(|h| {
             let rows = h.functions * h.sizes.len() * h.vocab;
-            (maker.table("model.encoder_hash_tok_embedding.weight", rows, dim), h)
+            (table(maker, "model.encoder_hash_tok_embedding.weight", rows, dim), h)
         });
         ByteEmbed { tokens, hash }
     }
@@ -228,15 +244,19 @@ impl Latent {
     }
 }
 
-/// Final states that a norm and a head turn into logits. The logits themselves are computed when
-/// asked for.
+/// What logits come from. The logits themselves are computed when asked for.
 #[derive(Clone)]
-pub struct Head {
-    /// `[n, dim]`
-    pub states: Tensor,
-    pub norm: ParamId,
-    pub head: ParamId,
-    pub eps: f64,
+pub enum Head {
+    /// Final states that a norm and a head turn into logits.
+    States {
+        /// `[n, dim]`
+        states: Tensor,
+        norm: ParamId,
+        head: ParamId,
+        eps: f64,
+    },
+    /// Counts, which have no gradient, and the ids to read.
+    Counts { counts: Rc<Counts>, batch: Batch },
 }
 
 impl Head {
@@ -245,7 +265,10 @@ impl Head {
     /// # Errors
     /// Of the device.
     pub fn logits(&self, cx: &Session) -> Result<Vec<f32>, BackendError> {
-        cx.head_logits(&self.states, self.norm, self.head, self.eps)
+        match self {
+            Head::States { states, norm, head, eps } => cx.head_logits(states, *norm, *head, *eps),
+            Head::Counts { counts, batch } => Ok(counts.logits(batch)),
+        }
     }
 
     /// Entropy of the next byte in nats, `[n]`.
@@ -253,7 +276,12 @@ impl Head {
     /// # Errors
     /// Of the device.
     pub fn entropies(&self, cx: &Session) -> Result<Vec<f32>, BackendError> {
-        cx.head_entropies(&self.states, self.norm, self.head, self.eps)
+        match self {
+            Head::States { states, norm, head, eps } => {
+                cx.head_entropies(states, *norm, *head, *eps)
+            }
+            Head::Counts { counts, batch } => Ok(counts.entropies(batch)),
+        }
     }
 
     /// Cross-entropy of `targets` (`[n]`): `weight * mean nats`, and the nats of each position.
@@ -263,7 +291,17 @@ impl Head {
     pub fn loss(&self, cx: &Session, targets: &[Option<u16>]) -> Result<HeadLoss, BackendError> {
         let counted = targets.iter().flatten().count().max(1);
         let scale = cx.loss_weight.get() / counted as f64;
-        cx.head_loss(&self.states, self.norm, self.head, self.eps, targets, scale)
+        match self {
+            Head::States { states, norm, head, eps } => {
+                cx.head_loss(states, *norm, *head, *eps, targets, scale)
+            }
+            Head::Counts { counts, batch } => {
+                let nats = counts.nats(batch, targets);
+                let sum: f64 = nats.iter().map(|&nats| nats as f64).sum();
+                let loss = cx.constant(1, 1, vec![(scale * sum) as f32])?;
+                Ok(HeadLoss { loss, nats })
+            }
+        }
     }
 }
 
@@ -347,7 +385,7 @@ impl LocalDecoder {
             }
             x = self.stack.run(cx, layer, &x, &batch.offsets)?;
         }
-        Ok(Head { states: x, norm: self.norm, head: self.head, eps: c.block.eps })
+        Ok(Head::States { states: x, norm: self.norm, head: self.head, eps: c.block.eps })
     }
 }
 
@@ -374,6 +412,7 @@ impl ByteLm {
         for layer in 0..self.stack.layers.len() {
             x = self.stack.run(cx, layer, &x, &batch.offsets)?;
         }
-        Ok(Head { states: x, norm: self.norm, head: self.head, eps: self.stack.config.eps })
+        let eps = self.stack.config.eps;
+        Ok(Head::States { states: x, norm: self.norm, head: self.head, eps })
     }
 }

@@ -77,6 +77,22 @@ impl AdamWConfig {
         step: u64,
         t: u64,
     ) -> Result<f64, BackendError> {
+        self.step_by(backend, ids, |_| 1.0, step, t)
+    }
+
+    /// As [`step`](Self::step), with a learning rate multiplied by `rate(i)` for `ids[i]`. (Weight
+    /// decay, which is a share of the learning rate, is multiplied too.)
+    ///
+    /// # Errors
+    /// As `step`.
+    pub fn step_by(
+        &self,
+        backend: &dyn Backend,
+        ids: &[ParamId],
+        rate: impl Fn(usize) -> f64,
+        step: u64,
+        t: u64,
+    ) -> Result<f64, BackendError> {
         let norm = backend.grad_norm_squared(ids)?.sqrt();
         let grad_scale = match self.clip {
             Some(clip) if norm > clip => clip / norm,
@@ -85,8 +101,9 @@ impl AdamWConfig {
         let (beta1, beta2) = self.betas;
         // After so many steps the corrections are 1.
         let t = if planted(Bug::AdamBias) { u64::MAX } else { t };
-        let step = AdamWStep {
-            lr: self.lr_at(step),
+        let lr = self.lr_at(step);
+        let step = |rate| AdamWStep {
+            lr: lr * rate,
             beta1,
             beta2,
             eps: self.eps,
@@ -94,7 +111,16 @@ impl AdamWConfig {
             grad_scale,
             t,
         };
-        backend.adamw(ids, &step)?;
+        let mut by_rate: Vec<(f64, Vec<ParamId>)> = Vec::new();
+        for (i, &id) in ids.iter().enumerate() {
+            match by_rate.iter_mut().find(|(other, _)| *other == rate(i)) {
+                Some((_, ids)) => ids.push(id),
+                None => by_rate.push((rate(i), vec![id])),
+            }
+        }
+        for (rate, ids) in by_rate {
+            backend.adamw(&ids, &step(rate))?;
+        }
         backend.zero_grads();
         Ok(norm)
     }

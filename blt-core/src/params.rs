@@ -51,6 +51,13 @@ enum Numbers<'a> {
     Stored(&'a mut dyn FnMut(&str, &[usize]) -> Option<MappedTensor>),
 }
 
+/// A parameter's numbers where none are stored.
+enum First {
+    /// Truncated normal of this sigma.
+    Normal(f64),
+    Same(f32),
+}
+
 impl<'a> ParamMaker<'a> {
     /// Initialises parameters.
     pub fn new(backend: &'a dyn Backend, seed: u64) -> Self {
@@ -87,25 +94,35 @@ impl<'a> ParamMaker<'a> {
 
     /// A `[out, in]` matrix, truncated normal with sigma `in^-0.5`.
     pub fn linear(&mut self, name: impl Into<String>, out: usize, input: usize) -> ParamId {
-        self.register(name.into(), [out, input], Some((input as f64).powf(-0.5)), false, false)
+        self.register(
+            name.into(),
+            [out, input],
+            First::Normal((input as f64).powf(-0.5)),
+            false,
+            false,
+        )
     }
 
     /// A table read by rows, `[rows, dim]`, truncated normal with sigma `dim^-0.5`.
     pub fn table(&mut self, name: impl Into<String>, rows: usize, dim: usize) -> ParamId {
-        self.register(name.into(), [rows, dim], Some((dim as f64).powf(-0.5)), true, false)
+        self.register(name.into(), [rows, dim], First::Normal((dim as f64).powf(-0.5)), true, false)
+    }
+
+    /// As [`table`](Self::table), zeros.
+    pub fn zero_table(&mut self, name: impl Into<String>, rows: usize, dim: usize) -> ParamId {
+        self.register(name.into(), [rows, dim], First::Same(0.0), true, false)
     }
 
     /// A norm's weight, ones.
     pub fn norm(&mut self, name: impl Into<String>, dim: usize) -> ParamId {
-        self.register(name.into(), [1, dim], None, false, true)
+        self.register(name.into(), [1, dim], First::Same(1.0), false, true)
     }
 
-    /// `sigma: None` begins as ones.
     fn register(
         &mut self,
         name: String,
         shape: [usize; 2],
-        sigma: Option<f64>,
+        first: First,
         by_rows: bool,
         vector: bool,
     ) -> ParamId {
@@ -116,9 +133,9 @@ impl<'a> ParamMaker<'a> {
         let len = param.n_elements();
         let id = match &mut self.numbers {
             Numbers::Drawn { seed } => {
-                let data = match sigma {
-                    Some(sigma) => truncated_normal(*seed, &param.name, len, sigma),
-                    None => vec![1.0; len],
+                let data = match first {
+                    First::Normal(sigma) => truncated_normal(*seed, &param.name, len, sigma),
+                    First::Same(number) => vec![number; len],
                 };
                 self.backend.add_param(shape, data, by_rows)
             }

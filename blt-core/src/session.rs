@@ -10,18 +10,34 @@ use crate::planted::{Bug, planted};
 use std::cell::Cell;
 use std::rc::Rc;
 
+/// Sums of squares over all cross-attention of a decoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CrossNorms {
+    /// Of what the latents gave.
+    pub attention: f64,
+    /// Of the states that it was added to.
+    pub residual: f64,
+}
+
 /// What a forward pass runs in: a backend whose operations count the FLOPs of the shapes that they
 /// compute. An operation of [`Session::backend`] itself is not counted.
 pub struct Session {
     pub backend: Rc<dyn Backend>,
     flops: Cell<u64>,
+    /// Sums of squares while cross-attention of the decoder is watched.
+    watched: Cell<Option<CrossNorms>>,
     /// Weight of the current micro-batch in its optimiser step; a loss multiplies its scale by it.
     pub loss_weight: Cell<f64>,
 }
 
 impl Session {
     pub fn new(backend: Rc<dyn Backend>) -> Self {
-        Session { backend, flops: Cell::new(0), loss_weight: Cell::new(1.0) }
+        Session {
+            backend,
+            flops: Cell::new(0),
+            watched: Cell::new(None),
+            loss_weight: Cell::new(1.0),
+        }
     }
 
     /// Runs something that is not recorded if `paused`: a part of a graph that no gradient flows
@@ -31,6 +47,17 @@ impl Session {
         let out = run();
         self.backend.pause(false);
         out
+    }
+
+    /// Sums what the decoder's cross-attention adds to the states, from now on. Each of its
+    /// operations is then copied to the host.
+    pub fn watch_cross(&self) {
+        self.watched.set(Some(CrossNorms::default()));
+    }
+
+    /// The sums since [`watch_cross`](Self::watch_cross), if it was called; ends watching.
+    pub fn take_cross(&self) -> Option<CrossNorms> {
+        self.watched.take()
     }
 
     fn count(&self, flops: u64) {
@@ -131,7 +158,15 @@ impl Operations for Session {
         config: &CrossConfig,
     ) -> Result<Tensor, BackendError> {
         self.count(flops::decoder_cross(config, x.rows, kv.rows / k.max(1), k));
-        self.backend.decoder_cross(x, kv, reads, k, params, config)
+        let out = self.backend.decoder_cross(x, kv, reads, k, params, config)?;
+        if let Some(mut norms) = self.watched.get() {
+            for (x, out) in self.backend.to_host(x)?.into_iter().zip(self.backend.to_host(&out)?) {
+                norms.residual += f64::from(2.0 * x).powi(2);
+                norms.attention += f64::from(out - 2.0 * x).powi(2);
+            }
+            self.watched.set(Some(norms));
+        }
+        Ok(out)
     }
 
     fn head_loss(

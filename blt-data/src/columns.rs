@@ -11,6 +11,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::DataError;
 use crate::nearest::nearest;
+use crate::predicate::Predicate;
 use crate::request::{Document, ListColumn, ListKind, Request, Row};
 use crate::split::Filter;
 use crate::storage::Location;
@@ -72,6 +73,7 @@ pub(crate) struct Wanted {
     filter: Filter,
     scalars: Vec<String>,
     lists: Vec<ListColumn>,
+    condition: Option<Predicate>,
     /// All of these, each once.
     pub columns: Vec<String>,
 }
@@ -81,6 +83,7 @@ impl Wanted {
         schema: &Schema,
         path: &Location,
         column: &str,
+        condition: Option<&Predicate>,
         filter: Filter,
         request: &Request,
     ) -> Result<Self, DataError> {
@@ -117,6 +120,7 @@ impl Wanted {
                 }
             }
         }
+        columns.extend(condition.iter().flat_map(|condition| condition.columns(schema)));
         columns.sort();
         columns.dedup();
         Ok(Wanted {
@@ -124,6 +128,7 @@ impl Wanted {
             filter,
             scalars: request.scalars.clone(),
             lists: request.lists.clone(),
+            condition: condition.cloned(),
             columns,
         })
     }
@@ -222,19 +227,25 @@ pub(crate) struct Origin<'a> {
 pub(crate) struct Chunk {
     n_rows: usize,
     text: Bytes,
+    /// Whether the source's condition is true for each row.
+    chosen: Option<Vec<bool>>,
     key: Option<Scalar>,
     scalars: Vec<Scalar>,
     lists: Vec<ArrayRef>,
 }
 
 impl Chunk {
-    /// `batch` holds the wanted columns (and may hold others). None if one is missing: the file
-    /// changed.
+    /// `batch` holds the wanted columns (and may hold others). None if one is missing, or has a type
+    /// that the condition cannot compare: the file changed.
     pub(crate) fn new(batch: &RecordBatch, wanted: &Wanted) -> Option<Self> {
         let text = batch.column_by_name(&wanted.text).filter(|c| is_text(c.data_type()))?;
         Some(Chunk {
             n_rows: batch.num_rows(),
             text: Bytes::new(text),
+            chosen: match &wanted.condition {
+                Some(condition) => Some(condition.evaluate(batch).ok()?),
+                None => None,
+            },
             key: match wanted.filter.column() {
                 Some(column) => Some(Scalar::new(batch.column_by_name(column)?)),
                 None => None,
@@ -256,7 +267,7 @@ impl Chunk {
         self.n_rows
     }
 
-    /// Row `i` of the chunk, or None if it is in another portion.
+    /// Row `i` of the chunk, or None if it is in another portion or the source leaves it out.
     pub(crate) fn row(
         &self,
         i: usize,
@@ -266,12 +277,14 @@ impl Chunk {
         if self.admits(i, wanted) { self.content(i, wanted, origin).map(Some) } else { Ok(None) }
     }
 
-    /// Whether row `i` is in the requested portion.
+    /// Whether the source's condition is true for row `i`, and the row is in the requested portion.
     pub(crate) fn admits(&self, i: usize, wanted: &Wanted) -> bool {
-        wanted.filter.admits(|| {
-            let by_column = self.key.as_ref().and_then(|key| key.bytes(i));
-            by_column.unwrap_or_else(|| Cow::Borrowed(self.text.get(i).unwrap_or_default()))
-        })
+        let chosen = self.chosen.as_ref().is_none_or(|chosen| chosen[i]);
+        chosen
+            && wanted.filter.admits(|| {
+                let by_column = self.key.as_ref().and_then(|key| key.bytes(i));
+                by_column.unwrap_or_else(|| Cow::Borrowed(self.text.get(i).unwrap_or_default()))
+            })
     }
 
     /// Row `i`, of any portion.

@@ -60,7 +60,7 @@ pub use corpus::{Corpus, SourceConfig, SourceKind};
 pub use error::DataError;
 pub use memory::{MemoryRows, in_memory};
 pub use order::Order;
-pub use pack::{BatchReader, BatchState, Packer, Pending};
+pub use pack::{BatchReader, BatchState, Packer, Packing, Pending};
 pub use pieces::size_of;
 pub use portion::Portion;
 pub use raw::{RawRow, ReadRows, RowReader, count_rows, open_rows};

@@ -51,7 +51,7 @@ impl MemoryRows {
     ) -> Result<Self, DataError> {
         let request = Request { lists: lists.to_vec(), ..Request::all() };
         let filter = Filter::new(None, Portion::All, false)?;
-        let wanted = Wanted::resolve(schema, &in_memory(), column, filter, &request)?;
+        let wanted = Wanted::resolve(schema, &in_memory(), column, None, filter, &request)?;
         Ok(MemoryRows {
             wanted,
             on_error,

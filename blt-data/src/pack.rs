@@ -1,5 +1,6 @@
 //! Packing: documents cut into spans, spans laid end to end in batches.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +14,33 @@ use crate::reader::{Counts, Cursor, ReadDocuments, Reader};
 use crate::request::{Document, ListColumn, ListKind, Request, Row};
 use crate::source::Source;
 
+/// Which spans a batch takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Spans in the order in which they are read. The first that does not fit begins the next
+    /// batch.
+    #[default]
+    NextFit,
+    /// The next span of the oldest of 64 pending documents, and then, as long as one fits, the
+    /// longest span that does. A document's last span may come before its others.
+    BestFit,
+}
+
+impl Packing {
+    /// Pending documents that a batch takes spans from, at most.
+    fn window(self) -> usize {
+        match self {
+            Packing::NextFit => 1,
+            Packing::BestFit => 64,
+        }
+    }
+
+    fn is_next_fit(&self) -> bool {
+        *self == Packing::NextFit
+    }
+}
+
 /// How documents become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Packer {
@@ -25,12 +53,17 @@ pub struct Packer {
     pub context_bytes: usize,
     /// Empty documents become spans of BOS alone; else they are left out (the reader counts them).
     pub keep_empty: bool,
+    /// Which spans a batch takes. [`RowBatches`](crate::RowBatches) packs in order whatever it is.
+    #[serde(default, skip_serializing_if = "Packing::is_next_fit")]
+    pub packing: Packing,
 }
 
 impl Packer {
-    /// No context, empty documents left out.
+    /// No context, empty documents left out, packed in order.
     pub fn new(span_bytes: usize, batch_bytes: usize) -> Result<Self, DataError> {
-        let packer = Packer { span_bytes, batch_bytes, context_bytes: 0, keep_empty: false };
+        let packing = Packing::default();
+        let packer =
+            Packer { span_bytes, batch_bytes, context_bytes: 0, keep_empty: false, packing };
         packer.check()?;
         Ok(packer)
     }
@@ -59,6 +92,15 @@ impl Packer {
         Span { row, range: from - context..end, context, last: end == n_bytes }
     }
 
+    /// The span that ends a document.
+    fn last_span(&self, row: u64, n_bytes: usize) -> Span {
+        let from = n_bytes.checked_sub(self.span_bytes + 1).map_or(0, |over| {
+            let counted = self.span_bytes - self.context_bytes;
+            self.span_bytes + over / counted * counted
+        });
+        self.span(row, n_bytes, from)
+    }
+
     /// How many spans a document of `n_bytes` becomes, and how many ids in all.
     pub fn size(&self, n_bytes: usize) -> (usize, usize) {
         let (mut spans, mut ids, mut from) = (0, 0, 0);
@@ -78,13 +120,20 @@ pub struct Pending {
     pub row: u64,
     /// The first byte that no batch has counted.
     pub from: usize,
+    /// Where the bytes end that no batch has counted, if the last span came before its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<usize>,
 }
 
 /// The position of a [`BatchReader`], enough to continue with the same batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchState {
     pub cursor: Cursor,
+    /// The oldest document of which spans are still to come.
     pub pending: Option<Pending>,
+    /// The other documents of which spans are still to come, in the order of reading.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Pending>,
     /// Batches returned so far.
     pub batches: u64,
 }
@@ -142,7 +191,9 @@ impl List {
 pub(crate) struct Cutting {
     document: Document,
     lists: Vec<List>,
+    /// The first byte of which the span is still to come, and where such bytes end.
     from: usize,
+    end: usize,
 }
 
 /// What became of a document's next span.
@@ -170,22 +221,49 @@ impl Cutting {
                 document.lists.get_mut(&list.column).map(std::mem::take).unwrap_or_default(),
             )
         };
-        Cutting { lists: lists.iter().map(take).collect(), document, from }
+        let (lists, end) = (lists.iter().map(take).collect(), document.bytes.len());
+        Cutting { lists, document, from, end }
+    }
+
+    fn next_span(&self, packer: &Packer) -> Span {
+        packer.span(self.document.row, self.document.bytes.len(), self.from)
+    }
+
+    /// The span that ends the document; None if it was laid before its turn.
+    fn last_span(&self, packer: &Packer) -> Option<Span> {
+        let n_bytes = self.document.bytes.len();
+        (self.end == n_bytes).then(|| packer.last_span(self.document.row, n_bytes))
+    }
+
+    fn pending(&self) -> Pending {
+        let end = (self.end != self.document.bytes.len()).then_some(self.end);
+        Pending { row: self.document.row, from: self.from, end }
     }
 
     /// Lays the next span into the batch, if there is room.
     pub(crate) fn lay(&mut self, packer: &Packer, lists: &[ListColumn], batch: &mut Batch) -> Laid {
-        let span = packer.span(self.document.row, self.document.bytes.len(), self.from);
+        let span = self.next_span(packer);
         if !batch.is_empty() && batch.len() + 1 + span.range.len() > packer.batch_bytes {
             return Laid::Full;
         }
+        self.from = span.range.end;
+        self.push(span, lists, batch);
+        if self.from == self.end { Laid::Last } else { Laid::More }
+    }
+
+    /// Lays `span`, the one that ends the document, before its turn.
+    fn lay_last(&mut self, span: Span, lists: &[ListColumn], batch: &mut Batch) -> Laid {
+        self.end = span.range.start + span.context;
+        self.push(span, lists, batch);
+        if self.from == self.end { Laid::Last } else { Laid::More }
+    }
+
+    fn push(&self, span: Span, lists: &[ListColumn], batch: &mut Batch) {
         for (list, values) in lists.iter().zip(&self.lists) {
             batch.lists.entry(list.column.clone()).or_default().push(values.cut(&span.range));
         }
-        self.from = span.range.end;
-        let (last, range) = (span.last, span.range.clone());
+        let range = span.range.clone();
         batch.push(span, &self.document.bytes[range]);
-        if last { Laid::Last } else { Laid::More }
     }
 }
 
@@ -203,37 +281,64 @@ struct Producer {
     reader: Reader,
     packer: Packer,
     lists: Vec<ListColumn>,
-    cutting: Option<Cutting>,
+    /// Documents of which spans are still to come, in the order of reading.
+    pending: Vec<Cutting>,
     batches: u64,
 }
 
 impl Producer {
     fn state(&self) -> BatchState {
-        let pending = self.cutting.as_ref().map(|c| Pending { row: c.document.row, from: c.from });
-        BatchState { cursor: self.reader.cursor(), pending, batches: self.batches }
+        let mut pending = self.pending.iter().map(Cutting::pending);
+        let (cursor, oldest) = (self.reader.cursor(), pending.next());
+        BatchState { cursor, pending: oldest, others: pending.collect(), batches: self.batches }
+    }
+
+    /// Reads until as many documents are pending as a batch may take spans from.
+    fn read(&mut self) -> Result<(), DataError> {
+        while self.pending.len() < self.packer.packing.window() {
+            match self.reader.next()? {
+                None => break,
+                Some(Row::Null(_)) => {}
+                Some(Row::Document(d)) if d.bytes.is_empty() && !self.packer.keep_empty => {}
+                Some(Row::Document(d)) => self.pending.push(Cutting::new(d, &self.lists, 0)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of the document that gives the next span to a batch of `filled` ids, and that span
+    /// if it comes before its turn. None if no document is pending, or no span fits.
+    fn choose(&self, filled: usize) -> Option<(usize, Option<Span>)> {
+        if filled == 0 || self.packer.packing == Packing::NextFit {
+            return (!self.pending.is_empty()).then_some((0, None));
+        }
+        let spans = self.pending.iter().enumerate().flat_map(|(at, cutting)| {
+            let next = (at, None, cutting.next_span(&self.packer).range.len());
+            let last = cutting.last_span(&self.packer);
+            let last = last.map(|span| (at, Some(span.clone()), span.range.len()));
+            [Some(next), last].into_iter().flatten()
+        });
+        let fitting = spans.filter(|(.., bytes)| filled + 1 + bytes <= self.packer.batch_bytes);
+        // Of spans of one length the oldest document's.
+        fitting.min_by_key(|(.., bytes)| Reverse(*bytes)).map(|(at, span, _)| (at, span))
     }
 
     fn next(&mut self) -> Next {
         let (mut batch, mut scalars) = (empty_batch(&self.lists), Vec::new());
         while batch.len() < self.packer.batch_bytes {
-            let cutting = match &mut self.cutting {
-                Some(cutting) => cutting,
-                None => match self.reader.next()? {
-                    None => break,
-                    Some(Row::Null(_)) => continue,
-                    Some(Row::Document(d)) if d.bytes.is_empty() && !self.packer.keep_empty => {
-                        continue;
-                    }
-                    Some(Row::Document(d)) => self.cutting.insert(Cutting::new(d, &self.lists, 0)),
-                },
+            self.read()?;
+            let Some((at, before_turn)) = self.choose(batch.len()) else { break };
+            let cutting = &mut self.pending[at];
+            let laid = match before_turn {
+                None => cutting.lay(&self.packer, &self.lists, &mut batch),
+                Some(span) => cutting.lay_last(span, &self.lists, &mut batch),
             };
-            let laid = cutting.lay(&self.packer, &self.lists, &mut batch);
             if laid == Laid::Full {
                 break;
             }
             scalars.push(cutting.document.scalars.clone());
             if laid == Laid::Last {
-                self.cutting = None;
+                self.pending.remove(at);
             }
         }
         if batch.is_empty() {
@@ -267,7 +372,8 @@ impl BatchReader {
     ) -> Result<Self, DataError> {
         packer.check()?;
         let reader = source.open(&request)?;
-        Ok(Self::from(Producer { reader, packer, lists: request.lists, cutting: None, batches: 0 }))
+        let (lists, pending) = (request.lists, Vec::new());
+        Ok(Self::from(Producer { reader, packer, lists, pending, batches: 0 }))
     }
 
     /// Continues after the batch that `state` was taken at.
@@ -279,26 +385,19 @@ impl BatchReader {
     ) -> Result<Self, DataError> {
         packer.check()?;
         let reader = source.resume(&request, &state.cursor)?;
-        let mut cutting = None;
-        if let Some(Pending { row, from }) = state.pending {
-            match source.fetch(&request, &[row])?.pop() {
-                Some(Row::Document(document)) if from <= document.bytes.len() => {
-                    cutting = Some(Cutting::new(document, &request.lists, from));
-                }
-                _ => {
-                    return Err(DataError::Cursor {
-                        what: format!("row {row} has no byte {from}"),
-                    });
-                }
+        let pending: Vec<Pending> = state.pending.iter().chain(&state.others).copied().collect();
+        let rows: Vec<u64> = pending.iter().map(|pending| pending.row).collect();
+        let cut = |(row, Pending { row: number, from, end }): (Row, Pending)| match row {
+            Row::Document(document) if from.max(end.unwrap_or(0)) <= document.bytes.len() => {
+                let cutting = Cutting::new(document, &request.lists, from);
+                Ok(Cutting { end: end.unwrap_or(cutting.end), ..cutting })
             }
-        }
-        Ok(Self::from(Producer {
-            reader,
-            packer,
-            lists: request.lists,
-            cutting,
-            batches: state.batches,
-        }))
+            _ => Err(DataError::Cursor { what: format!("row {number} has no byte {from}") }),
+        };
+        let fetched = source.fetch(&request, &rows)?.into_iter();
+        let pending = fetched.zip(pending).map(cut).collect::<Result<_, _>>()?;
+        let (lists, batches) = (request.lists, state.batches);
+        Ok(Self::from(Producer { reader, packer, lists, pending, batches }))
     }
 
     fn from(producer: Producer) -> Self {

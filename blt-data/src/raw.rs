@@ -20,7 +20,7 @@ use crate::predicate::{Predicate, PredicateError};
 use crate::request::{Document, Request, Row};
 use crate::rows::{OnError, RowError, RowRequest, Unreadable};
 use crate::salvage::Salvage;
-use crate::source::{Batches, GroupReader, RowFile, Source};
+use crate::source::{Batches, GroupReader, RowFile, Source, check_condition};
 use crate::split::{Filter, Split};
 use crate::storage::Location;
 use crate::stream::Stream;
@@ -60,7 +60,7 @@ struct RowPlan {
 }
 
 impl RowPlan {
-    fn new(source: Arc<dyn Source>, request: RowRequest) -> Result<Self, DataError> {
+    fn new(source: Arc<dyn Source>, mut request: RowRequest) -> Result<Self, DataError> {
         let layout = Layout::new(source.files()?)?;
         let files = &layout.files;
         let filter = Filter::new(source.split(), request.portion, false)?;
@@ -71,12 +71,24 @@ impl RowPlan {
                 .check(files.iter().map(|f| f.schema.as_ref()))
                 .map_err(|(at, error)| misfit(condition, &files[at].path, error))?;
         }
+        check_condition(&*source)?;
+        if let Some(own) = source.condition() {
+            request.condition =
+                Some(request.condition.map_or(own.clone(), |asked| own.and(&asked)));
+        }
         let resolve = |file: &RowFile| {
             // A mistyped split column is an error whichever portion is read.
             if let Some(column) = source.split().and_then(Split::column) {
                 position(&file.schema, column, SPLIT_BY, &file.path)?;
             }
-            Wanted::resolve(&file.schema, &file.path, source.column(), filter.clone(), &documents)
+            Wanted::resolve(
+                &file.schema,
+                &file.path,
+                source.column(),
+                None,
+                filter.clone(),
+                &documents,
+            )
         };
         // The portion of a row may depend on the columns.
         let lenient = request.on_error == OnError::Null && request.portion == Portion::All;

@@ -10,7 +10,7 @@ use crate::error::DataError;
 use crate::layout::Layout;
 use crate::order::{Order, Rng, group_order};
 use crate::request::{Document, Request, Row};
-use crate::source::{Batches, GroupReader, Source};
+use crate::source::{Batches, GroupReader, Source, check_condition};
 use crate::split::{Filter, Split};
 
 /// The shuffle buffer counts as full at this many bytes of text, whatever its number of documents.
@@ -83,6 +83,7 @@ impl Plan {
         let mut hasher = blake3::Hasher::new();
         let settings = serde_json::to_vec(&(source.column(), source.split(), request));
         hasher.update(&settings.map_err(|e| DataError::Config { what: e.to_string() })?);
+        hasher.update(source.condition().map_or_else(String::new, |c| c.to_string()).as_bytes());
         for group in &layout.groups {
             hasher.update(&(group.file as u64).to_le_bytes()).update(&group.rows.to_le_bytes());
         }
@@ -107,7 +108,8 @@ fn wanted<S: Source + ?Sized>(source: &S, request: &Request) -> Result<Wanted, D
     if let Some(column) = split.and_then(Split::column) {
         position(&schema, column, SPLIT_BY, &path)?;
     }
-    Wanted::resolve(&schema, &path, source.column(), filter, request)
+    check_condition(source)?;
+    Wanted::resolve(&schema, &path, source.column(), source.condition(), filter, request)
 }
 
 /// Reads documents of any [`Source`].

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::error::DataError;
-use crate::predicate::ColumnStatistics;
+use crate::predicate::{ColumnStatistics, Predicate};
 use crate::split::Split;
 use crate::storage::Location;
 
@@ -132,6 +132,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Which rows are read: those for which it is true. Row numbers count all rows.
+    fn condition(&self) -> Option<&Predicate> {
+        None
+    }
+
     /// What error messages call the source.
     fn name(&self) -> String {
         "the source".to_owned()
@@ -161,6 +166,15 @@ pub trait Source: Send + Sync {
         let _ = (file, columns);
         Ok(BTreeMap::new())
     }
+}
+
+/// Checks the source's own condition against the columns of all files.
+pub(crate) fn check_condition<S: Source + ?Sized>(source: &S) -> Result<(), DataError> {
+    let Some(condition) = source.condition() else { return Ok(()) };
+    let files = source.files()?;
+    condition.check(files.iter().map(|file| file.schema.as_ref())).map_err(|(at, error)| {
+        DataError::Parameter { parameter: "where", what: format!("{}: {error}", files[at].path) }
+    })
 }
 
 /// Reads row groups of a source.

@@ -14,6 +14,11 @@ use std::path::{Path, PathBuf};
 pub const STATE_FILE: &str = "state.json";
 /// The file of a checkpoint directory that holds the sizes and hashes of the others.
 const SEAL_FILE: &str = "files.json";
+/// The file of a checkpoint directory that holds the counts of a node.
+pub fn counts_file(node: &str) -> String {
+    format!("{node}.counts")
+}
+
 /// Where a step's directory keeps its final checkpoint.
 pub const CHECKPOINT_DIR: &str = "checkpoints/final";
 /// Where a step keeps the checkpoints that it resumes from, until it has finished.

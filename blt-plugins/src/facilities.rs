@@ -1,6 +1,7 @@
 //! [`Facilities`]: what a node can give to steps in addition to the values of its ports.
 
 use crate::matched::Pair;
+use blt_core::bytes::Batch;
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
 use blt_core::patch::stream::PatchStream;
@@ -8,7 +9,7 @@ use blt_data::{ListColumn, Portion, Source};
 use blt_graph::{BuildCx, Live, NodeError, StepError};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,8 +25,10 @@ use std::sync::Arc;
 /// | [`prepare`](Facilities::prepare) | learns before training | [`TrainedGraph::prepare`] |
 /// | [`matching`](Facilities::matching) | has a threshold to match patch sizes with | evaluate |
 /// | [`check_end`](Facilities::check_end) | checks parameters on data | train, evaluate |
+/// | [`n_targets`](Facilities::n_targets) | is a loss, not of the bytes alone | train |
 /// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | tests |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
+/// | [`save`](Facilities::save) | has files of its own | checkpoints |
 /// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests |
 /// | [`whole_model`](Facilities::whole_model) | is a whole model | export, checkpoints |
 /// | [`patcher_flops`](Facilities::patcher_flops) | contains a patcher | evaluate |
@@ -62,6 +65,13 @@ pub trait Facilities {
         Ok(())
     }
 
+    /// For a loss with other targets than the counted bytes: how many it has in `batch`. Training
+    /// weighs the micro-batches of an optimiser step by them.
+    fn n_targets(&self, batch: &Batch) -> Option<usize> {
+        let _ = batch;
+        None
+    }
+
     /// For a patcher that does not look ahead: its state at the start of a span, which finds the
     /// node's patches byte by byte. `bos_entropy` is the entropy of the first byte of the span, in
     /// nats; `None` if the patcher reads no entropies.
@@ -79,6 +89,16 @@ pub trait Facilities {
     /// The node's parameters, in a fixed order. [`with_params`](crate::with_params) provides them.
     fn params(&self) -> &[NamedParam] {
         &[]
+    }
+
+    /// Writes files of the node's own into the checkpoint directory `dir`: what is no parameter,
+    /// and too large for the learned values, which hold its digest.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn save(&self, dir: &Path) -> Result<(), StepError> {
+        let _ = dir;
+        Ok(())
     }
 
     /// The files that all parameters were read from. A digest of the model can then use the bytes
@@ -165,11 +185,11 @@ pub trait Prepare {
     /// # Errors
     /// If the documents are not sufficient.
     fn finish(&self) -> Result<Value, StepError>;
-    /// Restores learned values that an earlier step recorded.
+    /// Restores learned values that an earlier step recorded in the checkpoint directory `dir`.
     ///
     /// # Errors
     /// If they were learned with other parameters.
-    fn restore(&self, learned: &Value) -> Result<(), StepError>;
+    fn restore(&self, learned: &Value, dir: &Path) -> Result<(), StepError>;
     /// The learned values as results.json shows them.
     fn summary(&self, learned: &Value) -> Value {
         learned.clone()
@@ -180,8 +200,8 @@ pub trait Prepare {
     }
 }
 
-/// A patcher with a threshold that a step can set anew, for the documents that it measures. What was
-/// learned for training stays as it is in checkpoints.
+/// A patcher with a threshold that a step can set anew, for the documents that it measures. What
+/// was learned for training stays as it is in checkpoints.
 pub trait Matching {
     /// Starts collecting. Until [`find`](Matching::find), the node is run to show it the documents,
     /// and its output is not used.

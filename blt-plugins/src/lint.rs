@@ -24,11 +24,15 @@ pub fn untrained(plan: &Plan, index: usize) -> Result<Vec<String>, StepError> {
     let goals: Vec<&str> = step.goals.iter().map(String::as_str).collect();
     let behind = nodes_behind_borders(plan, &goals)?;
     // A node with a loss of its own is a model. A whole model needs no training: its parameters
-    // come from a checkpoint.
-    let is_whole =
-        |node: &PlannedNode| matches!(plan.role::<ModelPart>(node), Ok(Some(ModelPart::Whole)));
+    // come from a checkpoint. Nor do counts, which are fitted before any training.
+    let needs_none = |node: &PlannedNode| {
+        matches!(
+            plan.role::<ModelPart>(node),
+            Ok(Some(ModelPart::Whole | ModelPart::EntropyCounts(_)))
+        )
+    };
     let is_model =
-        |node: &PlannedNode| outputs_of::<Loss>(node).next().is_some() && !is_whole(node);
+        |node: &PlannedNode| outputs_of::<Loss>(node).next().is_some() && !needs_none(node);
     let nodes = plan
         .needs(&goals)?
         .into_iter()

@@ -1,6 +1,7 @@
 //! [`ModelPart`]: the roles of nodes in a model.
 
 use blt_core::backend::HashConfig;
+use blt_core::counts::CountsConfig;
 use blt_core::hf::ByteLmShape;
 use blt_core::model::{LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use blt_core::patch::EntropyRule;
@@ -35,6 +36,8 @@ pub enum ModelPart {
     Decoder(LocalDecoderConfig),
     /// A byte language model whose entropies a patcher reads.
     EntropyModel(ByteLmShape),
+    /// Counts whose entropies a patcher reads.
+    EntropyCounts(CountsConfig),
     /// A patcher with a rule on entropies. A threshold that has not been found yet is 0.
     EntropyPatcher {
         /// The rule for where patches start.

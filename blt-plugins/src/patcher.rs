@@ -85,8 +85,8 @@ pub trait StreamPatcher: Clone + 'static {
         None
     }
 
-    /// What patches are held to after the rule: [`max_patch_length`](StreamPatcher::max_patch_length),
-    /// and more where a patcher says so.
+    /// What patches are held to after the rule:
+    /// [`max_patch_length`](StreamPatcher::max_patch_length), and more where a patcher says so.
     fn limits(&self) -> Limits {
         self.max_patch_length().into()
     }
@@ -99,7 +99,8 @@ pub trait StreamPatcher: Clone + 'static {
         Ok(())
     }
 
-    /// The patches of a batch, before its limits. By default, every byte is pushed; a patcher that has a faster way must make the same patches, which
+    /// The patches of a batch, before its limits. By default, every byte is pushed; a patcher that
+    /// has a faster way must make the same patches, which
     /// [`testing::check`](crate::testing::check) tests.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! Recognises a Byte Latent Transformer in a sub-graph by the roles of its nodes ([`ModelPart`]),
 //! for exports, checkpoints and the paper's FLOPs.
 
+use crate::checkpoint::counts_file;
 use crate::model_part::ModelPart;
 use crate::plan_queries::{input_of, outputs_of};
 use crate::ports::{ByteStates, Bytes, Entropies, PatchStates, Patches};
 use blt_core::bytes::VOCAB;
 use blt_core::flops::{Shape, closed_form};
-use blt_core::hf::{ModelShape, PatchingShape};
+use blt_core::hf::{CountsShape, ModelShape, PatchingShape};
 use blt_core::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use blt_core::patch::EntropyRule;
 use blt_graph::{Plan, PlannedNode, Port};
@@ -46,8 +47,10 @@ impl ModelInParts {
     /// Returns the model with the rule that its patcher learned, if any. `learned` returns the
     /// learned rule of a node.
     pub fn with_rule(mut self, learned: impl Fn(&str) -> Option<EntropyRule>) -> Self {
-        if let (PatchingShape::Entropy { rule, .. }, Some(node)) =
-            (&mut self.shape.patching, &self.patcher)
+        if let (
+            PatchingShape::Entropy { rule, .. } | PatchingShape::Counts { rule, .. },
+            Some(node),
+        ) = (&mut self.shape.patching, &self.patcher)
             && let Some(found) = learned(node)
         {
             *rule = found;
@@ -167,12 +170,15 @@ fn own_patcher<'a>(
     let (patcher, rule) = read(input_of::<Patches>(plan, encoder)?.1)?;
     let ModelPart::EntropyPatcher { rule, max_patch_length } = rule else { return None };
     let (entropy_model, shape) = read(input_of::<Entropies>(plan, patcher)?.1)?;
-    let ModelPart::EntropyModel(model) = shape else { return None };
     let bytes = |node| input_of::<Bytes>(plan, node).map(|(_, wire)| wire);
-    let patching = PatchingShape::Entropy {
-        model: model.clone(),
-        rule: *rule,
-        max_patch_length: *max_patch_length,
+    let (rule, max_patch_length) = (*rule, *max_patch_length);
+    let patching = match shape.clone() {
+        ModelPart::EntropyModel(model) => PatchingShape::Entropy { model, rule, max_patch_length },
+        ModelPart::EntropyCounts(config) => {
+            let model = CountsShape { config, file: counts_file(&entropy_model.name) };
+            PatchingShape::Counts { model, rule, max_patch_length }
+        }
+        _ => return None,
     };
     let same = bytes(patcher) == bytes(embed) && bytes(entropy_model) == bytes(embed);
     same.then_some((*patcher, *entropy_model, patching))

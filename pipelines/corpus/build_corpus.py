@@ -14,6 +14,7 @@ package and pyarrow versions give equal bytes.
 """
 
 import argparse
+import functools
 import gzip
 import hashlib
 import itertools
@@ -83,9 +84,9 @@ class BuildError(Exception):
 # --- Fetching -------------------------------------------------------------------------------------------------------
 
 
-def fetch_package(name: str, debs: Path, unpacked: Path) -> Path:
+def fetch_package(name: str, pin: tuple[str, str], debs: Path, unpacked: Path) -> Path:
     """Download one package at its pinned version (unless `debs` holds it), verify and unpack it; return its root."""
-    version, sha256 = PACKAGES[name]
+    version, sha256 = pin
 
     def find() -> Path | None:
         pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
@@ -268,6 +269,10 @@ class Document:
     source: str
     work: str  # documents of one work must not be on both sides of a split
     text: str
+
+    def order(self) -> str:
+        """In which order documents are taken until the budget is spent."""
+        return sha256(self.id)
 
 
 Parts = Iterator[tuple[str, Blocks, str]]  # key (path or title), blocks, separator
@@ -567,6 +572,7 @@ def untranslated(block: str, script: str) -> bool:
     return sum(c.isalpha() for c in block) >= 20 and script_share(block, script) < 0.3
 
 
+@functools.lru_cache(maxsize=1)  # a text is compared, and then kept
 def shingles(text: str, length: int = 48, keep: int = 8) -> set[int]:
     """A sample (one of `keep`, by value) of the hashes of all `length`-byte windows, white space folded."""
     data = " ".join(text.split()).encode("utf-8")
@@ -577,7 +583,8 @@ def shingles(text: str, length: int = 48, keep: int = 8) -> set[int]:
 class Selection:
     """Takes documents source by source and says why others were left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_bytes: int = MIN_BYTES) -> None:
+        self.min_bytes = min_bytes
         self.documents: list[Document] = []
         self.left_out: Counter[tuple[str, str]] = Counter()
         self.ids: set[str] = set()
@@ -585,7 +592,7 @@ class Selection:
         self.shingle_owner: dict[int, list[int]] = defaultdict(list)
 
     def reason_against(self, source: Source, text: str) -> str | None:
-        if not MIN_BYTES <= size(text) <= MAX_BYTES:
+        if not self.min_bytes <= size(text) <= MAX_BYTES:
             return "size"
         # In a translation, a third of the letters may be names, commands and paths; English prose has no such excuse.
         if source.script and script_share(text, source.script) < (0.95 if source.script == LATIN else 0.6):
@@ -602,7 +609,7 @@ class Selection:
         return None
 
     def take(self, source: Source, root: Path) -> None:
-        candidates = sorted(source.documents(root), key=lambda document: sha256(document.id))
+        candidates = sorted(source.documents(root), key=lambda document: document.order())
         spent = 0
         for document in candidates:
             if document.id in self.ids:
@@ -630,7 +637,7 @@ class Selection:
 def write_parquet(documents: list[Document], path: Path) -> None:
     """One file, rows in the order of a hash of their id, so that every row group mixes the domains."""
     rows = sorted(documents, key=lambda document: sha256("order/" + document.id))
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Document)}
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(rows[0])}
     schema = pyarrow.schema([pyarrow.field(name, pyarrow.string(), nullable=False) for name in columns])
     pyarrow.parquet.write_table(
         pyarrow.table(columns, schema=schema),
@@ -705,7 +712,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             debs = arguments.debs.resolve() if arguments.debs else Path(folder, "debs")
             debs.mkdir(parents=True, exist_ok=True)
-            roots = {name: fetch_package(name, debs, Path(folder, "unpacked")) for name in PACKAGES}
+            roots = {name: fetch_package(name, pin, debs, Path(folder, "unpacked")) for name, pin in PACKAGES.items()}
             selection = Selection()
             for source in SOURCES:
                 selection.take(source, roots[source.package])

@@ -66,6 +66,34 @@ fn plain() -> Place {
     place.with(&yaml).edit(entropy, "{node: SpacePatch, in: docs}")
 }
 
+#[test]
+fn settings_of_training_that_make_no_sense() {
+    let train = "{goal: loss, steps: 4,";
+    for (setting, says) in [
+        ("packing: worst_fit", &["`packing`", "best_fit"][..]),
+        ("average: {last: 2}", &["last is 2", "a share of the steps"]),
+        ("average: {ema: 1}", &["ema is 1", "0.999"]),
+        ("lr_by: {latent: -1}", &["the factor for `latent` is -1"]),
+        ("evaluate: {every: 0}", &["must be at least 1"]),
+        ("evaluate: {evry: 5}", &["`evaluate` of step", "no key `evry`", "did you mean"]),
+        ("lr_by: {latnet: 2}", &["`latnet`", "did you mean `latent`?"]),
+    ] {
+        let place = plain().edit(train, &format!("{{{setting}, goal: loss, steps: 4,"));
+        refused_at_once(&place, &[], says);
+    }
+    // Names of parameters are known when the graph is built.
+    let setting = "{lr_by: {model.encoder_hash_tok_embeding: 2}, goal: loss, steps: 4,";
+    let says = ["did you mean `model.encoder_hash_tok_embedding`?", "pipeline.yaml:"];
+    refused(&plain().edit(train, setting), &[], &says);
+}
+
+#[test]
+fn a_probe_of_a_goal_without_latents() {
+    let place = Place::new().edit("{goal: loss, by", "{goal: entropy.loss, probe: latents, by");
+    let at = place.at("latents, by");
+    refused_at_once(&place, &[], &["`entropy.loss` has 0 nodes that are the latent part", &at]);
+}
+
 // Data
 
 #[test]

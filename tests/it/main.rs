@@ -10,6 +10,7 @@ mod bench;
 mod causality;
 mod common;
 mod corpus;
+mod counts;
 mod doubts;
 mod dsl;
 mod gpu;
@@ -17,6 +18,7 @@ mod gpu;
 mod kept;
 mod own_step;
 mod readme;
+mod recipe;
 mod registry;
 mod regress;
 #[cfg(unix)]

@@ -82,7 +82,7 @@ fn the_pipelines_on_pages_check() {
     }
     let expected: [(&str, &[usize]); 4] = [
         ("README.md", &[3]),
-        ("docs/pipelines.md", &[1, 1, 8, 2]),
+        ("docs/pipelines.md", &[1, 1, 8, 8, 2, 1, 2]),
         ("docs/scoring.md", &[1]),
         ("docs/tutorial.md", &[1, 3, 1]),
     ];

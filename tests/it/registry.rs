@@ -88,6 +88,9 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
         };
         yaml += &format!("  {name}: {line}\n");
     }
+    if role == "patches" && reads("Patches") {
+        yaml += "  strides: {node: StridePatch, in: docs, stride: 4}\n";
+    }
     if role == "metric" {
         yaml += &format!("  metric: {}\n", node.example);
     }

@@ -57,6 +57,17 @@ fn long() -> Place {
     )
 }
 
+/// As [`long`], with every setting of training that keeps something from one optimiser step to
+/// another.
+fn long_with_settings() -> Place {
+    let train = format!("{{goal: loss, {LONG},");
+    let settings = "packing: best_fit, accumulate: 2, average: {last: 1}, lr_by: {latent: 0.5}, \
+        log_parts: true, evaluate: {every: 5},";
+    long()
+        .edit(&train, &format!("{train} {settings}"))
+        .edit("calibration: 0.3}}", "calibration: 0.3}, span_bytes: 20}")
+}
+
 fn start(place: &Place, args: &[&str]) -> Child {
     let mut command = place.command(&[&["pipeline.yaml"], args].concat());
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
@@ -114,12 +125,13 @@ fn stopped(
 
 /// As [`stopped`], in a fresh place each time until it was stopped in the middle.
 fn stopped_in_the_middle(
+    place: fn() -> Place,
     args: &[&str],
     signal: &str,
     step: u64,
 ) -> (Place, std::process::Output, u64) {
     for _ in 0..10 {
-        let place = long();
+        let place = place();
         if let Some((output, at)) = stopped(&place, args, signal, step) {
             return (place, output, at);
         }
@@ -149,7 +161,7 @@ fn the_same_bytes_each_time_and_on_any_number_of_threads() {
 fn killed_and_resumed() {
     let whole = Bytes::of(&long().done(&[]).dir);
     for args in [&[][..], &["--resume"], &["--fresh"]] {
-        let (place, output, _) = stopped_in_the_middle(&[], "KILL", 6);
+        let (place, output, _) = stopped_in_the_middle(long, &[], "KILL", 6);
         assert_eq!(output.status.code(), None, "killed");
         let [killed] = &place.runs()[..] else { panic!("one run") };
         assert_eq!(status(killed)["state"], "running");
@@ -190,9 +202,42 @@ fn killed_and_resumed() {
 }
 
 #[test]
+fn counts_are_kept_over_a_kill() {
+    let counts = || {
+        let place = long().edit(
+            "{node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}",
+            "{node: NgramLm, in: docs, order: 3}",
+        );
+        let (graph, steps) = place.yaml.split_once("  - train: {goal: entropy.loss").unwrap();
+        let yaml = format!("{graph}{}", steps.split_once('\n').unwrap().1);
+        place.with(&yaml)
+    };
+    let whole = Bytes::of(&counts().done(&["--threads", "1"]).dir);
+    assert!(whole.checkpoints.iter().any(|(name, _)| name.ends_with("entropy.counts")));
+    let stopped = (0..10).find_map(|_| {
+        let place = counts();
+        stopped(&place, &[], "KILL", 6).map(|_| place)
+    });
+    let done = stopped.expect("ten runs were done before a signal reached them").done(&[]);
+    assert_same(&whole, &Bytes::of(&done.dir), "killed, then run again");
+    assert!(done.stderr.contains("going on after step"), "{}", done.stderr);
+}
+
+#[test]
+fn killed_and_resumed_with_every_setting() {
+    let whole = Bytes::of(&long_with_settings().done(&[]).dir);
+    let (place, output, at) = stopped_in_the_middle(long_with_settings, &[], "KILL", 20);
+    assert_eq!(output.status.code(), None, "killed");
+    assert!(at >= 20);
+    assert_same(&whole, &Bytes::of(&place.done(&[]).dir), "killed");
+    let plain = Bytes::of(&long().done(&[]).dir);
+    assert!(plain != whole, "the settings do something, or nothing is compared here");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_named_and_not_resumed_from() {
     let whole = Bytes::of(&long().done(&[]).dir);
-    let (place, ..) = stopped_in_the_middle(&[], "KILL", 6);
+    let (place, ..) = stopped_in_the_middle(long, &[], "KILL", 6);
     let (kept, _) = checkpoint(&place.path("runs/.store")).unwrap();
     let path = kept.join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
@@ -212,7 +257,7 @@ fn a_damaged_checkpoint_is_named_and_not_resumed_from() {
 #[test]
 fn interrupted_and_resumed() {
     let whole = Bytes::of(&long().done(&[]).dir);
-    let (place, output, at) = stopped_in_the_middle(&[], "INT", 4);
+    let (place, output, at) = stopped_in_the_middle(long, &[], "INT", 4);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("interrupted") && stderr.contains("run it again"), "{stderr}");

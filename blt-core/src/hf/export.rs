@@ -2,6 +2,7 @@
 
 use super::{CONFIG_FILE, HfConfig, HfError, HfPatcher, HfPatching, INDEX_FILE, WEIGHTS_FILE};
 use crate::backend::{BackendError, BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
+use crate::counts::CountsConfig;
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
 use crate::patch::EntropyRule;
 use crate::tensor_file::{self, WriteError};
@@ -26,6 +27,8 @@ pub struct ModelShape {
 pub enum PatchingShape {
     /// An entropy model and a rule on its entropies.
     Entropy { model: ByteLmShape, rule: EntropyRule, max_patch_length: Option<usize> },
+    /// Counts and a rule on their entropies.
+    Counts { model: CountsShape, rule: EntropyRule, max_patch_length: Option<usize> },
     /// Anything else (stride, space, BPE, a column): exported with `patch_in_forward: false`.
     Outside,
 }
@@ -36,6 +39,14 @@ pub struct ByteLmShape {
     pub block: BlockConfig,
     /// Its context begins anew after each newline.
     pub reset_at_newline: bool,
+}
+
+/// Counts as an entropy model. They are no parameters, and stand in a file of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CountsShape {
+    pub config: CountsConfig,
+    /// The file in the checkpoint directory.
+    pub file: String,
 }
 
 fn window(window: Option<usize>) -> String {
@@ -57,6 +68,10 @@ pub enum Unsupported {
     LatentWindow(usize),
     #[error("{0}: the layout has the global entropy rule alone")]
     RelativeRule(EntropyRule),
+    #[error(
+        "an entropy model of counts (NgramLm): the layout's is a transformer; train one (ByteLm) to patch with, or score with the run's own checkpoint (node Blt)"
+    )]
+    Counts,
     #[error("an entropy model whose context resets at newlines: the layout's does not")]
     NewlineReset,
     #[error("k = {encoder} (encoder) and {decoder} (decoder): the layout has one for both")]
@@ -150,6 +165,9 @@ impl HfConfig {
             if model.reset_at_newline {
                 refused.push(Unsupported::NewlineReset);
             }
+        }
+        if let PatchingShape::Counts { .. } = model.patching {
+            refused.push(Unsupported::Counts);
         }
         for (part, b) in blocks {
             if b.head_dim != b.dim / b.heads {

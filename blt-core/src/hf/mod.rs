@@ -14,7 +14,9 @@ mod tensors;
 mod weights;
 
 pub use config::{HfConfig, HfPatcher, HfPatching};
-pub use export::{ByteLmShape, ModelShape, PatchingShape, Unsupported, write_directory};
+pub use export::{
+    ByteLmShape, CountsShape, ModelShape, PatchingShape, Unsupported, write_directory,
+};
 pub use tensors::TensorSpec;
 pub use weights::Weights;
 

@@ -22,7 +22,9 @@ pub fn shuffled_patches(batch: &Batch, patches: &Patches, seed: u64) -> Patches 
         }
         let mut draws = hasher.finalize_xof();
         let (context, counted) = lengths.split_at_mut(not_counted);
-        for group in [&mut context[1..], counted] {
+        // The last patch of the context may reach into what counts: it stays where it is.
+        let last = context.len().max(2) - 1;
+        for group in [&mut context[1..last], counted] {
             for i in (1..group.len()).rev() {
                 let mut draw = [0; 8];
                 draws.fill(&mut draw);

@@ -8,8 +8,8 @@ use arrow::datatypes::Field;
 use crate::formats::file::{Found, Partition};
 
 /// The columns made of folders' names, for each file: of folders below the path that the user
-/// named, for what stands above it says where the data is, not what it is. A column holds integers if all of its values
-/// are, else text. A column that one file has, every file has.
+/// named, for what stands above it says where the data is, not what it is. A column holds integers
+/// if all of its values are, else text. A column that one file has, every file has.
 pub(crate) fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
     let of_files: Vec<Vec<(String, Option<String>)>> =
         found.iter().map(|f| pairs(&f.below)).collect();

@@ -18,7 +18,7 @@ use self::scans::Scans;
 use crate::error::DataError;
 use crate::formats::file::{DataFile, Found, Partition};
 use crate::formats::{self, Format, FormatReader};
-use crate::predicate::ColumnStatistics;
+use crate::predicate::{ColumnStatistics, Predicate};
 use crate::source::{Batches, GroupReader, RowFile, RowGroup, Source, shared_schema};
 use crate::split::Split;
 use crate::storage::Location;
@@ -49,7 +49,7 @@ impl SourceKind {
 }
 
 /// Where a corpus is and how it is read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceConfig {
     pub kind: SourceKind,
     /// Files, folders (searched to the bottom, sorted by path) and globs, read in this order.
@@ -59,6 +59,8 @@ pub struct SourceConfig {
     /// The column of text or binary that holds the documents.
     pub column: String,
     pub split: Option<Split>,
+    /// Which rows are read; None for all.
+    pub condition: Option<Predicate>,
     /// The endings of a folder's files that are read; None for the format's own.
     pub extensions: Option<Vec<String>>,
 }
@@ -72,6 +74,7 @@ impl SourceConfig {
             base_dir: base_dir.into(),
             column: "text".into(),
             split: None,
+            condition: None,
             extensions: None,
         }
     }
@@ -182,6 +185,10 @@ impl Source for Corpus {
 
     fn split(&self) -> Option<&Split> {
         self.config.split.as_ref()
+    }
+
+    fn condition(&self) -> Option<&Predicate> {
+        self.config.condition.as_ref()
     }
 
     fn name(&self) -> String {

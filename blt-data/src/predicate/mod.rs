@@ -54,6 +54,14 @@ impl Predicate {
         }
     }
 
+    /// The condition that both are true.
+    pub fn and(&self, other: &Predicate) -> Predicate {
+        Predicate {
+            text: format!("({self}) and ({other})"),
+            expr: Expr::All(vec![self.expr.clone(), other.expr.clone()]),
+        }
+    }
+
     /// The top-level columns of `schema` that the condition reads. Names that it does not have are
     /// left out.
     pub fn columns(&self, schema: &Schema) -> Vec<String> {

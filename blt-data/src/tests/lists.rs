@@ -189,7 +189,7 @@ fn lists_are_cut_with_their_spans() {
             .unwrap();
         (batch.lists["entropies"].clone(), batch.lists["patch_lengths"].clone())
     };
-    let packer = Packer { span_bytes: 100, batch_bytes: 100, context_bytes: 0, keep_empty: true };
+    let packer = Packer { keep_empty: true, ..Packer::new(100, 100).unwrap() };
     let (entropies, patches) = cut(packer.clone());
     assert_eq!(entropies, [(0..9).map(|v| v as f32).collect::<Vec<_>>(), vec![9.0]]);
     assert_eq!(patches, [vec![1.0, 2.0, 3.0, 3.0], vec![1.0, 1.0]]);

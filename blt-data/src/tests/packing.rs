@@ -28,17 +28,21 @@ proptest! {
     fn every_byte_is_counted_once(
         documents in prop::collection::vec(prop::option::weighted(0.9, "[a-zé]{0,40}"), 1..14),
         span_bytes in 1usize..20, batch_bytes in 1usize..40, context in 0usize..20, keep_empty: bool, shuffled: bool,
+        best: bool,
     ) {
         prop_assume!(documents.iter().any(Option::is_some));
         let dir = tempfile::tempdir().unwrap();
         let source = corpus(dir.path(), &documents);
         let order = if shuffled { Order::Shuffled { seed: 5, buffer: 3 } } else { Order::Sequential };
         let request = Request { order, scalars: vec!["id".into()], ..Request::all() };
-        let packer = Packer { span_bytes, batch_bytes, context_bytes: context.min(span_bytes - 1), keep_empty };
+        let packing = if best { Packing::BestFit } else { Packing::NextFit };
+        let context_bytes = context.min(span_bytes - 1);
+        let packer = Packer { span_bytes, batch_bytes, context_bytes, keep_empty, packing };
         let mut reader = BatchReader::new(source.clone(), request.clone(), packer.clone()).unwrap();
         let start = reader.state().clone();
 
-        let mut counted: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        // By row, and where the bytes that a span counts begin.
+        let mut counted: BTreeMap<u64, BTreeMap<usize, Vec<u8>>> = BTreeMap::new();
         let mut sizes: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         let mut batches = Vec::new();
         while let Some(batch) = reader.next_batch().unwrap() {
@@ -52,11 +56,15 @@ proptest! {
                 let bytes: Vec<u8> = ids[1..].iter().map(|id| (id - OFFSET) as u8).collect();
                 let whole = documents[span.row as usize].as_ref().unwrap().as_bytes();
                 prop_assert_eq!(&bytes[..], &whole[span.range.clone()]);
+                prop_assert_eq!(span.last, span.range.end == whole.len());
                 let so_far = counted.entry(span.row).or_default();
-                // Spans of a document come in order, and the context was counted before.
-                prop_assert_eq!(so_far.len(), span.range.start + span.context);
-                so_far.extend(&bytes[span.context..]);
-                prop_assert_eq!(span.last, so_far.len() == whole.len());
+                if !best {
+                    // Spans of a document come in order, and the context was counted before.
+                    let bytes: usize = so_far.values().map(Vec::len).sum();
+                    prop_assert_eq!(bytes, span.range.start + span.context);
+                }
+                let from = span.range.start + span.context;
+                prop_assert!(so_far.insert(from, bytes[span.context..].to_vec()).is_none());
                 let size = sizes.entry(span.row).or_default();
                 *size = (size.0 + 1, size.1 + ids.len());
             }
@@ -67,6 +75,15 @@ proptest! {
             .filter_map(|(row, d)| d.as_ref().map(|d| (row, d.clone().into_bytes())))
             .filter(|(_, d)| keep_empty || !d.is_empty())
             .collect();
+        for spans in counted.values() {
+            let mut end = 0;
+            for (from, bytes) in spans {
+                prop_assert_eq!(*from, end);
+                end += bytes.len();
+            }
+        }
+        let counted: BTreeMap<u64, Vec<u8>> =
+            counted.into_iter().map(|(row, spans)| (row, spans.into_values().flatten().collect())).collect();
         prop_assert_eq!(&counted, &expected);
         for (row, size) in sizes {
             prop_assert_eq!(size, packer.size(expected[&row].len()));
@@ -104,6 +121,28 @@ fn batches_are_filled() {
     // No span of the corpus has more than 8 ids, so a batch that is not the last leaves less than
     // that.
     assert!(batches[..batches.len() - 1].iter().all(|(b, _)| b.len() > 42 && b.len() <= 50));
+}
+
+/// Documents of one to three spans, of which full ones fill a batch: packed in order, most batches
+/// are ragged.
+#[test]
+fn the_best_fit_fills_ragged_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let documents: Vec<Option<String>> =
+        (0..600).map(|i| Some("x".repeat(i * 7919 % 300 + 1))).collect();
+    let source = corpus(dir.path(), &documents);
+    let filled = |packing| {
+        let packer = Packer { packing, ..Packer::new(100, 101).unwrap() };
+        let mut reader = BatchReader::new(source.clone(), Request::all(), packer).unwrap();
+        let batches = drain(&mut reader);
+        let ids: usize = batches.iter().map(|(batch, _)| batch.len()).sum();
+        // Once everything is read, what is left does not pair up.
+        let even = batches[..batches.len() - 40].iter().filter(|(batch, _)| batch.len() > 90);
+        (ids as f64 / (101 * batches.len()) as f64, even.count() as f64 / batches.len() as f64)
+    };
+    let (next, best) = (filled(Packing::NextFit), filled(Packing::BestFit));
+    assert!(next.0 < 0.85, "{next:?}");
+    assert!(best.0 > 0.95 && best.1 > 0.9, "{best:?}");
 }
 
 #[test]

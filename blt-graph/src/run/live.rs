@@ -363,6 +363,12 @@ impl Outputs {
         })
     }
 
+    /// As [`take`](Outputs::take), of a type that the caller does not know: to give it to
+    /// [`Live::run`] again.
+    pub fn take_any(&mut self, goal: &str) -> Option<AnyValue> {
+        self.values.iter_mut().find(|(name, _)| name == goal)?.1.take()
+    }
+
     /// As [`take`](Outputs::take), but leaves the value there.
     ///
     /// # Errors

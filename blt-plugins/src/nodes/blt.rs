@@ -1,4 +1,5 @@
 use super::graph_of_model::graph_of;
+use super::ngram_lm;
 use crate::checkpoint::{CheckpointState, STATE_FILE};
 use crate::facilities::{Facilities, provide};
 use crate::model::{session, with_stored_params};
@@ -10,11 +11,12 @@ use crate::ports::{
 use blt_core::backend::BackendError;
 use blt_core::blt;
 use blt_core::bytes::Batch;
+use blt_core::counts::Counts;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_derive::{node, params};
-use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx};
+use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -60,12 +62,23 @@ pub struct State {
 struct About {
     shape: ModelShape,
     files: Vec<PathBuf>,
+    /// The entropy model, if it is counts.
+    counts: Option<Rc<Counts>>,
     patcher_flops: Cell<u64>,
 }
 
 impl Facilities for About {
     fn param_files(&self) -> Option<&[PathBuf]> {
         Some(&self.files)
+    }
+
+    fn save(&self, dir: &Path) -> Result<(), StepError> {
+        match (&self.shape.patching, &self.counts) {
+            (PatchingShape::Counts { model, .. }, Some(counts)) => {
+                Ok(std::fs::write(dir.join(&model.file), counts.to_bytes())?)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn whole_model(&self) -> Option<&ModelShape> {
@@ -81,7 +94,8 @@ impl Facilities for About {
         bos_entropy: Option<f32>,
     ) -> Result<Option<Box<dyn PatchStream>>, NodeError> {
         match self.shape.patching {
-            PatchingShape::Entropy { rule, max_patch_length, .. } => {
+            PatchingShape::Entropy { rule, max_patch_length, .. }
+            | PatchingShape::Counts { rule, max_patch_length, .. } => {
                 entropy_stream(rule, max_patch_length, bos_entropy)
             }
             PatchingShape::Outside => Ok(None),
@@ -214,11 +228,22 @@ impl Node for Blt {
             return Err(NodeError::input("patches", msg)
                 .help("wire a patcher: `in: {bytes: docs, patches: p}`"));
         }
-        let files =
+        let mut files: Vec<PathBuf> =
             std::iter::once(description).chain(weights.files().map(Path::to_path_buf)).collect();
-        let model = with_stored_params(cx, &weights, &names, |maker| blt::Blt::new(maker, &shape));
+        let counts = match &shape.patching {
+            PatchingShape::Counts { model, .. } => {
+                let path = cx.base_dir.join(&self.checkpoint).join(&model.file);
+                let counts = ngram_lm::read(&path, model.config);
+                files.push(path);
+                Some(Rc::new(counts.map_err(|e| NodeError::param("checkpoint", e))?))
+            }
+            _ => None,
+        };
+        let model = with_stored_params(cx, &weights, &names, |maker| {
+            blt::Blt::new(maker, &shape, counts.clone())
+        });
         let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
-        let about = About { shape, files, patcher_flops: Cell::new(0) };
+        let about = About { shape, files, counts, patcher_flops: Cell::new(0) };
         Ok(State { model, about: provide(cx, about) })
     }
 

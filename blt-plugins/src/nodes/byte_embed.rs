@@ -6,6 +6,7 @@ use blt_core::bytes::Batch;
 use blt_core::model;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
+use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::rc::Rc;
 
@@ -26,6 +27,20 @@ pub struct ByteEmbed {
     /// Hash functions for each n-gram size, 1 to 11.
     #[default(1)]
     pub functions: usize,
+    /// The numbers in the hash tables before training: `normal` (truncated, of deviation
+    /// `dim^-0.5`, as the embeddings of bytes) or `zero`. With `normal`, a row that no n-gram of
+    /// the training documents reached adds noise to the bytes that read it later.
+    #[default(TableInit::Normal)]
+    #[schemars(with = "String")]
+    pub table_init: TableInit,
+}
+
+/// The numbers in hash tables before training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableInit {
+    Normal,
+    Zero,
 }
 
 impl ByteEmbed {
@@ -79,7 +94,11 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        with_params(cx, |maker| model::ByteEmbed::new(maker, self.dim, self.hash()))
+        let new = match self.table_init {
+            TableInit::Normal => model::ByteEmbed::new,
+            TableInit::Zero => model::ByteEmbed::with_zero_tables,
+        };
+        with_params(cx, |maker| new(maker, self.dim, self.hash()))
     }
 
     fn run(

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
 /// Which comparison starts a patch.
@@ -38,9 +39,11 @@ pub enum Align {
 /// `rule: global` starts one after id t where H(x_t) > threshold; `relative` where H(x_t) -
 /// H(x_{t-1}) > relative_threshold (approximate monotonicity); `both` where both hold; `jump` where
 /// H(x_t) - M_{t-1} > relative_threshold, M being the running mean of the entropies of the span so
-/// far, M_t = M_{t-1} + (H(x_t) - M_{t-1}) / mean_bytes. Entropies are in nats. Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The
-/// threshold is then found before training starts, within 2 %, on training documents that are set
-/// aside from all training; patches are counted after `max_patch_length` has split them, and after
+/// far, M_t = M_{t-1} + (H(x_t) - M_{t-1}) / mean_bytes. Entropies are in nats.
+///
+/// Instead of a threshold, `bytes_per_patch` gives the wanted mean patch size. The threshold is
+/// then found before training starts, within 2 %, on training documents that are set aside from all
+/// training; patches are counted after `max_patch_length` has split them, and after
 /// `min_patch_length` and `align`. The threshold is recorded in the checkpoint. Paper section 2.3.
 ///
 /// `align: character` moves a border that falls inside a UTF-8 character to the character's end.
@@ -54,8 +57,8 @@ pub struct EntropyPatch {
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
     pub threshold: Option<f64>,
-    /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump` over
-    /// the running mean.
+    /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump`
+    /// over the running mean.
     pub relative_threshold: Option<f64>,
     /// With `rule: jump`, about how many bytes the running mean is over; 16 if left out.
     pub mean_bytes: Option<usize>,
@@ -333,7 +336,7 @@ impl Prepare for Threshold {
         }
     }
 
-    fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
+    fn restore(&self, learned: &serde_json::Value, _: &Path) -> Result<(), StepError> {
         let Some(unknown) = self.unknown else { return Ok(()) };
         let found: Calibrated = serde_json::from_value(learned.clone())?;
         let wanted = (Some(found.wanted_bytes_per_patch), found.limits, found.rule);

@@ -7,9 +7,15 @@ use super::latent::Latent;
 use super::local_decoder::{DecoderCross, LocalDecoder};
 use super::local_encoder::LocalEncoder;
 use super::next_byte_loss::NextByteLoss;
+use super::ngram_lm::NgramLm;
 use crate::model::Sizes;
 use blt_core::hf::{ModelShape, PatchingShape};
+use blt_core::patch::EntropyRule;
 use blt_graph::{Graph, GraphSpec, Wire};
+
+fn patcher(rule: EntropyRule, max_patch_length: Option<usize>) -> EntropyPatch {
+    EntropyPatch { max_patch_length, ..EntropyPatch::of_rule(rule) }
+}
 
 /// The nodes that one would write for a model of this shape; its bytes come from outside, and so do
 /// its patches where it has no patcher.
@@ -35,11 +41,11 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
                 eps,
             };
             let (entropies, ..) = graph.add("entropy", lm, bytes.clone());
-            let patcher = EntropyPatch {
-                max_patch_length: *max_patch_length,
-                ..EntropyPatch::of_rule(*rule)
-            };
-            graph.add("patches", patcher, (bytes.clone(), entropies))
+            graph.add("patches", patcher(*rule, *max_patch_length), (bytes.clone(), entropies))
+        }
+        PatchingShape::Counts { model, rule, max_patch_length } => {
+            let (entropies, ..) = graph.add("entropy", NgramLm::of(model.config), bytes.clone());
+            graph.add("patches", patcher(*rule, *max_patch_length), (bytes.clone(), entropies))
         }
     };
     let (ngrams, table, functions) = match &shape.hash {
@@ -48,7 +54,7 @@ pub fn graph_of(shape: &ModelShape) -> GraphSpec {
     };
     let embed = graph.add(
         "embed",
-        ByteEmbed { dim: shape.encoder.block.dim, ngrams, table, functions },
+        ByteEmbed { ngrams, table, functions, ..ByteEmbed::new(shape.encoder.block.dim) },
         bytes.clone(),
     );
     let e = &shape.encoder;

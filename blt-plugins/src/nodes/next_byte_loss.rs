@@ -1,9 +1,10 @@
+use crate::facilities::{Facilities, provide};
 use crate::model::session;
-use crate::ports::{Bytes, Logits, LogitsValue, Loss, LossValue};
+use crate::ports::{Bytes, BytesInfo, Logits, LogitsValue, Loss, LossValue};
 use blt_core::bytes::Batch;
 use blt_core::model::next_byte_targets;
 use blt_derive::{node, params};
-use blt_graph::{Node, NodeError, RunCx};
+use blt_graph::{BuildCx, Node, NodeError, RunCx};
 use std::rc::Rc;
 
 /// Cross-entropy of the next byte, in nats, averaged over the bytes.
@@ -14,10 +15,26 @@ pub struct NextByteLoss {
     pub eos: bool,
 }
 
+/// The targets of a loss that predicts EOS.
+struct WithEos;
+
+impl Facilities for WithEos {
+    fn n_targets(&self, batch: &Batch) -> Option<usize> {
+        Some(next_byte_targets(batch, true).iter().flatten().count())
+    }
+}
+
 #[node(example = "in: {logits: decoder, bytes: docs}")]
 impl Node for NextByteLoss {
     type In = (Logits, Bytes);
     type Out = Loss;
+
+    fn build(&self, _: ((), BytesInfo), cx: &mut BuildCx) -> Result<(), NodeError> {
+        if self.eos {
+            provide(cx, WithEos);
+        }
+        Ok(())
+    }
 
     fn run(
         &self,

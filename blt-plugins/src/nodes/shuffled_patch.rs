@@ -15,7 +15,7 @@ use std::rc::Rc;
 #[params]
 pub struct ShuffledPatch {}
 
-#[node(example = "in: {bytes: docs, patches: entropy_patches}")]
+#[node(example = "in: {bytes: docs, patches: strides}")]
 impl Node for ShuffledPatch {
     type In = (Bytes, Patches);
     type Out = Patches;

@@ -2,6 +2,7 @@
 
 use crate::facilities::{SourceHandle, provide};
 use crate::ports::{Bytes, BytesInfo};
+use blt_data::predicate::Predicate;
 use blt_data::storage::Location;
 use blt_data::{Corpus, SourceConfig, SourceKind, Split};
 use blt_derive::{node, params};
@@ -38,6 +39,7 @@ struct Common<'a> {
     paths: &'a Paths,
     column: &'a str,
     split: &'a Option<Split>,
+    condition: &'a Option<String>,
     span_bytes: usize,
     shuffle_buffer: usize,
 }
@@ -65,6 +67,7 @@ impl Common<'_> {
                 }
             }
         }
+        self.condition()?;
         if self.span_bytes == 0 {
             return Err(NodeError::param("span_bytes", "a span has at least one byte"));
         }
@@ -77,6 +80,12 @@ impl Common<'_> {
         Ok(BytesInfo { source: cx.node.to_owned() })
     }
 
+    fn condition(&self) -> Result<Option<Predicate>, NodeError> {
+        let parse = |text: &String| Predicate::parse(text);
+        let condition = self.condition.as_ref().map(parse).transpose();
+        condition.map_err(|error| NodeError::param("where", error))
+    }
+
     fn build(&self, kind: SourceKind, cx: &mut BuildCx) -> Result<(), NodeError> {
         let config = SourceConfig {
             kind,
@@ -84,6 +93,7 @@ impl Common<'_> {
             base_dir: cx.base_dir.to_owned(),
             column: self.column.to_owned(),
             split: Some(self.split.clone().unwrap_or_default()),
+            condition: self.condition()?,
             extensions: None,
         };
         let source = Arc::new(Corpus::new(config)?);
@@ -94,7 +104,7 @@ impl Common<'_> {
 }
 
 macro_rules! source_node {
-    ($name:ident, |$this:ident| $kind:expr, $column:expr, $example:literal) => {
+    ($name:ident, |$this:ident| $kind:expr, $column:expr, $condition:expr, $example:literal) => {
         impl $name {
             fn kind(&self) -> SourceKind {
                 #[allow(unused_variables)]
@@ -109,6 +119,7 @@ macro_rules! source_node {
                     paths: &self.path,
                     column: $column,
                     split: &self.split,
+                    condition: $condition,
                     span_bytes: self.span_bytes,
                     shuffle_buffer: self.shuffle_buffer,
                 }
@@ -143,6 +154,10 @@ pub struct ParquetBytes {
     pub path: Paths,
     #[shared]
     pub column: String,
+    /// Which rows are read, a condition on the columns: `lang = 'en' and n_bytes >= 100`. The others
+    /// are left out as if they were not there.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     #[shared]
     pub split: Option<Split>,
     #[shared]
@@ -155,7 +170,8 @@ source_node!(
     ParquetBytes,
     |this| SourceKind::Parquet,
     &this.column,
-    "path: corpus/sample.parquet, column: text, split: {valid: 0.1, by: id}"
+    &this.condition,
+    "path: corpus/sample.parquet, column: text, where: domain = 'prose', split: {valid: 0.1, by: id}"
 );
 
 /// Documents from a column of Arrow IPC files or streams.
@@ -168,6 +184,10 @@ pub struct ArrowBytes {
     pub path: Paths,
     #[shared]
     pub column: String,
+    /// Which rows are read, a condition on the columns: `lang = 'en' and n_bytes >= 100`. The others
+    /// are left out as if they were not there.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     #[shared]
     pub split: Option<Split>,
     #[shared]
@@ -180,6 +200,7 @@ source_node!(
     ArrowBytes,
     |this| SourceKind::ArrowIpc,
     &this.column,
+    &this.condition,
     "path: corpus.arrow, column: text, split: {valid: 0.1, by: content}"
 );
 
@@ -205,5 +226,6 @@ source_node!(
     TextFiles,
     |this| SourceKind::Text { lines: this.lines },
     "text",
+    &None,
     "path: 'docs/**/*.txt', split: {valid: 0.1, by: path}"
 );

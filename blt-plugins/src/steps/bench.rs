@@ -261,10 +261,10 @@ impl Measuring<'_> {
                 backend.touch_moments(&graph.param_ids());
                 memory::reset_peak();
             }
-            let total: usize = batches.iter().map(|b| b.n_counted_bytes()).sum();
+            let total: usize = batches.iter().map(|b| graph.n_targets(b, &step.goal)).sum();
             let mut nats = 0.0;
             for batch in batches {
-                let share = batch.n_counted_bytes() as f64 / total as f64;
+                let share = graph.n_targets(batch, &step.goal) as f64 / total as f64;
                 nats += graph.gradients(batch, &step.goal, share)?.total_nats();
             }
             backend.synchronize()?;

@@ -7,51 +7,23 @@ use crate::plan_queries::{
     boundary_lookahead, nodes_behind_borders, patches_wire, read_by_patchers,
 };
 use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
+use crate::probe::{LatentWires, Probe};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
+use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::patch::PatchStats;
-use blt_data::{Counts, DataError, Portion, ReadDocuments, Request};
+use blt_data::{Counts, DataError, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::html::Sample;
-use blt_report::results::{DocumentLine, EvaluateResult, Number, StepResult, Timing};
-use serde::{Deserialize, Serialize};
+use blt_report::results::{DocumentLine, EvaluateResult, LatentsProbe, Number, StepResult, Timing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::LN_2;
 use std::rc::Rc;
 use std::time::Instant;
-
-/// Which documents a step reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    All,
-    Train,
-    Valid,
-}
-
-impl Split {
-    /// The name in YAML.
-    pub fn name(self) -> &'static str {
-        match self {
-            Split::All => "all",
-            Split::Train => "train",
-            Split::Valid => "valid",
-        }
-    }
-
-    /// The documents that it names.
-    pub fn portion(self) -> Portion {
-        match self {
-            Split::All => Portion::All,
-            Split::Train => Portion::Train,
-            Split::Valid => Portion::Valid,
-        }
-    }
-}
 
 /// Measures bits per byte on whole documents: over all of them, by the values of a column, and by
 /// document.
@@ -87,6 +59,12 @@ pub struct Evaluate {
     pub matching: Option<Match>,
     /// Most documents to read, empty ones included.
     pub limit: Option<u64>,
+    /// Also measure the worth of latents: `latents` reads the documents again with the latents
+    /// replaced by the mean over training documents, by those of another document of the group
+    /// (`by`) at the same patch indices, and by zeros. The worth is the smaller of the first two
+    /// losses minus the loss as trained. Works for every graph with one node that is the latent
+    /// part of a model.
+    pub probe: Option<Probe>,
     /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
     pub sample_bytes: usize,
@@ -139,6 +117,7 @@ struct Measuring<'a> {
     metrics: MetricValue,
     samples: BTreeMap<Option<String>, Sample>,
     documents: JsonLines,
+    latents: Option<LatentsProbe>,
     ids: u64,
     spans: u64,
 }
@@ -173,6 +152,9 @@ impl Step for Evaluate {
             }
         }
         check_source(plan, self.source.as_deref())?;
+        if self.probe.is_some() {
+            LatentWires::find(plan, &self.goal)?;
+        }
         if let Some(matching) = &self.matching {
             let wanted = matching.bytes_per_patch;
             if !(wanted >= 1.0 && wanted.is_finite()) {
@@ -242,6 +224,12 @@ impl Step for Evaluate {
         let matched = self.matching.as_ref();
         let matched =
             matched.map(|m| m.apply(cx, &graph, &refs, request.clone(), by)).transpose()?;
+        // Before the costs of nodes are measured.
+        let columns = (self.by.as_deref(), cluster.as_deref());
+        let probed = |probe: &Probe| {
+            probe.run(cx, &graph, &self.goal, request.clone(), self.batch_bytes, columns)
+        };
+        let latents = self.probe.as_ref().map(probed).transpose()?;
         let mut batches = graph.batches(request, self.batch_bytes)?.read_ahead(2);
         let documents = JsonLines::open(cx.dir().join("documents.jsonl"), 0)?;
         let mut measuring = Measuring {
@@ -259,6 +247,7 @@ impl Step for Evaluate {
             metrics: MetricValue::default(),
             samples: BTreeMap::new(),
             documents,
+            latents,
             ids: 0,
             spans: 0,
         };
@@ -459,6 +448,7 @@ impl Measuring<'_> {
             boundary_lookahead: boundary_lookahead(plan, &refs)?,
             metrics: metrics.map(|(name, (sum, n))| (name.clone(), Some(sum / n))).collect(),
             prepared: self.graph.prepared_summary(),
+            latents: self.latents.clone(),
             matched: self.matched.as_ref().map(serde_json::to_value).transpose()?,
         })
     }

@@ -26,9 +26,9 @@ use std::rc::Rc;
 /// patcher is a global `EntropyPatch` over a `ByteLm`, with the threshold that was given or found.
 /// With any other patcher it has no entropy model (`patch_in_forward: false`), and whoever loads it
 /// must provide patches. Models that the layout cannot describe (pooling other than `max`, `cross:
-/// all`, windows that differ, a relative rule, resets at newlines) are refused before any step
-/// starts. With `verify`, the directory is read back and compared with the pipeline's own model.
-/// Writes `result.json`.
+/// all`, windows that differ, a relative rule, resets at newlines, an entropy model of counts) are
+/// refused before any step starts. With `verify`, the directory is read back and compared with the
+/// pipeline's own model. Writes `result.json`.
 #[params]
 pub struct Export {
     /// The wire of the model's loss, or of its logits.
@@ -78,7 +78,7 @@ impl Export {
         let (model, _) = ParamMaker::read(
             &*session.backend,
             |name, shape| weights.view(name, shape),
-            |maker| Blt::new(maker, &shape),
+            |maker| Blt::new(maker, &shape, None),
         )?;
         let patches_wire = patches_wire(cx.plan(), &[&self.goal])?;
         let goals: Vec<&str> =

@@ -8,10 +8,12 @@ mod score_batches;
 mod score_worker;
 mod train;
 
+pub use crate::probe::Probe;
+pub use crate::split::Split;
 pub use bench::Bench;
-pub use evaluate::{Evaluate, Split};
+pub use evaluate::Evaluate;
 pub use export::Export;
 pub use score::{Emit, Score};
 pub use score_batches::{BatchOptions, BatchScorer};
 pub use score_worker::Worker;
-pub use train::Train;
+pub use train::{Average, HeldOut, Train};

@@ -151,10 +151,35 @@ impl TrainedGraph {
         Ok(self.run(batch, &[goal])?.take::<P>(goal)?)
     }
 
+    /// Computes `goals` on a batch of the graph's only source, given the values of other outputs.
+    /// Nodes with a given output do not run.
+    ///
+    /// # Errors
+    /// As [`run`](TrainedGraph::run).
+    pub fn run_with<S: AsRef<str>>(
+        &self,
+        batch: &Rc<Batch>,
+        given: &[(&str, AnyValue)],
+        goals: &[S],
+    ) -> Result<Outputs, RunFailed> {
+        let source = self.own_source()?;
+        let batch = (source.node.as_str(), AnyValue::new::<Bytes>(batch.clone()));
+        self.live.run(&[&[batch], given].concat(), goals)
+    }
+
+    /// How many targets the loss `goal` has in a batch: its counted bytes, unless the node says
+    /// otherwise ([`Facilities::n_targets`]).
+    pub fn n_targets(&self, batch: &Batch, goal: &str) -> usize {
+        let node = self.live.plan().goal(goal).map_or("", |goal| &goal.node.name);
+        let mut of_node = facilities::of_node(&self.live, node);
+        let targets = of_node.find_map(|facilities| facilities.n_targets(batch));
+        targets.unwrap_or_else(|| batch.n_counted_bytes())
+    }
+
     /// Computes the loss `goal` on a batch, and adds its gradient, times `share`, to the gradients
     /// of all parameters that it depends on. `share` is the batch's share of its optimiser step: 1
     /// for a single batch, and less for micro-batches, whose gradients then add up to the gradient
-    /// of their mean.
+    /// of their mean: the share in the [targets](TrainedGraph::n_targets) of the step.
     ///
     /// # Errors
     /// As [`get`](TrainedGraph::get).
@@ -190,6 +215,39 @@ impl TrainedGraph {
     /// If the device fails.
     pub fn update(&self, optimiser: &AdamWConfig, step: u64, t: u64) -> Result<f64, StepError> {
         optimiser.step(self.backend(), &self.param_ids(), step, t).map_err(device::failed)
+    }
+
+    /// As [`update`](TrainedGraph::update), with a learning rate multiplied by `rates[i]` for the
+    /// i-th of [`params`](TrainedGraph::params).
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn update_by(
+        &self,
+        optimiser: &AdamWConfig,
+        rates: &[f64],
+        step: u64,
+        t: u64,
+    ) -> Result<f64, StepError> {
+        let norm = optimiser.step_by(self.backend(), &self.param_ids(), |i| rates[i], step, t);
+        norm.map_err(device::failed)
+    }
+
+    /// The norm of the gradients added so far, of the parameters of each node that has any.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn gradient_norms(&self) -> Result<BTreeMap<String, f64>, StepError> {
+        let mut by_node: BTreeMap<String, Vec<ParamId>> = BTreeMap::new();
+        for p in &self.params {
+            by_node.entry(p.node.clone()).or_default().push(p.canonical.id);
+        }
+        let norm = |(node, ids): (String, Vec<ParamId>)| {
+            let squared = self.backend().grad_norm_squared(&ids).map_err(device::failed)?;
+            Ok((node, squared.sqrt()))
+        };
+        let norms = by_node.into_iter().map(norm).collect::<Result<BTreeMap<_, _>, StepError>>()?;
+        Ok(norms.into_iter().filter(|(_, norm)| *norm > 0.0).collect())
     }
 
     /// Starts measuring the time and FLOPs of each node, backward included.

@@ -94,7 +94,7 @@ impl TrainedGraph {
         self.read(source, request, packer, None)
     }
 
-    pub(super) fn read<'a>(
+    pub(crate) fn read<'a>(
         &'a self,
         source: &'a DocumentSource,
         request: Request,

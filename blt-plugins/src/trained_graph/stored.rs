@@ -41,7 +41,7 @@ impl TrainedGraph {
             self.backend().write_param(p.canonical.id, &data).map_err(device::failed)?;
         }
         for (node, learned) in state.prepared {
-            if self.with_prepare(&node, |p| p.restore(&learned)).transpose()?.is_some() {
+            if self.with_prepare(&node, |p| p.restore(&learned, dir)).transpose()?.is_some() {
                 self.learned.insert(node, learned);
             }
         }
@@ -150,7 +150,19 @@ impl TrainedGraph {
     /// # Errors
     /// If the checkpoint cannot be written.
     pub fn save(&self, dir: &Path, t: u64, training: Option<Value>) -> Result<(), StepError> {
+        self.save_with(dir, t, training, |_| Ok(()))
+    }
+
+    /// As [`save`](TrainedGraph::save); `more` writes files of a step's own into the directory.
+    pub(crate) fn save_with(
+        &self,
+        dir: &Path,
+        t: u64,
+        training: Option<Value>,
+        more: impl FnOnce(&Path) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
         checkpoint::write(dir, |partial| {
+            more(partial)?;
             let stored = self.stored();
             save_params(partial, &stored, self.backend())?;
             save_moments(partial, &stored, self.backend())?;
@@ -158,6 +170,9 @@ impl TrainedGraph {
             for p in &self.params {
                 let names = nodes.entry(p.node.clone()).or_default();
                 names.insert(p.canonical.name.clone(), p.stored.name.clone());
+            }
+            for (_, facilities) in facilities::of_graph(&self.live) {
+                facilities.save(partial)?;
             }
             let (prepared, model) = (self.learned.clone(), self.model().ok());
             let state = CheckpointState { format: FORMAT, t, nodes, prepared, model, training };

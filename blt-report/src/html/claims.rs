@@ -89,12 +89,29 @@ impl Facts {
                 "The baseline {name} was not evaluated, so there are no differences to it."
             ));
         }
+        notes.extend(self.online_note());
         let apart: Vec<&str> =
             self.variants.iter().filter(|v| v.lookahead).map(|v| v.name.as_str()).collect();
         if !apart.is_empty() {
             notes.push(format!("Not ranked: {}. {LOOKAHEAD}", listed(&apart)));
         }
         notes
+    }
+
+    /// Differences to the baseline on batches of the training.
+    fn online_note(&self) -> Option<String> {
+        let online = |v: &Variant| {
+            let (bpb, se) = v.online?;
+            let se = se.map_or_else(String::new, |se| format!(" ± {se:.4}"));
+            Some(format!("{} {bpb:+.4}{se}", v.name))
+        };
+        let online: Vec<String> = self.variants.iter().filter_map(online).collect();
+        (!online.is_empty()).then(|| {
+            format!(
+                "On training batches that were new to the models, in the later half of the first pass, differences to the baseline and their standard errors are: {}.",
+                online.join(", ")
+            )
+        })
     }
 
     /// Which ranked variants differ from the baseline, at 5 % for all together.

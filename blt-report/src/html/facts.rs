@@ -2,7 +2,9 @@
 //! null or not finite is left out.
 
 use super::text::significant;
-use crate::results::{self, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults};
+use crate::results::{
+    self, LatentsProbe, Number, Results, ScoreResult, StepRecord, StepResult, VariantResults,
+};
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -86,11 +88,15 @@ pub struct Variant {
     pub lookahead: bool,
     /// The arm that it controls, where it is a control.
     pub controls: Option<String>,
+    /// What latents are worth.
+    pub latents: Option<LatentsProbe>,
     pub metrics: Vec<(String, f64)>,
     pub prepared: Vec<Found>,
     /// To the baseline.
     pub difference: Option<Difference>,
     pub difference_by: Vec<(String, Difference)>,
+    /// That of the training batches of the first pass, and its standard error.
+    pub online: Option<(f64, Option<f64>)>,
     /// What its `score` steps left.
     pub scores: Vec<Score>,
     /// Goal and bits per byte of its evaluations before the last.
@@ -139,19 +145,41 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn prepared(results: &VariantResults, seed: Option<&str>) -> Vec<Found> {
-    let nodes = results.evaluated.as_ref().map(|evaluated| &evaluated.result.prepared);
+/// What nodes found before training, and the patch sizes that were matched on what is scored.
+fn found(results: &VariantResults, seed: Option<&str>) -> Vec<Found> {
+    let evaluated = results.evaluated.as_ref().map(|evaluated| &evaluated.result);
+    let nodes = evaluated.map(|result| &result.prepared);
     let values = |of_node: &Value| match of_node {
         Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), plain(v))).collect(),
         Value::Null => Vec::new(),
         other => vec![("value".to_owned(), plain(other))],
     };
-    let found = |(node, of_node): (&String, &Value)| Found {
+    let of_node = |(node, of_node): (&String, &Value)| Found {
         seed: seed.map(str::to_owned),
         node: node.clone(),
         values: values(of_node),
     };
-    nodes.into_iter().flatten().map(found).filter(|f| !f.values.is_empty()).collect()
+    let prepared = nodes.into_iter().flatten().map(of_node).filter(|f| !f.values.is_empty());
+    let matched = evaluated.and_then(|result| result.matched.as_ref());
+    let pair = |of: String, pair: &Value| {
+        let size = |which: &str| plain(&pair[which]["bytes_per_patch"]);
+        Found {
+            seed: seed.map(str::to_owned),
+            node: of,
+            values: vec![
+                ("bytes_per_patch".to_owned(), size("matched")),
+                ("as_trained".to_owned(), size("trained")),
+            ],
+        }
+    };
+    let of_matched = |matched: &Value| {
+        let node = matched["node"].as_str().unwrap_or_default().to_owned();
+        let all = matched.get("all").map(|all| pair(format!("{node}, scored"), all));
+        let groups = matched.get("groups").and_then(Value::as_object).into_iter().flatten();
+        let groups = groups.map(|(group, of)| pair(format!("{node}, scored {group}"), of));
+        all.into_iter().chain(groups).collect::<Vec<Found>>()
+    };
+    prepared.chain(matched.into_iter().flat_map(of_matched)).collect()
 }
 
 impl Variant {
@@ -193,10 +221,12 @@ impl Variant {
             evaluate_rate: finite(timing.evaluate_bytes_per_second),
             lookahead: measured.boundary_lookahead,
             controls: None,
+            latents: measured.latents,
             metrics: numbers(&measured.metrics),
-            prepared: by_seed.flat_map(|(seed, of_seed)| prepared(of_seed, seed)).collect(),
+            prepared: by_seed.flat_map(|(seed, of_seed)| found(of_seed, seed)).collect(),
             difference: results.difference.as_ref().and_then(Difference::of),
             difference_by: by.collect(),
+            online: results.online_difference.as_ref().map(|d| (d.bpb, finite(Some(d.se)))),
             scores: results.steps.iter().filter_map(score).collect(),
             other_goals: results.evaluations.iter().filter_map(other_goal).collect(),
             reference: false,

@@ -6,7 +6,9 @@
 //! has no chart of patches.
 
 mod claims;
+mod curves;
 mod facts;
+mod latents;
 mod page;
 mod sample;
 mod scores;

@@ -3,11 +3,10 @@
 use super::facts::{Facts, Found, Variant};
 use super::sample::{self, SHADES, Sample};
 use super::show::{look, named, safe};
-use super::svg::{self, Bar, Line, LinePoint, Part, Point};
+use super::svg::{self, Bar, Part, Point};
 use super::table::ByName;
-use super::text::{listed, mega};
-use super::{ReportError, ReportInput, scores, table};
-use crate::results::MetricsLine;
+use super::text::mega;
+use super::{ReportError, ReportInput, curves, latents, scores, table};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Value, context};
 use std::collections::BTreeMap;
@@ -37,12 +36,13 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         ranking => ranking(&results),
         legend => legend(&results),
         scatters => scatters(&results),
-        curves => curves(&results, &input.metrics),
+        curves => curves::charts(&results, &input.metrics),
         domains => domains(&results),
         baseline => results.baseline.as_deref(),
         differences => by_name(table::groups(&results)),
         other_goals => by_name(table::other_goals(&results)),
         lengths => lengths(&results),
+        latents => latents::rows(&results),
         scores => scores::sections(&results),
         samples => samples(&results, &input.samples),
         metrics => by_name(table::metrics(&results)),
@@ -106,96 +106,6 @@ fn scatters(results: &Facts) -> Vec<Value> {
     let compute =
         against("compute", "Bits per byte against compute", compute, |v| Some(v.flops? / 1e6));
     size.into_iter().chain(compute).collect()
-}
-
-/// One seed's curve of one variant: (bytes or steps, bits per byte).
-type Curve = Vec<(f64, f64)>;
-
-/// Loss curves, a chart for each goal, that of the last training first.
-fn curves(results: &Facts, lines: &[MetricsLine]) -> Vec<Value> {
-    let in_bytes = lines.iter().filter(|l| l.bpb.is_some()).all(|l| l.bytes.is_some());
-    // Goal by goal in the order in which they were trained first; of each, variant and seed.
-    let mut goals: Vec<(String, u64)> = Vec::new();
-    let mut curves: BTreeMap<(String, String, Option<u64>), (Curve, f64)> = BTreeMap::new();
-    for line in lines {
-        let (Some(goal), Some(bpb)) = (&line.goal, line.bpb) else { continue };
-        let Some(at) = (if in_bytes { line.bytes } else { line.step }) else { continue };
-        let (at, run_step) = (at as f64, line.run_step.unwrap_or(0));
-        match goals.iter_mut().find(|(g, _)| g == goal) {
-            Some((_, last)) => *last = run_step.max(*last),
-            None => goals.push((goal.clone(), run_step)),
-        }
-        let variant = line.variant.clone().unwrap_or_default();
-        let (curve, offset) = curves.entry((goal.clone(), variant, line.seed)).or_default();
-        // A second training of the same goal goes on where the first ended.
-        if let Some((last, _)) = curve.last()
-            && at + *offset <= *last
-        {
-            *offset = *last;
-        }
-        curve.push((at + *offset, bpb));
-    }
-    goals.sort_by_key(|(_, run_step)| std::cmp::Reverse(*run_step));
-    let chart = |(n, (goal, _)): (usize, &(String, u64))| {
-        let mut groups: Vec<(Vec<&Variant>, Vec<&Curve>)> = Vec::new();
-        for variant in &results.variants {
-            let of_variant = curves.iter().filter(|((g, v, _), _)| g == goal && *v == variant.name);
-            let of_variant: Vec<&Curve> = of_variant.map(|(_, (curve, _))| curve).collect();
-            if of_variant.is_empty() {
-                continue;
-            }
-            // Variants share what they have in common: an entropy model that was trained once is
-            // one line.
-            match groups.iter_mut().find(|(_, have)| *have == of_variant) {
-                Some((names, _)) => names.push(variant),
-                None => groups.push((vec![variant], of_variant)),
-            }
-        }
-        let all_in_one = groups.len() == 1
-            && results.variants.len() > 1
-            && groups[0].0.len() == results.variants.len();
-        let scale = if in_bytes { 1e-6 } else { 1.0 };
-        let drawn: Vec<Line> = groups
-            .iter()
-            .map(|(variants, curves)| Line {
-                look: look(variants[0]),
-                name: listed(&variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>()),
-                points: over_seeds(curves, scale),
-            })
-            .collect();
-        let x_title = if in_bytes { "bytes trained on (MB)" } else { "step" };
-        let title = format!("Training loss of {goal}");
-        let svg = svg::lines(&format!("curve-{n}"), &title, x_title, "bits per byte", &drawn)?;
-        let seeds = groups.iter().map(|(_, curves)| curves.len()).max().unwrap_or(1);
-        Some(context! {
-            goal => goal.as_str(),
-            svg => safe(svg),
-            seeds => seeds,
-            legend => drawn.iter().zip(&groups).map(|(line, (variants, _))| context! {
-                swatch => safe(line.look.swatch()),
-                name => if all_in_one { "all variants" } else { line.name.as_str() },
-                shared => variants.len() > 1 && !all_in_one,
-                lookahead => line.look.hollow,
-            }).collect::<Vec<_>>(),
-        })
-    };
-    goals.iter().enumerate().filter_map(chart).collect()
-}
-
-/// Mean, lowest and highest over seeds, for as long as all have points.
-fn over_seeds(curves: &[&Curve], scale: f64) -> Vec<LinePoint> {
-    let length = curves.iter().map(|c| c.len()).min().unwrap_or(0);
-    let at = |i: usize| {
-        let values = || curves.iter().map(|c| c[i].1);
-        let mean = values().sum::<f64>() / curves.len() as f64;
-        (
-            curves[0][i].0 * scale,
-            mean,
-            values().fold(f64::MAX, f64::min),
-            values().fold(f64::MIN, f64::max),
-        )
-    };
-    (0..length).map(at).collect()
 }
 
 /// A small chart of bars for each domain, on one scale.
@@ -401,7 +311,7 @@ fn flops(results: &Facts) -> Value {
     }
 }
 
-/// What nodes found before training: thresholds, vocabularies.
+/// What nodes found before training, thresholds and vocabularies, and matched patch sizes.
 fn prepared(results: &Facts) -> Value {
     let mut keys: Vec<&String> = Vec::new();
     let rows = || results.variants.iter().flat_map(|v| v.prepared.iter().map(move |p| (v, p)));
@@ -425,15 +335,4 @@ fn prepared(results: &Facts) -> Value {
     };
     let seeds = rows().any(|(_, found)| found.seed.is_some());
     context! { seeds => seeds, keys => keys.iter().map(|k| k.replace('_', " ")).collect::<Vec<_>>(), rows => rows().map(row).collect::<Vec<_>>() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seeds_are_averaged_for_as_long_as_all_have_points() {
-        let (a, b) = (vec![(1.0, 4.0), (2.0, 3.0)], vec![(1.0, 2.0)]);
-        assert_eq!(over_seeds(&[&a, &b], 1.0), [(1.0, 3.0, 2.0, 4.0)]);
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::facts::{Difference, Facts, Variant};
 use super::text::{grouped, mega, significant};
-use crate::results::Results;
+use crate::results::{LatentsWorth, Results};
 use unicode_width::UnicodeWidthStr;
 
 /// A column: its title, and a variant's cell where there is a value.
@@ -30,6 +30,12 @@ pub fn with_interval(d: &Difference) -> String {
 
 fn p_value(p: f64) -> String {
     if p < 0.001 { "<0.001".to_owned() } else { format!("{p:.3}") }
+}
+
+/// What latents are worth, with half of its interval.
+pub fn worth(of: &LatentsWorth) -> Option<String> {
+    let half = of.half_width.map(|half| format!(" ± {half:.4}"));
+    Some(format!("{:.4}{}", of.worth?, half.unwrap_or_default()))
 }
 
 /// All columns, in order.
@@ -62,6 +68,12 @@ pub const COLUMNS: &[Column] = &[
         title: "df",
         about: "degrees of freedom of the interval (Satterthwaite): few where few seeds or clusters carry the spread",
         cells: |_, v| v.difference?.df.map(|df| format!("{df:.1}")),
+        page_only: false,
+    },
+    Column {
+        title: "latents' worth",
+        about: "bits per byte that the model loses when it reads latents that say nothing of its text, ± half the width of its 95 % interval over documents",
+        cells: |_, v| worth(&v.latents.as_ref()?.all),
         page_only: false,
     },
     Column {

@@ -45,6 +45,9 @@ fn results() -> Value {
     variants["bpe"]["boundary_lookahead"] = json!(true);
     variants["entropy"]["prepared"] =
         json!({"patches": {"threshold": 1.5532911, "bytes_per_patch": 6.04}});
+    let rates =
+        json!({"trained": {"bytes_per_patch": 5.5219}, "matched": {"bytes_per_patch": 6.0}});
+    variants["entropy"]["matched"] = json!({"node": "patches", "groups": {"code": rates}});
     let pair = |variant: &str, next: &str, bpb: f64, p: f64| {
         let difference =
             json!({"bpb": bpb, "clusters": 29, "half_width_simultaneous": 0.03, "p_holm": p});
@@ -139,7 +142,7 @@ fn a_whole_run_shows_every_section() {
         "Patch lengths",
         "Compute by node",
         "Metrics",
-        "Found before training",
+        "Found on the data",
         "The pipeline",
         "The run",
     ] {
@@ -147,6 +150,8 @@ fn a_whole_run_shows_every_section() {
     }
     assert!(
         html.contains("1.55329")
+            && html.contains("patches, scored code")
+            && html.contains("5.5219")
             && html.contains("0.7123")
             && html.contains("A &amp; B")
             && html.contains("&lt;as written&gt;")

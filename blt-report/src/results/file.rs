@@ -99,6 +99,10 @@ pub struct VariantResults {
     pub seeds: Option<Ordered<VariantResults>>,
     /// Bits per byte more or fewer than the baseline, where both read the same documents.
     pub difference: Option<Difference>,
+    /// The same on the later half of the training batches of the first pass over the documents,
+    /// each of them new to the model, where both read the same batches. `se_documents` is over 20
+    /// blocks of optimiser steps.
+    pub online_difference: Option<Difference>,
     /// The order in which the first three were measured, and are written.
     #[schemars(skip)]
     pub(super) order: Vec<Section>,
@@ -378,6 +382,9 @@ impl Serialize for VariantResults {
         if let Some(difference) = &self.difference {
             map.serialize_entry("difference", difference)?;
         }
+        if let Some(difference) = &self.online_difference {
+            map.serialize_entry("online_difference", difference)?;
+        }
         map.end()
     }
 }
@@ -394,6 +401,7 @@ impl<'de> Deserialize<'de> for VariantResults {
             bpb_se_seeds: Option<f64>,
             seeds: Option<Ordered<VariantResults>>,
             difference: Option<Difference>,
+            online_difference: Option<Difference>,
         }
         let Value::Object(map) = Value::deserialize(deserializer)? else {
             return Ok(VariantResults::default());
@@ -406,13 +414,14 @@ impl<'de> Deserialize<'de> for VariantResults {
             bpb_se_seeds: own.bpb_se_seeds,
             seeds: own.seeds,
             difference: own.difference,
+            online_difference: own.online_difference,
             ..VariantResults::default()
         };
         for key in map.keys() {
             match key.as_str() {
                 "steps" => results.measured(Section::Steps),
                 "train_bytes_per_second" => results.measured(Section::Training),
-                "evaluations" | "bpb_se_seeds" | "seeds" | "difference" => {}
+                "evaluations" | "bpb_se_seeds" | "seeds" | "difference" | "online_difference" => {}
                 _ => results.measured(Section::Evaluated),
             }
         }

@@ -9,8 +9,11 @@ mod bench;
 mod compare;
 mod file;
 mod instrument;
+mod latents;
 mod number;
+mod online;
 mod paired;
+mod probed;
 mod score;
 mod seeds;
 #[cfg(test)]
@@ -22,8 +25,11 @@ pub use file::{
     Control, Difference, Evaluated, Instrument, Interval, Neighbours, Results, SCHEMA, SEEN,
     StepRecord, VariantResults,
 };
+pub use latents::{LatentsProbe, LatentsWorth};
 pub use number::{Number, Ordered};
+pub use online::ONLINE_FILE;
 pub use paired::{DocumentLine, Paired, paired};
+pub use probed::{ProbedDocument, ProbedNats, probed};
 pub use score::{
     HistogramGroup, HistogramOf, Likelihood, Patching, ScoreCounts, ScoreHistogram, ScoreResult,
     ScoreSums, ScoredPart, UnreadableRows,
@@ -42,6 +48,7 @@ use file::Section;
 use instrument::{instrument, unequal_patches};
 use seeds::over_seeds;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use step::read_json;
 
@@ -100,11 +107,15 @@ pub fn build(
         }
     }
     let mut documents = Documents::new();
+    let mut online: BTreeMap<String, Vec<Vec<(u64, f64)>>> = BTreeMap::new();
     let mut over_seeds_of = |name: &str, runs: Vec<&VariantRun>, apart: &[&str]| {
         let mut by_seed = Vec::new();
         for run in runs {
             let (one, read) = of_run(run, apart)?;
             documents.entry(name.to_owned()).or_default().extend(read);
+            let steps = run.entries.iter().rev().map(|entry| online::read(&entry.dir));
+            let last = steps.filter_map(Result::transpose).next().transpose()?;
+            online.entry(name.to_owned()).or_default().extend(last);
             by_seed.push((run.seed.to_string(), one));
         }
         has_clusters(name, &documents[name], options.cluster.as_deref())?;
@@ -120,12 +131,19 @@ pub fn build(
     let goals: Vec<&str> = options.references.iter().map(|(_, goal)| goal.as_str()).collect();
     let of = |name: &&str| runs.iter().filter(|run| run.variant == *name).collect();
     let variants = order.iter().map(|name| over_seeds_of(name, of(name), &goals));
-    let variants = variants.collect::<Result<_, _>>()?;
+    let mut variants: Ordered<VariantResults> = variants.collect::<Result<_, _>>()?;
     let mut references = Ordered::default();
     for (name, goal) in &options.references {
         let runs = reference_runs(runs, goal)?;
         if !runs.is_empty() {
             references.0.push(over_seeds_of(name, runs.iter().collect(), &[])?);
+        }
+    }
+    if let Some(base) = options.baseline.as_ref().and_then(|b| online.get(b)) {
+        for (name, results) in &mut variants.0 {
+            if let Some(ours) = online.get(name).filter(|ours| *ours != base) {
+                results.online_difference = online::difference(ours, base);
+            }
         }
     }
     let mut results = Results {

@@ -1,6 +1,7 @@
 //! What a step leaves in its directory: result.json and timing.json.
 
 use super::bench::BenchResult;
+use super::latents::LatentsProbe;
 use super::number::Number;
 use super::score::ScoreResult;
 use blt_graph::{StepError, write_atomic};
@@ -39,6 +40,9 @@ pub struct TrainResult {
     pub steps: u64,
     /// Bytes trained on.
     pub bytes: u64,
+    /// Ids in the micro-batches, as a share of `batch_bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<f64>,
     /// Trained parameters of all that the goal depends on.
     pub parameters: u64,
     /// What nodes found on the data before training, by node: thresholds, vocabularies.
@@ -93,6 +97,9 @@ pub struct EvaluateResult {
     /// With `match`: thresholds and patch sizes on the scored documents, as trained and as matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matched: Option<Value>,
+    /// With `probe: latents`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latents: Option<LatentsProbe>,
 }
 
 /// What `export` wrote.
@@ -163,12 +170,18 @@ pub struct MetricsLine {
     /// Bits per byte since the line before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpb: Option<f64>,
+    /// Bits per byte on held-out documents, with the weights of this step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_bpb: Option<f64>,
     /// Learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Norm of the last gradient, before it was clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// Of it, that of each node's parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm_by: Option<BTreeMap<String, f64>>,
     /// Bytes trained on so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
@@ -181,6 +194,7 @@ const NOT_COMPARED: &[&str] = &[
     "bytes_by",
     "closed_form_flops_per_byte",
     "empty",
+    "fill",
     "flops_by_node",
     "nulls",
     "parameters_by_node",

@@ -81,7 +81,7 @@ impl Node for ThinDecoder {
         // The last patch that ended before the next byte's: a later one would show the future.
         let reads = patches.decoder_reads(&bytes.batch.offsets);
         let states = session.decoder_cross(&bytes.states, &kv, &reads, w.k, &w.cross, &w.config)?;
-        let head = Head { states, norm: w.norm, head: w.head, eps: self.eps };
+        let head = Head::States { states, norm: w.norm, head: w.head, eps: self.eps };
         Ok(LogitsValue { head, batch: bytes.batch })
     }
 }

@@ -1,7 +1,7 @@
 //! Finding the threshold that gives a wanted mean patch size.
 //!
-//! The mean counts bytes per patch, after the limits on lengths, BOS's own patches left out. It grows
-//! with the threshold in steps, one for each value that the rule's statistic takes (an entropy, or
+//! The mean counts bytes per patch, after the limits on lengths, BOS's own patches left out. It
+//! grows with the threshold in steps, one for each value that the rule's statistic takes (an entropy, or
 //! the difference of two neighbours). The search goes over those values, so it is exact and
 //! deterministic, and the threshold lies midway between the two values it separates: as far as can
 //! be from a start that rounding could move.

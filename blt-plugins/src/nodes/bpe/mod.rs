@@ -71,7 +71,7 @@ impl Prepare for Tokenizer {
         Ok(serde_json::from_str(&json)?)
     }
 
-    fn restore(&self, learned: &serde_json::Value) -> Result<(), StepError> {
+    fn restore(&self, learned: &serde_json::Value, _: &Path) -> Result<(), StepError> {
         if self.params.tokenizer.is_none() {
             let patcher = BpePatcher::from_json(&learned.to_string())
                 .map_err(|e| StepError::other(format!("node `{}`: {e}", self.node)))?;

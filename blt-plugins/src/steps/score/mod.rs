@@ -5,17 +5,17 @@ mod wires;
 pub use wires::Emit;
 
 use self::wires::wires;
-use super::evaluate::Split;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
     Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
     Summary, Units, refusal,
 };
 use crate::sources::{check_source, fingerprints, sources};
+use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
-use blt_data::{DataError, ListColumn, OnError, Packer, RowShare};
+use blt_data::{DataError, ListColumn, OnError, Packer, Packing, RowShare};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 use blt_report::results::{ScoreResult, ScoredPart, StepResult, Timing};
@@ -133,6 +133,7 @@ impl Score {
             context_bytes: self.context_bytes,
             // An empty document has an entropy, BOS's.
             keep_empty: true,
+            packing: Packing::NextFit,
         }
     }
 
