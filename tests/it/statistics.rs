@@ -76,7 +76,7 @@ fn clusters_and_seeds_make_the_intervals() {
     let wider = |a: &str, b: &str| difference[a].as_f64() >= difference[b].as_f64();
     assert!(wider("half_width_simultaneous", "half_width") && wider("p_holm", "p"));
     assert_eq!(results["order"].as_array().unwrap().len(), 2);
-    assert!(table.contains("over 9 clusters of documents (`work`), and 2 seeds"), "{table}");
+    assert!(table.contains("over 2 seeds and 9 clusters of documents (`work`); p"), "{table}");
     // Without the column documents are the clusters, and nothing else changes.
     let place = place.edit(", cluster: work", "");
     let (alone, table) = run(&place, &[]);

@@ -67,11 +67,10 @@ impl Facts {
             format!("{name} has {:.2}, {:.0} % {more}", base * ratio, (ratio - 1.0).abs() * 100.0)
         };
         let sizes: Vec<String> = self.unequal_patches.iter().map(size).collect();
-        let sizes: Vec<&str> = sizes.iter().map(String::as_str).collect();
         (!sizes.is_empty()).then(|| {
             format!(
                 "Warning: not the same patch size. The baseline has {base:.2} bytes a patch; {}. Smaller patches run more latent steps: compare such a variant with one of its own size, such as a stride.",
-                listed(&sizes)
+                sizes.join("; ")
             )
         })
     }
@@ -188,14 +187,20 @@ impl Facts {
             )];
         }
         let compared = self.compared().iter().filter(|v| v.difference.is_some()).count();
-        let together = if compared > 1 { ", for all that are compared together" } else { "" };
+        let together = if compared > 1 { " for all compared variants together" } else { "" };
         let seeds = match self.seeds.len() {
             0 | 1 => "one seed".to_owned(),
             n => format!("{n} seeds"),
         };
         let mut notes = vec![format!(
-            "Intervals are of 95 %{together}, over {clusters}, and {seeds}; p-values are Holm's."
+            "Intervals hold with 95 %{together}, over {seeds} and {clusters}; p-values are Holm's."
         )];
+        let mut by = self.variants.iter().flat_map(|v| &v.difference_by);
+        if by.any(|(_, d)| d.half_width.is_none()) {
+            notes.push(format!(
+                "A group without an interval has fewer than {FEWEST_CLUSTERS} clusters."
+            ));
+        }
         if self.seeds.len() < 2 {
             notes.push(
                 "With one seed they hold nothing of what another seed would change, which may be more: `seeds: [1, 2, 3]`."

@@ -195,7 +195,11 @@ pub fn table(results: &Results) -> String {
     if !out.is_empty() {
         out.push(String::new());
     }
-    out.extend([line(&header), rule("")]);
+    out.push(line(&header));
+    // The heading of what stands apart is a rule of its own.
+    if !ranked.is_empty() || apart.is_empty() {
+        out.push(rule(""));
+    }
     out.extend(ranked.iter().map(|row| line(row)));
     for (heading, rows) in &apart {
         out.push(rule(heading));

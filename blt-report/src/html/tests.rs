@@ -208,7 +208,7 @@ fn the_table_ranks_and_sets_lookahead_apart() {
     assert!(
         notes.contains("order of entropy and space is not certain: they are 0.0060 ± 0.0300 bits")
     );
-    assert!(notes.contains("over 29 clusters of documents (`source`), and one seed"), "{table}");
+    assert!(notes.contains("over one seed and 29 clusters of documents (`source`); p"), "{table}");
     assert!(!table.contains("order of space and stride-6"), "{table}");
     assert!(notes.contains("With one seed"));
     let widths: Vec<usize> =
