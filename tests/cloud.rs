@@ -83,7 +83,11 @@ fn done(place: &Place, endpoint: &str) -> Done {
     let output = command(place, endpoint).output().unwrap();
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "exit {:?}\n{stderr}", output.status.code());
-    Done { dir: place.path(text(&output.stdout).trim_end().lines().last().unwrap()), stderr }
+    Done {
+        dir: place.path(text(&output.stdout).trim_end().lines().last().unwrap()),
+        stderr,
+        place: place.dir.clone(),
+    }
 }
 
 /// What a run says that fails: one error, and nothing secret in it.

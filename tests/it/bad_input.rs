@@ -586,6 +586,9 @@ fn checkpoints_that_do_not_fit() {
     let model = place.path("old/model.safetensors");
     let whole = fs::read(&model).unwrap();
     fs::write(&model, &whole[..whole.len() / 2]).unwrap();
+    refused(&place, &[], &["is damaged", "`model.safetensors` has", &place.at("old")]);
+    // A checkpoint of an earlier version has no hashes.
+    fs::remove_file(place.path("old/files.json")).unwrap();
     refused(&place, &[], &["model.safetensors", "not a whole safetensors file", &place.at("old")]);
     fs::remove_file(&model).unwrap();
     refused(&place, &[], &["model.safetensors", "No such file", &place.at("old")]);

@@ -80,7 +80,7 @@ run:
 #[test]
 fn a_baseline_needs_no_train_step() {
     let place = counts("");
-    let (graph, _) = place.yaml.split_once("run:\n").unwrap();
+    let (graph, _) = place.yaml.split_once("  patches:").unwrap();
     let yaml = format!("{graph}run:\n  - evaluate: {{goal: entropy.loss}}\n");
     let place = place.with(&yaml);
     assert!(bpb(&results(&place), "entropy.loss") < 6.0);

@@ -100,7 +100,8 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
     } else {
         registry::find("ByteLm").expect("registered")
     });
-    if with_entropies && types.contains(&"Loss") {
+    // Counts are fitted, not trained.
+    if with_entropies && types.contains(&"Loss") && node.name != "NgramLm" {
         yaml += "  - train: {goal: entropy.loss, steps: 1, batch_bytes: 1024, lr: 1e-3}\n";
     }
     yaml += "  - train: {goal: loss, steps: 1, batch_bytes: 1024, lr: 1e-3}\n";

@@ -112,7 +112,7 @@ fn a_fitted_document_does_not_know_itself() {
     // The same, read as if nothing had been fitted on it.
     counts.heads = Heads::default();
     let (entropy, bytes) = off_by(&counts);
-    assert!(entropy < -0.3 && bytes > 0.3, "{entropy} of the entropy, {bytes}");
+    assert!(entropy < -0.05 && bytes > 0.1, "{entropy} of the entropy, {bytes}");
 }
 
 #[test]

@@ -146,13 +146,9 @@ impl<'a> Runner<'a> {
             // None if another process is at work in it.
             locked = store.lock_run(&dir.path)?.map(|lock| (dir, Some(lock)));
         }
-        let (dir, _lock) = match locked {
+        let (dir, lock) = match locked {
             Some(locked) => locked,
-            None => {
-                let dir = RunDir::create(&self.options.runs_dir, &self.spec.name)?;
-                let lock = store.lock_run(&dir.path)?;
-                (dir, lock)
-            }
+            None => (RunDir::create(&self.options.runs_dir, &self.spec.name)?, None),
         };
         let started = dir.status().map_or_else(utc, |status| status.started);
         let status = |state, error| Status {
@@ -162,13 +158,17 @@ impl<'a> Runner<'a> {
             ended: (state != State::Running).then(utc),
         };
         dir.set_status(&status(State::Running, None))?;
-        let result = self
-            .run_ahead(&plans, &store)
-            .and_then(|runner| runner.run_in(&dir, &started, plans, keyed, &store, &resolved))
-            .and_then(|report| {
-                finish(&report).map_err(RunError::Report)?;
-                Ok(report)
-            });
+        // One error from here on is in `status.json`.
+        let locked = lock.map_or_else(|| store.lock_run(&dir.path), |lock| Ok(Some(lock)));
+        let result = locked.map_err(RunError::from).and_then(|lock| {
+            let _lock = lock;
+            self.run_ahead(&plans, &store)
+                .and_then(|runner| runner.run_in(&dir, &started, plans, keyed, &store, &resolved))
+                .and_then(|report| {
+                    finish(&report).map_err(RunError::Report)?;
+                    Ok(report)
+                })
+        });
         let ended = match &result {
             Ok(_) => status(State::Done, None),
             Err(error) if error.interrupted() => status(State::Interrupted, None),

@@ -3,17 +3,7 @@
 use serde_json::Value;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::spec::PipelineSpec;
-
-/// What one key of a grid varies.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Axis {
-    /// The key is a path, and these are its values.
-    Values(Vec<Value>),
-    /// The key is the name of a group of options: each option's name, and the paths that it sets to
-    /// values, in order.
-    Options(Vec<(String, Vec<(String, Value)>)>),
-}
+use crate::spec::{Axis, PipelineSpec};
 
 /// A value to put at a path of a pipeline.
 #[derive(Clone)]

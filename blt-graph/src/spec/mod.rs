@@ -6,6 +6,7 @@
 mod compute_path;
 mod edit;
 mod form;
+mod given;
 mod graph;
 mod grid;
 mod overrides;
@@ -20,6 +21,5 @@ mod yaml;
 pub use compute_path::ComputePath;
 pub(crate) use graph::is_name;
 pub use graph::{GraphSpec, Inputs, NodeSpec, RESERVED};
-pub use grid::Axis;
-pub use pipeline::{Ablation, BASE_VARIANT, PipelineSpec, StepSpec, Variant};
+pub use pipeline::{Ablation, Axis, BASE_VARIANT, PipelineSpec, StepSpec, Variant};
 pub(crate) use places::Places;

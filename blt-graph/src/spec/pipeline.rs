@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::spec::overrides::Overrides;
-use crate::spec::{Axis, ComputePath, GraphSpec, Places};
+use crate::spec::given::Overrides;
+use crate::spec::{ComputePath, GraphSpec, Places};
 
 /// The variant of a pipeline without `ablate`.
 pub const BASE_VARIANT: &str = "base";
@@ -52,6 +52,16 @@ pub struct Ablation {
     /// Each path with a list of values, and each group with its options. The variants are the
     /// product of the lists; the last key varies fastest.
     pub grid: Vec<(String, Axis)>,
+}
+
+/// What one key of a grid varies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Axis {
+    /// The key is a path, and these are its values.
+    Values(Vec<Value>),
+    /// The key is the name of a group of options: each option's name, and the paths that it sets to
+    /// values, in order.
+    Options(Vec<(String, Vec<(String, Value)>)>),
 }
 
 /// One variant of a pipeline, with its edits applied.

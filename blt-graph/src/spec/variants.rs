@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::spec::grid::Edit;
-use crate::spec::overrides::Overrides;
+use crate::spec::given::Overrides;
 use crate::spec::{Ablation, BASE_VARIANT, PipelineSpec, Variant};
 
 impl PipelineSpec {

@@ -46,14 +46,15 @@ pub fn texts() -> Vec<String> {
 }
 
 pub struct Place {
-    pub dir: TempDir,
+    pub dir: Arc<TempDir>,
     pub yaml: String,
 }
 
 impl Place {
     /// With the tiny pipeline and its corpus.
     pub fn new() -> Self {
-        let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(PIPELINE);
+        let place =
+            Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() }.with(PIPELINE);
         let texts = texts();
         write_parquet(
             &place.path("docs.parquet"),
@@ -110,7 +111,7 @@ impl Place {
         let stdout = text(&output.stdout);
         let dir = self.path(stdout.trim_end().lines().last().unwrap());
         assert_eq!(status(&dir)["state"], "done");
-        Done { dir, stderr }
+        Done { dir, stderr, place: self.dir.clone() }
     }
 
     /// All run directories under `runs/`.
@@ -123,6 +124,8 @@ impl Place {
 pub struct Done {
     pub dir: PathBuf,
     pub stderr: String,
+    /// The folder that it ran in, which is removed with the last of these.
+    pub place: Arc<TempDir>,
 }
 
 pub fn text(bytes: &[u8]) -> String {
