@@ -9,22 +9,27 @@ use blt::prelude::*;
 /// The same graph as in YAML; `tests/it/dsl.rs` holds the two against each other.
 pub fn graph() -> GraphSpec {
     let mut g = Graph::new();
-    let split = Some(Split::of(0.1, "id"));
-    let corpus =
-        ParquetBytes { split, span_bytes: 4096, ..ParquetBytes::new("corpus/sample.parquet") };
-    let docs = g.add("docs", corpus, ());
-    let (entropies, _, _) =
-        g.add("entropy", ByteLm { window: Some(128), ..ByteLm::new(64, 2, 4) }, &docs);
-    let patches = g.add("patches", EntropyPatch::bytes_per_patch(6.0), (&docs, &entropies));
-    let embed = g.add("embed", ByteEmbed::new(64), &docs);
-    let encoder = LocalEncoder { window: Some(128), ..LocalEncoder::new(4) };
+    let docs = ParquetBytes {
+        condition: Some("domain = 'prose'".into()),
+        split: Some(Split::of(0.2, "work")),
+        span_bytes: 511,
+        ..ParquetBytes::new("corpus/sample.parquet")
+    };
+    let docs = g.add("docs", docs, ());
+    let (entropies, ..) = g.add("counts", NgramLm { order: 5, ..NgramLm::new() }, &docs);
+    g.add("counts-3", NgramLm { order: 3, ..NgramLm::new() }, &docs);
+    let entropy = || EntropyPatch {
+        max_patch_length: Some(24),
+        ..EntropyPatch::bytes_per_patch(6.3)
+    };
+    let patches = g.add("patches", entropy(), (&docs, &entropies));
+    g.add("placed", entropy(), (&docs, &entropies));
+    let embed = g.add("embed", ByteEmbed { ngrams: vec![], ..ByteEmbed::new(64) }, &docs);
+    let encoder = LocalEncoder { window: Some(16), ..LocalEncoder::new(4) };
     let (bytes, patch_states) = g.add("encoder", encoder, (&embed, &patches));
-    let latents = g.add("latent", Latent::new(128, 4, 4), &patch_states);
-    let logits = g.add(
-        "decoder",
-        LocalDecoder { window: Some(128), ..LocalDecoder::new(2, 4) },
-        (&bytes, &latents),
-    );
+    let latents = g.add("latent", Latent::new(128, 3, 4), &patch_states);
+    let decoder = LocalDecoder { window: Some(16), ..LocalDecoder::new(1, 4) };
+    let logits = g.add("decoder", decoder, (&bytes, &latents));
     g.add("loss", NextByteLoss { eos: false }, (&logits, &docs));
     g.finish()
 }
@@ -32,11 +37,9 @@ pub fn graph() -> GraphSpec {
 // The test that includes this file has a main of its own.
 #[allow(dead_code)]
 fn main() {
-    let train = |goal: &str, steps| Train::new(goal, steps, 4096, 6e-3);
     let pipeline = PipelineSpec::new("from_rust", graph())
-        .step(train("entropy.loss", 500))
-        .step(train("loss", 800))
-        .step(Evaluate { by: Some("domain".into()), ..Evaluate::new("loss") })
+        .step(Train::new("loss", 4000, 2048, 4e-3))
+        .step(Evaluate { by: Some("source".into()), ..Evaluate::new("loss") })
         .variant(
             "stride-6",
             [("graph.patches", json!({"node": "StridePatch", "in": "docs", "stride": 6}))],
