@@ -16,12 +16,10 @@ pub fn graph() -> GraphSpec {
         ..ParquetBytes::new("corpus/sample.parquet")
     };
     let docs = g.add("docs", docs, ());
-    let (entropies, ..) = g.add("counts", NgramLm { order: 5, ..NgramLm::new() }, &docs);
-    g.add("counts-3", NgramLm { order: 3, ..NgramLm::new() }, &docs);
-    let entropy = || EntropyPatch {
-        max_patch_length: Some(24),
-        ..EntropyPatch::bytes_per_patch(6.3)
-    };
+    let (entropies, ..) = g.add("counts", NgramLm { order: 5, ..NgramLm::default() }, &docs);
+    g.add("counts-3", NgramLm { order: 3, ..NgramLm::default() }, &docs);
+    let entropy =
+        || EntropyPatch { max_patch_length: Some(24), ..EntropyPatch::bytes_per_patch(6.3) };
     let patches = g.add("patches", entropy(), (&docs, &entropies));
     g.add("placed", entropy(), (&docs, &entropies));
     let embed = g.add("embed", ByteEmbed { ngrams: vec![], ..ByteEmbed::new(64) }, &docs);

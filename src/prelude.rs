@@ -17,8 +17,8 @@ pub use blt_graph::{
 };
 pub use blt_plugins::nodes::{
     ArrowBytes, Blt, BpePatch, ByteEmbed, ByteLm, BytePatch, ColumnEntropies, ColumnPatch,
-    EntropyPatch, Latent, LocalDecoder, LocalEncoder, NextByteLoss, ParquetBytes, SpacePatch,
-    StridePatch, TextFiles,
+    EntropyPatch, Latent, LocalDecoder, LocalEncoder, NextByteLoss, NgramLm, ParquetBytes,
+    ShuffledPatch, SpacePatch, StrideAlign, StridePatch, TextFiles,
 };
 pub use blt_plugins::ports::{
     self as port, ByteStatesInfo, ByteStatesValue, BytesInfo, LogitsValue, LossValue, MetricValue,

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::spec::grid::Edit;
 use crate::spec::given::Overrides;
+use crate::spec::grid::Edit;
 use crate::spec::{Ablation, BASE_VARIANT, PipelineSpec, Variant};
 
 impl PipelineSpec {
