@@ -58,7 +58,7 @@ run:
 }
 
 fn place() -> Place {
-    Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }
+    Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() }
 }
 
 /// The program, with the store at `endpoint`, which is asked again for a second at most.
@@ -138,7 +138,7 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
     upload(&moto, "corpus", &place.dir.path().join("data"));
     let score = ", where: \"lang is not null and id != 3\", part_bytes: 1, by: lang";
     let run_with = |path: &str, score: &str| {
-        let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }
+        let place = Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() }
             .with(&pipeline(path, score));
         let run = done(&place, &moto.endpoint());
         (tree(&run.dir.join("outputs")), fs::read_to_string(run.dir.join("results.json")).unwrap())
@@ -173,7 +173,7 @@ fn a_prefix_with_partitions_a_glob_and_a_file() {
 
     let error = |path: &str| {
         fails(
-            &Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }
+            &Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() }
                 .with(&pipeline(path, "")),
             &moto.endpoint(),
         )
@@ -221,7 +221,7 @@ fn text_and_arrow_files_are_read_as_well() {
         let run = |path: &str| {
             let yaml = pipeline(path, "").replace("ParquetBytes", source);
             let place =
-                Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() }.with(&yaml);
+                Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() }.with(&yaml);
             tree(&done(&place, &moto.endpoint()).dir.join("outputs"))
         };
         let (found, expected) =
@@ -305,8 +305,10 @@ fn scores_go_to_a_store_and_are_the_bits_of_a_local_run() {
     for (score, said) in
         [(", limit: 3", "other input"), (", where: \"id > 3\"", "other settings: `where`")]
     {
-        let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() };
-        let data = fs::canonicalize(three_parts().0.dir.keep()).unwrap().join("data");
+        let place = Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() };
+        let data = fs::canonicalize(Arc::into_inner(three_parts().0.dir).unwrap().keep())
+            .unwrap()
+            .join("data");
         let error = fails(
             &place.with(&pipeline(&data.display().to_string(), &(score.to_owned() + TO_STORE))),
             &moto.endpoint(),
@@ -448,7 +450,7 @@ fn a_web_server_is_asked_for_what_is_needed() {
     assert!(said.contains("in/none.parquet is not there"), "{said}");
     let (place, server, _) = web(true);
     for folder in ["in/", "in/*.parquet"] {
-        let place = Place { dir: tempfile::tempdir().unwrap(), yaml: String::new() };
+        let place = Place { dir: tempfile::tempdir().unwrap().into(), yaml: String::new() };
         let said = fails(&place.with(&pipeline(&format!("'{}'", server.url(folder)), "")), "");
         assert!(said.contains("a web server lists no files"), "{said}");
     }

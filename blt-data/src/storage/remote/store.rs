@@ -16,7 +16,7 @@ use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
     ClientOptions, Error, GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta,
-    ObjectStore, PutMode, PutPayload, RetryConfig, coalesce_ranges,
+    ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, coalesce_ranges,
 };
 use tokio::runtime::Runtime;
 
@@ -207,15 +207,23 @@ pub fn list(url: &Url) -> Result<Vec<Entry>, StorageError> {
     Answer::of(request).wait()
 }
 
+/// Writes a small object, in place of one that is there.
+pub fn put(url: &Url, bytes: Vec<u8>) -> Result<(), StorageError> {
+    put_as(url, bytes, PutMode::Overwrite).map(|_| ())
+}
+
 /// Writes a small object that is not there yet; returns false if there is one.
 pub fn put_new(url: &Url, bytes: Vec<u8>) -> Result<bool, StorageError> {
+    put_as(url, bytes, PutMode::Create)
+}
+
+fn put_as(url: &Url, bytes: Vec<u8>, mode: PutMode) -> Result<bool, StorageError> {
     let (store, path, url) = (Store::of(url)?, path(url)?, url.clone());
     if store.uploads.is_none() {
         return Err(StorageError::NoUpload { url: url.to_string() });
     }
     let request = async move {
-        let (payload, new) = (PutPayload::from(bytes), PutMode::Create.into());
-        match store.objects.put_opts(&path, payload, new).await {
+        match store.objects.put_opts(&path, PutPayload::from(bytes), mode.into()).await {
             Ok(_) => Ok(true),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
             Err(e) => Err(failed("write", &url, e)),
