@@ -78,7 +78,7 @@ fn a_large_file_is_many_parts_that_hold_what_one_would() {
             (Some(&unit.key[..]), Some(&manifest.model[..]))
         );
         assert_eq!(footer["summary"]["rows"], part["rows"]);
-        assert_eq!(footer["version"], env!("CARGO_PKG_VERSION"));
+        assert!(footer["version"].as_str().unwrap().starts_with("test build f32 "), "{footer}");
     }
     assert_eq!(result(&groups)["model"], manifest.model.as_str());
 }
