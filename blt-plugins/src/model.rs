@@ -2,9 +2,11 @@
 //! attention's sizes.
 
 use crate::facilities::{ParamSet, provide};
+use crate::ports::{LogitsValue, LossValue};
 use blt_core::backend::{BlockConfig, CrossConfig};
+use blt_core::bytes::Batch;
 use blt_core::hf::{HfError, Weights};
-use blt_core::model::{Session, default_ffn};
+use blt_core::model::{Head, Session, default_ffn, next_byte_targets};
 use blt_core::params::ParamMaker;
 use blt_core::planted::{Bug, planted};
 use blt_graph::{BuildCx, NodeError, RunCx};
@@ -19,6 +21,30 @@ const LENT: &str = "a step lends the session to the graph that it builds";
 /// If the graph was built without one.
 pub fn session(cx: &RunCx) -> Rc<Session> {
     cx.world.get::<Session>().expect(LENT)
+}
+
+/// Entropies, loss and logits of a byte model, those that are wanted.
+pub type ByteModelOutputs = (Option<Rc<Vec<f32>>>, Option<LossValue>, Option<LogitsValue>);
+
+/// What a byte model's head gives for a batch: only what is wanted is computed.
+///
+/// # Errors
+/// Of the device.
+pub fn byte_model_outputs(
+    head: Head,
+    session: &Session,
+    batch: &Rc<Batch>,
+    cx: &RunCx,
+) -> Result<ByteModelOutputs, NodeError> {
+    let entropies = cx.wanted("entropies").then(|| head.entropies(session)).transpose()?;
+    let loss_of = || head.loss(session, &next_byte_targets(batch, false));
+    let loss = cx.wanted("loss").then(loss_of).transpose()?.map(|loss| LossValue {
+        loss: loss.loss,
+        nats: Rc::new(loss.nats),
+        batch: batch.clone(),
+    });
+    let logits = cx.wanted("logits").then(|| LogitsValue { head, batch: batch.clone() });
+    Ok((entropies.map(Rc::new), loss, logits))
 }
 
 /// Builds a part of the model whose parameters are read from `weights` (`names`: canonical names to

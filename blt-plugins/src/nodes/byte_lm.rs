@@ -1,10 +1,10 @@
-use crate::model::{session, sizes, with_params};
+use crate::model::{byte_model_outputs, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
 use blt_core::backend::BlockConfig;
 use blt_core::bytes::Batch;
 use blt_core::hf::ByteLmShape;
-use blt_core::model::{self, next_byte_targets};
+use blt_core::model;
 use blt_core::patch::newline_reset;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
@@ -103,15 +103,7 @@ impl Node for ByteLm {
         let trains = cx.wanted("loss") || cx.wanted("logits");
         session.paused(!trains, || {
             let head = part.forward(&session, seen)?;
-            let entropies = cx.wanted("entropies").then(|| head.entropies(&session)).transpose()?;
-            let loss_of = || head.loss(&session, &next_byte_targets(&batch, false));
-            let loss = cx.wanted("loss").then(loss_of).transpose()?.map(|loss| LossValue {
-                loss: loss.loss,
-                nats: Rc::new(loss.nats),
-                batch: batch.clone(),
-            });
-            let logits = cx.wanted("logits").then(|| LogitsValue { head, batch: batch.clone() });
-            Ok((entropies.map(Rc::new), loss, logits))
+            byte_model_outputs(head, &session, &batch, cx)
         })
     }
 }

@@ -1,11 +1,11 @@
 use crate::checkpoint::counts_file;
 use crate::facilities::{Facilities, Prepare, provide};
-use crate::model::session;
+use crate::model::{byte_model_outputs, session};
 use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
 use blt_core::bytes::Batch;
 use blt_core::counts::{Counts, CountsConfig, CountsError, Fit};
-use blt_core::model::{Head, next_byte_targets};
+use blt_core::model::Head;
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -222,14 +222,6 @@ impl Node for NgramLm {
             counts.ok_or_else(|| NodeError::other("the counts have not been fitted yet"))?;
         let session = session(cx);
         let head = Head::Counts { counts, batch: (*batch).clone() };
-        let entropies = cx.wanted("entropies").then(|| head.entropies(&session)).transpose()?;
-        let loss_of = || head.loss(&session, &next_byte_targets(&batch, false));
-        let loss = cx.wanted("loss").then(loss_of).transpose()?.map(|loss| LossValue {
-            loss: loss.loss,
-            nats: Rc::new(loss.nats),
-            batch: batch.clone(),
-        });
-        let logits = cx.wanted("logits").then(|| LogitsValue { head, batch: batch.clone() });
-        Ok((entropies.map(Rc::new), loss, logits))
+        byte_model_outputs(head, &session, &batch, cx)
     }
 }
