@@ -4,7 +4,11 @@
 //! Suites that need a program of their own lie beside this folder: `planted_bugs` (it runs itself
 //! as `blt-run` with a bug in it), `cloud` and `gpu_errors` (each needs a feature).
 
+#[cfg(unix)]
+mod anomaly;
 mod architecture;
+#[cfg(unix)]
+mod attacked;
 mod bad_input;
 mod bench;
 mod causality;
@@ -16,11 +20,13 @@ mod dsl;
 mod gpu;
 #[cfg(unix)]
 mod kept;
+mod numbers;
 mod own_step;
 mod readme;
 mod recipe;
 mod registry;
 mod regress;
+mod reliability;
 #[cfg(unix)]
 mod resume;
 #[cfg(target_os = "linux")]
