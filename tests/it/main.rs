@@ -17,6 +17,8 @@ mod corpus;
 mod counts;
 mod doubts;
 mod dsl;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod faults;
 mod gpu;
 #[cfg(unix)]
 mod kept;

@@ -146,8 +146,9 @@ impl<'a> Training<'a> {
         let Train { steps, checkpoint_every, log_every, .. } = *self.train;
         while self.state.step < steps {
             if !self.step()? {
-                // Before the first step there is nothing to keep.
-                if self.state.step > 0 {
+                // Before the first step there is nothing to keep, and a checkpoint of this step may
+                // be there already.
+                if self.state.step > 0 && !resume.at(self.state.step).exists() {
                     self.write(resume)?;
                 }
                 return Err(StepError::Interrupted);
