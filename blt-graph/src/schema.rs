@@ -164,7 +164,14 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
                 Some(properties) => {
                     let fields: Vec<String> = properties
                         .iter()
-                        .map(|(name, field)| format!("{name}: {}", kind(root, field, depth + 1)))
+                        .map(|(name, field)| {
+                            // The ranges of a map's fields would make its line too long to read.
+                            let mut field = field.clone();
+                            if let Some(field) = field.as_object_mut() {
+                                field.retain(|key, _| key != "minimum" && key != "maximum");
+                            }
+                            format!("{name}: {}", kind(root, &field, depth + 1))
+                        })
                         .collect();
                     format!("{{{}}}", fields.join(", "))
                 }

@@ -274,7 +274,7 @@ fn a_split_that_leaves_nothing() {
     let place = plain().edit("valid: 0.2", "valid: 0.0");
     refused_at_once(&place, &[], &["validation part", "split.valid", "valid: 0.1"]);
     let place = plain().edit("valid: 0.2", "valid: 1.5");
-    refused_at_once(&place, &[], &["valid", "1.5", "below 1", &place.at("1.5")]);
+    refused_at_once(&place, &[], &["valid", "1.5", "from 0 to 1", &place.at("1.5")]);
 }
 
 // The document
@@ -377,7 +377,7 @@ fn values_of_the_wrong_kind() {
     let place = plain().edit("k: 2", "k: -2");
     refused_at_once(&place, &[], &["`k`", "integer", &place.at("-2")]);
     let place = plain().edit("steps: 4", "steps: 0");
-    refused_at_once(&place, &[], &["`steps`", "at least 1"]);
+    refused_at_once(&place, &[], &["`steps`", "is 0; expected integer from 1 to"]);
     let place = plain().edit("lr: 4e-3", "lr: -1");
     refused_at_once(&place, &[], &["`lr`", "-1", &place.at("-1")]);
     let place = plain().edit("k: 2", "k: 2, pooling: median");
