@@ -34,6 +34,7 @@ mod formats;
 mod layout;
 mod memory;
 mod nearest;
+pub mod nested;
 mod order;
 mod pack;
 mod pieces;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
+use parquet::schema::types::TypePtr;
 
 use crate::error::DataError;
 use crate::predicate::{ColumnStatistics, Predicate};
@@ -31,6 +32,8 @@ pub struct RowFile {
     pub name: String,
     /// The file's own columns, then those made of its folders' names (`lang=en/`).
     pub schema: SchemaRef,
+    /// Of a Parquet file its own columns, by their Parquet types.
+    pub types: Option<TypePtr>,
     pub groups: Vec<RowGroup>,
 }
 
@@ -44,7 +47,7 @@ impl RowFile {
         let name = name.into();
         let path = Location::Local(name.clone().into());
         let groups = rows.into_iter().map(|rows| RowGroup { rows, bytes: 0 }).collect();
-        RowFile { path, name, schema, groups }
+        RowFile { path, name, schema, types: None, groups }
     }
 
     /// Rows in all row groups.

@@ -145,6 +145,7 @@ impl Corpus {
             path: file.found.path.clone(),
             name: file.found.name.clone(),
             schema: file.schema.clone(),
+            types: file.scan.types.clone(),
             groups: (file.scan.groups.iter())
                 .map(|g| RowGroup { rows: g.rows, bytes: g.bytes })
                 .collect(),

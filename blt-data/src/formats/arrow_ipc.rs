@@ -173,7 +173,7 @@ impl IpcFile {
                 bytes,
             });
         }
-        Ok(Scan { schema, groups, dictionaries })
+        Ok(Scan { schema, groups, dictionaries, types: None })
     }
 
     fn schema(&self, schema: arrow::ipc::Schema) -> Result<SchemaRef, DataError> {
@@ -254,7 +254,7 @@ impl IpcFile {
             offset = end;
         }
         let schema = schema.ok_or_else(|| self.corrupt("schema", "there is none"))?;
-        Ok(Scan { schema, groups, dictionaries })
+        Ok(Scan { schema, groups, dictionaries, types: None })
     }
 
     /// A whole message, and the version its header names.

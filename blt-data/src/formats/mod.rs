@@ -3,6 +3,7 @@
 pub(crate) mod arrow_ipc;
 pub(crate) mod file;
 pub(crate) mod parquet;
+mod parquet_types;
 pub(crate) mod text;
 
 use std::cell::Cell;

@@ -10,9 +10,12 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
     ParquetRecordBatchReaderBuilder, RowSelection,
 };
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::schema::types::TypePtr;
 
 use super::file::{DataFile, Extent, Found, Group, Scan};
+use super::parquet_types::{as_bytes, int96_units, read_as, read_with};
 use super::{Format, FormatReader, guard};
 use crate::error::DataError;
 use crate::predicate::ColumnStatistics;
@@ -29,7 +32,22 @@ pub(crate) struct Parquet;
 
 impl Format for Parquet {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
-        let (_, metadata) = open(found)?;
+        let Opened { input, metadata, types } = open(found)?;
+        let units = decode(&input, &|| "INT96".into(), || int96_units(&input, &metadata));
+        let schema = match units {
+            Ok((schema, None)) => schema,
+            Ok((_, Some(column))) => {
+                let what = format!(
+                    "its column `{column}` of INT96 has nanoseconds and dates beyond the years \
+                     1677 to 2262, and no type of Arrow's holds both"
+                );
+                let help = "write the column as microseconds or nanoseconds";
+                return Err(DataError::Unsupported { path: found.path.clone(), what, help });
+            }
+            // It is told where its rows are read.
+            Err(DataError::Corrupt { .. }) => metadata.schema().clone(),
+            Err(error) => return Err(error),
+        };
         let mut groups = Vec::new();
         for (i, group) in metadata.metadata().row_groups().iter().enumerate() {
             let rows = u64::try_from(group.num_rows()).map_err(|_| DataError::Corrupt {
@@ -40,7 +58,7 @@ impl Format for Parquet {
             let bytes = group.total_byte_size().max(0) as u64;
             groups.push(Group { extent: Extent::RowGroup(i), rows, bytes });
         }
-        Ok(Scan { schema: metadata.schema().clone(), groups, dictionaries: Vec::new() })
+        Ok(Scan { schema, groups, dictionaries: Vec::new(), types: Some(types) })
     }
 
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
@@ -59,7 +77,7 @@ impl Format for Parquet {
         columns: &[String],
     ) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
         let path = &file.found.path;
-        let (_, metadata) = open(&file.found)?;
+        let Opened { metadata, .. } = open(&file.found)?;
         let (schema, parquet_schema) = (metadata.schema(), metadata.parquet_schema());
         let metadata = metadata.metadata();
         let (groups, orders) = (metadata.row_groups(), metadata.file_metadata().column_orders());
@@ -139,15 +157,25 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// memory.
 const AHEAD_BYTES: u64 = 64 << 20;
 
-fn open(found: &Found) -> Result<(Input, ArrowReaderMetadata), DataError> {
+struct Opened {
+    input: Input,
+    /// Its columns have the types that they are read as.
+    metadata: ArrowReaderMetadata,
+    /// The types of the columns in the file.
+    types: TypePtr,
+}
+
+fn open(found: &Found) -> Result<Opened, DataError> {
     let input = found.open()?;
     let tail = input.size().saturating_sub(TAIL_BYTES)..input.size();
     let input = input.start(vec![tail]).wait()?;
     check_magic(&input)?;
-    let metadata = decode(&input, &|| "footer".into(), || {
-        ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())
-    })?;
-    Ok((input, metadata))
+    decode(&input, &|| "footer".into(), || {
+        let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+        let types = metadata.parquet_schema().root_schema_ptr();
+        Ok::<_, ParquetError>((read_as(metadata)?, types))
+    })
+    .map(|(metadata, types)| Opened { input, metadata, types })
 }
 
 /// Runs a decoder over a file. That it cannot be read is not its damage, whatever the decoder makes
@@ -209,7 +237,13 @@ impl FormatReader for ParquetReader {
             unreachable!("a row group of a Parquet file is one");
         };
         if self.open.as_ref().is_none_or(|(open, _)| open.location() != path) {
-            (self.open, self.ahead) = (Some(open(&file.found)?), None);
+            let Opened { input, metadata, .. } = open(&file.found)?;
+            // A file that changed has other columns.
+            let metadata = guard(path, &|| "columns".into(), || {
+                read_with(&metadata, &file.scan.schema).map_err(|e| e.to_string())
+            });
+            let metadata = metadata.map_err(|_| DataError::Changed { path: path.clone() })?;
+            (self.open, self.ahead) = (Some((input, metadata)), None);
         }
         let ahead = self.ahead.take().filter(|(of, _)| *of == group);
         let chunks = self.chunks(file, group);
@@ -365,7 +399,19 @@ impl Iterator for GroupBatches {
     type Item = Result<RecordBatch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.decode_next();
+        let mut next = self.decode_next();
+        // One string that is no UTF-8 costs no other: text is read as bytes from there on.
+        if matches!(&next, Some(Err(DataError::Corrupt { cause, .. })) if cause.contains("UTF-8")) {
+            let bytes = decode(&self.input, &|| self.place(), || as_bytes(&self.metadata));
+            match bytes.and_then(|metadata| {
+                self.metadata = metadata;
+                self.build()
+            }) {
+                Ok(reader) => self.reader = Some(reader),
+                Err(error) => return Some(Err(error)),
+            }
+            next = self.decode_next();
+        }
         // Documents far larger than the group's others may be too much for one array together, and
         // that is no damage.
         let together = matches!(&next, Some(Err(DataError::Corrupt { cause, .. })) if cause.contains("overflow"));

@@ -37,6 +37,7 @@ impl Format for Text {
             schema: self.fixed_schema().expect("it has one"),
             groups,
             dictionaries: Vec::new(),
+            types: None,
         })
     }
 
