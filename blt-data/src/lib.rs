@@ -59,6 +59,7 @@ pub use arrow;
 pub use columns::is_text;
 pub use corpus::{Corpus, SourceConfig, SourceKind};
 pub use error::DataError;
+pub use formats::caught;
 pub use memory::{MemoryRows, in_memory};
 pub use order::Order;
 pub use pack::{BatchReader, BatchState, Packer, Packing, Pending};

@@ -13,6 +13,7 @@ use arrow::compute::take_record_batch;
 
 use crate::columns::{Chunk, Origin, SPLIT_BY, Wanted, position};
 use crate::error::DataError;
+use crate::formats::parquet::encrypted;
 use crate::layout::Layout;
 use crate::pieces::pieces;
 use crate::portion::Portion;
@@ -117,7 +118,12 @@ impl RowPlan {
             };
             wanted.insert(slice.file, fits);
         }
-        Ok(RowPlan { source, layout, request, wanted })
+        let plan = RowPlan { source, layout, request, wanted };
+        for &at in plan.wanted.keys() {
+            let file = &plan.layout.files[at];
+            encrypted(&file.path, &file.encrypted, &plan.columns(at))?;
+        }
+        Ok(plan)
     }
 
     /// The columns of a file that are read.

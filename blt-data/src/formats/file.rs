@@ -118,6 +118,8 @@ pub(crate) struct Scan {
     pub dictionaries: Vec<Message>,
     /// The columns' types in a Parquet file.
     pub types: Option<TypePtr>,
+    /// The columns that are encrypted.
+    pub encrypted: Vec<String>,
 }
 
 /// A column made of a folder's name (`lang=en/`), with the one value that all rows have.

@@ -2,25 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
     ParquetRecordBatchReaderBuilder, RowSelection,
 };
+use parquet::basic::Type as Physical;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::schema::types::TypePtr;
 
 use super::file::{DataFile, Extent, Found, Group, Scan};
+use super::parquet_footer;
 use super::parquet_types::{as_bytes, int96_units, read_as, read_with};
 use super::{Format, FormatReader, guard};
 use crate::error::DataError;
 use crate::predicate::ColumnStatistics;
 use crate::source::Batches;
-use crate::storage::{Fetching, Input};
+use crate::storage::{Fetching, Input, Location};
 
 /// Rows decoded at a time, at most; fewer where documents are large.
 const BATCH_ROWS: u64 = 1024;
@@ -58,17 +62,15 @@ impl Format for Parquet {
             let bytes = group.total_byte_size().max(0) as u64;
             groups.push(Group { extent: Extent::RowGroup(i), rows, bytes });
         }
-        Ok(Scan { schema, groups, dictionaries: Vec::new(), types: Some(types) })
+        let encrypted = parquet_footer::walk(&footer(&input)?).unwrap_or_default().encrypted;
+        let encrypted = encrypted.into_iter().collect();
+        Ok(Scan { schema, groups, dictionaries: Vec::new(), types: Some(types), encrypted })
     }
 
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
         let input = found.open()?;
         check_magic(&input)?;
-        let end = input.size() - 8;
-        let mut length = [0; 4];
-        input.read_exact_at(end, &mut length)?;
-        let length = u64::from(u32::from_le_bytes(length)).min(end);
-        Ok(Some(blake3::hash(&input.read_at(end - length..end)?)))
+        Ok(Some(blake3::hash(&footer(&input)?)))
     }
 
     fn statistics(
@@ -100,7 +102,8 @@ impl Format for Parquet {
                         s.is_min_max_deprecated() && !s.is_min_max_backwards_compatible()
                     })
                 };
-                if groups.iter().any(misordered) {
+                let int96 = parquet_schema.column(leaf).physical_type() == Physical::INT96;
+                if int96 || groups.iter().any(misordered) {
                     return Ok(None);
                 }
                 let min = converter.row_group_mins(groups).map_err(|e| e.to_string())?;
@@ -142,7 +145,11 @@ fn check_magic(input: &Input) -> Result<(), DataError> {
         input.read_exact_at(0, &mut head)?;
     }
     match (&head, &tail) {
-        (b"PARE", _) => Err(wrong("its footer is encrypted, which is not supported")),
+        (b"PARE", _) => Err(DataError::Unsupported {
+            path: path.clone(),
+            what: "it is encrypted, its footer too".into(),
+            help: DECRYPT,
+        }),
         (head, _) if head != MAGIC => Err(wrong("it does not begin with PAR1")),
         (_, tail) if tail != MAGIC => Err(wrong(
             "it does not end with PAR1, so it was cut off or never finished; write or fetch it again",
@@ -156,6 +163,17 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// Bytes of a row group that are fetched while the one before is decoded, at most: they are held in
 /// memory.
 const AHEAD_BYTES: u64 = 64 << 20;
+
+const DECRYPT: &str = "there is no support for encrypted Parquet: write it again without";
+
+/// The bytes of the footer, without its length and the magic number.
+fn footer(input: &Input) -> Result<Bytes, DataError> {
+    let end = input.size() - 8;
+    let mut length = [0; 4];
+    input.read_exact_at(end, &mut length)?;
+    let length = u64::from(u32::from_le_bytes(length)).min(end);
+    Ok(input.read_at(end - length..end)?)
+}
 
 struct Opened {
     input: Input,
@@ -171,7 +189,17 @@ fn open(found: &Found) -> Result<Opened, DataError> {
     let input = input.start(vec![tail]).wait()?;
     check_magic(&input)?;
     decode(&input, &|| "footer".into(), || {
-        let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+        let options = ArrowReaderOptions::new();
+        let metadata = match ArrowReaderMetadata::load(&input, options.clone()) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let footer = footer(&input).map_err(|e| ParquetError::External(Box::new(e)))?;
+                let mended = parquet_footer::walk(&footer).and_then(|footer| footer.mended);
+                let mended = mended.ok_or(error)?;
+                let metadata = ParquetMetaDataReader::decode_metadata(&mended)?;
+                ArrowReaderMetadata::try_new(Arc::new(metadata), options)?
+            }
+        };
         let types = metadata.parquet_schema().root_schema_ptr();
         Ok::<_, ParquetError>((read_as(metadata)?, types))
     })
@@ -191,6 +219,23 @@ fn decode<T, E: std::fmt::Display>(
             None => damage,
         }
     })
+}
+
+/// # Errors
+/// If one of the columns is encrypted.
+pub(crate) fn encrypted(
+    path: &Location,
+    encrypted: &[String],
+    columns: &[String],
+) -> Result<(), DataError> {
+    match encrypted.iter().find(|name| columns.contains(name)) {
+        Some(name) => Err(DataError::Unsupported {
+            path: path.clone(),
+            what: format!("its column `{name}` is encrypted"),
+            help: DECRYPT,
+        }),
+        None => Ok(()),
+    }
 }
 
 struct ParquetReader {
@@ -245,6 +290,7 @@ impl FormatReader for ParquetReader {
             let metadata = metadata.map_err(|_| DataError::Changed { path: path.clone() })?;
             (self.open, self.ahead) = (Some((input, metadata)), None);
         }
+        encrypted(path, &file.scan.encrypted, &self.columns)?;
         let ahead = self.ahead.take().filter(|(of, _)| *of == group);
         let chunks = self.chunks(file, group);
         let (input, metadata) = self.open.as_ref().expect("opened above");

@@ -6,7 +6,7 @@ use super::job::Job;
 use super::outputs::Outputs;
 use super::summary::{Summary, histogram_of};
 use super::units::{FOOTER_KEY, FORMAT, Unit};
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use blt_data::Unreadable;
@@ -103,6 +103,18 @@ impl<'a> PartWriter<'a> {
             RecordBatch::try_new(Arc::new(schema), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {
             Some(by) => {
+                // Text that is no UTF-8 came as bytes, with what is beside it.
+                let is_text = |name: &String| {
+                    let of = self.job.files[self.unit.span.file].schema.field_with_name(name);
+                    of.is_ok_and(|field| field.data_type().is_string())
+                };
+                let by = match by.as_binary_opt::<i32>() {
+                    Some(bytes) if config.by.as_ref().is_some_and(is_text) => {
+                        let text = bytes.iter().map(|b| b.map(String::from_utf8_lossy));
+                        &(Arc::new(StringArray::from_iter(text)) as ArrayRef)
+                    }
+                    _ => by,
+                };
                 let options = FormatOptions::new().with_null("null");
                 let names = ArrayFormatter::try_new(by, &options).map_err(|e| self.failed(e))?;
                 for (i, row) in scores.iter().enumerate() {
