@@ -42,7 +42,9 @@ fn a_folder_is_read_as_its_writers_mean_it() {
     };
     let read = ["in/A.PARQUET", "in/_k=1/c.parquet", "in/b.Pq", "in/b.parquet"];
     read.iter().for_each(|name| data(name));
-    for aside in ["_temporary/0/d.parquet", "_delta_log/e.parquet", ".cache/f.parquet", "_g.parquet"] {
+    for aside in
+        ["_temporary/0/d.parquet", "_delta_log/e.parquet", ".cache/f.parquet", "_g.parquet"]
+    {
         data(&format!("in/{aside}"));
     }
     std::fs::write(dir.path().join("in/._A.PARQUET"), "resource fork").unwrap();
@@ -114,7 +116,8 @@ fn what_cannot_be_read_is_named_for_what_it_is() {
         std::fs::write(dir.path().join(name), pointer).unwrap();
         assert!(fails("text", name).contains("`git lfs pull`"));
     }
-    let twice = Schema::new(["text", "x", "x"].map(|n| Field::new(n, DataType::Utf8, true)).to_vec());
+    let twice =
+        Schema::new(["text", "x", "x"].map(|n| Field::new(n, DataType::Utf8, true)).to_vec());
     let word: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
     let twice = RecordBatch::try_new(Arc::new(twice), vec![word; 3]).unwrap();
     write_parquet(&path, &twice, 10);
@@ -146,10 +149,8 @@ fn bytes_are_bytes_whatever_a_column_says() {
     for (column, said) in [(Arc::new(values) as ArrayRef, DataType::Utf8), (dictionary, coded)] {
         let numbers: ArrayRef = Arc::new(UInt8Array::from(vec![1, 2, 3, 4]));
         let careless = batch(vec![("text", column), ("n", numbers)]);
-        let fields = vec![
-            Field::new("text", said.clone(), true),
-            Field::new("n", DataType::UInt8, true),
-        ];
+        let fields =
+            vec![Field::new("text", said.clone(), true), Field::new("n", DataType::UInt8, true)];
         let text = Arc::new(Schema::new(fields));
         let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
         // Neither writer looks at what it is handed.
