@@ -129,9 +129,11 @@ pub fn results(data: &[u8]) {
     let _ = ReportInput::read(path.parent().expect("a folder"));
 }
 
+pub type Target = (&'static str, fn(&[u8]));
+
 /// All of them, by their names.
 #[allow(dead_code, reason = "each fuzz target calls one")]
-pub const ALL: [(&str, fn(&[u8])); 11] = [
+pub const ALL: [Target; 11] = [
     ("pipeline", pipeline),
     ("set", set),
     ("predicate", predicate),

@@ -93,8 +93,18 @@ pub(crate) struct Index {
     row_files: Arc<[RowFile]>,
 }
 
-/// Columns are asked for by their names.
-fn one_of_each_name(found: &Found, scan: &Scan) -> Result<(), DataError> {
+/// A row group of so many rows is no row group: their numbers could not be counted.
+const MOST_ROWS: u64 = 1 << 40;
+
+/// Checks what no format does: that rows can be counted, and columns asked for by their names.
+fn check(found: &Found, scan: &Scan) -> Result<(), DataError> {
+    if let Some(at) = scan.groups.iter().position(|group| group.rows > MOST_ROWS) {
+        return Err(DataError::Corrupt {
+            path: found.path.clone(),
+            place: format!("row group {at}"),
+            cause: format!("it claims to have {} rows", scan.groups[at].rows),
+        });
+    }
     let mut names = HashSet::new();
     match scan.schema.fields().iter().find(|field| !names.insert(field.name())) {
         Some(twice) => Err(DataError::Unsupported {
@@ -151,7 +161,7 @@ impl Corpus {
         let mut files = Vec::with_capacity(found.len());
         for (at, (found, mut partitions)) in found.iter().cloned().zip(partitions).enumerate() {
             let scan = scans.next(at)?;
-            one_of_each_name(&found, &scan)?;
+            check(&found, &scan)?;
             partitions.retain(|p| scan.schema.index_of(p.field.name()).is_err());
             files.push(DataFile::new(found, scan, partitions));
         }

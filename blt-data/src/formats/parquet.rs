@@ -203,7 +203,20 @@ fn open(found: &Found) -> Result<Opened, DataError> {
         let types = metadata.parquet_schema().root_schema_ptr();
         Ok::<_, ParquetError>((read_as(metadata)?, types))
     })
-    .map(|(metadata, types)| Opened { input, metadata, types })
+    .map_err(|damage| {
+        // Polars notes types that are its own.
+        let skip = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let load = || ArrowReaderMetadata::load(&input, skip);
+        match (damage, decode(&input, &|| "footer".into(), load)) {
+            (DataError::Corrupt { path, cause, .. }, Ok(_)) => DataError::Unsupported {
+                path,
+                what: format!("the Arrow schema in its footer is not understood ({cause})"),
+                help: "write the column that it names as another type",
+            },
+            (damage, _) => damage,
+        }
+    })
+    .map(|(metadata, types)| Opened { input: input.clone(), metadata, types })
 }
 
 /// Runs a decoder over a file. That it cannot be read is not its damage, whatever the decoder makes

@@ -90,10 +90,7 @@ impl<'a> Walk<'a> {
             BINARY => self.binary().map(|_| ()),
             LIST | 10 => {
                 let (length, of) = self.list()?;
-                (0..length).try_for_each(|_| match of {
-                    1 | 2 => self.byte().map(|_| ()),
-                    of => self.skip(of, depth + 1),
-                })
+                (0..length).try_for_each(|_| self.skip_element(of, depth + 1))
             }
             STRUCT => {
                 let mut last = 0;
@@ -108,6 +105,13 @@ impl<'a> Walk<'a> {
         }
     }
 
+    fn skip_element(&mut self, kind: u8, depth: usize) -> Option<()> {
+        match kind {
+            1 | 2 => self.byte().map(|_| ()),
+            kind => self.skip(kind, depth),
+        }
+    }
+
     /// The first of a list of names.
     fn path(&mut self) -> Option<String> {
         let (length, kind) = self.list()?;
@@ -118,7 +122,7 @@ impl<'a> Walk<'a> {
                     let name = self.binary()?;
                     first.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
                 }
-                other => self.skip(other, 0)?,
+                other => self.skip_element(other, 0)?,
             }
         }
         first

@@ -195,7 +195,7 @@ fn a_buffer_that_claims_more_than_it_can_hold_is_damage() {
         writer.finish().unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let claim = (text.len() as u64).to_le_bytes();
-        let at = bytes.windows(8).position(|w| w == claim).unwrap();
+        let at = bytes.windows(8).rposition(|w| w == claim).unwrap();
         bytes[at..at + 8].copy_from_slice(&(1u64 << 38).to_le_bytes());
         std::fs::write(&path, bytes).unwrap();
         let error = read(of(dir.path(), "a.arrow"), &Request::all()).unwrap_err().to_string();
