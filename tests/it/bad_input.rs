@@ -493,9 +493,13 @@ fn fused_operations_on_a_gpu() {
 #[test]
 fn arguments_that_make_no_sense() {
     let place = plain();
-    for args in
-        [&["--threads", "0"][..], &["--threads", "two"], &["--nope"], &["--resume", "--fresh"]]
-    {
+    for args in [
+        &["--threads", "0"][..],
+        &["--threads", "9999"],
+        &["--threads", "two"],
+        &["--nope"],
+        &["--resume", "--fresh"],
+    ] {
         let output = place.run(args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}\n{stderr}");

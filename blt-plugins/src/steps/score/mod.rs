@@ -7,8 +7,8 @@ pub use wires::Emit;
 use self::wires::wires;
 use crate::facilities::SourceHandle;
 use crate::scoring::{
-    Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
-    Summary, Units, refusal,
+    Columns, Job, JobConfig, JobError, KeptColumns, Manifest, Outputs, RemoteStep, Scheduler,
+    Scorer, Seen, Summary, Units, refusal,
 };
 use crate::sources::{check_source, fingerprints, sources};
 use crate::split::Split;
@@ -58,6 +58,11 @@ pub struct Score {
     #[default(Split::All)]
     #[schemars(with = "String")]
     pub split: Split,
+    /// The input columns to write beside the scores, `[id, lang]`, or those to leave out, `{except:
+    /// [image]}`; all are written by default. Each keeps its values and type exactly; one of a type
+    /// that Parquet does not have is an error before anything is scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<KeptColumns>,
     /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
     /// Most ids in a batch. Results do not depend on it.
@@ -177,12 +182,17 @@ impl Score {
             row_share: self.sample.map(|share| RowShare { share, seed: cx.seed() }),
             keep,
             on_error: self.on_error,
+            kept: self.columns.clone(),
             by: self.by.clone(),
             program: cx.program().to_owned(),
             settings: json!({"goal": self.goal, "source": settings, "path": cx.compute_path().to_string(), "device": cx.device()}),
         };
         Job::new(config).map_err(|error| match error {
             JobError::Columns(taken) => taken.into_step_error(),
+            JobError::Unkept(column) => {
+                let help = format!("leave it out: `columns: {{except: [{}]}}`", column.column);
+                StepError::other(column).help(help)
+            }
             JobError::Data(error) => match self.parameter(&error) {
                 Some(name) => cx.refuse(&NodeError::param(name, error.to_string())),
                 None => of_source(error),
@@ -219,6 +229,11 @@ impl Score {
             }
             DataError::NoSuchColumn { column, .. } if self.by.as_ref() == Some(column) => {
                 Some("by")
+            }
+            DataError::NoSuchColumn { column, .. }
+                if self.columns.as_ref().is_some_and(|c| c.named().contains(column)) =>
+            {
+                Some("columns")
             }
             _ => None,
         }
