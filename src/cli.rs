@@ -9,6 +9,7 @@ use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunReport, choose_variants};
 use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, merge_same, registry};
+use blt_plugins::{Need, gigabytes, need_of_plan};
 use blt_report::{check_report, progress, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::Value;
@@ -183,7 +184,10 @@ fn check(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
         }
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
         let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
-        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")))?;
+        let Need { parameters, bytes } = need_of_plan(&plan)?;
+        let size = format!("{parameters} parameters, at least {} of memory", gigabytes(bytes));
+        let steps = steps.join(", ");
+        say(&format!("{variant}, seed {seed}: {nodes} nodes, {size}, steps {steps}: ok"))?;
     }
     Ok(())
 }

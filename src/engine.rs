@@ -44,6 +44,10 @@ pub struct Engine {
     /// a GPU always takes.
     #[arg(long)]
     path: Option<String>,
+    /// Look at every output and gradient as it is made, and stop at the first that is not finite;
+    /// slower, changes no number.
+    #[arg(long)]
+    detect_anomaly: bool,
 }
 
 impl Pipeline {
@@ -86,6 +90,7 @@ impl Engine {
     pub fn options(&self) -> RunOptions {
         let mut options = RunOptions::new(build_id());
         options.runs_dir = self.runs.clone();
+        options.detect_anomaly = self.detect_anomaly;
         options.threads = self.threads.map_or(options.threads, usize::from);
         options
     }

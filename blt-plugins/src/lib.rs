@@ -20,6 +20,8 @@ mod memory;
 pub mod metric;
 mod model;
 mod model_part;
+mod needs;
+mod node_size;
 pub mod nodes;
 pub mod patcher;
 mod plan_queries;
@@ -29,9 +31,11 @@ mod profile;
 mod recognise;
 pub mod scoring;
 mod short_form;
+mod size;
 mod sources;
 mod split;
 pub mod steps;
+mod stop;
 pub mod testing;
 mod trained_graph;
 
@@ -47,10 +51,14 @@ pub use matched::{Matched, Pair, Rate};
 pub use metric::Metric;
 pub use model::{session, with_params};
 pub use model_part::ModelPart;
+pub use needs::need_of_plan;
+pub use node_size::NodeSize;
 pub use patcher::{Patcher, SpanPatcher, StreamPatcher};
 pub use profile::{NodeCost, NodeProfile};
 pub use recognise::NotBlt;
+pub use size::{Need, gigabytes};
 pub use sources::{DocumentSource, check_source, check_sources, fingerprints};
+pub use stop::Stop;
 pub use trained_graph::reading::Batches;
 pub use trained_graph::{NodeParam, TrainedGraph};
 
@@ -58,6 +66,7 @@ pub use trained_graph::{NodeParam, TrainedGraph};
 #[doc(hidden)]
 pub mod __macro {
     pub use crate::short_form::ShortForm;
+    pub use blt_core::sizes;
     pub use blt_graph;
     pub use schemars;
     pub use serde;

@@ -1,7 +1,7 @@
 //! Writes a part: the Parquet file of a unit, the columns of the input first, then the scores.
 
 use super::columns::RowScores;
-use super::footer::Footer;
+use super::footer::{Footer, Hashed};
 use super::job::Job;
 use super::outputs::Outputs;
 use super::summary::{Summary, histogram_of};
@@ -29,7 +29,7 @@ const ROW_GROUP_BYTES: usize = 4 << 20;
 /// Writes a part. If it is dropped before [`finish`](PartWriter::finish), no file is left.
 pub(super) struct PartWriter<'a> {
     /// `None` after `finish`.
-    writer: Option<ArrowWriter<Sink>>,
+    writer: Option<ArrowWriter<Hashed<Sink>>>,
     job: &'a Job,
     model: &'a str,
     unit: &'a Unit,
@@ -78,7 +78,7 @@ impl<'a> PartWriter<'a> {
             .with_properties(properties.build())
             .with_parquet_schema(types)
             .with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(sink, schema, options);
+        let writer = ArrowWriter::try_new_with_options(Hashed::new(sink), schema, options);
         part.writer = Some(writer.map_err(|e| part.failed(e))?);
         Ok(part)
     }
@@ -155,6 +155,8 @@ impl<'a> PartWriter<'a> {
     /// Ends the file, and renames it to the part's name once all of it is on disk.
     pub fn finish(mut self, groups_skipped: u64) -> Result<Summary, StepError> {
         self.summary.groups_skipped = groups_skipped;
+        let mut writer = self.writer.take().ok_or_else(|| self.failed("it was ended twice"))?;
+        writer.flush().map_err(|e| self.failed(e))?;
         let footer = Footer {
             format: FORMAT,
             version: self.job.config.program.clone(),
@@ -163,8 +165,8 @@ impl<'a> PartWriter<'a> {
             input: self.unit.input.clone(),
             groups: self.unit.span.groups.clone(),
             summary: self.summary.clone(),
+            data: Some(writer.inner().so_far()),
         };
-        let mut writer = self.writer.take().ok_or_else(|| self.failed("it was ended twice"))?;
         writer.append_key_value_metadata(KeyValue::new(
             FOOTER_KEY.to_owned(),
             serde_json::to_string(&footer)?,
@@ -172,6 +174,7 @@ impl<'a> PartWriter<'a> {
         writer
             .into_inner()
             .map_err(|e| self.failed(e))?
+            .into_inner()
             .finish()
             .map_err(|e| failed(&self.path, self.unit, e))?;
         Ok(footer.summary)

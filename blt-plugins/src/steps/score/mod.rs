@@ -10,9 +10,11 @@ use crate::scoring::{
     Columns, Job, JobConfig, JobError, KeptColumns, Manifest, Outputs, RemoteStep, Scheduler,
     Scorer, Seen, Summary, Units, refusal,
 };
+use crate::size;
 use crate::sources::{check_source, fingerprints, sources};
 use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
 use blt_data::{DataError, ListColumn, OnError, Packer, Packing, RowShare};
@@ -67,13 +69,16 @@ pub struct Score {
     pub source: Option<String>,
     /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Documents longer than the source's `span_bytes` are scored in spans. Each span after the
     /// first sees this many bytes before it, which are not counted again.
     #[default(0)]
+    #[range(0..=MAX_BYTES)]
     pub context_bytes: usize,
     /// Decoded bytes of input after which a new part begins, at the end of a row group.
     #[default(64 << 20)]
+    #[range(1..=MAX_COUNT)]
     pub part_bytes: u64,
     /// A condition on input columns, such as `lang = 'en' and (n >= 100 or id in (1, 2))`. Only
     /// rows for which it is true are read. Row groups whose statistics rule it out are skipped.
@@ -81,8 +86,10 @@ pub struct Score {
     pub condition: Option<String>,
     /// The share of these rows to score, above 0 and at most 1. Rows are drawn by file name, row
     /// number and the pipeline's seed.
+    #[range(0.0..=1.0)]
     pub sample: Option<f64>,
     /// Most of these rows to score; the first ones are taken.
+    #[range(1..=MAX_COUNT)]
     pub limit: Option<u64>,
     /// A condition on input columns and scores, such as `bits_per_byte < 1.2`. Only rows for which
     /// it is true are written. All rows are counted.
@@ -261,12 +268,6 @@ impl Step for Score {
         wires(plan, &self.goal, &self.emit)?;
         check_source(plan, self.source.as_deref())?;
         let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
-        if self.batch_bytes == 0 {
-            return param("batch_bytes", "batch_bytes must be at least 1".into());
-        }
-        if self.part_bytes == 0 {
-            return param("part_bytes", "part_bytes must be at least 1".into());
-        }
         if let Some(twice) =
             self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list))
         {
@@ -282,12 +283,9 @@ impl Step for Score {
             return param("output", "an output is a folder or a URL, and not empty".into());
         }
         self.elsewhere(Path::new("")).map_err(|e| NodeError::param("output", e))?;
-        if self.limit == Some(0) {
-            return param("limit", "a limit is at least 1 row".into());
-        }
         predicate("where", &self.condition)?;
         predicate("keep", &self.keep)?;
-        Ok(())
+        size::check(plan, &[&self.goal], None)
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
@@ -342,7 +340,7 @@ impl Step for Score {
             outputs.claim(&manifest)?;
         }
         write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&manifest)?)?;
-        let mut summaries = outputs.find_all(&units.units)?;
+        let mut summaries = outputs.find_all(&units.units, true)?;
         let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
 
         let rows = to_do.iter().map(|&i| units.units[i].rows).sum();

@@ -11,6 +11,7 @@ mod tests;
 
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patch::{PatchError, Patches};
+use blt_core::strict;
 use blt_data::caught;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -132,7 +133,7 @@ impl BpePatcher {
     /// Reads a tokenizer.json. Errors: it can't be read, or its tokens are not the text's own bytes
     /// (see the module).
     pub fn load(path: &Path) -> Result<Self, BpeError> {
-        let text = std::fs::read_to_string(path)
+        let text = strict::read_to_string(path)
             .map_err(|source| BpeError::Io { path: path.to_owned(), source })?;
         Self::from_json(&text)
             .map_err(|source| BpeError::InFile { path: path.to_owned(), source: Box::new(source) })
