@@ -2,14 +2,18 @@
 //! regression, 130 interrupted.
 
 use crate::bench;
+use crate::check;
 use crate::engine::{Engine, Pipeline, Variants};
-use crate::output::{Failure, color, say};
+use crate::output::{Failure, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::Store;
 use blt_graph::run::{Resume, RunReport, choose_variants};
-use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, merge_same, registry};
-use blt_report::{check_report, progress, write_report};
+use blt_graph::{
+    Code, PipelineSpec, Plan, StepError, check_all, codes, describe, explain, json_schema,
+    keys_help, merge_same, registry,
+};
+use blt_report::{check_report, progress, report_schema, write_report};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::Value;
 use std::ffi::OsString;
@@ -38,13 +42,24 @@ enum Command {
     Nodes { name: Option<String> },
     /// List the steps, or print one step's parameters and example.
     Steps { name: Option<String> },
-    /// Check all variants of a pipeline; opens no data.
-    Check {
-        #[command(flatten)]
-        pipeline: Pipeline,
+    /// Check all variants of pipelines, and print every error; opens no data.
+    Check(check::Check),
+    /// Explain a pipeline: each value, and where it came from; or an error code such as BLT0203.
+    ///
+    /// Without an argument, lists all codes.
+    Explain {
+        /// A pipeline's YAML file, or a code.
+        what: Option<String>,
+        /// Set a value of the pipeline and its variants; see `blt-run --help`.
+        #[arg(long = "set", value_name = "PATH=VALUE")]
+        set: Vec<String>,
         #[command(flatten)]
         variants: Variants,
     },
+    /// List the keys of a pipeline, or explain one: `report`, `grid`, `split`.
+    Keys { name: Option<String> },
+    /// Print the JSON Schema of a pipeline, for editors: all nodes and steps, plugins included.
+    Schema,
     /// Print the checked graph of each variant: nodes, wires, types, widths.
     Graph {
         #[command(flatten)]
@@ -134,7 +149,17 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
-        Some(Command::Check { pipeline, variants }) => check(&pipeline, &variants),
+        Some(Command::Check(args)) => {
+            return check::check(&args).unwrap_or_else(|failure| failure.report());
+        }
+        Some(Command::Explain { what, set, variants }) => match what {
+            Some(what) if code(&what).is_none() && !is_code(&what) => {
+                explain_file(&Pipeline::new(what, set), &variants)
+            }
+            what => explain_code(what.as_deref()),
+        },
+        Some(Command::Keys { name }) => keys(name.as_deref()),
+        Some(Command::Schema) => print_schema(),
         Some(Command::Graph { pipeline, variants }) => graph(&pipeline, &variants),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
@@ -170,22 +195,56 @@ fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Pla
     Ok(plans)
 }
 
-fn check(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
+fn code(id: &str) -> Option<&'static Code> {
+    codes().into_iter().find(|code| code.id.eq_ignore_ascii_case(id))
+}
+
+/// Whether `what` has the form of a code and is no file.
+fn is_code(what: &str) -> bool {
+    let digits = what.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let letters = what.len() - digits.len();
+    letters > 1
+        && digits.len() > 2
+        && digits.bytes().all(|b| b.is_ascii_digit())
+        && !Path::new(what).exists()
+}
+
+/// Explains a code, or lists all.
+fn explain_code(what: Option<&str>) -> Result<(), Failure> {
+    let Some(what) = what else {
+        for code in codes() {
+            say(&format!("{}  {}", code.id, code.name()))?;
+        }
+        return Ok(say("\n`blt-run explain CODE` says what it means and what to do.")?);
+    };
+    let Some(code) = code(what) else {
+        let meant = nearest(what, codes().iter().map(|code| code.id));
+        let meant = meant.map(|id| format!("did you mean `{id}`?"));
+        let meant = meant.unwrap_or("`blt-run explain` lists all".into());
+        return Err(Failure::other(format!("no error has the code `{what}`; {meant}")));
+    };
+    Ok(say(&format!("{}: {}", code.id, code.text()))?)
+}
+
+/// Explains each variant with its first seed.
+fn explain_file(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
     let (spec, dir) = pipeline.read()?;
-    check_report(&spec)?;
-    for plan in plans(&spec, &dir, variants)? {
-        for warning in &plan.warnings {
-            progress::line(warning.render(color()).trim_end());
-        }
-        for index in 0..plan.steps().len() {
-            let warnings = blt_plugins::untrained(&plan, index)?;
-            warnings.iter().for_each(|warning| progress::line(warning));
-        }
-        let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
-        let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
-        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")))?;
+    let mut plans = plans(&spec, &dir, variants)?;
+    plans.dedup_by(|next, last| next.variant == last.variant);
+    let texts: Vec<String> = plans.iter().map(|plan| explain(&spec, plan)).collect();
+    Ok(say(texts.join("---\n").trim_end())?)
+}
+
+fn keys(name: Option<&str>) -> Result<(), Failure> {
+    say(keys_help(name, &report_schema())?.trim_end())?;
+    if name.is_none() {
+        say("\n`blt-run keys NAME` explains a key, such as `report`, `grid` or `split`.")?;
     }
     Ok(())
+}
+
+fn print_schema() -> Result<(), Failure> {
+    Ok(say(&format!("{:#}", json_schema(&report_schema())))?)
 }
 
 fn graph(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {

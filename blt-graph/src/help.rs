@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostics, nearest};
+use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::port::SlotType;
 use crate::registry::{NodeEntry, Origin, find, find_step, nodes, steps, unknown};
-use crate::schema;
+use crate::schema::{self, Param};
+use crate::spec::pipeline_schema;
 
 /// The help text of a node or step: its doc, ports, parameters and an example. `kind` is `node` or
 /// `step`, for the message about an unknown name.
@@ -19,19 +20,75 @@ pub fn help(kind: &str, name: &str) -> Result<String, Diagnostics> {
         let mut text = title("node", name, &entry.origin, &entry.doc());
         push_inputs(&mut text, entry);
         push_outputs(&mut text, entry);
-        push_params(&mut text, &entry.schema());
+        push_params(&mut text, entry.schema());
         push_example(&mut text, entry.example);
         return Ok(text);
     }
     if let Some(entry) = find_step(name) {
         let mut text = title("step", name, &entry.origin, &entry.doc());
-        push_params(&mut text, &entry.schema());
+        push_params(&mut text, entry.schema());
         push_example(&mut text, entry.example);
         return Ok(text);
     }
     let (nodes, steps) = (nodes(), steps());
     let near = nearest(name, nodes.iter().map(|e| e.name).chain(steps.iter().map(|e| e.name)));
     Err(unknown(kind, name).suggest(near).into())
+}
+
+/// The help text of a pipeline's keys, or of one: a key of the top level, one below `ablate` or
+/// `report`, or a parameter of any node or step. `report` is the schema of the section `report`.
+///
+/// # Errors
+/// If there is no such key; the error suggests the nearest.
+pub fn keys_help(name: Option<&str>, report: &Value) -> Result<String, Diagnostics> {
+    let schema = pipeline_schema();
+    let Some(name) = name else {
+        let mut text = format!("{}\n", schema::doc(schema));
+        push_params(&mut text, schema);
+        return Ok(text);
+    };
+    let ablate = schema.pointer("/$defs/Ablate").unwrap_or(&Value::Null);
+    let mut text = String::new();
+    let mut known: Vec<String> = Vec::new();
+    for (of, schema) in [("a pipeline", schema), ("`ablate`", ablate), ("`report`", report)] {
+        push_key(&mut text, name, of, schema, &mut known);
+    }
+    match name {
+        "ablate" => push_params(&mut text, ablate),
+        "report" => push_params(&mut text, report),
+        _ => {}
+    }
+    for entry in nodes() {
+        push_key(&mut text, name, entry.name, entry.schema(), &mut known);
+    }
+    for entry in steps() {
+        push_key(&mut text, name, &format!("step {}", entry.name), entry.schema(), &mut known);
+    }
+    if text.is_empty() {
+        let near = nearest(name, known.iter().map(String::as_str));
+        let message = format!("no key and no parameter is called `{name}`");
+        return Err(Diagnostic::error(message).suggest(near).into());
+    }
+    Ok(text)
+}
+
+/// The parameter `name` of `schema`, with the keys below it. Adds all names to `known`.
+fn push_key(text: &mut String, name: &str, of: &str, schema: &Value, known: &mut Vec<String>) {
+    for param in schema::params(schema) {
+        if param.name == name {
+            let parted = if text.is_empty() { "" } else { "\n" };
+            let _ = writeln!(text, "{parted}{name} (of {of})");
+            push_param(text, &param);
+            for below in schema::params_below(schema, name) {
+                let mut inner = String::new();
+                push_param(&mut inner, &below);
+                for line in inner.lines() {
+                    let _ = writeln!(text, "    {line}");
+                }
+            }
+        }
+        known.push(param.name);
+    }
 }
 
 fn title(kind: &str, name: &str, origin: &Origin, doc: &str) -> String {
@@ -85,16 +142,18 @@ fn push_params(text: &mut String, schema: &Value) {
         return;
     }
     text.push_str("\nParameters:\n");
-    for param in params {
-        let default = match &param.default {
-            _ if param.required => "required".to_string(),
-            Some(Value::Null) | None => "may be left out".to_string(),
-            Some(default) => format!("default {default}"),
-        };
-        let _ = writeln!(text, "  {}: {} ({default})", param.name, param.kind);
-        for line in param.doc.lines() {
-            let _ = writeln!(text, "{}", format!("      {line}").trim_end());
-        }
+    params.iter().for_each(|param| push_param(text, param));
+}
+
+fn push_param(text: &mut String, param: &Param) {
+    let default = match &param.default {
+        _ if param.required => "required".to_string(),
+        Some(Value::Null) | None => "may be left out".to_string(),
+        Some(default) => format!("default {default}"),
+    };
+    let _ = writeln!(text, "  {}: {} ({default})", param.name, param.kind);
+    for line in param.doc.lines() {
+        let _ = writeln!(text, "{}", format!("      {line}").trim_end());
     }
 }
 

@@ -47,6 +47,22 @@ pub(crate) fn params(root: &Value) -> Vec<Param> {
         .collect()
 }
 
+/// The keys below the parameter `name`, if it is a map with keys of its own.
+pub(crate) fn params_below(root: &Value, name: &str) -> Vec<Param> {
+    let Some(schema) = at(root, &[name.to_string()]) else { return Vec::new() };
+    // References of what is below are to the root's definitions.
+    let definitions = root.get("$defs").cloned().unwrap_or_default();
+    let with_keys =
+        alternatives(root, schema).into_iter().filter(|one| one.get("properties").is_some());
+    with_keys
+        .flat_map(|one| {
+            let mut one = one.clone();
+            one["$defs"] = definitions.clone();
+            params(&one)
+        })
+        .collect()
+}
+
 /// The doc comment of a parameter, and those of the values of its enum.
 fn param_doc(root: &Value, schema: &Value) -> String {
     let mut text = doc(schema);
@@ -138,13 +154,56 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
                     _ => "map".to_string(),
                 },
             },
-            "integer" => match schema.get("minimum").and_then(Value::as_i64) {
-                Some(minimum) => format!("integer >= {minimum}"),
-                None => "integer".to_string(),
-            },
+            "integer" => {
+                let bound = |key: &str| schema.get(key).and_then(Value::as_i64);
+                match (bound("minimum"), bound("maximum")) {
+                    (Some(minimum), None) => format!("integer >= {minimum}"),
+                    (Some(minimum), Some(maximum)) => {
+                        format!("integer from {minimum} to {maximum}")
+                    }
+                    _ => "integer".to_string(),
+                }
+            }
             other => other.to_string(),
         })
         .collect()
+}
+
+/// The schema of the value at `path` in the parameters.
+fn at<'a>(root: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(root, |schema, key| {
+        alternatives(root, schema).into_iter().find_map(|one| {
+            let item = || one.get("prefixItems")?.get(key.parse::<usize>().ok()?);
+            let property = one.get("properties").and_then(|properties| properties.get(key));
+            property
+                .or_else(item)
+                .or_else(|| one.get("items"))
+                .or_else(|| one.get("additionalProperties"))
+        })
+    })
+}
+
+/// What a value at `path` in the parameters may be, in words; `None` if the schema does not say.
+pub(crate) fn expected(root: &Value, path: &[String]) -> Option<String> {
+    let kind = kind(root, at(root, path)?, 0);
+    Some(match kind.as_str() {
+        "any value" => return None,
+        "number" => "a number".to_string(),
+        "string" => "a text".to_string(),
+        "boolean" => "true or false".to_string(),
+        _ if kind.starts_with("integer") => format!("an {kind}"),
+        _ if kind.starts_with("list") || kind.starts_with("map") => format!("a {kind}"),
+        _ => kind,
+    })
+}
+
+/// The texts that a value at `path` may be.
+pub(crate) fn texts<'a>(root: &'a Value, path: &[String]) -> Vec<&'a str> {
+    let one = |one: &'a Value| {
+        let many = one.get("enum").and_then(Value::as_array).into_iter().flatten();
+        one.get("const").into_iter().chain(many).filter_map(Value::as_str)
+    };
+    at(root, path).into_iter().flat_map(|at| alternatives(root, at)).flat_map(one).collect()
 }
 
 /// The properties that an object value may have; `None` if any key is allowed.

@@ -8,6 +8,7 @@ mod architecture;
 mod bad_input;
 mod bench;
 mod causality;
+mod check;
 mod common;
 mod corpus;
 mod counts;
@@ -16,6 +17,7 @@ mod dsl;
 mod gpu;
 #[cfg(unix)]
 mod kept;
+mod mutations;
 mod own_step;
 mod readme;
 mod recipe;

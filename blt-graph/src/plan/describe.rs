@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::plan::Plan;
-use crate::spec::{GraphSpec, Inputs};
+use crate::spec::{GraphSpec, Inputs, flow};
 
 /// The graph of `plan` as text for the user: nodes in the order of data flow, wires, types, and
 /// what is known of each output.
@@ -63,7 +63,7 @@ pub fn describe(plan: &Plan) -> String {
     }
     for (index, step) in plan.steps().iter().enumerate() {
         let params: Vec<String> =
-            step.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            step.params.iter().map(|(name, value)| format!("{name}: {}", flow(value))).collect();
         let _ = writeln!(text, "  {index}  {} {{{}}}", step.entry.name, params.join(", "));
     }
     text
@@ -83,11 +83,7 @@ fn parts(graph: &GraphSpec) -> Vec<String> {
                 fields.push(format!("in: {{{}}}", wires.join(", ")));
             }
         }
-        fields.extend(
-            node.params
-                .iter()
-                .map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))),
-        );
+        fields.extend(node.params.iter().map(|(name, value)| format!("{name}: {}", flow(value))));
         format!("{:width$} {{{}}}", format!("{}:", node.name), fields.join(", "))
     };
     graph.nodes.iter().map(line).collect()

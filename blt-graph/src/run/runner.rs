@@ -4,6 +4,7 @@
 //! runs/<name>/<id>/            id: start time (UTC) and four hex digits; names sort by time
 //!   pipeline.yaml              the pipeline as written
 //!   resolved.yaml              the pipeline with overrides applied and defaults written out
+//!   explained.yaml             each variant so, and behind each value where it came from
 //!   status.json                running, done, failed or interrupted; the error; times
 //!   metrics.jsonl              the metrics of every step in order; each line has the variant (and
 //!                              the seed, if there are several)
@@ -30,7 +31,7 @@ use serde_json::{Map, Value, json};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::error::StepError;
 use crate::files::{FileError, JsonLines, write_atomic};
-use crate::plan::{Plan, check_all, merge_same};
+use crate::plan::{Plan, check_all, explain, merge_same};
 use crate::progress::{Progress, Silent, StepHeading};
 use crate::run::error::RunError;
 use crate::run::jobs::at_once;
@@ -254,6 +255,9 @@ impl<'a> Runner<'a> {
     ) -> Result<RunReport, RunError> {
         write_atomic(dir.path.join("pipeline.yaml"), self.spec.written())?;
         write_atomic(dir.path.join("resolved.yaml"), resolved)?;
+        let first = plans.iter().filter(|plan| plan.seed == plan.spec.seeds[0]);
+        let explained: Vec<String> = first.map(|plan| explain(self.spec, plan)).collect();
+        write_atomic(dir.path.join("explained.yaml"), explained.join("---\n"))?;
         let mut metrics = JsonLines::open(dir.path.join("metrics.jsonl"), 0)?;
         let mut timings = JsonLines::open(dir.path.join("timings.jsonl"), 0)?;
         for folder in ["outputs", "checkpoints"] {
