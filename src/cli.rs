@@ -7,15 +7,16 @@ use crate::engine::{Engine, Pipeline, Variants};
 use crate::output::{Failure, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
-use blt_graph::run::store::Store;
+use blt_graph::run::store::{Cleaned, Store, StoreEntry, named};
 use blt_graph::run::{Resume, RunReport, choose_variants};
 use blt_graph::{
-    Code, PipelineSpec, Plan, StepError, check_all, codes, describe, explain, json_schema,
+    Code, Drawing, PipelineSpec, Plan, StepError, check_all, codes, describe, explain, json_schema,
     keys_help, merge_same, registry,
 };
 use blt_report::{check_report, progress, report_schema, write_report};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -60,12 +61,25 @@ enum Command {
     Keys { name: Option<String> },
     /// Print the JSON Schema of a pipeline, for editors: all nodes and steps, plugins included.
     Schema,
-    /// Print the checked graph of each variant: nodes, wires, types, widths.
+    /// Print or draw the checked graph of each variant: nodes, wires, types, widths.
+    ///
+    /// A drawing is of one variant, the first or the one that `--variant` names, and says what the
+    /// others change.
     Graph {
         #[command(flatten)]
         pipeline: Pipeline,
         #[command(flatten)]
         variants: Variants,
+        /// As text, or as a drawing.
+        #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
+        format: GraphFormat,
+    },
+    /// Print a script that completes commands and options in a shell.
+    ///
+    /// For bash: `blt-run completions bash > ~/.local/share/bash-completion/completions/blt-run`.
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
     },
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
@@ -89,6 +103,19 @@ enum Command {
     },
 }
 
+/// How a graph is printed.
+#[derive(Clone, Copy, ValueEnum)]
+enum GraphFormat {
+    /// Text, of each variant.
+    Text,
+    /// A Mermaid flowchart, for Markdown.
+    Mermaid,
+    /// A Graphviz digraph.
+    Dot,
+    /// An SVG document.
+    Svg,
+}
+
 #[derive(Subcommand)]
 enum StoreAction {
     /// Print a line for each stored step.
@@ -98,6 +125,15 @@ enum StoreAction {
         /// Remove only what interrupted runs left.
         #[arg(long)]
         partial: bool,
+        /// Remove only what is older: `30d`, `12h`.
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        older_than: Option<chrono::Duration>,
+        /// Remove only what no run in the folder of runs has used.
+        #[arg(long)]
+        unnamed: bool,
+        /// Print what would be removed, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -160,11 +196,12 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         },
         Some(Command::Keys { name }) => keys(name.as_deref()),
         Some(Command::Schema) => print_schema(),
-        Some(Command::Graph { pipeline, variants }) => graph(&pipeline, &variants),
+        Some(Command::Graph { pipeline, variants, format }) => graph(&pipeline, &variants, format),
+        Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
-            kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &action)
+            kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &runs, &action)
         }
     };
     match done {
@@ -247,12 +284,25 @@ fn print_schema() -> Result<(), Failure> {
     Ok(say(&format!("{:#}", json_schema(&report_schema())))?)
 }
 
-fn graph(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
+fn graph(pipeline: &Pipeline, variants: &Variants, format: GraphFormat) -> Result<(), Failure> {
     let (spec, dir) = pipeline.read()?;
-    for plan in plans(&spec, &dir, variants)? {
-        say(&describe(&plan))?;
-    }
-    Ok(())
+    let plans = plans(&spec, &dir, variants)?;
+    let draw = |with: fn(&Drawing) -> String| -> String {
+        plans.first().map_or_else(String::new, |plan| with(&Drawing::of(&spec, plan)))
+    };
+    let drawn = match format {
+        GraphFormat::Text => plans.iter().map(describe).collect::<Vec<_>>().join("\n"),
+        GraphFormat::Mermaid => draw(Drawing::mermaid),
+        GraphFormat::Dot => draw(Drawing::dot),
+        GraphFormat::Svg => draw(Drawing::svg),
+    };
+    Ok(say(drawn.strip_suffix('\n').unwrap_or(&drawn))?)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "blt-run", &mut script);
+    Ok(say(String::from_utf8_lossy(&script).trim_end())?)
 }
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
@@ -272,7 +322,22 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
     Ok(say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example."))?)
 }
 
-fn kept(store: &Store, action: &StoreAction) -> Result<(), Failure> {
+/// Reads an age: `30d`, `12h`, `90m`.
+fn age(text: &str) -> Result<chrono::Duration, String> {
+    let wrong = || "an age is a number and a unit: `30d`, `12h` or `90m`".to_string();
+    let (number, unit) =
+        text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
+    let number: i64 = number.parse().map_err(|_| wrong())?;
+    match unit {
+        "d" => chrono::Duration::try_days(number),
+        "h" => chrono::Duration::try_hours(number),
+        "m" => chrono::Duration::try_minutes(number),
+        _ => None,
+    }
+    .ok_or_else(wrong)
+}
+
+fn kept(store: &Store, runs: &Path, action: &StoreAction) -> Result<(), Failure> {
     match action {
         StoreAction::List => {
             for entry in store.list()? {
@@ -286,10 +351,28 @@ fn kept(store: &Store, action: &StoreAction) -> Result<(), Failure> {
                 ))?;
             }
         }
-        StoreAction::Clean { partial } => {
-            let cleaned = store.clean(|entry| !partial || entry.partial)?;
+        StoreAction::Clean { partial, older_than, unnamed, dry_run } => {
+            let named = if *unnamed { named(runs)? } else { BTreeSet::new() };
+            let chosen = |entry: &StoreEntry| {
+                (!partial || entry.partial)
+                    && older_than.is_none_or(|age| entry.is_older_than(age))
+                    && !named.contains(&entry.key)
+            };
+            let cleaned = match dry_run {
+                true => {
+                    let removed = store.list()?.into_iter().filter(chosen).collect();
+                    Cleaned { removed, in_use: Vec::new() }
+                }
+                false => store.clean(chosen)?,
+            };
             let (removed, in_use) = (cleaned.removed.len(), cleaned.in_use.len());
-            say(&format!("removed {removed} kept steps; {in_use} are in use"))?;
+            let bytes: u64 = cleaned.removed.iter().map(|entry| entry.bytes).sum();
+            let mib = bytes as f64 / (1 << 20) as f64;
+            let (would, use_) = match dry_run {
+                true => ("would remove", String::new()),
+                false => ("removed", format!("; {in_use} are in use")),
+            };
+            say(&format!("{would} {removed} kept steps, {mib:.1} MiB{use_}"))?;
         }
     }
     Ok(())

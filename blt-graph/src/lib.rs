@@ -13,7 +13,7 @@
 //! | run a pipeline | [`run::Runner`] |
 //! | see when a step's result is used again | [`run::store`] |
 //! | list nodes, print help, write the JSON Schema | [`registry`], [`help()`], [`json_schema()`] |
-//! | print a graph, and where each value came from | [`describe()`], [`explain()`] |
+//! | print or draw a graph; see where each value came from | [`describe()`], [`Drawing`]; [`explain()`] |
 //! | test nodes and steps | [`testing`] |
 //!
 //! A pipeline goes through these stages. [`PipelineSpec::read`] reads the YAML and keeps the place
@@ -27,6 +27,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub mod code;
 pub mod diagnostic;
+mod draw;
 pub mod dsl;
 mod error;
 pub mod files;
@@ -49,6 +50,7 @@ pub use inventory;
 
 pub use code::{Code, codes};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use draw::Drawing;
 pub use dsl::Graph;
 pub use error::{NodeError, StepError};
 pub use files::{FileError, JsonLines, write_atomic, write_atomic_with};

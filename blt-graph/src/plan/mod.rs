@@ -12,6 +12,7 @@ mod same;
 
 pub use check::{Checked, check_all, check_source};
 pub use describe::describe;
+pub(crate) use describe::info_text;
 pub use explain::explain;
 pub(crate) use find::PortId;
 pub(crate) use params::{check_params, parsed};

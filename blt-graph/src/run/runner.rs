@@ -5,6 +5,8 @@
 //!   pipeline.yaml              the pipeline as written
 //!   resolved.yaml              the pipeline with overrides applied and defaults written out
 //!   explained.yaml             each variant so, and behind each value where it came from
+//!   steps.json                 the keys of the steps in the store
+//!   graph.svg                  the graph of the first variant
 //!   status.json                running, done, failed or interrupted; the error; times
 //!   metrics.jsonl              the metrics of every step in order; each line has the variant (and
 //!                              the seed, if there are several)
@@ -21,6 +23,7 @@
 //! forgetting a flag. [`Resume::Run`] also continues in the stopped run's directory instead of
 //! making a new one; [`Resume::Fresh`] removes the files of stopped steps.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::draw::Drawing;
 use crate::error::StepError;
 use crate::files::{FileError, JsonLines, write_atomic};
 use crate::plan::{Plan, check_all, explain, merge_same};
@@ -255,9 +259,14 @@ impl<'a> Runner<'a> {
     ) -> Result<RunReport, RunError> {
         write_atomic(dir.path.join("pipeline.yaml"), self.spec.written())?;
         write_atomic(dir.path.join("resolved.yaml"), resolved)?;
+        let keys: BTreeSet<&String> = keyed.iter().flatten().map(|keyed| &keyed.key).collect();
+        write_atomic(dir.path.join("steps.json"), format!("{:#}\n", json!(keys)))?;
         let first = plans.iter().filter(|plan| plan.seed == plan.spec.seeds[0]);
         let explained: Vec<String> = first.map(|plan| explain(self.spec, plan)).collect();
         write_atomic(dir.path.join("explained.yaml"), explained.join("---\n"))?;
+        if let Some(plan) = plans.first() {
+            write_atomic(dir.path.join("graph.svg"), Drawing::of(self.spec, plan).svg())?;
+        }
         let mut metrics = JsonLines::open(dir.path.join("metrics.jsonl"), 0)?;
         let mut timings = JsonLines::open(dir.path.join("timings.jsonl"), 0)?;
         for folder in ["outputs", "checkpoints"] {

@@ -70,6 +70,8 @@ pub struct ReportInput {
     pub pipeline: String,
     /// The pipeline with overrides made and defaults written out, and where each value came from.
     pub resolved: String,
+    /// The drawing of the graph, as SVG.
+    pub graph: String,
     /// Names and values: the machine, the version, when it ran.
     pub facts: Vec<(String, String)>,
 }
@@ -131,6 +133,7 @@ impl ReportInput {
                 Some(explained) => explained,
                 None => text(&dir.join("resolved.yaml"))?.unwrap_or_default(),
             },
+            graph: text(&dir.join("graph.svg"))?.unwrap_or_default(),
             results,
             facts,
         })
