@@ -27,6 +27,9 @@ const STYLE: &str = "\
 .g-kind{fill:#58a6ff}.g-varies{stroke:#58a6ff}.g-small,.g-tip{fill:#9198a1}.g-wire{stroke:#9198a1}\
 .g-port{fill:#0d1117;stroke:#3d444d}}";
 
+/// Where the wire of an index passes layers: in and out of each.
+type Passes = BTreeMap<usize, Vec<(f64, f64)>>;
+
 /// Where a box is, and where its wires begin and end.
 struct Placed {
     x: f64,
@@ -81,7 +84,7 @@ impl Drawing {
     }
 
     /// Boxes, the places where wires pass layers, and the size of all.
-    fn place(&self) -> (Vec<Placed>, BTreeMap<usize, Vec<(f64, f64)>>, f64, f64) {
+    fn place(&self) -> (Vec<Placed>, Passes, f64, f64) {
         let mut boxes: Vec<Placed> = self.boxes.iter().map(measured).collect();
         let layers = layers(self);
         let width_of = |item: &Item, boxes: &[Placed]| match item {
@@ -96,7 +99,7 @@ impl Drawing {
             })
             .collect();
         let widest = widths.iter().copied().fold(0.0, f64::max);
-        let mut passes: BTreeMap<usize, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut passes: Passes = BTreeMap::new();
         let mut y = MARGIN;
         for (layer, width) in layers.iter().zip(&widths) {
             let mut x = MARGIN + (widest - width) / 2.0;
@@ -127,13 +130,7 @@ impl Drawing {
     }
 
     /// The path of a wire: down from its output, past layers, down into its input.
-    fn way(
-        &self,
-        wire: &Wire,
-        index: usize,
-        placed: &[Placed],
-        passes: &BTreeMap<usize, Vec<(f64, f64)>>,
-    ) -> String {
+    fn way(&self, wire: &Wire, index: usize, placed: &[Placed], passes: &Passes) -> String {
         let (from, to) = (&placed[wire.from.0], &placed[wire.to.0]);
         let (outputs, inputs) = (&self.boxes[wire.from.0].outputs, &self.boxes[wire.to.0].inputs);
         let start = (from.x + share(from.width, wire.from.1, outputs.len()), from.y + from.height);
