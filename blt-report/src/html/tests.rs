@@ -283,6 +283,21 @@ fn without_intervals_nothing_is_claimed() {
 }
 
 #[test]
+fn single_bytes_and_long_patches_are_counted_in_bytes() {
+    let mut results = results();
+    for (_, variant) in results["variants"].as_object_mut().unwrap() {
+        // Means are as recorded: 2.4 bytes, of which 10 are over four times as many.
+        variant["bytes_per_patch"] = json!(2.4);
+        variant["patch_lengths"] = json!({"1": 20, "6": 3, "10": 6});
+    }
+    let mut input = input();
+    input.results = read(results);
+    let html = page(&input);
+    assert!(html.contains("bytes in patches of one byte: 20.4 %"), "{html}");
+    assert!(html.contains("; of over 4 times the mean: 61.2 %"), "{html}");
+}
+
+#[test]
 fn errors_over_seeds_are_drawn() {
     let mut input = input();
     assert!(!page(&input).contains("class=\"e c"));
