@@ -48,47 +48,54 @@ pub fn keys_help(name: Option<&str>, report: &Value) -> Result<String, Diagnosti
         return Ok(text);
     };
     let ablate = schema.pointer("/$defs/Ablate").unwrap_or(&Value::Null);
-    let mut text = String::new();
-    let mut known: Vec<String> = Vec::new();
-    for (of, schema) in [("a pipeline", schema), ("`ablate`", ablate), ("`report`", report)] {
-        push_key(&mut text, name, of, schema, &mut known);
+    let sections = [("a pipeline", schema), ("`ablate`", ablate), ("`report`", report)];
+    let mut owners: Vec<(String, &Value)> =
+        sections.into_iter().map(|(of, schema)| (of.to_string(), schema)).collect();
+    owners.extend(nodes().into_iter().map(|entry| (entry.name.to_string(), entry.schema())));
+    owners
+        .extend(steps().into_iter().map(|entry| (format!("step {}", entry.name), entry.schema())));
+    // Of each text, what has it.
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for (of, schema) in &owners {
+        let Some(text) = key_text(name, schema) else { continue };
+        match found.iter_mut().find(|(other, _)| *other == text) {
+            Some((_, all)) => all.push(of.clone()),
+            None => found.push((text, vec![of.clone()])),
+        }
     }
+    if found.is_empty() {
+        let known: Vec<String> = owners
+            .iter()
+            .flat_map(|(_, schema)| schema::params(schema))
+            .map(|param| param.name)
+            .collect();
+        let near = nearest(name, known.iter().map(String::as_str));
+        let message = format!("no key and no parameter is called `{name}`");
+        return Err(Diagnostic::error(message).suggest(near).into());
+    }
+    let texts = found.iter().map(|(text, of)| format!("{name} (of {})\n{text}", of.join(", ")));
+    let mut text = texts.collect::<Vec<_>>().join("\n");
     match name {
         "ablate" => push_params(&mut text, ablate),
         "report" => push_params(&mut text, report),
         _ => {}
     }
-    for entry in nodes() {
-        push_key(&mut text, name, entry.name, entry.schema(), &mut known);
-    }
-    for entry in steps() {
-        push_key(&mut text, name, &format!("step {}", entry.name), entry.schema(), &mut known);
-    }
-    if text.is_empty() {
-        let near = nearest(name, known.iter().map(String::as_str));
-        let message = format!("no key and no parameter is called `{name}`");
-        return Err(Diagnostic::error(message).suggest(near).into());
-    }
     Ok(text)
 }
 
-/// The parameter `name` of `schema`, with the keys below it. Adds all names to `known`.
-fn push_key(text: &mut String, name: &str, of: &str, schema: &Value, known: &mut Vec<String>) {
-    for param in schema::params(schema) {
-        if param.name == name {
-            let parted = if text.is_empty() { "" } else { "\n" };
-            let _ = writeln!(text, "{parted}{name} (of {of})");
-            push_param(text, &param);
-            for below in schema::params_below(schema, name) {
-                let mut inner = String::new();
-                push_param(&mut inner, &below);
-                for line in inner.lines() {
-                    let _ = writeln!(text, "    {line}");
-                }
-            }
+/// The parameter `name` of `schema`, with the keys below it.
+fn key_text(name: &str, schema: &Value) -> Option<String> {
+    let param = schema::params(schema).into_iter().find(|param| param.name == name)?;
+    let mut text = String::new();
+    push_param(&mut text, &param);
+    for below in schema::params_below(schema, name) {
+        let mut inner = String::new();
+        push_param(&mut inner, &below);
+        for line in inner.lines() {
+            let _ = writeln!(text, "    {line}");
         }
-        known.push(param.name);
     }
+    Some(text)
 }
 
 fn title(kind: &str, name: &str, origin: &Origin, doc: &str) -> String {

@@ -64,6 +64,7 @@ pub use plan::{
 pub use port::{AnyInfo, AnyValue, Port, Ports, Wire};
 pub use progress::{Progress, Silent, StepHeading};
 pub use run::{Live, NodeObserver, Outputs, RunFailed};
+pub use schema::{list_of_words, words};
 pub use spec::{ComputePath, GraphSpec, PipelineSpec, Variant};
 pub use step::{Earlier, Step, StepCx};
 pub use world::{ErrorHelp, World};

@@ -1,6 +1,8 @@
 //! The JSON Schema of a parameter struct: names, docs and defaults of the parameters, and the keys
 //! that the struct does not have.
 
+use schemars::{Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// One parameter of a node or step.
@@ -16,6 +18,32 @@ pub struct Param {
     pub required: bool,
     /// The default value.
     pub default: Option<Value>,
+}
+
+/// The schema of a parameter that is one of some words, for a type without a schema of its own:
+/// `#[schemars(schema_with = "blt_graph::words::<Packing>")]`. serde knows the words.
+pub fn words<T: DeserializeOwned>(_: &mut SchemaGenerator) -> Schema {
+    let refused = serde_json::from_value::<T>("\u{0}".into()).err().map(|error| error.to_string());
+    let mut words: Vec<Value> =
+        options(&refused.unwrap_or_default()).into_iter().map(Value::from).collect();
+    if serde_json::from_value::<T>(Value::Null).is_ok() {
+        words.push(Value::Null);
+    }
+    schemars::json_schema!({ "enum": words })
+}
+
+/// As [`words`], of a list.
+pub fn list_of_words<T: DeserializeOwned>(generator: &mut SchemaGenerator) -> Schema {
+    let items = words::<T>(generator);
+    schemars::json_schema!({ "type": "array", "items": items })
+}
+
+/// The words that serde's message about another one names; none of another message.
+pub(crate) fn options(message: &str) -> Vec<&str> {
+    match message.strip_prefix("unknown variant `") {
+        Some(rest) => rest.split('`').skip(2).step_by(2).collect(),
+        None => Vec::new(),
+    }
 }
 
 /// The doc comment of the struct.
@@ -118,7 +146,7 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
         return vec![value.to_string()];
     }
     if let Some(values) = schema.get("enum").and_then(Value::as_array) {
-        return values.iter().map(Value::to_string).collect();
+        return values.iter().filter(|value| !value.is_null()).map(Value::to_string).collect();
     }
     let types: Vec<&str> = match schema.get("type") {
         Some(Value::String(one)) => vec![one],
@@ -195,15 +223,6 @@ pub(crate) fn expected(root: &Value, path: &[String]) -> Option<String> {
         _ if kind.starts_with("list") || kind.starts_with("map") => format!("a {kind}"),
         _ => kind,
     })
-}
-
-/// The texts that a value at `path` may be.
-pub(crate) fn texts<'a>(root: &'a Value, path: &[String]) -> Vec<&'a str> {
-    let one = |one: &'a Value| {
-        let many = one.get("enum").and_then(Value::as_array).into_iter().flatten();
-        one.get("const").into_iter().chain(many).filter_map(Value::as_str)
-    };
-    at(root, path).into_iter().flat_map(|at| alternatives(root, at)).flat_map(one).collect()
 }
 
 /// The properties that an object value may have; `None` if any key is allowed.

@@ -12,7 +12,7 @@ fn check(place: &Place, args: &[&str]) -> (Option<i32>, String, String) {
 
 /// The tiny pipeline with three slips: of a seed, a parameter, and the section `report`.
 fn three_slips() -> Place {
-    let place = Place::new().edit("seed: 7", "seed: x").edit("k: 2", "kk: 2");
+    let place = Place::new().edit("seed: 7", "seed: x").edit("k: 2", "poling: max, k: 2");
     let yaml = format!("{}report: {{clutser: work}}\n", place.yaml);
     place.with(&yaml)
 }
@@ -23,7 +23,7 @@ fn every_error_in_one_pass() {
     let (code, _, said) = check(&place, &["pipeline.yaml"]);
     assert_eq!(code, Some(1), "{said}");
     assert_eq!(said.matches("error[BLT").count(), 3, "{said}");
-    for at in ["x\n\ngraph", "kk: 2", "clutser"] {
+    for at in ["x\n\ngraph", "poling: max", "clutser"] {
         assert!(said.contains(&place.at(at)), "{at}\n{said}");
     }
 }
@@ -35,9 +35,13 @@ fn what_other_programs_read() {
     let read: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, read["diagnostics"].as_array().unwrap().len()), (Some(1), 3), "{said}");
     let key = &read["diagnostics"][1];
-    assert_eq!((&key["code"], &key["fix"]["text"]), (&"BLT0203".into(), &"k".into()), "{said}");
+    assert_eq!(
+        (&key["code"], &key["fix"]["text"]),
+        (&"BLT0203".into(), &"pooling".into()),
+        "{said}"
+    );
     let start = key["fix"]["at"]["start_byte"].as_u64().unwrap() as usize;
-    assert!(place.yaml[start..].starts_with("kk: 2"), "{said}");
+    assert!(place.yaml[start..].starts_with("poling: max"), "{said}");
 
     let (_, said, _) = check(&place, &["pipeline.yaml", "--format", "github"]);
     let lines: Vec<&str> = said.lines().collect();
@@ -52,7 +56,7 @@ fn what_other_programs_read() {
         assert!(rules.iter().any(|rule| rule["id"] == result["ruleId"]), "{result:#}");
     }
     let fix = &run["results"][1]["fixes"][0]["artifactChanges"][0]["replacements"][0];
-    assert_eq!(fix["insertedContent"]["text"], "k", "{said}");
+    assert_eq!(fix["insertedContent"]["text"], "pooling", "{said}");
 }
 
 #[test]
@@ -61,7 +65,7 @@ fn many_files_and_pages() {
     let page = format!(
         "# A page\n\n```yaml\n{}```\n\nNo pipeline:\n\n```yaml\na: 1\n```\n\n```yaml\n{}```\n",
         place.yaml,
-        place.yaml.replace("layers: 1, heads: 2, k: 2", "lyers: 1, k: 2"),
+        place.yaml.replace("layers: 1, heads: 2, k: 2", "lyers: 1, heads: 2, k: 2"),
     );
     fs::write(place.path("page.md"), &page).unwrap();
     let (code, fine, said) = check(&place, &["pipeline.yaml", "page.md"]);

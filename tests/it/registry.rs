@@ -263,7 +263,7 @@ fn the_page_of_errors_is_what_the_program_explains() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
     let mut page =
         "# Errors\n\nEach error and warning of a pipeline has a code, which stays when its \
-                    message changes. `blt-run explain\nCODE` prints what is below.\n"
+                    message changes.\n`blt-run explain CODE` prints what is below.\n"
             .to_string();
     // A code of another crate of this program would not be on the page: plugins have their own.
     for code in blt::graph::codes().into_iter().filter(|code| code.id.starts_with("BLT")) {

@@ -67,10 +67,9 @@ impl Drawing {
                 .collect();
             let outputs = shown.iter().map(|&port| {
                 let info = node.infos.get(port).and_then(Option::as_ref).map(info_text);
-                let info = info.filter(|info| !info.is_empty()).map(|info| format!(" {info}"));
                 (
                     node.entry.outputs[port],
-                    format!("{}{}", slots[port].name, info.unwrap_or_default()),
+                    format!("{}{}", slots[port].name, sizes(&info.unwrap_or_default())),
                 )
             });
             let inputs = node.entry.inputs.iter().zip(&node.inputs);
@@ -115,6 +114,13 @@ impl Drawing {
             variants,
         }
     }
+}
+
+/// The numbers of what is known of an output, `, dim 64`; the rest is in the text of the graph.
+fn sizes(info: &str) -> String {
+    let fields = info.trim_matches(['{', '}', ' ']).split(", ");
+    let sizes = fields.filter(|field| field.ends_with(|c: char| c.is_ascii_digit()));
+    sizes.map(|field| format!(", {}", field.replace(": ", " "))).collect()
 }
 
 /// What variants set: the variant or the key of the grid, the path, the value.

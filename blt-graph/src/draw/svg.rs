@@ -214,7 +214,9 @@ fn draw_box(body: &mut String, node: &Node, placed: &Placed) {
             );
         }
     };
-    if !node.inputs.is_empty() {
+    if node.inputs.is_empty() {
+        at += PAD / 2.0;
+    } else {
         ports(body, at, node.inputs.iter().map(ToString::to_string).collect());
         at += LINE;
     }

@@ -145,7 +145,13 @@ fn param_diagnostic<T>(
         .collect();
     let given = whole.pointer(&pointer).cloned().unwrap_or_default();
     let missing = error.message.strip_prefix("missing field ");
-    let message = match (missing, schema::expected(schema, &error.path)) {
+    let options = schema::options(&error.message);
+    let quoted: Vec<String> = options.iter().map(|option| format!("\"{option}\"")).collect();
+    let expected = match options.as_slice() {
+        [] => schema::expected(schema, &error.path),
+        _ => Some(quoted.join(" or ")),
+    };
+    let message = match (missing, expected) {
         (Some(field), _) => format!("{owner} needs {field}"),
         (None, Some(expected)) if of_serde(&error.message) => {
             format!("{owner} should be {expected}, and is {}", short(&given))
@@ -155,7 +161,7 @@ fn param_diagnostic<T>(
     let mut diagnostic = WRONG_VALUE.error(message).at(places.value(&full));
     diagnostic.path = full.join(".");
     if places.is_scalar(&full) {
-        let mut meant = meant(&given, &schema::texts(schema, &error.path)).into_iter();
+        let mut meant = meant(&given, &options).into_iter();
         let fits = |value: &Value| {
             if let Some(at) = whole.pointer_mut(&pointer) {
                 *at = value.clone();

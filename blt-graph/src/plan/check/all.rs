@@ -41,14 +41,16 @@ pub(super) fn plans(
         return Vec::new();
     }
     let mut plans = Vec::new();
-    let mut failures: Vec<(&str, Vec<Diagnostic>)> = Vec::new();
-    for variant in &variants {
+    let mut failures: Vec<(String, Vec<Diagnostic>)> = Vec::new();
+    let count = variants.len();
+    // One by one, so that memory holds each of them once.
+    for variant in variants {
         match Plan::check(&variant.spec, &variant.name, variant.spec.seeds[0], base_dir) {
             Ok(plan) => plans.push(plan),
-            Err(Diagnostics(found)) => failures.push((&variant.name, found)),
+            Err(Diagnostics(found)) => failures.push((variant.name, found)),
         }
     }
-    let of_variants = distinct(&failures, variants.len());
+    let of_variants = distinct(&failures, count);
     let of_base = base(spec, base_dir).into_iter().filter(|new| !among(new, &of_variants));
     found.extend(of_base.collect::<Vec<_>>());
     found.extend(of_variants);
@@ -86,7 +88,7 @@ fn among(diagnostic: &Diagnostic, others: &[Diagnostic]) -> bool {
 
 /// The errors of the variants that failed, each once. An error that not all of the `variants` have
 /// names the first variant that has it.
-fn distinct(failures: &[(&str, Vec<Diagnostic>)], variants: usize) -> Vec<Diagnostic> {
+fn distinct(failures: &[(String, Vec<Diagnostic>)], variants: usize) -> Vec<Diagnostic> {
     let mut distinct: Vec<Diagnostic> = Vec::new();
     for (variant, found) in failures {
         for diagnostic in found {
