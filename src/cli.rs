@@ -8,7 +8,7 @@ use crate::output::{Failure, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
 use blt_graph::run::store::{Cleaned, Store, StoreEntry, named};
-use blt_graph::run::{Resume, RunReport, choose_variants};
+use blt_graph::run::{Resume, RunOptions, RunReport, Runner, choose_variants};
 use blt_graph::{
     Code, Drawing, PipelineSpec, Plan, StepError, check_all, codes, describe, explain, json_schema,
     keys_help, merge_same, registry,
@@ -81,6 +81,10 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Print what a run would do: each step, and whether the store has its result already.
+    ///
+    /// It opens the data, as a run does before its first step, and trains nothing.
+    Plan(Run),
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
     /// Write the report of a finished run again.
@@ -198,6 +202,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Schema) => print_schema(),
         Some(Command::Graph { pipeline, variants, format }) => graph(&pipeline, &variants, format),
         Some(Command::Completions { shell }) => completions(shell),
+        Some(Command::Plan(args)) => plan(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
@@ -378,18 +383,41 @@ fn kept(store: &Store, runs: &Path, action: &StoreAction) -> Result<(), Failure>
     Ok(())
 }
 
+impl Run {
+    fn options(&self) -> RunOptions {
+        let mut options = self.engine.options();
+        options.store_dir = self.store.clone();
+        options.jobs = self.jobs.get();
+        options.variants = self.variants.names.clone();
+        options.resume = match (self.resume, self.fresh) {
+            (true, _) => Resume::Run,
+            (_, true) => Resume::Fresh,
+            _ => Resume::Steps,
+        };
+        options
+    }
+}
+
+/// Prints the steps of a run that is not made.
+fn plan(args: &Run) -> Result<(), Failure> {
+    let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
+    check_report(&spec)?;
+    let progress = progress::for_stderr();
+    let steps = Runner::new(&spec, dir, args.options()).progress(&*progress).dry_run()?;
+    let width = steps.iter().map(|step| step.variant.chars().count()).max().unwrap_or(0);
+    for step in &steps {
+        let (variant, seed, goals) = (&step.variant, step.seed, step.goals.join(", "));
+        let state = if step.reused { "stored" } else { "to run" };
+        say(&format!("{variant:width$}  seed {seed}  {state}  {} {goals}", step.step))?;
+    }
+    let stored = steps.iter().filter(|step| step.reused).count();
+    Ok(say(&format!("{} steps, {stored} of them stored", steps.len()))?)
+}
+
 fn run(args: &Run) -> Result<(), Failure> {
     let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
     check_report(&spec)?;
-    let mut options = args.engine.options();
-    options.store_dir = args.store.clone();
-    options.jobs = args.jobs.get();
-    options.variants = args.variants.names.clone();
-    options.resume = match (args.resume, args.fresh) {
-        (true, _) => Resume::Run,
-        (_, true) => Resume::Fresh,
-        _ => Resume::Steps,
-    };
+    let options = args.options();
     let report = args.engine.run(&spec, dir, options, |report| finish(report, &spec))?;
     Ok(say(&left_behind(&report))?)
 }

@@ -224,6 +224,19 @@ fn a_graph_is_drawn() {
 }
 
 #[test]
+fn a_plan_says_what_the_store_has() {
+    let place = with_variants();
+    let before = said(&place, &["plan", "pipeline.yaml"]);
+    // The two variants share the step that trains the entropy model.
+    assert!(before.ends_with("6 steps, 1 of them stored\n"), "{before}");
+    assert!(before.starts_with("entropy  seed 7  to run  train entropy.loss\n"), "{before}");
+    assert!(place.runs().is_empty());
+    place.done(&["--variant", "entropy"]);
+    let after = said(&place, &["plan", "pipeline.yaml", "--variant", "entropy"]);
+    assert!(after.ends_with("3 steps, 3 of them stored\n"), "{after}");
+}
+
+#[test]
 fn a_shell_completes() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish"] {

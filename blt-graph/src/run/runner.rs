@@ -118,12 +118,7 @@ impl<'a> Runner<'a> {
         &self,
         finish: impl FnOnce(&RunReport) -> Result<(), StepError>,
     ) -> Result<RunReport, RunError> {
-        let plans = check_all(self.spec, &self.base_dir)?;
-        let plans = choose_variants(plans, &self.options.variants, |plan| &plan.variant)?;
-        // Differences are taken to the baseline, so it is the last to be left out.
-        let baseline = self.spec.report.get("baseline").and_then(Value::as_str);
-        let (plans, messages) = merge_same(plans, baseline);
-        messages.iter().for_each(|message| self.progress.message(message));
+        let plans = self.plans()?;
         for warning in plans.iter().flat_map(|plan| &plan.warnings) {
             self.progress.message(&warning.render(false));
         }
@@ -184,6 +179,39 @@ impl<'a> Runner<'a> {
         let report = result?;
         written?;
         Ok(report)
+    }
+
+    /// What [`run`](Self::run) would do: each step of each variant and seed in order, as its heading.
+    /// It opens the data, runs nothing and writes nothing.
+    ///
+    /// # Errors
+    /// As a run before its first step.
+    pub fn dry_run(&self) -> Result<Vec<StepHeading>, RunError> {
+        let plans = self.plans()?;
+        let store = self.options.store();
+        let total = plans.iter().map(|plan| plan.steps().len()).sum();
+        let mut headings: Vec<StepHeading> = Vec::with_capacity(total);
+        // A step that another variant runs first is reused too.
+        let mut seen = BTreeSet::new();
+        for plan in &plans {
+            for (index, keyed) in self.keys(plan, &store)?.into_iter().enumerate() {
+                let reused = store.has(&keyed.key) || seen.contains(&keyed.key);
+                headings.push(heading(plan, index, (headings.len(), total), reused));
+                seen.insert(keyed.key);
+            }
+        }
+        Ok(headings)
+    }
+
+    /// The plans of the variants that are asked for.
+    fn plans(&self) -> Result<Vec<Plan>, RunError> {
+        let plans = check_all(self.spec, &self.base_dir)?;
+        let plans = choose_variants(plans, &self.options.variants, |plan| &plan.variant)?;
+        // Differences are taken to the baseline, so it is the last to be left out.
+        let baseline = self.spec.report.get("baseline").and_then(Value::as_str);
+        let (plans, messages) = merge_same(plans, baseline);
+        messages.iter().for_each(|message| self.progress.message(message));
+        Ok(plans)
     }
 
     /// Where several variants are to run at once, runs all steps into the store, and returns a
