@@ -103,7 +103,12 @@ const KINDS: [&str; 16] = [
 fn slip(kind: &str, text: &str, rng: &mut Rng) -> Option<Slip> {
     let keys = words(text, ": ");
     let named = |names: &[&str]| -> Vec<std::ops::Range<usize>> {
-        keys.iter().filter(|range| names.contains(&&text[(*range).clone()])).cloned().collect()
+        let named = keys.iter().filter(|range| names.contains(&&text[(*range).clone()]));
+        // At the beginning of a line it may be the name of a variant.
+        let inner = |range: &&std::ops::Range<usize>| {
+            ["{", ", ", "- "].iter().any(|before| text[..range.start].ends_with(before))
+        };
+        named.filter(inner).cloned().collect()
     };
     let put = |range: std::ops::Range<usize>, new: &str, near: bool| Slip {
         text: [&text[..range.start], new, &text[range.end..]].concat(),

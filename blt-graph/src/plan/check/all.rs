@@ -50,9 +50,14 @@ pub(super) fn plans(
             Err(Diagnostics(found)) => failures.push((variant.name, found)),
         }
     }
-    let of_variants = distinct(&failures, count);
-    let of_base = base(spec, base_dir).into_iter().filter(|new| !among(new, &of_variants));
-    found.extend(of_base.collect::<Vec<_>>());
+    let mut of_variants = distinct(&failures, count);
+    for diagnostic in base(spec, base_dir) {
+        // What a variant has too is told of the pipeline, whose fix is not for the variant alone.
+        let before = of_variants.len();
+        of_variants.retain(|other| !same(other, &diagnostic));
+        let alone = of_variants.len() == before;
+        found.push(if alone { diagnostic.note("every variant replaces this") } else { diagnostic });
+    }
     found.extend(of_variants);
     if found.len() == before {
         found.extend(unused(spec, &plans));
@@ -75,15 +80,12 @@ fn base(spec: &PipelineSpec, base_dir: &Path) -> Vec<Diagnostic> {
         return Vec::new();
     };
     let missing = [&MISSING_PARAMETER, &MISSING_WIRE].map(Some);
-    let found = found.into_iter().filter(|diagnostic| !missing.contains(&diagnostic.code));
-    found.map(|diagnostic| diagnostic.note("every variant replaces this")).collect()
+    found.into_iter().filter(|diagnostic| !missing.contains(&diagnostic.code)).collect()
 }
 
-/// Whether an error of this message and place is among `others`.
-fn among(diagnostic: &Diagnostic, others: &[Diagnostic]) -> bool {
-    others
-        .iter()
-        .any(|other| (&other.message, &other.place) == (&diagnostic.message, &diagnostic.place))
+/// Whether two errors have one message and place.
+fn same(a: &Diagnostic, b: &Diagnostic) -> bool {
+    (&a.message, &a.place) == (&b.message, &b.place)
 }
 
 /// The errors of the variants that failed, each once. An error that not all of the `variants` have
@@ -92,7 +94,7 @@ fn distinct(failures: &[(String, Vec<Diagnostic>)], variants: usize) -> Vec<Diag
     let mut distinct: Vec<Diagnostic> = Vec::new();
     for (variant, found) in failures {
         for diagnostic in found {
-            if among(diagnostic, &distinct) {
+            if distinct.iter().any(|other| same(other, diagnostic)) {
                 continue;
             }
             let everywhere = failures.len() == variants

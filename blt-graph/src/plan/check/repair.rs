@@ -49,7 +49,14 @@ pub(super) fn repair(
             }
         }
         if let Some((_, (span, text))) = best {
-            *error = error.clone().fix(Place { source: source.clone(), span }, text);
+            let place = Place { source: source.clone(), span };
+            // The parser noticed it later than it was written.
+            if let Some(noticed) = error.place.clone().filter(|at| at.line() != place.line())
+                && was_unread
+            {
+                *error = error.clone().at(Some(place.clone())).also(Some(noticed), "noticed here");
+            }
+            *error = error.clone().fix(place, text);
         }
     }
 }
