@@ -51,6 +51,11 @@ pub struct Engine {
 }
 
 impl Pipeline {
+    /// The pipeline in `file` with the overrides `set`.
+    pub fn new(file: impl Into<PathBuf>, set: Vec<String>) -> Self {
+        Pipeline { file: Some(file.into()), set }
+    }
+
     /// The pipeline with its overrides, and the folder that its paths start from.
     pub fn read(&self) -> Result<(PipelineSpec, PathBuf), Failure> {
         let file = self.file.as_deref().unwrap_or(Path::new(""));

@@ -10,8 +10,10 @@
 //! This crate parses arguments, calls the others, and prints.
 
 mod bench;
+mod check;
 mod cli;
 mod engine;
+mod findings;
 mod output;
 pub mod prelude;
 mod regress;

@@ -42,7 +42,7 @@ mod trained_graph;
 pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
-pub use device::backend;
+pub use device::{backend, check_device};
 pub use facilities::{Facilities, Matching, ParamSet, Prepare, SourceHandle, provide};
 pub use fingerprint::fingerprint;
 pub use lint::untrained;

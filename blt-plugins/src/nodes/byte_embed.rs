@@ -38,7 +38,7 @@ pub struct ByteEmbed {
     /// `dim^-0.5`, as the embeddings of bytes) or `zero`. With `normal`, a row that no n-gram of
     /// the training documents reached adds noise to the bytes that read it later.
     #[default(TableInit::Normal)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<TableInit>")]
     pub table_init: TableInit,
 }
 

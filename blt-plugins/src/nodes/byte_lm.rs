@@ -47,7 +47,7 @@ pub struct ByteLm {
     /// Where the context starts anew: `none`, or `newline` (at the byte after each newline, as
     /// after BOS).
     #[default(ContextReset::None)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<ContextReset>")]
     pub context_reset: ContextReset,
     #[shared]
     #[default(10_000.0)]

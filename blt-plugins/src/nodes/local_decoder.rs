@@ -40,7 +40,7 @@ pub struct LocalDecoder {
     pub window: Option<usize>,
     /// Layers before which bytes attend to the latents: `all` or `first`.
     #[default(DecoderCross::All)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<DecoderCross>")]
     pub cross: DecoderCross,
     #[shared]
     pub rope_theta: f64,

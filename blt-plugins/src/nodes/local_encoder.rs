@@ -41,11 +41,11 @@ pub struct LocalEncoder {
     /// refined in each layer), or `all_repool` (pooled anew in each layer, so that only the last
     /// has an effect: `cross_attn_all_layers` of the Hugging Face layout).
     #[default(CrossLayers::Last)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<CrossLayers>")]
     pub cross: CrossLayers,
     /// How a patch's query is pooled from its byte states: `max`, `mean` or `min`.
     #[default(Pooling::Max)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Pooling>")]
     pub pooling: Pooling,
     #[shared]
     pub rope_theta: f64,

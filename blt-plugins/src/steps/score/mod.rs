@@ -48,7 +48,7 @@ pub struct Score {
     pub goal: String,
     /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
     #[default]
-    #[schemars(with = "Vec<String>")]
+    #[schemars(schema_with = "blt_graph::list_of_words::<Emit>")]
     pub emit: Vec<Emit>,
     /// Where to write the parts, and a `_manifest.json` that lists them: a folder, relative to the
     /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are appended. It may
@@ -58,7 +58,7 @@ pub struct Score {
     pub output: Option<String>,
     /// Rows to read and write: `all`, `train` or `valid`.
     #[default(Split::All)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Split>")]
     pub split: Split,
     /// The input columns to write beside the scores, `[id, lang]`, or those to leave out, `{except:
     /// [image]}`; all are written by default. Each keeps its values and type exactly; one of a type
@@ -98,7 +98,7 @@ pub struct Score {
     /// file without the column, a loss that is not finite): `fail`, or `null`, which writes them
     /// with null scores and counts them by cause in `result.json`.
     #[default]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "blt_graph::words::<OnError>")]
     pub on_error: OnError,
     /// An input column; the results show how scores are distributed for each of its values.
     pub by: Option<String>,
