@@ -6,7 +6,7 @@ use crate::bytes::{Batch, OFFSET, VOCAB};
 use rayon::prelude::*;
 
 /// Logit of an id that is no byte: counts never predict one.
-const NO_BYTE: f32 = -100.0;
+pub(crate) const NO_BYTE: f32 = -100.0;
 
 impl Counts {
     /// Entropy of the next byte in nats, `[n]`.
@@ -40,7 +40,7 @@ impl Counts {
         &self,
         batch: &Batch,
         width: usize,
-        read: impl Fn(&mut CountsStream, usize, &mut [f32]) + Sync,
+        read: impl Fn(&mut CountsStream<&Counts>, usize, &mut [f32]) + Sync,
     ) -> Vec<f32> {
         let mut out = vec![0.0; batch.len() * width];
         let mut rest = out.as_mut_slice();
