@@ -5,7 +5,8 @@
   train_parity.py compute DIR     what training gives; state.safetensors, our checkpoints, must be there by then
 
 Between the two, `BLT_TRAINING_DIR=DIR cargo test --release -p blt-core --test training -- --ignored writes_checkpoints`
-trains here and writes the checkpoints of steps 30, 100 and 300; the other tests of that suite then read all of DIR:
+trains here and writes the checkpoints of steps 30, 100 and 300; the other tests of that suite read all of DIR,
+or of tests/parity_training, where the stored numbers are:
 
   config.json, model.safetensors   the model at step 0
   text.safetensors                 bytes [301, 4, 156]: documents of batches; patches are 6 bytes each, behind BOS's
