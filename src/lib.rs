@@ -12,6 +12,7 @@
 mod bench;
 mod cli;
 mod engine;
+mod generate;
 mod output;
 pub mod prelude;
 mod regress;
