@@ -4,6 +4,7 @@
 use crate::bench;
 use crate::check;
 use crate::engine::{Engine, Pipeline, Variants};
+use crate::generate;
 use crate::output::{Failure, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
@@ -87,6 +88,8 @@ enum Command {
     Plan(Run),
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
+    /// Write text with a model, going on from a prompt.
+    Generate(generate::Generate),
     /// Write the report of a finished run again.
     Report {
         /// A run directory.
@@ -204,6 +207,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Plan(args)) => plan(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Generate(args)) => generate::generate(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
             kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &runs, &action)

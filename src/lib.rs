@@ -14,6 +14,7 @@ mod check;
 mod cli;
 mod engine;
 mod findings;
+mod generate;
 mod output;
 pub mod prelude;
 mod regress;

@@ -13,12 +13,14 @@ mod clusters;
 mod device;
 mod facilities;
 mod fingerprint;
+mod generation;
 mod lint;
 mod match_patches;
 mod matched;
 mod memory;
 pub mod metric;
 mod model;
+mod model_files;
 mod model_part;
 mod needs;
 mod node_size;
@@ -43,8 +45,11 @@ pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
 pub use device::{backend, check_device};
-pub use facilities::{Facilities, Matching, ParamSet, Prepare, SourceHandle, provide};
+pub use facilities::{
+    DecodeCx, Facilities, Matching, ParamSet, Prepare, SourceHandle, provide, provide_streaming,
+};
 pub use fingerprint::fingerprint;
+pub use generation::{Generator, ModelFiles};
 pub use lint::untrained;
 pub use match_patches::{Match, On};
 pub use matched::{Matched, Pair, Rate};

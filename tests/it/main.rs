@@ -22,6 +22,7 @@ mod explain;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod faults;
 mod fuzz;
+mod generation;
 mod gpu;
 #[cfg(unix)]
 mod kept;

@@ -56,7 +56,8 @@ pub(crate) fn check_params(
                     format!("`{}` of {what} is {number}; expected {expected}", key.join("."));
                 let doc = known.iter().find(|param| param.name == key[0]).map(|param| &param.doc);
                 let first_line = doc.and_then(|doc| doc.lines().next()).unwrap_or_default();
-                let mut diagnostic = Diagnostic::error(message)
+                let mut diagnostic = WRONG_VALUE
+                    .error(message)
                     .at(places.value(&full))
                     .note(format!("`{}`: {first_line}", key[0]));
                 diagnostic.path = full.join(".");

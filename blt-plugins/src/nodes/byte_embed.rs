@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{session, with_params};
 use crate::model_part::ModelPart;
 use crate::node_size::NodeSize;
@@ -92,7 +93,10 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        with_params(cx, |maker| self.make(maker))
+        let part = with_params(cx, |maker| self.make(maker))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

@@ -26,6 +26,7 @@ mod remote;
 mod scorer;
 mod summary;
 mod units;
+mod writing;
 
 pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
 pub use footer::Footer;
@@ -36,3 +37,5 @@ pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, Summary};
 pub use units::{FOOTER_KEY, Manifest, Unit, Units};
+pub(crate) use writing::Writer;
+pub use writing::Writes;

@@ -3,6 +3,7 @@
 mod bench;
 mod evaluate;
 mod export;
+mod generate;
 mod score;
 mod score_batches;
 mod score_worker;
@@ -13,6 +14,7 @@ pub use crate::split::Split;
 pub use bench::Bench;
 pub use evaluate::Evaluate;
 pub use export::Export;
+pub use generate::Generate;
 pub use score::{Emit, Score};
 pub use score_batches::{BatchOptions, BatchScorer};
 pub use score_worker::Worker;
