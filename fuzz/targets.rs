@@ -40,7 +40,7 @@ pub fn pipeline(data: &[u8]) {
 pub fn set(data: &[u8]) {
     const PIPELINE: &str = "name: p\ngraph:\n  docs: {node: TextFiles, path: in}\n  \
         p: {node: StridePatch, in: docs, stride: 6}\nrun:\n  - score: {goal: p}\n\
-        ablate: [{name: a, set: {graph.p.stride: 3}}]\n";
+        ablate: {a: {graph.p.stride: 3}}\n";
     let spec = PipelineSpec::parse(PIPELINE, "fuzz.yaml").expect("a pipeline");
     if let Ok(spec) = spec.set(&String::from_utf8_lossy(data)) {
         checked(&spec);

@@ -219,3 +219,24 @@ fn lines_end_in_either_way_and_paths_are_urls_or_homes() {
     assert_eq!(at("file://localhost/a").unwrap().to_string(), "/a");
     assert!(at("file://a").unwrap_err().to_string().contains("three `/`"));
 }
+
+#[test]
+fn values_of_folders_are_numbers_where_all_are() {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in [
+        "month=01/x=0.5/big=18446744073709551615/day=2024-01-01",
+        "month=12/x=3/big=1/day=__HIVE_DEFAULT_PARTITION__",
+    ] {
+        std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        write_parquet(&dir.path().join(folder).join("a.parquet"), &texts(&[Some("x")]), 10);
+    }
+    let mut config = of(dir.path(), ".");
+    let schema = Corpus::new(config.clone()).unwrap().files().unwrap()[0].schema.clone();
+    let types =
+        ["month", "x", "big", "day"].map(|c| schema.field_with_name(c).unwrap().data_type());
+    let (int, float, text) = (&DataType::Int64, &DataType::Float64, &DataType::Utf8);
+    assert_eq!(types, [int, float, text, text]);
+    let condition = crate::predicate::Predicate::parse("month > 1 and x >= 3 and day is null");
+    config.condition = Some(condition.unwrap());
+    assert_eq!(words(config).len(), 1);
+}
