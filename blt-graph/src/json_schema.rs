@@ -55,7 +55,7 @@ pub fn json_schema(report: &Value) -> Value {
     schema["additionalProperties"] = json!(false);
     let properties = &mut schema["properties"];
     properties["graph"]["additionalProperties"] = json!({ "$ref": "#/$defs/node" });
-    properties["graph"]["propertyNames"] = json!({ "pattern": "^[\\p{L}\\p{N}_-]+$" });
+    properties["graph"]["propertyNames"] = json!({ "pattern": "^[^.\\s]+$" });
     properties["run"]["items"] = item;
     let doc = properties["report"]["description"].take();
     properties["report"] = json!({

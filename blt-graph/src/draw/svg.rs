@@ -18,9 +18,10 @@ const GAP_Y: f64 = 44.0;
 const MARGIN: f64 = 16.0;
 
 const STYLE: &str = "\
-.g-graph{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1f2328}\
+.g-graph{fill:#1f2328}.g-graph text{font:11px ui-monospace,Menlo,Consolas,monospace}\
+.g-graph text.g-end{font-size:10px}\
 .g-box{fill:#fff;stroke:#8c959f}.g-varies{stroke:#0969da;stroke-width:2;stroke-dasharray:5 3}\
-.g-unused{opacity:.5}.g-name{font-weight:600;font-size:12px}.g-kind{fill:#0969da}\
+.g-unused{opacity:.5}.g-graph .g-name{font-weight:600;font-size:12px}.g-kind{fill:#0969da}\
 .g-small{fill:#59636e}.g-wire{fill:none;stroke:#59636e;stroke-width:1.2}\
 .g-tip{fill:#59636e}.g-port{fill:#f6f8fa;stroke:#d1d9e0}\
 @media (prefers-color-scheme:dark){.g-graph{fill:#e6edf3}.g-box{fill:#161b22;stroke:#6e7681}\
@@ -208,7 +209,7 @@ fn draw_box(body: &mut String, node: &Node, placed: &Placed) {
             let x = x + share(*width, index, labels.len());
             let _ = writeln!(
                 body,
-                "<text class=\"g-small\" font-size=\"10\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>",
+                "<text class=\"g-small g-end\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>",
                 at + LINE - 4.0,
                 escape(label)
             );
