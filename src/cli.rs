@@ -1,7 +1,8 @@
 //! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a
-//! regression, 130 interrupted.
+//! regression, 5 not certified, 130 interrupted.
 
 use crate::bench;
+use crate::certify;
 use crate::engine::{Engine, Pipeline, Variants};
 use crate::output::{Failure, color, say};
 use crate::regress::{self, Regress};
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
+    /// Try whether a pipeline's bits per byte are what they say; exits with 5 if they are not.
+    Certify(certify::Certify),
     /// Write the report of a finished run again.
     Report {
         /// A run directory.
@@ -131,6 +134,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => run(&cli.run),
+        Some(Command::Certify(args)) => return certify::certify(&args),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),

@@ -10,6 +10,7 @@
 //! This crate parses arguments, calls the others, and prints.
 
 mod bench;
+mod certify;
 mod cli;
 mod engine;
 mod output;

@@ -8,6 +8,7 @@
 // The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
 extern crate self as blt;
 
+mod certify;
 mod checkpoint;
 mod clusters;
 mod device;
@@ -35,6 +36,7 @@ pub mod steps;
 pub mod testing;
 mod trained_graph;
 
+pub use certify::{Certificate, Verdict};
 pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };

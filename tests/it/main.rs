@@ -8,6 +8,7 @@ mod architecture;
 mod bad_input;
 mod bench;
 mod causality;
+mod certify;
 mod common;
 mod corpus;
 mod counts;
