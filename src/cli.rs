@@ -3,7 +3,9 @@
 
 use crate::bench;
 use crate::certify;
+use crate::compress;
 use crate::engine::{Engine, Pipeline, Variants};
+use crate::generate;
 use crate::output::{Failure, color, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
@@ -57,6 +59,12 @@ enum Command {
     Bench(bench::Bench),
     /// Try whether a pipeline's bits per byte are what they say; exits with 5 if they are not.
     Certify(certify::Certify),
+    /// Write any file in the size that a model predicts, by arithmetic coding.
+    Compress(compress::Compress),
+    /// Write the file that was compressed.
+    Decompress(compress::Compress),
+    /// Write text with a model, going on from a prompt.
+    Generate(generate::Generate),
     /// Write the report of a finished run again.
     Report {
         /// A run directory.
@@ -134,6 +142,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => run(&cli.run),
+        Some(Command::Compress(args)) => compress::compress(&args),
+        Some(Command::Decompress(args)) => compress::decompress(&args),
         Some(Command::Certify(args)) => return certify::certify(&args),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
@@ -141,6 +151,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Check { pipeline, variants }) => check(&pipeline, &variants),
         Some(Command::Graph { pipeline, variants }) => graph(&pipeline, &variants),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Generate(args)) => generate::generate(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
             kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &action)

@@ -12,7 +12,9 @@
 mod bench;
 mod certify;
 mod cli;
+mod compress;
 mod engine;
+mod generate;
 mod output;
 pub mod prelude;
 mod regress;

@@ -26,8 +26,8 @@ pub use blt_plugins::ports::{
 };
 pub use blt_plugins::steps::{Bench, Evaluate, Export, Score, Train};
 pub use blt_plugins::{
-    Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher, TrainedGraph,
-    fingerprints, provide, session, with_params,
+    DecodeCx, Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher,
+    TrainedGraph, fingerprints, provide, provide_streaming, session, with_params,
 };
 pub use blt_report::results::StepResult;
 pub use serde_json::json;

@@ -9,7 +9,10 @@ use blt_core::backend::fused::Fused;
 use blt_core::backend::{Backend, BlockConfig, CrossConfig, HashConfig, Pooling};
 use blt_core::blt::Blt;
 use blt_core::bytes::{BOS, Batch, OFFSET, VOCAB};
-use blt_core::decoding::{Decoder, Decoding, MAX_REWIND, patcher_streaming};
+use blt_core::decoding::{
+    Decoder, Decoding, Drafter, Generate, Generation, GenerationStats, MAX_REWIND, Sampling,
+    patcher_streaming,
+};
 use blt_core::hf::{ByteLmShape, HfConfig, ModelShape, PatchingShape, Weights};
 use blt_core::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig, Session};
 use blt_core::params::ParamMaker;
@@ -158,11 +161,14 @@ fn one_by_one(decoder: &Decoder, ids: &[u16]) -> (Decoding, Vec<f32>) {
     (document, logits)
 }
 
+/// Within 1e-5 of each row's largest logit (at least 1).
 fn assert_near(got: &[f32], want: &[f32], place: &str) {
     assert_eq!(got.len(), want.len(), "{place}");
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let near = 1e-5 * want.abs().max(1.0);
-        assert!((got - want).abs() <= near, "{place}: id {}: {got} {want}", i / VOCAB);
+    for (i, (got, want)) in got.chunks(VOCAB).zip(want.chunks(VOCAB)).enumerate() {
+        let near = want.iter().fold(1.0f32, |near, want| near.max(want.abs())) * 1e-5;
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= near, "{place}: id {i}: {got} {want}");
+        }
     }
 }
 
@@ -358,5 +364,49 @@ fn fixtures_have_their_logits_and_their_greedy_text() {
             logits = decoder.push(&mut document, best as u16).unwrap();
         }
         assert_eq!(ids, want, "{name}");
+    }
+}
+
+/// The ids that a model writes after a prompt, up to `n`, and how many passes that took.
+fn write(decoder: &Decoder, options: Generate, n: usize) -> (Vec<u16>, GenerationStats) {
+    let mut generation = Generation::start(decoder, options, b"Twice two makes", 0).unwrap();
+    let mut ids = Vec::new();
+    while ids.len() < n
+        && let Some(more) = generation.advance().unwrap()
+    {
+        ids.extend(more);
+    }
+    ids.truncate(n);
+    (ids, generation.stats)
+}
+
+#[test]
+fn drafts_change_no_greedy_id_whatever_the_patcher() {
+    let made = Made::with_threshold(shape(10));
+    let stride = made.decoder_of(|| StrideStream::new(4.0));
+    let space = made.decoder_of(|| LimitStream::new(SpaceStream::default(), Some(7)));
+    for (name, decoder) in [("entropy", made.decoder()), ("stride", stride), ("space", space)] {
+        // All ids: a model that was not trained soon writes an end.
+        let sampling = Sampling { all_ids: true, ..Sampling::default() };
+        let options = |speculate| Generate { sampling, seed: 0, speculate };
+        let (plain, stats) = write(&decoder, options(None), 10_000);
+        assert_eq!(stats.passes, stats.ids, "{name}");
+        for speculate in [(2, Drafter::Decoder), (8, Drafter::Decoder), (16, Drafter::Ngram)] {
+            let (ids, stats) = write(&decoder, options(Some(speculate)), 10_000);
+            assert!(ids == plain, "{name} {speculate:?}");
+            assert!(stats.accepted > 0 && stats.accepted < stats.drafted, "{name} {stats:?}");
+            assert!(stats.passes < stats.ids, "{name} {stats:?}");
+        }
+    }
+}
+
+#[test]
+fn draws_are_those_of_the_seed() {
+    let decoder = Made::with_threshold(shape(10)).decoder();
+    let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+    for speculate in [None, Some((4, Drafter::Decoder))] {
+        let text = |seed| write(&decoder, Generate { sampling, seed, speculate }, 60).0;
+        assert_eq!(text(1), text(1));
+        assert_ne!(text(1), text(2));
     }
 }

@@ -11,15 +11,18 @@ extern crate self as blt;
 mod certify;
 mod checkpoint;
 mod clusters;
+mod coding;
 mod device;
 mod facilities;
 mod fingerprint;
+mod generation;
 mod lint;
 mod match_patches;
 mod matched;
 mod memory;
 pub mod metric;
 mod model;
+mod model_files;
 mod model_part;
 pub mod nodes;
 pub mod patcher;
@@ -40,9 +43,13 @@ pub use certify::{Certificate, Verdict};
 pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
+pub use coding::{compress, decompress};
 pub use device::backend;
-pub use facilities::{Facilities, Matching, ParamSet, Prepare, SourceHandle, provide};
+pub use facilities::{
+    DecodeCx, Facilities, Matching, ParamSet, Prepare, SourceHandle, provide, provide_streaming,
+};
 pub use fingerprint::fingerprint;
+pub use generation::{Generator, ModelFiles};
 pub use lint::untrained;
 pub use match_patches::{Match, On};
 pub use matched::{Matched, Pair, Rate};

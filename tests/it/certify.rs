@@ -5,6 +5,7 @@ use blt::core::model;
 use blt::graph::run::{RunOptions, Runner};
 use blt::prelude::*;
 use blt_plugins::Certificate;
+use serde_json::Value;
 use std::process::Output;
 
 const EMBED: &str = "{node: ByteEmbed, in: docs, dim: 16, ngrams: [3], table: 64}";

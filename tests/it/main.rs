@@ -14,6 +14,7 @@ mod corpus;
 mod counts;
 mod doubts;
 mod dsl;
+mod generation;
 mod gpu;
 #[cfg(unix)]
 mod kept;

@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn patches_are_found_by_their_ids() {
         let mut ends = PatchEnds::default();
-        [1, 4, 5].map(|ids| ends.push(ids));
+        [1, 4, 5].into_iter().for_each(|ids| ends.push(ids));
         assert_eq!([0, 1, 3, 4, 5, 9].map(|id| ends.start(id)), [0, 1, 1, 4, 5, 5]);
         ends.rewind(4);
         assert_eq!(ends.len(), 2);

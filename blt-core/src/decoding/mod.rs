@@ -8,7 +8,8 @@
 //! with. They agree with those of the whole model's forward pass within rounding (1e-5); where an
 //! entropy is that near to a patcher's threshold, the two may cut patches differently.
 //!
-//! [`Decoding::rewind`] takes ids back, for drafts that a model did not confirm.
+//! [`Decoding::rewind`] takes ids back, for drafts that a model did not confirm. [`Generation`] draws
+//! ids, with or without drafts.
 //!
 //! The parts of [`model`](crate::model) have a function `streaming`, which reads their parameters
 //! from a backend: decoding computes on the host, on any backend's parameters.
@@ -20,14 +21,18 @@ mod decoder;
 mod embed;
 mod encoder;
 mod entropy;
+mod generate;
 mod latent;
 mod layers;
 mod memory;
 mod network;
 mod patching;
+mod sampling;
 mod stream;
 
 pub use entropy::counts_streaming;
+pub use generate::{Characters, Drafter, Generate, GenerateError, Generation, GenerationStats};
 pub use network::{Decoder, Decoding, DecodingFailed};
 pub use patching::patcher_streaming;
+pub use sampling::{Draws, Sampling, SamplingError, accept};
 pub use stream::{Chunk, DecodingError, MAX_REWIND, New, Rewind, Rows, Stream, Streaming, Wire};

@@ -1,6 +1,7 @@
 //! The certificate of a bits-per-byte figure: what is tried on a trained graph, a file a verdict.
 
 mod causal;
+mod coded;
 mod covers;
 mod deterministic;
 mod draws;
@@ -71,6 +72,7 @@ impl Trial<'_> {
             verdicts.push(Verdict::failed("normalised", "nothing", &found));
             verdicts.push(unseen);
             verdicts.push(Verdict::failed("deterministic", "nothing", &found));
+            verdicts.push(Verdict::failed("coded", "nothing", &found));
         } else {
             say("causal");
             let draws = Draws::new(cx.seed(), "changes");
@@ -83,6 +85,8 @@ impl Trial<'_> {
             verdicts.push(unseen);
             say("deterministic");
             verdicts.push(deterministic::try_out(cx, |cx| self.build(cx), &subject, &texts)?);
+            say("coded");
+            verdicts.push(coded::try_out(&subject, &texts)?);
         }
         Ok(Certificate {
             goal: self.goal.to_owned(),

@@ -1,6 +1,6 @@
 //! The graph that is tried, and what it says of texts.
 
-use crate::plan_queries::{input_of, outputs_of, patches_wire};
+use crate::plan_queries::{logits_wire, patches_wire};
 use crate::ports::{Logits, Loss, Patches};
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::{Batch, VOCAB};
@@ -58,11 +58,8 @@ impl Subject {
     /// # Errors
     /// If the plan does not have the goal.
     pub fn wires(plan: &Plan, goal: &str) -> Result<Wires, NodeError> {
-        let node = plan.goal(goal)?.node;
-        let given = outputs_of::<Logits>(node).next().map(|(wire, _)| wire);
-        let logits = given.or_else(|| Some(input_of::<Logits>(plan, node)?.1));
         let patches = patches_wire(plan, &[goal])?;
-        Ok(Wires { goal: goal.to_owned(), logits, patches })
+        Ok(Wires { goal: goal.to_owned(), logits: logits_wire(plan, goal).ok(), patches })
     }
 
     pub fn new(graph: TrainedGraph, wires: Wires) -> Self {
@@ -72,6 +69,11 @@ impl Subject {
     /// The wire of the loss.
     pub fn goal(&self) -> &str {
         &self.wires.goal
+    }
+
+    /// The wire of the logits that the loss is of; `None` of a loss that shows none.
+    pub fn logits(&self) -> Option<&str> {
+        self.wires.logits.as_deref()
     }
 
     /// What the graph says of each span of a batch.

@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{session, with_params};
 use crate::model_part::ModelPart;
 use crate::ports::{ByteStates, ByteStatesInfo, ByteStatesValue, Bytes, BytesInfo};
@@ -98,7 +99,10 @@ impl Node for ByteEmbed {
             TableInit::Normal => model::ByteEmbed::new,
             TableInit::Zero => model::ByteEmbed::with_zero_tables,
         };
-        with_params(cx, |maker| new(maker, self.dim, self.hash()))
+        let part = with_params(cx, |maker| new(maker, self.dim, self.hash()))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

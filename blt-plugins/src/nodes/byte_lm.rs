@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{byte_model_outputs, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
@@ -85,7 +86,10 @@ impl Node for ByteLm {
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteLm, NodeError> {
         let block = self.block()?;
-        with_params(cx, |maker| model::ByteLm::new(maker, self.layers, &block))
+        let part = with_params(cx, |maker| model::ByteLm::new(maker, self.layers, &block))?;
+        let (decodes, resets) = (part.clone(), self.context_reset == ContextReset::Newline);
+        provide_streaming(cx, move |backend| decodes.streaming(backend, resets));
+        Ok(part)
     }
 
     fn run(

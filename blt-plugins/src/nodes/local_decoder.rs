@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::ports::{
@@ -91,7 +92,10 @@ impl Node for LocalDecoder {
         cx: &mut BuildCx,
     ) -> Result<model::LocalDecoder, NodeError> {
         let config = self.config(&bytes, &patches)?;
-        with_params(cx, |maker| model::LocalDecoder::new(maker, &config))
+        let part = with_params(cx, |maker| model::LocalDecoder::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::ports::{
@@ -101,7 +102,10 @@ impl Node for LocalEncoder {
                 "cross: all_repool pools anew in each layer, so the cross-attention of all layers but the last gets no gradient"
             );
         }
-        with_params(cx, |maker| model::LocalEncoder::new(maker, &config))
+        let part = with_params(cx, |maker| model::LocalEncoder::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

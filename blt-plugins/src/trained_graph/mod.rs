@@ -1,5 +1,6 @@
 //! [`TrainedGraph`]: the built graph that steps train, measure and score with.
 
+mod decoding;
 mod learning;
 pub mod reading;
 mod stored;
