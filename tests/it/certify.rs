@@ -260,7 +260,7 @@ fn the_claim_is_the_figure_that_is_evaluated() {
     let run = place.done(&[]);
     let results = std::fs::read(run.dir.join("results.json")).unwrap();
     let results: Value = serde_json::from_slice(&results).unwrap();
-    let evaluated = results["runs"][0]["steps"][2]["bpb"].as_f64().unwrap();
+    let evaluated = results["variants"]["base"]["bpb"].as_f64().unwrap();
     let (code, said) = certify(&place, &["--format", "json"]);
     assert_eq!(code, Some(0), "{said}");
     let said: Value = serde_json::from_str(said.split("\nstep").next().unwrap()).unwrap();

@@ -10,6 +10,7 @@ mod bench;
 mod causality;
 mod certify;
 mod common;
+mod compression;
 mod corpus;
 mod counts;
 mod doubts;
