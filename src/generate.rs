@@ -1,8 +1,9 @@
 //! `blt-run generate`: text from a model, shown as it is written.
 
 use crate::output::{Failure, show};
-use blt_core::bytes::{EOS, OFFSET};
-use blt_core::decoding::{Characters, Drafter, Generation, MAX_REWIND, Sampling};
+use blt_core::decoding::{
+    Characters, Drafter, Generation, Limits, MAX_REWIND, Sampling, Stopped, Text,
+};
 use blt_plugins::{Generator, ModelFiles};
 use blt_report::progress;
 use clap::{Args, ValueEnum};
@@ -71,25 +72,13 @@ enum Draft {
     Ngram,
 }
 
-/// What ended a text.
-#[derive(Clone, Copy, PartialEq)]
-enum Stopped {
-    Eos,
-    Stop,
-    Bytes,
-    NoByte,
-    Reader,
-}
-
-impl Stopped {
-    fn by(self) -> &'static str {
-        match self {
-            Stopped::Eos => "the end of the document",
-            Stopped::Stop => "--stop",
-            Stopped::Bytes => "--bytes",
-            Stopped::NoByte => "an id that is neither a byte nor the end",
-            Stopped::Reader => "the reader of standard output",
-        }
+fn ended_by(stopped: Option<Stopped>) -> &'static str {
+    match stopped {
+        Some(Stopped::Eos) => "the end of the document",
+        Some(Stopped::Stop) => "--stop",
+        Some(Stopped::Bytes) => "--bytes",
+        Some(Stopped::NoByte) => "an id that is neither a byte nor the end",
+        None => "the reader of standard output",
     }
 }
 
@@ -143,7 +132,8 @@ pub fn generate(args: &Generate) -> Result<(), Failure> {
     let read = read.elapsed().as_secs_f64();
     let patches = generation.document().n_patches();
     let begun = Instant::now();
-    let (written, stopped) = write(args, &generator, &mut generation)?;
+    let text = write(args, &generator, &mut generation)?;
+    let written = text.bytes.len();
     let seconds = begun.elapsed().as_secs_f64();
     let latent_calls = generation.document().n_patches().saturating_sub(patches);
     let mut about = format!(
@@ -164,49 +154,38 @@ pub fn generate(args: &Generate) -> Result<(), Failure> {
         let lost = 100.0 * stats.lost_mass / (stats.passes + 1) as f64;
         about += &format!("; {lost:.4} % of the probability was on ids that are not drawn");
     }
-    progress::line(&format!("{about}; stopped by {}", stopped.by()));
+    progress::line(&format!("{about}; stopped by {}", ended_by(text.stopped)));
     Ok(())
 }
 
-/// Shows the text as it is written. Returns the bytes written, and why there are no more.
+/// Shows the text as it is written. It has not stopped if nobody reads on.
 fn write(
     args: &Generate,
     generator: &Generator,
     generation: &mut Generation,
-) -> Result<(usize, Stopped), Failure> {
-    let (mut bytes, mut characters) = (Vec::new(), Characters::default());
-    let mut stopped = Stopped::Bytes;
-    'writing: while bytes.len() < args.bytes {
+) -> Result<Text, Failure> {
+    let stop = args.stop.iter().map(|stop| stop.as_bytes().to_vec()).collect();
+    let limits = Limits { bytes: args.bytes, stop };
+    let (mut text, mut characters) = (Text::new(&limits), Characters::default());
+    while text.stopped.is_none() {
         let ids = generation.advance().map_err(|e| generator.error(e))?;
         let mut shown = String::new();
         for id in ids.unwrap_or_default() {
-            if args.ids {
-                shown += &format!("{id} ");
+            let before = text.bytes.len();
+            text.push(id, &limits);
+            match args.ids {
+                true => shown += &format!("{id} "),
+                false => shown += &characters.push(&text.bytes[before..]),
             }
-            if id < OFFSET {
-                stopped = if id == EOS { Stopped::Eos } else { Stopped::NoByte };
-            } else {
-                let byte = (id - OFFSET) as u8;
-                bytes.push(byte);
-                if !args.ids {
-                    shown += &characters.push(&[byte]);
-                }
-                if args.stop.iter().any(|stop| bytes.ends_with(stop.as_bytes())) {
-                    stopped = Stopped::Stop;
-                }
-            }
-            if stopped != Stopped::Bytes || bytes.len() == args.bytes {
-                show(&shown)?;
-                break 'writing;
+            if text.stopped.is_some() {
+                break;
             }
         }
         if !show(&shown)? {
-            stopped = Stopped::Reader;
-            break;
+            text.stopped = None;
+            return Ok(text);
         }
     }
-    if stopped != Stopped::Reader {
-        show("\n")?;
-    }
-    Ok((bytes.len(), stopped))
+    show("\n")?;
+    Ok(text)
 }

@@ -52,7 +52,7 @@ fn counts(c: &mut Criterion) {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let mut group = c.benchmark_group("counts");
     group.sample_size(10).throughput(Throughput::Bytes(BYTES as u64));
-    for order in [3, 6] {
+    for order in [3, 5, 6] {
         group.bench_function(format!("fit, order {order}"), |b| {
             b.iter(|| fit(black_box(&train), order))
         });

@@ -10,8 +10,8 @@ use blt_core::backend::{Backend, BlockConfig, CrossConfig, HashConfig, Pooling};
 use blt_core::blt::Blt;
 use blt_core::bytes::{BOS, Batch, OFFSET, VOCAB};
 use blt_core::decoding::{
-    Decoder, Decoding, Drafter, Generate, Generation, GenerationStats, MAX_REWIND, Sampling,
-    patcher_streaming,
+    Decoder, Decoding, Drafter, Generate, Generation, GenerationStats, Limits, MAX_REWIND,
+    Sampling, Stopped, Text, patcher_streaming, write_texts,
 };
 use blt_core::hf::{ByteLmShape, HfConfig, ModelShape, PatchingShape, Weights};
 use blt_core::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig, Session};
@@ -409,4 +409,26 @@ fn draws_are_those_of_the_seed() {
         assert_eq!(text(1), text(1));
         assert_ne!(text(1), text(2));
     }
+}
+
+#[test]
+fn texts_written_together_are_those_written_alone() {
+    let decoder = Made::with_threshold(shape(10)).decoder();
+    let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+    let options = Generate { sampling, seed: 3, speculate: None };
+    let prompts: Vec<(u64, Vec<u8>)> =
+        TEXTS.iter().enumerate().map(|(i, text)| (i as u64, text.as_bytes().to_vec())).collect();
+    let limits = Limits { bytes: 40, stop: vec![b"a".to_vec()] };
+    let texts = write_texts(&decoder, &options, &limits, &prompts).unwrap();
+    for (text, (number, prompt)) in texts.iter().zip(&prompts) {
+        let mut generation = Generation::start(&decoder, options.clone(), prompt, *number).unwrap();
+        let mut alone = Text::new(&limits);
+        while alone.stopped.is_none() {
+            generation.advance().unwrap().unwrap().iter().for_each(|&id| alone.push(id, &limits));
+        }
+        assert_eq!(*text, alone);
+    }
+    let none = Limits { bytes: 0, stop: Vec::new() };
+    let none = write_texts(&decoder, &options, &none, &prompts).unwrap();
+    assert!(none.iter().all(|t| t.bytes.is_empty() && t.stopped == Some(Stopped::Bytes)));
 }

@@ -60,6 +60,11 @@ impl Heads {
         self.words[(bit / 64) as usize] >> (bit % 64) & 1 == 1
     }
 
+    /// The fold that a span with this head is read without, if it was fitted.
+    pub fn left_out(&self, hash: u64) -> Option<u16> {
+        self.contains(hash).then(|| fold(hash))
+    }
+
     /// The set's bits, in ascending order.
     pub fn bits(&self) -> impl Iterator<Item = u64> {
         (0..SET_BITS).filter(|bit| self.words[(bit / 64) as usize] >> (bit % 64) & 1 == 1)

@@ -16,6 +16,7 @@ mod entries;
 mod file;
 mod fit;
 pub mod held_out;
+mod lanes;
 mod levels;
 mod others;
 mod read;

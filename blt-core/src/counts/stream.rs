@@ -1,7 +1,7 @@
 //! Reading text byte by byte.
 
 use super::entries::suffix;
-use super::held_out::{HeadHash, fold};
+use super::held_out::HeadHash;
 use super::others::Others;
 use super::table::Counts;
 use std::ops::Deref;
@@ -41,8 +41,8 @@ impl<C: Deref<Target = Counts>> CountsStream<C> {
         self.bytes = self.bytes >> 8 | (byte as u64) << 56;
         if let Some(hash) = self.head.push(byte) {
             // A longer head says more surely whether the span was fitted.
-            let fitted = self.counts.heads.contains(hash);
-            self.others = fitted.then(|| Box::new(Others::without(fold(hash))));
+            let left_out = self.counts.heads.left_out(hash);
+            self.others = left_out.map(|fold| Box::new(Others::without(fold)));
         }
         // A context that is known has all its own ends known, so that the next one is at most a
         // byte longer than the last.

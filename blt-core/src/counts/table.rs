@@ -154,7 +154,21 @@ impl Counts {
     /// The context of the last `depth` bytes of `key` (a [`suffix`](super::entries::suffix)).
     #[inline]
     pub(super) fn find(&self, key: u64, depth: usize) -> Option<u32> {
-        self.indexes[depth].find(key, &self.contexts)
+        self.found(self.probe(key, depth), key, depth)
+    }
+
+    /// The first place where the index of a level may have `key`.
+    #[inline]
+    pub(super) fn probe(&self, key: u64, depth: usize) -> Probe {
+        let index = &self.indexes[depth];
+        let slot = index.start(key);
+        Probe { slot, context: index.slots[slot] }
+    }
+
+    /// [`find`](Counts::find), from a probe of the same key and level on.
+    #[inline]
+    pub(super) fn found(&self, probe: Probe, key: u64, depth: usize) -> Option<u32> {
+        self.indexes[depth].find(probe, key, &self.contexts)
     }
 
     #[inline]
@@ -180,15 +194,28 @@ impl Counts {
     pub(super) fn probability(&self, mut context: u32, byte: u8) -> f32 {
         let mut escape = 1.0;
         loop {
-            if let Some(pair) = self.pairs(context).iter().find(|pair| pair.byte == byte) {
-                return escape * pair.probability;
+            match self.step(self.pairs(context), context, byte, escape) {
+                Ok(p) => return p,
+                Err(parent) => (context, escape) = parent,
             }
-            escape *= self.context(context).escape;
-            if context == 0 {
-                return escape / 256.0;
-            }
-            context = self.parent(context);
         }
+    }
+
+    /// One context of a search for `byte`, whose pairs are given: its probability, or where the
+    /// search goes on and what is then multiplied.
+    #[inline]
+    pub(super) fn step(
+        &self,
+        pairs: &[Pair],
+        context: u32,
+        byte: u8,
+        escape: f32,
+    ) -> Result<f32, (u32, f32)> {
+        if let Some(pair) = pairs.iter().find(|pair| pair.byte == byte) {
+            return Ok(escape * pair.probability);
+        }
+        let escape = escape * self.context(context).escape;
+        if context == 0 { Ok(escape / 256.0) } else { Err((self.parent(context), escape)) }
     }
 
     /// The probabilities of all bytes after a context.
@@ -279,6 +306,13 @@ struct Index {
 
 const EMPTY: u32 = u32::MAX;
 
+/// A slot of an index, and what stands in it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Probe {
+    slot: usize,
+    context: u32,
+}
+
 impl Index {
     /// `keys`: of the contexts `first`, `first + 1`, ...
     fn of(keys: &[u64], first: u32) -> Self {
@@ -302,13 +336,15 @@ impl Index {
     }
 
     #[inline]
-    fn find(&self, key: u64, contexts: &[Context]) -> Option<u32> {
-        let mut slot = self.start(key);
+    fn find(&self, mut probe: Probe, key: u64, contexts: &[Context]) -> Option<u32> {
         loop {
-            match self.slots[slot] {
+            match probe.context {
                 EMPTY => return None,
                 found if contexts[found as usize].key == key => return Some(found),
-                _ => slot = (slot + 1) & (self.slots.len() - 1),
+                _ => {
+                    probe.slot = (probe.slot + 1) & (self.slots.len() - 1);
+                    probe.context = self.slots[probe.slot];
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 use super::held_out::Heads;
 use super::{Counts, CountsConfig, CountsError, CountsStream, Fit};
-use crate::bytes::Batch;
+use crate::bytes::{Batch, OFFSET};
 use crate::model::next_byte_targets;
 use crate::patch::calibrate::{Calibration, Unknown};
 use crate::patch::entropy_patches;
@@ -62,6 +62,36 @@ fn probabilities_add_up_and_entropies_are_theirs_whether_fitted_or_not() {
                 if let Some(id) = targets[i] {
                     let (found, expected) = (nats[i], -row[id as usize]);
                     assert!((found - expected).abs() < 1e-4, "order {order}, id {i}: {found}");
+                }
+            }
+        }
+    }
+}
+
+/// Reading batches looks up several places at once; a stream goes byte by byte.
+#[test]
+fn a_batch_is_read_as_a_stream_reads_it_to_the_bit() {
+    let (train, unseen) = pieces();
+    for (order, memory) in [(1, 1 << 20), (4, 1 << 20), (8, 64 << 20)] {
+        let counts = fit(&train, order, memory);
+        for batch in [&train, &unseen] {
+            let (entropies, targets) = (counts.entropies(batch), next_byte_targets(batch, true));
+            let nats = counts.nats(batch, &targets);
+            for s in 0..batch.n_spans() {
+                let mut stream = CountsStream::new(&counts);
+                for at in batch.offsets[s]..batch.offsets[s + 1] {
+                    if at > batch.offsets[s] {
+                        stream.push((batch.ids[at] - OFFSET) as u8);
+                    }
+                    assert_eq!(
+                        stream.entropy().to_bits(),
+                        entropies[at].to_bits(),
+                        "{order}, {at}"
+                    );
+                    if let Some(id) = targets[at].filter(|&id| id >= OFFSET) {
+                        let expected = stream.nats((id - OFFSET) as u8);
+                        assert_eq!(expected.to_bits(), nats[at].to_bits(), "{order}, {at}");
+                    }
                 }
             }
         }

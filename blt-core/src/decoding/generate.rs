@@ -15,7 +15,7 @@ pub enum Drafter {
 }
 
 /// How ids are drawn.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Generate {
     pub sampling: Sampling,
     pub seed: u64,

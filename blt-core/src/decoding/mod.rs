@@ -29,6 +29,7 @@ mod network;
 mod patching;
 mod sampling;
 mod stream;
+mod texts;
 
 pub use entropy::counts_streaming;
 pub use generate::{Characters, Drafter, Generate, GenerateError, Generation, GenerationStats};
@@ -36,3 +37,4 @@ pub use network::{Decoder, Decoding, DecodingFailed};
 pub use patching::patcher_streaming;
 pub use sampling::{Draws, Sampling, SamplingError, accept};
 pub use stream::{Chunk, DecodingError, MAX_REWIND, New, Rewind, Rows, Stream, Streaming, Wire};
+pub use texts::{Limits, Stopped, Text, write_texts};

@@ -134,10 +134,13 @@ impl Decoder {
     }
 
     /// As [`extend`](Self::extend); returns the logits after each document's last id,
-    /// `[documents, 260]`. Documents may not be without new ids.
+    /// `[documents, 260]`.
     ///
     /// # Errors
     /// As [`extend`](Self::extend).
+    ///
+    /// # Panics
+    /// If a document has no new ids.
     pub fn extend_last(
         &self,
         documents: &mut [&mut Decoding],

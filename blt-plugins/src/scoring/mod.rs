@@ -25,6 +25,7 @@ mod remote;
 mod scorer;
 mod summary;
 mod units;
+mod writing;
 
 pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
 pub use footer::Footer;
@@ -34,3 +35,5 @@ pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, Summary};
 pub use units::{FOOTER_KEY, Manifest, Unit, Units};
+pub(crate) use writing::Writer;
+pub use writing::Writes;

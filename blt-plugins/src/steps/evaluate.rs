@@ -438,6 +438,7 @@ impl Measuring<'_> {
             empty: counts.empty.into(),
             patches: patches.map(Number::from),
             bytes_per_patch,
+            entropy_model: self.entropies_wire.as_deref().map(node_of).map(str::to_owned),
             patch_lengths: self.patches_wire.as_ref().map(|_| lengths),
             flops_per_byte: Some(flops_by_node.values().fold(0.0, |a, b| a + b)),
             entropy_flops_per_byte: Some(entropy_flops),
@@ -473,6 +474,11 @@ impl Measuring<'_> {
         ));
         Ok(())
     }
+}
+
+/// The node of a wire.
+fn node_of(wire: &str) -> &str {
+    wire.split_once('.').map_or(wire, |(node, _)| node)
 }
 
 /// Forward FLOPs of patchers inside nodes since the graph was built, by node.

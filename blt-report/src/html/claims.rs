@@ -75,10 +75,55 @@ impl Facts {
         })
     }
 
+    /// How well the models predict whose entropies place patches, where the run has measured that
+    /// and `report.references` has something to hold it against.
+    fn entropy_models(&self) -> Vec<String> {
+        let mut models: Vec<(&str, f64, Vec<&str>)> = Vec::new();
+        for variant in &self.variants {
+            let Some(model) = &variant.entropy_model else { continue };
+            let goal = format!("{model}.loss");
+            let own = variant.other_goals.iter().map(|(goal, bpb)| (goal, Some(*bpb)));
+            let beside = self.references.iter().map(|of| (&of.goal, of.bpb));
+            let measured = own.chain(beside).find(|(of, _)| **of == goal).and_then(|(_, bpb)| bpb);
+            let Some(bpb) = measured else { continue };
+            match models.iter_mut().find(|(of, at, _)| of == model && *at == bpb) {
+                Some((.., variants)) => variants.push(&variant.name),
+                None => models.push((model, bpb, vec![&variant.name])),
+            }
+        }
+        let note = |(model, bpb, variants): (&str, f64, Vec<&str>)| {
+            let goal = format!("{model}.loss");
+            let others = self.references.iter().filter(|of| of.goal != goal);
+            let others: Vec<(&str, f64)> =
+                others.filter_map(|of| Some((of.name.as_str(), of.bpb?))).collect();
+            if others.is_empty() {
+                return None;
+            }
+            let better = others.iter().filter(|(_, other)| *other < bpb);
+            let better: Vec<&str> = better.map(|(name, _)| *name).collect();
+            let beside: Vec<String> =
+                others.iter().map(|(name, bpb)| format!("{name}: {bpb:.4}")).collect();
+            let what = format!(
+                "Patches of {} are placed by entropies of `{model}`, which has {bpb:.4} bits per byte ({}).",
+                listed(&variants),
+                beside.join(", ")
+            );
+            Some(match better.as_slice() {
+                [] => what,
+                better => format!(
+                    "Warning: an entropy model that predicts worse than {} places patches by what it has not learned. {what}",
+                    listed(better)
+                ),
+            })
+        };
+        models.into_iter().filter_map(note).collect()
+    }
+
     /// Notes for readers of the table: what is claimed against the baseline, which order is not
     /// certain, what intervals are made of, and why some variants are not ranked.
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.unequal_patches().into_iter().collect();
+        notes.extend(self.entropy_models());
         notes.extend(self.against_baseline());
         notes.extend(self.order_notes());
         notes.extend(self.interval_notes());

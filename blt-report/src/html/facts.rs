@@ -76,6 +76,10 @@ pub struct Variant {
     pub bytes: Option<f64>,
     pub documents: Option<f64>,
     pub bytes_per_patch: Option<f64>,
+    /// The wire of the loss.
+    pub goal: String,
+    /// The node whose entropies place the patches.
+    pub entropy_model: Option<String>,
     /// (length in bytes, patches of that length), ascending.
     pub patch_lengths: Vec<(usize, f64)>,
     pub flops: Option<f64>,
@@ -211,6 +215,8 @@ impl Variant {
             bytes: measured.bytes.finite(),
             documents: measured.documents.finite(),
             bytes_per_patch: finite(measured.bytes_per_patch),
+            goal: measured.goal,
+            entropy_model: measured.entropy_model,
             patch_lengths: measured.patch_lengths.iter().flatten().filter_map(count).collect(),
             flops: finite(measured.flops_per_byte),
             entropy_flops: finite(measured.entropy_flops_per_byte),

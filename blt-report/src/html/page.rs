@@ -161,6 +161,13 @@ fn lengths(results: &Facts) -> Vec<Value> {
             shares[(length - 1).min(longest - 1)] += count / total;
         }
         let open_ended = v.patch_lengths.iter().any(|(length, _)| *length > longest);
+        let bytes: f64 = v.patch_lengths.iter().map(|(n, count)| *n as f64 * count).sum();
+        // Of bytes, not of patches: a few long patches can hold most of a text.
+        let share = |within: &dyn Fn(f64) -> bool| {
+            let patches = v.patch_lengths.iter().map(|(n, count)| (*n as f64, count));
+            let held: f64 = patches.filter(|(n, _)| within(*n)).map(|(n, count)| n * count).sum();
+            format!("{:.1} %", 100.0 * held / bytes)
+        };
         let title = format!("Patch lengths of {}", v.name);
         let svg = svg::histogram(
             &format!("lengths-{}", v.index),
@@ -174,6 +181,8 @@ fn lengths(results: &Facts) -> Vec<Value> {
             variant => named(v),
             svg => safe(svg),
             mean => v.bytes_per_patch.map(|m| format!("{m:.2}")),
+            single => (bytes > 0.0).then(|| share(&|n| n == 1.0)),
+            long => v.bytes_per_patch.filter(|_| bytes > 0.0).map(|m| share(&|n| n > 4.0 * m)),
             longest => v.patch_lengths.iter().rev().find(|(_, count)| *count > 0.0).map(|(length, _)| *length),
         })
     };

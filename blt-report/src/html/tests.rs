@@ -282,6 +282,39 @@ fn without_intervals_nothing_is_claimed() {
 }
 
 #[test]
+fn single_bytes_and_long_patches_are_counted_in_bytes() {
+    let mut results = results();
+    for (_, variant) in results["variants"].as_object_mut().unwrap() {
+        // Means are as recorded: 2.4 bytes, of which 10 are over four times as many.
+        variant["bytes_per_patch"] = json!(2.4);
+        variant["patch_lengths"] = json!({"1": 20, "6": 3, "10": 6});
+    }
+    let mut input = input();
+    input.results = read(results);
+    let html = page(&input);
+    assert!(html.contains("bytes in patches of one byte: 20.4 %"), "{html}");
+    assert!(html.contains("; of over 4 times the mean: 61.2 %"), "{html}");
+}
+
+#[test]
+fn an_entropy_model_stands_beside_the_references() {
+    let mut results = results();
+    results["variants"]["entropy"]["entropy_model"] = json!("lm");
+    let of = |bpb: f64| json!({"goal": "lm.loss", "bpb": bpb});
+    let evaluations = |bpb: f64| json!([{"evaluate": of(bpb)}]);
+    results["variants"]["entropy"]["evaluations"] = evaluations(2.1);
+    let said = |results: &Value| table(&read(results.clone())).replace('\n', " ");
+    assert!(!said(&results).contains("places patches"), "nothing to hold it against");
+    results["references"] = json!({"counts of order 3": {"goal": "counts.loss", "bpb": 2.4}});
+    let good = said(&results);
+    let expected = "Patches of entropy are placed by entropies of `lm`, which has 2.1000 bits per byte (counts of order 3: 2.4000).";
+    assert!(good.contains(expected) && !good.contains("predicts worse"), "{good}");
+    results["variants"]["entropy"]["evaluations"] = evaluations(3.77);
+    let bad = said(&results);
+    assert!(bad.contains("predicts worse than counts of order 3"), "{bad}");
+}
+
+#[test]
 fn errors_over_seeds_are_drawn() {
     let mut input = input();
     assert!(!page(&input).contains("class=\"e c"));

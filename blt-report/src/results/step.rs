@@ -76,6 +76,9 @@ pub struct EvaluateResult {
     /// Patches, where the goal has any. The patch of BOS is not counted.
     pub patches: Option<Number>,
     pub bytes_per_patch: Option<f64>,
+    /// The node whose entropies place the patches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_model: Option<String>,
     /// Patches by their length in bytes.
     #[serde(deserialize_with = "by_length")]
     pub patch_lengths: Option<BTreeMap<u64, Number>>,
