@@ -1,8 +1,10 @@
 //! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a
-//! regression, 130 interrupted.
+//! regression, 5 not certified, 130 interrupted.
 
 use crate::bench;
+use crate::certify;
 use crate::check;
+use crate::compress;
 use crate::engine::{Engine, Pipeline, Variants};
 use crate::generate;
 use crate::output::{Failure, say};
@@ -88,6 +90,12 @@ enum Command {
     Plan(Run),
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
+    /// Try whether a pipeline's bits per byte are what they say; exits with 5 if they are not.
+    Certify(certify::Certify),
+    /// Write any file in the size that a model predicts, by arithmetic coding.
+    Compress(compress::Compress),
+    /// Write the file that was compressed.
+    Decompress(compress::Compress),
     /// Write text with a model, going on from a prompt.
     Generate(generate::Generate),
     /// Write the report of a finished run again.
@@ -189,6 +197,9 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => run(&cli.run),
+        Some(Command::Compress(args)) => compress::compress(&args),
+        Some(Command::Decompress(args)) => compress::decompress(&args),
+        Some(Command::Certify(args)) => return certify::certify(&args),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),

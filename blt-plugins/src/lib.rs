@@ -8,8 +8,10 @@
 // The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
 extern crate self as blt;
 
+mod certify;
 mod checkpoint;
 mod clusters;
+mod coding;
 mod device;
 mod facilities;
 mod fingerprint;
@@ -41,9 +43,11 @@ mod stop;
 pub mod testing;
 mod trained_graph;
 
+pub use certify::{Certificate, Verdict};
 pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
+pub use coding::{compress, decompress};
 pub use device::{backend, check_device};
 pub use facilities::{
     DecodeCx, Facilities, Matching, ParamSet, Prepare, SourceHandle, provide, provide_streaming,
