@@ -72,7 +72,11 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         ]),
         "parquet" => {
             let mut seeds = typed(&["duckdb.parquet", "nanos.parquet", "older.parquet"]);
-            seeds.extend(files(&["blt-data/src/tests/fixtures/page_checksum.parquet"]));
+            seeds.extend(files(&[
+                "blt-data/src/tests/fixtures/page_checksum.parquet",
+                // What was found: more rows than announced, without an end.
+                "fuzz/found/more-rows.parquet",
+            ]));
             seeds
         }
         "ipc" => typed(&["hours.arrow", "runs.arrow", "unkept.arrow"]),
