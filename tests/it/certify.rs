@@ -1,11 +1,12 @@
 //! Leaks that fooled people are planted, and each is caught; pipelines without any are certified.
 
-use crate::common::{PIPELINE, Place, write_parquet};
+use crate::common::{PIPELINE, Place, text, write_parquet};
 use blt::core::model;
 use blt::graph::run::{RunOptions, Runner};
 use blt::prelude::*;
 use blt_plugins::Certificate;
 use serde_json::Value;
+use std::path::Path;
 use std::process::Output;
 
 const EMBED: &str = "{node: ByteEmbed, in: docs, dim: 16, ngrams: [3], table: 64}";
@@ -232,8 +233,7 @@ fn a_patcher_that_looks_ahead_is_not_certified() {
 fn certify(place: &Place, more: &[&str]) -> (Option<i32>, String) {
     let args = [&["certify", "pipeline.yaml"], more].concat();
     let Output { status, stdout, stderr } = place.command(&args).output().unwrap();
-    let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
-    (status.code(), text.into_owned())
+    (status.code(), text(&stdout) + &text(&stderr))
 }
 
 #[test]
@@ -278,4 +278,23 @@ fn a_pipeline_that_evaluates_nothing_is_one_clear_error() {
     let (code, said) = certify(&place, &["--goal", "patches"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("is not a Loss"), "{said}");
+}
+
+/// Every variant that patches without looking ahead, reads no patches from a column, and evaluates;
+/// on the fused path, which the others agree with.
+#[test]
+fn no_shipped_incremental_pipeline_raises_a_false_alarm() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/ci_regression.yaml");
+    let names = PipelineSpec::read(Path::new(file)).unwrap().variant_names().unwrap();
+    let names = names.iter().filter(|name| {
+        let others = ["bpe", "column", "entropies", "export", "reference"];
+        !others.iter().any(|other| name.contains(other))
+    });
+    let variants: Vec<&str> = names.flat_map(|name| ["--variant", name.as_str()]).collect();
+    assert!(variants.len() >= 20, "{variants:?}");
+    let place = Place::new();
+    let output = place.command(&[&["certify", file], &variants[..]].concat()).output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+    assert_eq!(said.matches("  certified").count(), variants.len() / 2, "{said}");
 }
