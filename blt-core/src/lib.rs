@@ -13,6 +13,7 @@ pub mod blt;
 pub mod bytes;
 pub mod checkpoint;
 pub mod counts;
+pub mod decoding;
 pub mod flops;
 pub mod hash;
 pub mod hf;

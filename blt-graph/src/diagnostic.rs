@@ -8,6 +8,8 @@ use std::sync::Arc;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
+use crate::code::Code;
+
 /// A text with values: a YAML file, or an override from the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
@@ -36,6 +38,11 @@ impl Place {
     pub fn column(&self) -> usize {
         let line_start = self.source.text[..self.span.start].rfind('\n').map_or(0, |at| at + 1);
         self.source.text[line_start..self.span.start].chars().count() + 1
+    }
+
+    /// The empty place at its end.
+    pub fn end(&self) -> Place {
+        Place { source: self.source.clone(), span: self.span.end..self.span.end }
     }
 
     /// The length of the line in bytes.
@@ -74,6 +81,9 @@ pub enum Severity {
 pub struct Diagnostic {
     /// Error or warning.
     pub severity: Severity,
+    /// The kind of error, which `blt-run explain` explains. `None` for one that is not about a
+    /// document.
+    pub code: Option<&'static Code>,
     /// The problem, in one line.
     pub message: String,
     /// The place. A graph written in Rust has no text; then only `path` gives the place.
@@ -88,8 +98,17 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// What the user can do.
     pub help: Option<String>,
-    /// The probably intended text, in place of that at `place`.
+    /// The probably intended text, in place of that at `fix_at`, or else at `place`.
     pub suggestion: Option<String>,
+    /// The place that the suggestion replaces, where `place` is not it.
+    pub fix_at: Option<Place>,
+}
+
+impl Code {
+    /// An error of this kind.
+    pub fn error(&'static self, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { code: Some(self), ..Diagnostic::error(message) }
+    }
 }
 
 impl Diagnostic {
@@ -97,6 +116,7 @@ impl Diagnostic {
     pub fn error(message: impl Into<String>) -> Self {
         Diagnostic {
             severity: Severity::Error,
+            code: None,
             message: message.into(),
             place: None,
             label: String::new(),
@@ -105,6 +125,7 @@ impl Diagnostic {
             notes: Vec::new(),
             help: None,
             suggestion: None,
+            fix_at: None,
         }
     }
 
@@ -140,6 +161,17 @@ impl Diagnostic {
         self
     }
 
+    /// Suggests `text` in place of that at `place`.
+    pub(crate) fn fix(mut self, place: Place, text: impl Into<String>) -> Self {
+        (self.fix_at, self.suggestion) = (Some(place), Some(text.into()));
+        self
+    }
+
+    /// The place and the text that the suggestion puts there.
+    pub fn patch(&self) -> Option<(&Place, &str)> {
+        Some((self.fix_at.as_ref().or(self.place.as_ref())?, self.suggestion.as_deref()?))
+    }
+
     /// The file, if there is one.
     pub fn file(&self) -> Option<&str> {
         self.place.as_ref().map(|place| place.source.name.as_str())
@@ -161,7 +193,10 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let title = level.primary_title(clipped(&self.message));
+        let mut title = level.primary_title(clipped(&self.message));
+        if let Some(code) = self.code {
+            title = title.id(code.id);
+        }
         let mut group = match &self.place {
             None => Group::with_title(title),
             Some(place) => {
@@ -208,7 +243,8 @@ impl Diagnostic {
         let mut report = vec![group];
         if let Some(suggestion) = &self.suggestion {
             // The renderer prints the line of a patch whole.
-            match self.place.as_ref().filter(|place| place.line_length() <= LONG) {
+            let place = self.fix_at.as_ref().or(self.place.as_ref());
+            match place.filter(|place| place.line_length() <= LONG) {
                 Some(place) => report.push(
                     Level::HELP.secondary_title("did you mean this?").element(
                         Snippet::source(place.source.text.as_str())
@@ -284,6 +320,27 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+/// Those of the `new` errors that do not follow from `earlier` ones: their place in the document is
+/// not within, or around, that of an error of its form.
+pub(crate) fn not_shadowed(new: Vec<Diagnostic>, earlier: &[Diagnostic]) -> Vec<Diagnostic> {
+    let within = |a: &str, b: &str| {
+        !b.is_empty()
+            && a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let follows = |new: &Diagnostic| {
+        earlier.iter().any(|earlier| {
+            let same_place = match (&new.place, &earlier.place) {
+                (Some(new), Some(earlier)) => {
+                    new.source == earlier.source && new.span.start == earlier.span.start
+                }
+                _ => false,
+            };
+            same_place || within(&new.path, &earlier.path) || within(&earlier.path, &new.path)
+        })
+    };
+    new.into_iter().filter(|new| !follows(new)).collect()
+}
 
 /// The candidate nearest to `word`, if one is near enough to be a misspelling of it.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,7 +1,8 @@
 //! The JSON Schema of a parameter struct: names, docs and defaults of the parameters, and the keys
 //! that the struct does not have.
 
-use schemars::Schema;
+use schemars::{Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// One parameter of a node or step.
@@ -55,6 +56,32 @@ fn bound(schema: &mut Map<String, Value>, least: &Value, most: &Value) {
     }
 }
 
+/// The schema of a parameter that is one of some words, for a type without a schema of its own:
+/// `#[schemars(schema_with = "blt_graph::words::<Packing>")]`. serde knows the words.
+pub fn words<T: DeserializeOwned>(_: &mut SchemaGenerator) -> Schema {
+    let refused = serde_json::from_value::<T>("\u{0}".into()).err().map(|error| error.to_string());
+    let mut words: Vec<Value> =
+        options(&refused.unwrap_or_default()).into_iter().map(Value::from).collect();
+    if serde_json::from_value::<T>(Value::Null).is_ok() {
+        words.push(Value::Null);
+    }
+    schemars::json_schema!({ "enum": words })
+}
+
+/// As [`words`], of a list.
+pub fn list_of_words<T: DeserializeOwned>(generator: &mut SchemaGenerator) -> Schema {
+    let items = words::<T>(generator);
+    schemars::json_schema!({ "type": "array", "items": items })
+}
+
+/// The words that serde's message about another one names; none of another message.
+pub(crate) fn options(message: &str) -> Vec<&str> {
+    match message.strip_prefix("unknown variant `") {
+        Some(rest) => rest.split('`').skip(2).step_by(2).collect(),
+        None => Vec::new(),
+    }
+}
+
 /// The doc comment of the struct.
 pub(crate) fn doc(schema: &Value) -> String {
     schema.get("description").and_then(Value::as_str).unwrap_or_default().to_string()
@@ -80,6 +107,22 @@ pub(crate) fn params(root: &Value) -> Vec<Param> {
             doc: param_doc(root, schema),
             required: required.contains(&name.as_str()),
             default: schema.get("default").cloned(),
+        })
+        .collect()
+}
+
+/// The keys below the parameter `name`, if it is a map with keys of its own.
+pub(crate) fn params_below(root: &Value, name: &str) -> Vec<Param> {
+    let Some(schema) = at(root, &[name.to_string()]) else { return Vec::new() };
+    // References of what is below are to the root's definitions.
+    let definitions = root.get("$defs").cloned().unwrap_or_default();
+    let with_keys =
+        alternatives(root, schema).into_iter().filter(|one| one.get("properties").is_some());
+    with_keys
+        .flat_map(|one| {
+            let mut one = one.clone();
+            one["$defs"] = definitions.clone();
+            params(&one)
         })
         .collect()
 }
@@ -139,7 +182,7 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
         return vec![value.to_string()];
     }
     if let Some(values) = schema.get("enum").and_then(Value::as_array) {
-        return values.iter().map(Value::to_string).collect();
+        return values.iter().filter(|value| !value.is_null()).map(Value::to_string).collect();
     }
     let types: Vec<&str> = match schema.get("type") {
         Some(Value::String(one)) => vec![one],
@@ -191,6 +234,34 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
             other => other.to_string(),
         })
         .collect()
+}
+
+/// The schema of the value at `path` in the parameters.
+fn at<'a>(root: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(root, |schema, key| {
+        alternatives(root, schema).into_iter().find_map(|one| {
+            let item = || one.get("prefixItems")?.get(key.parse::<usize>().ok()?);
+            let property = one.get("properties").and_then(|properties| properties.get(key));
+            property
+                .or_else(item)
+                .or_else(|| one.get("items"))
+                .or_else(|| one.get("additionalProperties"))
+        })
+    })
+}
+
+/// What a value at `path` in the parameters may be, in words; `None` if the schema does not say.
+pub(crate) fn expected(root: &Value, path: &[String]) -> Option<String> {
+    let kind = kind(root, at(root, path)?, 0);
+    Some(match kind.as_str() {
+        "any value" => return None,
+        "number" => "a number".to_string(),
+        "string" => "a text".to_string(),
+        "boolean" => "true or false".to_string(),
+        _ if kind.starts_with("integer") => format!("an {kind}"),
+        _ if kind.starts_with("list") || kind.starts_with("map") => format!("a {kind}"),
+        _ => kind,
+    })
 }
 
 /// The properties that an object value may have; `None` if any key is allowed.

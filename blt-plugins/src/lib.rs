@@ -8,17 +8,21 @@
 // The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
 extern crate self as blt;
 
+mod certify;
 mod checkpoint;
 mod clusters;
+mod coding;
 mod device;
 mod facilities;
 mod fingerprint;
+mod generation;
 mod lint;
 mod match_patches;
 mod matched;
 mod memory;
 pub mod metric;
 mod model;
+mod model_files;
 mod model_part;
 mod needs;
 mod node_size;
@@ -39,12 +43,17 @@ mod stop;
 pub mod testing;
 mod trained_graph;
 
+pub use certify::{Certificate, Verdict};
 pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
-pub use device::backend;
-pub use facilities::{Facilities, Matching, ParamSet, Prepare, SourceHandle, provide};
+pub use coding::{compress, decompress};
+pub use device::{backend, check_device};
+pub use facilities::{
+    DecodeCx, Facilities, Matching, ParamSet, Prepare, SourceHandle, provide, provide_streaming,
+};
 pub use fingerprint::fingerprint;
+pub use generation::{Generator, ModelFiles};
 pub use lint::untrained;
 pub use match_patches::{Match, On};
 pub use matched::{Matched, Pair, Rate};

@@ -32,7 +32,7 @@ pub struct Match {
     pub bytes_per_patch: f64,
     /// `scored`: the documents that the step scores. Where patches start needs their bytes alone.
     #[default]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<On>")]
     pub on: On,
     /// Whether to match each value of the column `by` on its own.
     #[default]

@@ -493,9 +493,13 @@ fn fused_operations_on_a_gpu() {
 #[test]
 fn arguments_that_make_no_sense() {
     let place = plain();
-    for args in
-        [&["--threads", "0"][..], &["--threads", "two"], &["--nope"], &["--resume", "--fresh"]]
-    {
+    for args in [
+        &["--threads", "0"][..],
+        &["--threads", "9999"],
+        &["--threads", "two"],
+        &["--nope"],
+        &["--resume", "--fresh"],
+    ] {
         let output = place.run(args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}\n{stderr}");
@@ -651,12 +655,12 @@ fn a_baseline_that_is_no_variant() {
     let place = plain();
     let yaml = format!("{}ablate: {{space: {{}}}}\nreport: {{baseline: spcae}}\n", place.yaml);
     let place = place.with(&yaml);
-    let says = &["`report.baseline`", "`space`", "did you mean `space`?", &place.at("spcae")];
+    let says = &["`report.baseline`", "`space`", "+ report: {baseline: space}", &place.at("spcae")];
     refused_at_once(&place, &[], says);
     let checked = place.command(&["check", "pipeline.yaml"]).output().unwrap();
     assert!(text(&checked.stderr).contains(&place.at("spcae")), "{}", text(&checked.stderr));
     let place = place.edit("baseline: spcae", "basline: space");
-    refused_at_once(&place, &[], &["`report` has no `basline`", &place.at("space}\n")]);
+    refused_at_once(&place, &[], &["`report` has no `basline`", &place.at("basline")]);
 }
 
 #[test]

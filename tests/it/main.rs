@@ -12,16 +12,23 @@ mod attacked;
 mod bad_input;
 mod bench;
 mod causality;
+mod certify;
+mod check;
 mod common;
+mod compression;
 mod corpus;
 mod counts;
 mod doubts;
 mod dsl;
+mod explain;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod faults;
+mod fuzz;
+mod generation;
 mod gpu;
 #[cfg(unix)]
 mod kept;
+mod mutations;
 mod numbers;
 mod own_step;
 mod readme;

@@ -166,7 +166,7 @@ fn all() -> Vec<Tried> {
     for entry in shipped {
         let spec = parse(&pipeline(entry).unwrap());
         let node = role(entry).unwrap();
-        for numeric in numbers(&entry.schema()) {
+        for numeric in numbers(entry.schema()) {
             let name = format!("{}.{}", entry.name, numeric.path.join("."));
             all.push(Tried { name, numeric, spec: spec.clone(), step: None, node });
         }
@@ -175,7 +175,7 @@ fn all() -> Vec<Tried> {
     let steps = registry::steps().into_iter();
     for entry in steps.filter(|step| !step.origin.file.starts_with("tests/")) {
         let spec = parse(&format!("{graph}run:\n  - {}\n", entry.example));
-        for numeric in numbers(&entry.schema()) {
+        for numeric in numbers(entry.schema()) {
             let name = format!("{}.{}", entry.name, numeric.path.join("."));
             all.push(Tried { name, numeric, spec: spec.clone(), step: Some(0), node: "" });
         }

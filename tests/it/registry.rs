@@ -259,6 +259,26 @@ fn the_page_of_nodes_is_what_the_program_prints() {
 }
 
 #[test]
+fn the_page_of_errors_is_what_the_program_explains() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let mut page =
+        "# Errors\n\nEach error and warning of a pipeline has a code, which stays when its \
+                    message changes.\n`blt-run explain CODE` prints what is below.\n"
+            .to_string();
+    // A code of another crate of this program would not be on the page: plugins have their own.
+    for code in blt::graph::codes().into_iter().filter(|code| code.id.starts_with("BLT")) {
+        let text = code.text();
+        let (_, rest) = text.split_once("\n\n").unwrap();
+        page.push_str(&format!("\n## {}: {}\n\n{}\n", code.id, code.name(), rest.trim_end()));
+    }
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(page, written, "UPDATE=1 cargo test --release --test it the_page_of_errors");
+}
+
+#[test]
 fn no_node_and_no_step_takes_a_parameter_that_it_does_not_know() {
     let more = |example: &str| {
         let open = example.trim_end().strip_suffix('}').unwrap();

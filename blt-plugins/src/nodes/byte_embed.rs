@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{session, with_params};
 use crate::model_part::ModelPart;
 use crate::node_size::NodeSize;
@@ -38,7 +39,7 @@ pub struct ByteEmbed {
     /// `dim^-0.5`, as the embeddings of bytes) or `zero`. With `normal`, a row that no n-gram of
     /// the training documents reached adds noise to the bytes that read it later.
     #[default(TableInit::Normal)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<TableInit>")]
     pub table_init: TableInit,
 }
 
@@ -92,7 +93,10 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        with_params(cx, |maker| self.make(maker))
+        let part = with_params(cx, |maker| self.make(maker))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

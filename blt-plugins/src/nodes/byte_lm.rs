@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{byte_model_outputs, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::node_size::NodeSize;
@@ -47,7 +48,7 @@ pub struct ByteLm {
     /// Where the context starts anew: `none`, or `newline` (at the byte after each newline, as
     /// after BOS).
     #[default(ContextReset::None)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<ContextReset>")]
     pub context_reset: ContextReset,
     #[shared]
     #[default(10_000.0)]
@@ -90,7 +91,10 @@ impl Node for ByteLm {
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteLm, NodeError> {
         let block = self.block()?;
-        with_params(cx, |maker| model::ByteLm::new(maker, self.layers, &block))
+        let part = with_params(cx, |maker| model::ByteLm::new(maker, self.layers, &block))?;
+        let (decodes, resets) = (part.clone(), self.context_reset == ContextReset::Newline);
+        provide_streaming(cx, move |backend| decodes.streaming(backend, resets));
+        Ok(part)
     }
 
     fn run(

@@ -55,7 +55,7 @@ pub enum Align {
 pub struct EntropyPatch {
     /// Which comparison starts a patch: `global`, `relative`, `both` or `jump`.
     #[default(Rule::Global)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Rule>")]
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
     #[range(-1e6..=1e6)]
@@ -76,7 +76,7 @@ pub struct EntropyPatch {
     #[range(1..=MAX_BYTES)]
     pub min_patch_length: Option<usize>,
     /// `character`: a patch starts at a UTF-8 character, never inside one.
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "blt_graph::words::<Option<Align>>")]
     pub align: Option<Align>,
     /// Bytes of documents to find the threshold on, at most.
     #[default(1 << 20)]

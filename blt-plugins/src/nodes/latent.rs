@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::node_size::NodeSize;
@@ -54,7 +55,10 @@ impl Node for Latent {
 
     fn build(&self, input: PatchStatesInfo, cx: &mut BuildCx) -> Result<model::Latent, NodeError> {
         let config = self.config(input.dim)?;
-        with_params(cx, |maker| model::Latent::new(maker, &config))
+        let part = with_params(cx, |maker| model::Latent::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::node_size::NodeSize;
@@ -40,7 +41,7 @@ pub struct LocalDecoder {
     pub window: Option<usize>,
     /// Layers before which bytes attend to the latents: `all` or `first`.
     #[default(DecoderCross::All)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<DecoderCross>")]
     pub cross: DecoderCross,
     #[shared]
     pub rope_theta: f64,
@@ -97,7 +98,10 @@ impl Node for LocalDecoder {
         cx: &mut BuildCx,
     ) -> Result<model::LocalDecoder, NodeError> {
         let config = self.config(&bytes, &patches)?;
-        with_params(cx, |maker| model::LocalDecoder::new(maker, &config))
+        let part = with_params(cx, |maker| model::LocalDecoder::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

@@ -1,3 +1,4 @@
+use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
 use crate::node_size::NodeSize;
@@ -41,11 +42,11 @@ pub struct LocalEncoder {
     /// refined in each layer), or `all_repool` (pooled anew in each layer, so that only the last
     /// has an effect: `cross_attn_all_layers` of the Hugging Face layout).
     #[default(CrossLayers::Last)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<CrossLayers>")]
     pub cross: CrossLayers,
     /// How a patch's query is pooled from its byte states: `max`, `mean` or `min`.
     #[default(Pooling::Max)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Pooling>")]
     pub pooling: Pooling,
     #[shared]
     pub rope_theta: f64,
@@ -104,7 +105,10 @@ impl Node for LocalEncoder {
                 "cross: all_repool pools anew in each layer, so the cross-attention of all layers but the last gets no gradient"
             );
         }
-        with_params(cx, |maker| model::LocalEncoder::new(maker, &config))
+        let part = with_params(cx, |maker| model::LocalEncoder::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

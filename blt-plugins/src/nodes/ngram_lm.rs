@@ -1,11 +1,12 @@
 use crate::checkpoint::counts_file;
-use crate::facilities::{Facilities, Prepare, provide};
+use crate::facilities::{DecodeCx, Facilities, Prepare, provide};
 use crate::model::{byte_model_outputs, session};
 use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
 use crate::stop::Stop;
 use blt_core::bytes::Batch;
 use blt_core::counts::{Counts, CountsConfig, Fit, MAX_ORDER};
+use blt_core::decoding::counts_streaming;
 use blt_core::model::Head;
 use blt_core::sizes::MAX_COUNT;
 use blt_core::strict;
@@ -98,11 +99,20 @@ impl State {
     fn error(&self, e: impl std::fmt::Display) -> StepError {
         StepError::other(format!("node `{}`: {e}", self.node))
     }
+
+    fn counts(&self) -> Result<Rc<Counts>, NodeError> {
+        let counts = self.counts.borrow().clone();
+        counts.ok_or_else(|| NodeError::other("the counts have not been fitted yet"))
+    }
 }
 
 impl Facilities for State {
     fn prepare(&self) -> Option<&dyn Prepare> {
         Some(self)
+    }
+
+    fn decode(&self, cx: &mut DecodeCx) -> Result<Option<usize>, NodeError> {
+        Ok(Some(cx.add(counts_streaming(self.counts()?))))
     }
 
     fn save(&self, dir: &Path) -> Result<(), StepError> {
@@ -214,9 +224,7 @@ impl Node for NgramLm {
             fit.push(&batch);
             return Ok((Some(Rc::new(vec![0.0; batch.len()])), None, None));
         }
-        let counts = state.counts.borrow().clone();
-        let counts =
-            counts.ok_or_else(|| NodeError::other("the counts have not been fitted yet"))?;
+        let counts = state.counts()?;
         let session = session(cx);
         let head = Head::Counts { counts, batch: (*batch).clone() };
         byte_model_outputs(head, &session, &batch, cx)

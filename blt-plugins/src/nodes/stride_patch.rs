@@ -32,7 +32,7 @@ pub struct StridePatch {
     pub stride: f64,
     /// `character`: a patch starts at a UTF-8 character, never inside one. `space`: after white
     /// space near each point of the grid.
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "blt_graph::words::<Option<StrideAlign>>")]
     pub align: Option<StrideAlign>,
     #[shared]
     pub max_patch_length: Option<usize>,

@@ -2,6 +2,7 @@
 
 use super::summary::Summary;
 use super::units::FOOTER_KEY;
+use blt_data::caught;
 use blt_data::storage::{Entry, Input, StorageError};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
@@ -95,8 +96,9 @@ impl Footer {
     pub fn read(entry: &Entry) -> Result<Result<Self, String>, StorageError> {
         let end = entry.size.saturating_sub(FOOTER_BYTES)..entry.size;
         let input = Input::open(entry)?.start(std::iter::once(end).collect()).wait()?;
+        let load = || ArrowReaderMetadata::load(&input, ArrowReaderOptions::new());
         let read = || -> Result<Footer, Box<dyn std::error::Error>> {
-            let metadata = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+            let metadata = caught(|| load().map_err(|e| e.to_string()))?;
             let pairs = metadata.metadata().file_metadata().key_value_metadata();
             let ours = pairs.into_iter().flatten().find(|pair| pair.key == FOOTER_KEY);
             let text = ours

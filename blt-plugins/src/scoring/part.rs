@@ -6,7 +6,7 @@ use super::job::Job;
 use super::outputs::Outputs;
 use super::summary::{Summary, histogram_of};
 use super::units::{FOOTER_KEY, FORMAT, Unit};
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use blt_data::Unreadable;
@@ -14,11 +14,13 @@ use blt_data::storage::{Location, Sink};
 use blt_graph::StepError;
 use blt_report::results::{HistogramOf, UnreadableRows};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 /// Bytes in memory (pages, dictionaries, rows not yet encoded) at which a row group ends. The
 /// writer holds a row group in memory until it ends.
@@ -48,14 +50,10 @@ impl<'a> PartWriter<'a> {
         let random = RandomState::new().hash_one(std::process::id());
         let partial = outputs.partial.join(format!("{}.{random:016x}.parquet", unit.key));
         let sink = Sink::create(&path, &partial).map_err(|e| failed(&path, unit, e))?;
-        let schema = &job.schemas[unit.span.file];
-        let mut pairs: Vec<KeyValue> =
-            schema.metadata().iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
-        // A hash map has no order, and the same scores must give the same file.
-        pairs.sort_by(|a, b| a.key.cmp(&b.key));
+        let columns = &job.parts[unit.span.file];
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_key_value_metadata(Some(pairs));
+            .set_key_value_metadata(Some(columns.metadata()));
         // Few values repeat: a dictionary would hold nearly all of them once more.
         let list = |name: &str| vec![name.to_owned(), "list".into(), "item".into()];
         for path in [
@@ -75,8 +73,12 @@ impl<'a> PartWriter<'a> {
             histogram: histogram_of(&job.columns),
             summary: Summary::default(),
         };
-        let writer =
-            ArrowWriter::try_new(Hashed::new(sink), schema.clone(), Some(properties.build()));
+        let (schema, types) = columns.written();
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties.build())
+            .with_parquet_schema(types)
+            .with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(Hashed::new(sink), schema, options);
         part.writer = Some(writer.map_err(|e| part.failed(e))?);
         Ok(part)
     }
@@ -91,12 +93,28 @@ impl<'a> PartWriter<'a> {
         rows: &RecordBatch,
         mut scores: Vec<RowScores>,
     ) -> Result<(), StepError> {
-        let Job { config, columns, schemas, .. } = self.job;
-        let arrays = rows.columns().iter().cloned().chain(columns.arrays(&mut scores)?).collect();
-        let schema = &schemas[self.unit.span.file];
-        let mut batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|e| self.failed(e))?;
+        let Job { config, columns, parts, .. } = self.job;
+        let schema = columns.beside(&rows.schema());
+        let scored = columns.arrays(&mut scores)?;
+        let own = schema.fields().iter().filter_map(|field| rows.column_by_name(field.name()));
+        let own = own.take(schema.fields().len() - scored.len()).cloned();
+        let arrays = own.chain(scored).collect();
+        let mut batch =
+            RecordBatch::try_new(Arc::new(schema), arrays).map_err(|e| self.failed(e))?;
         match config.by.as_ref().and_then(|by| batch.column_by_name(by)) {
             Some(by) => {
+                // Text that is no UTF-8 came as bytes, with what is beside it.
+                let is_text = |name: &String| {
+                    let of = self.job.files[self.unit.span.file].schema.field_with_name(name);
+                    of.is_ok_and(|field| field.data_type().is_string())
+                };
+                let by = match by.as_binary_opt::<i32>() {
+                    Some(bytes) if config.by.as_ref().is_some_and(is_text) => {
+                        let text = bytes.iter().map(|b| b.map(String::from_utf8_lossy));
+                        &(Arc::new(StringArray::from_iter(text)) as ArrayRef)
+                    }
+                    _ => by,
+                };
                 let options = FormatOptions::new().with_null("null");
                 let names = ArrayFormatter::try_new(by, &options).map_err(|e| self.failed(e))?;
                 for (i, row) in scores.iter().enumerate() {
@@ -117,6 +135,7 @@ impl<'a> PartWriter<'a> {
             }
         }
         self.summary.kept += batch.num_rows() as u64;
+        let batch = parts[self.unit.span.file].rows(&batch).map_err(|e| self.failed(e))?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let written =
             writer.write(&batch).and_then(|()| match writer.memory_size() >= ROW_GROUP_BYTES {

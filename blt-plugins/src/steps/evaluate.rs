@@ -41,7 +41,7 @@ pub struct Evaluate {
     pub goal: String,
     /// Documents to read: `valid`, `train` or `all`.
     #[default(Split::Valid)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Split>")]
     pub split: Split,
     /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,

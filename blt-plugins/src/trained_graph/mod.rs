@@ -1,6 +1,7 @@
 //! [`TrainedGraph`]: the built graph that steps train, measure and score with.
 
 mod anomaly;
+mod decoding;
 mod learning;
 pub mod reading;
 mod stored;

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -16,7 +17,7 @@ use crate::plan::find::{PortId, not_given};
 use crate::plan::{Plan, PlannedNode};
 use crate::port::AnyInfo;
 use crate::registry::duplicates;
-use crate::spec::{Ablation, ComputePath, PipelineSpec, is_name};
+use crate::spec::{ComputePath, NAME, PipelineSpec, is_name};
 
 /// What is known of a node's outputs, by port; `None` if its check was not called or failed.
 type Infos = Option<Vec<Option<AnyInfo>>>;
@@ -66,8 +67,9 @@ fn planned(
     }
     let some_unknown = found.len() > before && nodes.len() < spec.graph.nodes.len();
     wire(spec, &mut nodes, some_unknown, found);
-    let order = order(spec, &nodes, found)?;
+    let order = order(spec, &nodes, found);
     let steps = check_steps(spec, &nodes, some_unknown, found);
+    let order = order?;
     let used = used(&nodes, &steps, spec.run.is_empty());
     let (checked, warnings) = check_nodes(spec, base_dir, &nodes, &order, &used, found);
     if !found.is_empty() {
@@ -100,7 +102,7 @@ fn planned(
         base_dir: base_dir.to_path_buf(),
         compute_path: spec.compute_path.unwrap_or_else(|| ComputePath::on(&device)),
         device,
-        spec: Rc::new(PipelineSpec { ablate: Ablation::default(), ..spec.clone() }),
+        spec: Rc::new(PipelineSpec { ablate: Default::default(), ..spec.clone() }),
         warnings,
         nodes: planned.collect(),
         steps: steps.into_iter().map(|checked| checked.step).collect(),
@@ -108,18 +110,18 @@ fn planned(
 }
 
 fn check_names(spec: &PipelineSpec, found: &mut Vec<Diagnostic>) {
-    let mut names: Vec<&str> = Vec::new();
+    // YAML cannot say these; Rust can.
+    let mut names = HashSet::new();
     for node in &spec.graph.nodes {
-        if names.contains(&node.name.as_str()) {
-            found.push(Diagnostic::error(format!("two nodes are called `{}`", node.name)));
+        if !names.insert(&node.name) {
+            found.push(NAME.error(format!("two nodes are called `{}`", node.name)));
         }
         if !is_name(&node.name) {
             found.push(
-                Diagnostic::error(format!("`{}` cannot name a node", node.name))
+                NAME.error(format!("`{}` cannot name a node", node.name))
                     .help(Some("use letters, digits, `_` and `-`")),
             );
         }
-        names.push(&node.name);
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Train {
     /// oldest one's span, and then the longest spans that fit). `best_fit` leaves few ids unused
     /// where `batch_bytes` holds few spans.
     #[default(Packing::NextFit)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Packing>")]
     pub packing: Packing,
     /// Peak learning rate.
     #[range(0.0..=1e30)]
@@ -45,7 +45,7 @@ pub struct Train {
     pub warmup: Option<u64>,
     /// After warm-up: `cosine` (down to `min_lr`) or `constant`.
     #[default(Decay::Cosine)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Decay>")]
     pub decay: Decay,
     /// Learning rate at the end of the cosine, as a share of `lr`.
     #[default(0.1)]
