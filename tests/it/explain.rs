@@ -174,7 +174,7 @@ fn the_schema_refuses_what_is_broken() {
         ("bytes_per_patch: 3}", "bytes_per_patch: [3]}"),
         ("in: {bytes: docs, entropies: entropy}", "in: {byts: docs, entropies: entropy}"),
         ("in: {bytes: docs, entropies: entropy}", "in: docs"),
-        ("column: text,", ""),
+        ("path: docs.parquet, ", ""),
         ("valid: 0.2, by: id", "vaild: 0.2, by: id"),
         ("- evaluate:", "- evalute:"),
         ("by: domain}", "bye: domain}"),
