@@ -6,6 +6,7 @@ use crate::output::Failure;
 use blt_graph::diagnostic::{Severity, Source};
 use blt_graph::run::choose_variants;
 use blt_graph::{Diagnostic, Diagnostics, PipelineSpec, Plan, check_source, merge_same};
+use blt_plugins::{Need, gigabytes, need_of_plan};
 use blt_report::{check_report, progress};
 use clap::Args;
 use serde_json::Value;
@@ -84,8 +85,10 @@ fn one(
         }
         let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
         let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
-        lines
-            .push(format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")));
+        let Need { parameters, bytes } = need_of_plan(plan)?;
+        let size = format!("{parameters} parameters, at least {} of memory", gigabytes(bytes));
+        let steps = steps.join(", ");
+        lines.push(format!("{variant}, seed {seed}: {nodes} nodes, {size}, steps {steps}: ok"));
     }
     Ok((lines, found))
 }

@@ -1,9 +1,12 @@
 //! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a
-//! regression, 130 interrupted.
+//! regression, 5 not certified, 130 interrupted.
 
 use crate::bench;
+use crate::certify;
 use crate::check;
+use crate::compress;
 use crate::engine::{Engine, Pipeline, Variants};
+use crate::generate;
 use crate::output::{Failure, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
@@ -87,6 +90,14 @@ enum Command {
     Plan(Run),
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
+    /// Try whether a pipeline's bits per byte are what they say; exits with 5 if they are not.
+    Certify(certify::Certify),
+    /// Write any file in the size that a model predicts, by arithmetic coding.
+    Compress(compress::Compress),
+    /// Write the file that was compressed.
+    Decompress(compress::Compress),
+    /// Write text with a model, going on from a prompt.
+    Generate(generate::Generate),
     /// Write the report of a finished run again.
     Report {
         /// A run directory.
@@ -186,6 +197,9 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => run(&cli.run),
+        Some(Command::Compress(args)) => compress::compress(&args),
+        Some(Command::Decompress(args)) => compress::decompress(&args),
+        Some(Command::Certify(args)) => return certify::certify(&args),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
@@ -204,6 +218,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Plan(args)) => plan(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Generate(args)) => generate::generate(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
             kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &runs, &action)

@@ -10,10 +10,13 @@
 //! This crate parses arguments, calls the others, and prints.
 
 mod bench;
+mod certify;
 mod check;
 mod cli;
+mod compress;
 mod engine;
 mod findings;
+mod generate;
 mod output;
 pub mod prelude;
 mod regress;

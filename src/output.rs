@@ -49,16 +49,21 @@ impl Failure {
     }
 }
 
-/// Prints to standard output. That nobody reads on (`| head`) is no failure; that it cannot be kept
-/// (`> full/disk`) is.
+/// Prints a line to standard output. That nobody reads on (`| head`) is no failure; that it cannot
+/// be kept (`> full/disk`) is.
 pub fn say(text: &str) -> std::io::Result<()> {
+    show(&format!("{text}\n")).map(drop)
+}
+
+/// Prints text to standard output at once; whether somebody reads on.
+pub fn show(text: &str) -> std::io::Result<bool> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(std::io::Error::new(
             error.kind(),
             format!("cannot write to standard output: {error}"),
         )),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
     }
 }

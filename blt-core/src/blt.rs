@@ -12,20 +12,20 @@ use std::rc::Rc;
 
 /// The five parts of a model and, where it has one, its entropy patcher.
 pub struct Blt {
-    embed: ByteEmbed,
-    encoder: LocalEncoder,
-    latent: Latent,
-    decoder: LocalDecoder,
-    patcher: Option<EntropyPatcher>,
+    pub(crate) embed: ByteEmbed,
+    pub(crate) encoder: LocalEncoder,
+    pub(crate) latent: Latent,
+    pub(crate) decoder: LocalDecoder,
+    pub(crate) patcher: Option<EntropyPatcher>,
 }
 
-struct EntropyPatcher {
-    model: EntropyModel,
-    rule: EntropyRule,
-    max_patch_length: Option<usize>,
+pub(crate) struct EntropyPatcher {
+    pub(crate) model: EntropyModel,
+    pub(crate) rule: EntropyRule,
+    pub(crate) max_patch_length: Option<usize>,
 }
 
-enum EntropyModel {
+pub(crate) enum EntropyModel {
     Lm { model: ByteLm, reset_at_newline: bool },
     Counts(Rc<Counts>),
 }

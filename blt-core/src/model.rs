@@ -50,9 +50,10 @@ fn cross_params(maker: &mut ParamMaker, prefix: &str, c: &CrossConfig) -> CrossP
 }
 
 /// A stack of blocks of one configuration.
-struct Stack {
-    config: BlockConfig,
-    layers: Vec<BlockParams>,
+#[derive(Clone)]
+pub(crate) struct Stack {
+    pub(crate) config: BlockConfig,
+    pub(crate) layers: Vec<BlockParams>,
 }
 
 impl Stack {
@@ -75,9 +76,10 @@ impl Stack {
 }
 
 /// Byte embeddings plus hash n-gram embeddings, summed without normalisation.
+#[derive(Clone)]
 pub struct ByteEmbed {
-    tokens: ParamId,
-    hash: Option<(ParamId, HashConfig)>,
+    pub(crate) tokens: ParamId,
+    pub(crate) hash: Option<(ParamId, HashConfig)>,
 }
 
 impl ByteEmbed {
@@ -138,11 +140,12 @@ pub struct LocalEncoderConfig {
 }
 
 /// A light byte transformer, and cross-attention from pooled patch queries to the patch's bytes.
+#[derive(Clone)]
 pub struct LocalEncoder {
-    config: LocalEncoderConfig,
-    stack: Stack,
-    projection: ParamId,
-    cross: Vec<CrossParams>,
+    pub(crate) config: LocalEncoderConfig,
+    pub(crate) stack: Stack,
+    pub(crate) projection: ParamId,
+    pub(crate) cross: Vec<CrossParams>,
 }
 
 impl LocalEncoder {
@@ -208,9 +211,10 @@ pub struct LatentConfig {
 }
 
 /// The latent transformer over patches; no final norm.
+#[derive(Clone)]
 pub struct Latent {
-    stack: Stack,
-    projection: Option<ParamId>,
+    pub(crate) stack: Stack,
+    pub(crate) projection: Option<ParamId>,
 }
 
 impl Latent {
@@ -336,13 +340,14 @@ pub struct LocalDecoderConfig {
 }
 
 /// A byte transformer that cross-attends to the latents; its head predicts the next byte.
+#[derive(Clone)]
 pub struct LocalDecoder {
-    config: LocalDecoderConfig,
-    stack: Stack,
-    projection: ParamId,
-    cross: Vec<CrossParams>,
-    norm: ParamId,
-    head: ParamId,
+    pub(crate) config: LocalDecoderConfig,
+    pub(crate) stack: Stack,
+    pub(crate) projection: ParamId,
+    pub(crate) cross: Vec<CrossParams>,
+    pub(crate) norm: ParamId,
+    pub(crate) head: ParamId,
 }
 
 impl LocalDecoder {
@@ -390,11 +395,12 @@ impl LocalDecoder {
 }
 
 /// A plain byte language model: the entropy model.
+#[derive(Clone)]
 pub struct ByteLm {
-    tokens: ParamId,
-    stack: Stack,
-    norm: ParamId,
-    head: ParamId,
+    pub(crate) tokens: ParamId,
+    pub(crate) stack: Stack,
+    pub(crate) norm: ParamId,
+    pub(crate) head: ParamId,
 }
 
 impl ByteLm {

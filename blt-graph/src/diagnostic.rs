@@ -1,5 +1,6 @@
 //! Errors that point at their place in the document.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,6 +43,13 @@ impl Place {
     /// The empty place at its end.
     pub fn end(&self) -> Place {
         Place { source: self.source.clone(), span: self.span.end..self.span.end }
+    }
+
+    /// The length of the line in bytes.
+    fn line_length(&self) -> usize {
+        let (before, after) = self.source.text.split_at(self.span.start);
+        let end = after.find('\n').unwrap_or(after.len());
+        before.len() - before.rfind('\n').map_or(0, |at| at + 1) + end
     }
 
     /// The text of the place.
@@ -185,7 +193,7 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let mut title = level.primary_title(self.message.as_str());
+        let mut title = level.primary_title(clipped(&self.message));
         if let Some(code) = self.code {
             title = title.id(code.id);
         }
@@ -227,14 +235,16 @@ impl Diagnostic {
             group = group.element(Level::NOTE.message(format!("at {}", self.path)));
         }
         for note in &self.notes {
-            group = group.element(Level::NOTE.message(note.as_str()));
+            group = group.element(Level::NOTE.message(clipped(note)));
         }
         if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(help.as_str()));
+            group = group.element(Level::HELP.message(clipped(help)));
         }
         let mut report = vec![group];
         if let Some(suggestion) = &self.suggestion {
-            match self.fix_at.as_ref().or(self.place.as_ref()) {
+            // The renderer prints the line of a patch whole.
+            let place = self.fix_at.as_ref().or(self.place.as_ref());
+            match place.filter(|place| place.line_length() <= LONG) {
                 Some(place) => report.push(
                     Level::HELP.secondary_title("did you mean this?").element(
                         Snippet::source(place.source.text.as_str())
@@ -252,6 +262,27 @@ impl Diagnostic {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         renderer.decor_style(DecorStyle::Ascii).render(&report)
     }
+}
+
+/// Bytes of a line that are printed whole.
+const LONG: usize = 2000;
+
+/// `text` with the middle of each line left out that is longer than anyone reads, as of a value of
+/// megabytes that an error repeats.
+fn clipped(text: &str) -> Cow<'_, str> {
+    if text.lines().all(|line| line.len() <= LONG) {
+        return text.into();
+    }
+    let clip = |line: &str| {
+        if line.len() <= LONG {
+            return line.to_string();
+        }
+        let head: String = line.chars().take(LONG / 2).collect();
+        let tail: usize = line.chars().rev().take(LONG / 4).map(char::len_utf8).sum();
+        let tail = &line[line.len() - tail..];
+        format!("{head} ... ({} bytes) ... {tail}", line.len() - head.len() - tail.len())
+    };
+    text.lines().map(clip).collect::<Vec<_>>().join("\n").into()
 }
 
 /// The span to underline. For an empty one, the character after it, if there is one.

@@ -39,7 +39,7 @@ pub mod port;
 mod progress;
 pub mod registry;
 pub mod run;
-mod schema;
+pub mod schema;
 pub mod spec;
 pub mod step;
 pub mod testing;

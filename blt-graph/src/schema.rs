@@ -20,6 +20,42 @@ pub struct Param {
     pub default: Option<Value>,
 }
 
+/// Bounds of a parameter's numbers, both included: what `#[range(1..=64)]` of `blt-derive` puts on
+/// the parameter's schema. The numbers in a list, a tuple or a map have them too.
+pub fn ranged<L: Into<Value>, M: Into<Value>>(least: L, most: M) -> impl FnMut(&mut Schema) {
+    let (least, most) = (least.into(), most.into());
+    move |schema| {
+        if let Some(schema) = schema.as_object_mut() {
+            bound(schema, &least, &most);
+        }
+    }
+}
+
+fn bound(schema: &mut Map<String, Value>, least: &Value, most: &Value) {
+    let is = |name: &Value| name == "integer" || name == "number";
+    let numeric = match schema.get("type") {
+        Some(Value::Array(several)) => several.iter().any(is),
+        Some(one) => is(one),
+        None => false,
+    };
+    if numeric {
+        schema.insert("minimum".into(), least.clone());
+        schema.insert("maximum".into(), most.clone());
+    }
+    for inner in ["items", "additionalProperties", "prefixItems"] {
+        match schema.get_mut(inner) {
+            Some(Value::Object(inner)) => bound(inner, least, most),
+            Some(Value::Array(several)) => {
+                several
+                    .iter_mut()
+                    .filter_map(Value::as_object_mut)
+                    .for_each(|inner| bound(inner, least, most));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The schema of a parameter that is one of some words, for a type without a schema of its own:
 /// `#[schemars(schema_with = "blt_graph::words::<Packing>")]`. serde knows the words.
 pub fn words<T: DeserializeOwned>(_: &mut SchemaGenerator) -> Schema {
@@ -182,16 +218,12 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
                     _ => "map".to_string(),
                 },
             },
-            "integer" => {
-                let bound = |key: &str| schema.get(key).and_then(Value::as_i64);
-                match (bound("minimum"), bound("maximum")) {
-                    (Some(minimum), None) => format!("integer >= {minimum}"),
-                    (Some(minimum), Some(maximum)) => {
-                        format!("integer from {minimum} to {maximum}")
-                    }
-                    _ => "integer".to_string(),
-                }
-            }
+            "integer" | "number" => match (schema.get("minimum"), schema.get("maximum")) {
+                (Some(least), Some(most)) => format!("{name} from {least} to {most}"),
+                (Some(least), None) => format!("{name} >= {least}"),
+                (None, Some(most)) => format!("{name} <= {most}"),
+                (None, None) => name.to_string(),
+            },
             other => other.to_string(),
         })
         .collect()
@@ -253,16 +285,32 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
     closed.then_some(properties)
 }
 
-/// The keys in `value`, at any depth, that the schema does not have: the path of each, and the
-/// names that are valid there. serde ignores such keys, so a misspelt parameter would keep its
-/// default without an error.
-pub(crate) fn unknown_keys(
-    root: &Value,
-    value: &Map<String, Value>,
-) -> Vec<(Vec<String>, Vec<String>)> {
+/// What serde accepts and the schema does not.
+pub(crate) enum Refused {
+    /// A key that the schema does not have, and those that it has there. serde ignores such keys,
+    /// so a misspelt parameter would keep its default without an error.
+    Key(Vec<String>),
+    /// A number that is not in its range: the number, and what is expected.
+    Range(Value, String),
+}
+
+/// What of `value` the schema refuses, at any depth, and the path of each.
+pub(crate) fn refused(root: &Value, value: &Map<String, Value>) -> Vec<(Vec<String>, Refused)> {
     let mut found = Vec::new();
     walk(root, root, &Value::Object(value.clone()), &mut Vec::new(), &mut found);
     found
+}
+
+/// Whether `number` is in the range of a schema of numbers; None for a schema of something else, and
+/// for one without an upper bound, whose numbers serde judges.
+fn in_range(schema: &Value, number: f64) -> Option<bool> {
+    let kinds = plain_kinds(schema, schema, 0);
+    if !kinds.iter().any(|kind| kind.starts_with("integer") || kind.starts_with("number")) {
+        return None;
+    }
+    let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+    let most = bound("maximum")?;
+    Some(bound("minimum").is_none_or(|least| least <= number) && number <= most)
 }
 
 fn walk(
@@ -270,9 +318,18 @@ fn walk(
     schema: &Value,
     value: &Value,
     path: &mut Vec<String>,
-    found: &mut Vec<(Vec<String>, Vec<String>)>,
+    found: &mut Vec<(Vec<String>, Refused)>,
 ) {
     match value {
+        Value::Number(number) => {
+            let Some(as_float) = number.as_f64() else { return };
+            let of_numbers = alternatives(root, schema).into_iter();
+            let in_range: Vec<bool> =
+                of_numbers.filter_map(|one| in_range(one, as_float)).collect();
+            if !in_range.is_empty() && !in_range.contains(&true) {
+                found.push((path.clone(), Refused::Range(value.clone(), kind(root, schema, 0))));
+            }
+        }
         Value::Object(map) => {
             let known = known(root, schema);
             for (key, child) in map {
@@ -288,10 +345,10 @@ fn walk(
                     }
                     Some(known) => match known.iter().find(|(name, _)| name == key) {
                         Some((_, schema)) => walk(root, schema, child, path, found),
-                        None => found.push((
-                            path.clone(),
-                            known.iter().map(|(name, _)| name.to_string()).collect(),
-                        )),
+                        None => {
+                            let known = known.iter().map(|(name, _)| name.to_string()).collect();
+                            found.push((path.clone(), Refused::Key(known)));
+                        }
                     },
                 }
                 path.pop();
@@ -299,10 +356,13 @@ fn walk(
         }
         Value::Array(items) => {
             let schemas = alternatives(root, schema);
-            let Some(item) = schemas.iter().find_map(|one| one.get("items")) else { return };
             for (index, child) in items.iter().enumerate() {
+                let of_item = |one: &Value| one.get("prefixItems")?.get(index).cloned();
+                let item = schemas.iter().find_map(|one| of_item(one));
+                let items = || schemas.iter().find_map(|one| one.get("items")).cloned();
+                let Some(item) = item.or_else(items) else { return };
                 path.push(index.to_string());
-                walk(root, item, child, path, found);
+                walk(root, &item, child, path, found);
                 path.pop();
             }
         }

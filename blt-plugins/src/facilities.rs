@@ -1,7 +1,9 @@
 //! [`Facilities`]: what a node can give to steps in addition to the values of its ports.
 
 use crate::matched::Pair;
+use blt_core::backend::{Backend, BackendError};
 use blt_core::bytes::Batch;
+use blt_core::decoding::{Decoder, Streaming, Wire};
 use blt_core::hf::ModelShape;
 use blt_core::params::NamedParam;
 use blt_core::patch::stream::PatchStream;
@@ -26,7 +28,8 @@ use std::sync::Arc;
 /// | [`matching`](Facilities::matching) | has a threshold to match patch sizes with | evaluate |
 /// | [`check_end`](Facilities::check_end) | checks parameters on data | train, evaluate |
 /// | [`n_targets`](Facilities::n_targets) | is a loss, not of the bytes alone | train |
-/// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | tests |
+/// | [`patch_stream`](Facilities::patch_stream) | patches without look-ahead | generation, tests |
+/// | [`decode`](Facilities::decode) | runs id by id | generation |
 /// | [`params`](Facilities::params) | has trained parameters | train, checkpoints, export |
 /// | [`save`](Facilities::save) | has files of its own | checkpoints |
 /// | [`param_files`](Facilities::param_files) | reads its parameters from files | digests |
@@ -86,6 +89,19 @@ pub trait Facilities {
         Ok(None)
     }
 
+    /// For a node that runs id by id: adds its operations to `cx.decoder`, with the parameters as
+    /// they are now, and returns the number of the one that gives the node's outputs. `None`: the
+    /// node cannot, and text is not generated with it. A patcher needs only
+    /// [`patch_stream`](Facilities::patch_stream); a node that is one operation needs only
+    /// [`provide_streaming`].
+    ///
+    /// # Errors
+    /// If the device fails, or what the node learns has not been learned yet.
+    fn decode(&self, cx: &mut DecodeCx) -> Result<Option<usize>, NodeError> {
+        let _ = cx;
+        Ok(None)
+    }
+
     /// The node's parameters, in a fixed order. [`with_params`](crate::with_params) provides them.
     fn params(&self) -> &[NamedParam] {
         &[]
@@ -125,6 +141,45 @@ pub fn provide<F: Facilities + 'static>(cx: &mut BuildCx, facilities: F) -> Rc<F
     let erased: Rc<dyn Facilities> = shared.clone();
     cx.provide(erased);
     shared
+}
+
+/// The context of [`Facilities::decode`].
+pub struct DecodeCx<'a> {
+    /// The decoder of the graph, with the nodes that come before this one.
+    pub decoder: &'a mut Decoder,
+    /// The node's name in the graph.
+    pub node: &'a str,
+    /// What the node's inputs carry, and the numbers of the operations that give it. Bytes are not
+    /// among them: every operation has the ids.
+    pub inputs: &'a [(usize, Wire)],
+    /// The backend that has the parameters.
+    pub backend: &'a dyn Backend,
+}
+
+impl DecodeCx<'_> {
+    /// Adds an operation that reads the node's inputs. Returns its number.
+    pub fn add(&mut self, streaming: Streaming) -> usize {
+        self.decoder.add(self.node, streaming, self.inputs)
+    }
+}
+
+/// A node that is one operation when it runs id by id.
+struct OneStream<F>(F);
+
+impl<F: Fn(&dyn Backend) -> Result<Streaming, BackendError>> Facilities for OneStream<F> {
+    fn decode(&self, cx: &mut DecodeCx) -> Result<Option<usize>, NodeError> {
+        let streaming = (self.0)(cx.backend)?;
+        Ok(Some(cx.add(streaming)))
+    }
+}
+
+/// Lets the node being built run id by id, as the operation that `make` makes of the parameters as
+/// they are when text is generated.
+pub fn provide_streaming(
+    cx: &mut BuildCx,
+    make: impl Fn(&dyn Backend) -> Result<Streaming, BackendError> + 'static,
+) {
+    provide(cx, OneStream(make));
 }
 
 /// Everything that the nodes of a graph provide, with the names of the nodes, in graph order.

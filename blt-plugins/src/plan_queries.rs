@@ -1,7 +1,7 @@
 //! Questions that steps ask about a checked plan, such as which wire has the patches. Nothing is
 //! built to answer them.
 
-use crate::ports::{Entropies, Patches};
+use crate::ports::{Entropies, Logits, Patches};
 use blt_graph::{NodeError, Plan, PlannedNode, Port, StepError};
 use std::collections::BTreeSet;
 
@@ -16,6 +16,23 @@ pub fn outputs_of<P: Port>(node: &PlannedNode) -> impl Iterator<Item = (String, 
 pub fn input_of<P: Port>(plan: &Plan, node: &PlannedNode) -> Option<(&'static str, String)> {
     let wires = plan.wires(node).into_iter().filter_map(|(port, wire)| Some((port, wire?)));
     wires.into_iter().find(|(_, wire)| plan.goal(wire).is_ok_and(|goal| goal.is::<P>()))
+}
+
+/// The wire of logits that `goal` is, or that its node gives or reads.
+///
+/// # Errors
+/// If the plan does not have the goal, or there is no such wire.
+pub fn logits_wire(plan: &Plan, goal: &str) -> Result<String, NodeError> {
+    let found = plan.goal(goal)?;
+    if found.is::<Logits>() {
+        return Ok(goal.to_owned());
+    }
+    let given = outputs_of::<Logits>(found.node).next().map(|(wire, _)| wire);
+    let wire = given.or_else(|| Some(input_of::<Logits>(plan, found.node)?.1));
+    wire.ok_or_else(|| {
+        NodeError::other(format!("`{goal}` neither gives nor reads logits, so it writes no text"))
+            .help("name a node that gives logits, or a loss of them")
+    })
 }
 
 /// The first wire of patches in the sub-graph of `goals` that no other patcher reads to make its
@@ -60,7 +77,7 @@ pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, N
 ///
 /// # Errors
 /// If the plan does not have a goal.
-pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
+pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, NodeError> {
     let mut model: BTreeSet<&str> = BTreeSet::new();
     let mut open: Vec<&PlannedNode> =
         goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;

@@ -80,8 +80,9 @@ fn the_pipelines_on_pages_check() {
             checked.push((name.as_str(), variants));
         }
     }
-    let expected: [(&str, &[usize]); 4] = [
+    let expected: [(&str, &[usize]); 5] = [
         ("README.md", &[3]),
+        ("docs/generation.md", &[1]),
         ("docs/pipelines.md", &[1, 1, 8, 8, 2, 1, 2]),
         ("docs/scoring.md", &[1]),
         ("docs/tutorial.md", &[1, 3, 1]),

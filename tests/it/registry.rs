@@ -48,7 +48,7 @@ fn output_types(node: &NodeEntry) -> Vec<&'static str> {
 
 /// The node's place in [`CONTEXT`]: where the same types come out, or at least the same first one.
 /// A metric stands beside.
-fn role(node: &NodeEntry) -> Result<&'static str, String> {
+pub fn role(node: &NodeEntry) -> Result<&'static str, String> {
     let types = output_types(node);
     let entries = CONTEXT.map(|(name, yaml)| {
         let kind = yaml.trim_start_matches("{node: ").split(',').next().unwrap_or_default();
@@ -68,7 +68,7 @@ fn role(node: &NodeEntry) -> Result<&'static str, String> {
 }
 
 /// A pipeline that trains a step and evaluates, with the node's example in its place.
-fn pipeline(node: &NodeEntry) -> Result<String, String> {
+pub fn pipeline(node: &NodeEntry) -> Result<String, String> {
     let role = role(node)?;
     let reads = |port: &str| node.in_slots().iter().any(|slot| slot.name == port);
     let with_entropies = role == "entropy" || reads("Entropies");
@@ -112,7 +112,7 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
 
 /// The files and columns that examples name: cut from the sample corpus, and a model of the parity
 /// fixtures.
-fn corpus(place: &Place) {
+pub fn corpus(place: &Place) {
     let sample =
         File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/corpus/sample.parquet"))
             .unwrap();

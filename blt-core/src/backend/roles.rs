@@ -6,6 +6,7 @@
 //! nothing.
 
 use super::config::{AdamWStep, BlockConfig, BlockParams, CrossConfig, CrossParams, HashConfig};
+use super::fused::HostParam;
 use super::{BackendError, ParamId, Pooling, Tensor};
 use crate::patch::Patches;
 use crate::tensor_file::MappedTensor;
@@ -52,6 +53,14 @@ pub trait Parameters {
     /// # Errors
     /// A device that failed.
     fn read_param(&self, id: ParamId) -> Result<Vec<f32>, BackendError>;
+    /// A parameter's numbers to compute with on the host. By default a copy; a backend that keeps
+    /// them there shares them. Later updates of the parameter do not reach them.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn host_param(&self, id: ParamId) -> Result<HostParam, BackendError> {
+        Ok(HostParam::new(self.param_shape(id), self.read_param(id)?))
+    }
     /// # Errors
     /// Data that does not fill the parameter, or a device that failed.
     fn write_param(&self, id: ParamId, data: &[f32]) -> Result<(), BackendError>;

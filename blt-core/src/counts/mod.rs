@@ -27,5 +27,6 @@ mod tests;
 
 pub use config::{CountsConfig, CountsError, MAX_ORDER, MIN_MEMORY};
 pub use fit::Fit;
+pub(crate) use read::NO_BYTE;
 pub use stream::CountsStream;
 pub use table::Counts;

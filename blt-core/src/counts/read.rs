@@ -8,7 +8,7 @@ use crate::bytes::{Batch, OFFSET, VOCAB};
 use rayon::prelude::*;
 
 /// Logit of an id that is no byte: counts never predict one.
-const NO_BYTE: f32 = -100.0;
+pub(crate) const NO_BYTE: f32 = -100.0;
 
 impl Counts {
     /// Entropy of the next byte in nats, `[n]`.

@@ -4,10 +4,12 @@ use super::entries::suffix;
 use super::held_out::HeadHash;
 use super::others::Others;
 use super::table::Counts;
+use std::ops::Deref;
 
-/// The model's state in a span: what it says of the next byte.
-pub struct CountsStream<'a> {
-    counts: &'a Counts,
+/// The model's state in a span: what it says of the next byte. `C` is how it holds the counts: a
+/// reference, or a shared pointer.
+pub struct CountsStream<C: Deref<Target = Counts>> {
+    counts: C,
     /// The last bytes, the last one in the highest bits.
     bytes: u64,
     head: HeadHash,
@@ -18,11 +20,19 @@ pub struct CountsStream<'a> {
     others: Option<Box<Others>>,
 }
 
-impl<'a> CountsStream<'a> {
+impl<C: Deref<Target = Counts>> CountsStream<C> {
     /// At the start of a span.
-    pub fn new(counts: &'a Counts) -> Self {
+    pub fn new(counts: C) -> Self {
         let head = HeadHash::default();
         CountsStream { counts, bytes: 0, head, context: 0, depth: 0, others: None }
+    }
+
+    /// The state at the start of another span.
+    pub fn again(&self) -> Self
+    where
+        C: Clone,
+    {
+        CountsStream::new(self.counts.clone())
     }
 
     /// Takes the next byte of the span.
@@ -51,7 +61,7 @@ impl<'a> CountsStream<'a> {
     pub fn entropy(&mut self) -> f32 {
         match &mut self.others {
             None => self.counts.context(self.context).entropy,
-            Some(others) => others.after(self.counts, self.context).entropy(),
+            Some(others) => others.after(&self.counts, self.context).entropy(),
         }
     }
 
@@ -60,7 +70,7 @@ impl<'a> CountsStream<'a> {
     pub fn nats(&mut self, byte: u8) -> f32 {
         let p = match &mut self.others {
             None => self.counts.probability(self.context, byte),
-            Some(others) => others.after(self.counts, self.context).probability(byte),
+            Some(others) => others.after(&self.counts, self.context).probability(byte),
         };
         -p.max(f32::MIN_POSITIVE).ln()
     }
@@ -71,7 +81,7 @@ impl<'a> CountsStream<'a> {
         match &mut self.others {
             None => self.counts.probabilities(self.context, &mut p),
             Some(others) => {
-                let after = others.after(self.counts, self.context);
+                let after = others.after(&self.counts, self.context);
                 p = std::array::from_fn(|byte| after.probability(byte as u8));
             }
         }

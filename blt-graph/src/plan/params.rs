@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, list, nearest};
 use crate::registry::ParamError;
-use crate::schema;
+use crate::schema::{self, Refused};
 use crate::spec::{Places, flow};
 
 crate::code! {
@@ -32,8 +32,8 @@ crate::code! {
     pub(crate) WRONG_VALUE = "BLT0205"
 }
 
-/// Adds a diagnostic to `found` for each unknown and each missing parameter. Returns whether there
-/// is none. `path` is the place of the parameters in the document; `what` names their owner.
+/// Adds a diagnostic to `found` for each unknown and each missing parameter, and each number that is
+/// not in its range. Returns whether there is none. `path` is the place of the parameters in the document; `what` names their owner.
 pub(crate) fn check_params(
     schema: &Value,
     params: &Map<String, Value>,
@@ -44,11 +44,27 @@ pub(crate) fn check_params(
 ) -> bool {
     let before = found.len();
     let known = schema::params(schema);
-    let unknown = schema::unknown_keys(schema, params);
+    let refused = schema::refused(schema, params);
     let missing: Vec<_> =
         known.iter().filter(|p| p.required && !params.contains_key(&p.name)).collect();
-    for (key, siblings) in &unknown {
+    for (key, refused) in &refused {
         let full: Vec<&str> = path.iter().copied().chain(key.iter().map(String::as_str)).collect();
+        let siblings = match refused {
+            Refused::Key(siblings) => siblings,
+            Refused::Range(number, expected) => {
+                let message =
+                    format!("`{}` of {what} is {number}; expected {expected}", key.join("."));
+                let doc = known.iter().find(|param| param.name == key[0]).map(|param| &param.doc);
+                let first_line = doc.and_then(|doc| doc.lines().next()).unwrap_or_default();
+                let mut diagnostic = WRONG_VALUE
+                    .error(message)
+                    .at(places.value(&full))
+                    .note(format!("`{}`: {first_line}", key[0]));
+                diagnostic.path = full.join(".");
+                found.push(diagnostic);
+                continue;
+            }
+        };
         let (last, parents) = key.split_last().expect("an unknown key has a name");
         // A parameter that is given already is not what another key means.
         let free = |name: &&str| !parents.is_empty() || !params.contains_key(*name);
@@ -80,9 +96,12 @@ pub(crate) fn check_params(
     for param in missing {
         let full: Vec<&str> = path.iter().copied().chain([param.name.as_str()]).collect();
         // Most often it is there, misspelt; then the diagnostic above suggests the right name.
-        let misspelt =
-            |key: &[String]| key.len() == 1 && nearest(&key[0], [param.name.as_str()]).is_some();
-        if unknown.iter().any(|(key, _)| misspelt(key)) {
+        let misspelt = |(key, refused): &(Vec<String>, Refused)| {
+            matches!(refused, Refused::Key(_))
+                && key.len() == 1
+                && nearest(&key[0], [param.name.as_str()]).is_some()
+        };
+        if refused.iter().any(misspelt) {
             continue;
         }
         let first_line = param.doc.lines().next().unwrap_or_default();

@@ -31,6 +31,7 @@ pub struct PlannedNode {
     /// What is known of each output before data is read; `None` for an output that these parameters
     /// turn off. Empty if the node is not used.
     pub infos: Vec<Option<AnyInfo>>,
+    pub(crate) facts: Vec<Rc<dyn Any>>,
     pub(crate) inputs: Vec<Option<PortId>>,
     pub(crate) node: Rc<dyn AnyNode>,
 }
@@ -39,6 +40,11 @@ impl PlannedNode {
     /// The node itself, parameters and all, if it is an `N`: `planned.downcast::<ByteLm>()`.
     pub fn downcast<N: Node>(&self) -> Option<&N> {
         (&*self.node as &dyn Any).downcast_ref()
+    }
+
+    /// What the node's check stated ([`CheckCx::state`](crate::CheckCx::state)), if it is a `T`.
+    pub fn fact<T: 'static>(&self) -> Option<&T> {
+        self.facts.iter().find_map(|fact| fact.downcast_ref())
     }
 
     /// [`Node::depends`]: what identifies the contents of the node's files.

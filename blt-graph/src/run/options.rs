@@ -49,6 +49,9 @@ pub struct RunOptions {
     pub variants: Vec<String>,
     /// What to do with unfinished work.
     pub resume: Resume,
+    /// Look at every value as it is made, for the first that is not finite. Not part of keys: it
+    /// takes time, and changes no number.
+    pub detect_anomaly: bool,
 }
 
 impl RunOptions {
@@ -64,6 +67,7 @@ impl RunOptions {
             jobs: 1,
             variants: Vec::new(),
             resume: Resume::Steps,
+            detect_anomaly: false,
         }
     }
 

@@ -272,6 +272,7 @@ impl<'a> Runner<'a> {
             progress: self.progress,
             interrupt: self.interrupt.clone(),
             program: self.options.program(),
+            detect_anomaly: self.options.detect_anomaly,
             lent: self.lent.clone(),
         }
     }

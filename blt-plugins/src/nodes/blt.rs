@@ -1,7 +1,7 @@
 use super::graph_of_model::graph_of;
 use super::ngram_lm;
 use crate::checkpoint::{CheckpointState, STATE_FILE};
-use crate::facilities::{Facilities, provide};
+use crate::facilities::{DecodeCx, Facilities, provide};
 use crate::model::{session, with_stored_params};
 use crate::model_part::ModelPart;
 use crate::patcher::entropy_stream;
@@ -12,9 +12,11 @@ use blt_core::backend::BackendError;
 use blt_core::blt;
 use blt_core::bytes::Batch;
 use blt_core::counts::Counts;
+use blt_core::decoding::Wire;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
+use blt_core::strict;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
 use std::any::Any;
@@ -53,13 +55,11 @@ struct Stored {
 }
 
 /// The model, and what its entropy model cost.
-pub struct State {
-    model: blt::Blt,
-    about: Rc<About>,
-}
+pub struct State(Rc<About>);
 
-/// What steps ask of the node.
+/// The model, and what steps ask of the node.
 struct About {
+    model: blt::Blt,
     shape: ModelShape,
     files: Vec<PathBuf>,
     /// The entropy model, if it is counts.
@@ -87,6 +87,12 @@ impl Facilities for About {
 
     fn patcher_flops(&self) -> u64 {
         self.patcher_flops.get()
+    }
+
+    fn decode(&self, cx: &mut DecodeCx) -> Result<Option<usize>, NodeError> {
+        let patcher = cx.inputs.iter().find(|(_, wire)| *wire == Wire::Patches);
+        let patcher = patcher.map(|(number, _)| *number);
+        Ok(self.model.add_to(cx.decoder, cx.node, patcher, cx.backend)?)
     }
 
     fn patch_stream(
@@ -198,7 +204,7 @@ impl Node for Blt {
             )
         };
         let description =
-            blake3::hash(&std::fs::read(&stored.description).map_err(read)?).to_string();
+            blake3::hash(&strict::read(&stored.description).map_err(read)?).to_string();
         let files =
             stored.weights.files().map(of_file).collect::<Result<Vec<_>, _>>().map_err(read)?;
         Ok(std::iter::once(description).chain(files).collect())
@@ -243,13 +249,13 @@ impl Node for Blt {
             blt::Blt::new(maker, &shape, counts.clone())
         });
         let model = model.map_err(|e| NodeError::param("checkpoint", e))?;
-        let about = About { shape, files, counts, patcher_flops: Cell::new(0) };
-        Ok(State { model, about: provide(cx, about) })
+        let about = About { model, shape, files, counts, patcher_flops: Cell::new(0) };
+        Ok(State(provide(cx, about)))
     }
 
     fn run(
         &self,
-        state: &State,
+        State(about): &State,
         (batch, given): (Rc<Batch>, Option<Rc<blt_core::patch::Patches>>),
         cx: &RunCx,
     ) -> Result<Outputs, NodeError> {
@@ -262,9 +268,9 @@ impl Node for Blt {
             Some(patches) => (patches, None, None),
             None => {
                 let (before, wanted) = (session.flops(), cx.wanted("entropy_loss"));
-                let made = state.model.patch(&session, &batch, wanted)?;
+                let made = about.model.patch(&session, &batch, wanted)?;
                 let made = made.ok_or_else(|| NodeError::other("the model has no patcher"))??;
-                let flops = &state.about.patcher_flops;
+                let flops = &about.patcher_flops;
                 flops.set(flops.get() + session.flops() - before);
                 (
                     Rc::new(made.patches),
@@ -274,7 +280,7 @@ impl Node for Blt {
             }
         };
         let wanted = cx.wanted("loss") || cx.wanted("logits");
-        let head = wanted.then(|| state.model.forward(&session, &batch, &patches)).transpose()?;
+        let head = wanted.then(|| about.model.forward(&session, &batch, &patches)).transpose()?;
         let loss = head.as_ref().filter(|_| cx.wanted("loss")).map(loss_of).transpose()?;
         let logits = head
             .filter(|_| cx.wanted("logits"))

@@ -1,10 +1,13 @@
+use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo,
     PatchStatesValue,
 };
 use blt_core::model;
+use blt_core::sizes::MAX_DIM;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};
@@ -28,6 +31,7 @@ pub struct LocalDecoder {
     #[shared]
     pub layers: usize,
     /// Attention heads, of self- and cross-attention.
+    #[range(1..=MAX_DIM)]
     pub heads: usize,
     #[shared]
     pub kv_heads: Option<usize>,
@@ -73,9 +77,12 @@ impl Node for LocalDecoder {
     fn check(
         &self,
         (bytes, patches): (ByteStatesInfo, PatchStatesInfo),
-        _: &CheckCx,
+        cx: &CheckCx,
     ) -> Result<(), NodeError> {
-        self.config(&bytes, &patches).map(drop)
+        let config = self.config(&bytes, &patches)?;
+        let kept = self.layers * bytes.dim;
+        NodeSize::state(cx, kept, |maker| model::LocalDecoder::new(maker, &config));
+        Ok(())
     }
 
     fn role(
@@ -91,7 +98,10 @@ impl Node for LocalDecoder {
         cx: &mut BuildCx,
     ) -> Result<model::LocalDecoder, NodeError> {
         let config = self.config(&bytes, &patches)?;
-        with_params(cx, |maker| model::LocalDecoder::new(maker, &config))
+        let part = with_params(cx, |maker| model::LocalDecoder::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

@@ -1,11 +1,14 @@
+use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue,
     Patches, PatchesInfo,
 };
 use blt_core::backend::Pooling;
 use blt_core::model::{self, CrossLayers};
+use blt_core::sizes::{MAX_DIM, MAX_ROWS};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use std::any::Any;
@@ -23,6 +26,7 @@ pub struct LocalEncoder {
     #[default(1)]
     pub layers: usize,
     /// Attention heads, of self- and cross-attention.
+    #[range(1..=MAX_DIM)]
     pub heads: usize,
     #[shared]
     pub kv_heads: Option<usize>,
@@ -32,6 +36,7 @@ pub struct LocalEncoder {
     pub window: Option<usize>,
     /// Query rows for each patch; the patch states are k times the byte width.
     #[default(2)]
+    #[range(1..=MAX_ROWS)]
     pub k: usize,
     /// Layers in which patches attend to their bytes: `last`, `all` (the paper's: pooled once, then
     /// refined in each layer), or `all_repool` (pooled anew in each layer, so that only the last
@@ -52,9 +57,6 @@ pub struct LocalEncoder {
 impl LocalEncoder {
     fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
         let block = sizes!(self, dim: dim, window: self.window).resolve()?;
-        if self.k == 0 {
-            return Err(NodeError::param("k", "a patch has at least one query row, k: 1"));
-        }
         let cross = cross_of(&block);
         Ok(model::LocalEncoderConfig {
             layers: self.layers,
@@ -76,9 +78,11 @@ impl Node for LocalEncoder {
     fn check(
         &self,
         (bytes, _): (ByteStatesInfo, PatchesInfo),
-        _: &CheckCx,
+        cx: &CheckCx,
     ) -> Result<(ByteStatesInfo, PatchStatesInfo), NodeError> {
-        self.config(bytes.dim)?;
+        let config = self.config(bytes.dim)?;
+        let kept = self.layers * bytes.dim;
+        NodeSize::state(cx, kept, |maker| model::LocalEncoder::new(maker, &config));
         Ok((bytes.clone(), PatchStatesInfo { dim: self.k * bytes.dim, k: self.k }))
     }
 
@@ -101,7 +105,10 @@ impl Node for LocalEncoder {
                 "cross: all_repool pools anew in each layer, so the cross-attention of all layers but the last gets no gradient"
             );
         }
-        with_params(cx, |maker| model::LocalEncoder::new(maker, &config))
+        let part = with_params(cx, |maker| model::LocalEncoder::new(maker, &config))?;
+        let decodes = part.clone();
+        provide_streaming(cx, move |backend| decodes.streaming(backend));
+        Ok(part)
     }
 
     fn run(

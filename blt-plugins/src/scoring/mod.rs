@@ -18,6 +18,7 @@
 mod columns;
 mod footer;
 mod job;
+mod kept;
 mod outputs;
 mod part;
 mod part_names;
@@ -25,12 +26,16 @@ mod remote;
 mod scorer;
 mod summary;
 mod units;
+mod writing;
 
 pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
 pub use footer::Footer;
 pub use job::{Job, JobConfig, JobError};
+pub use kept::{KeptColumns, Unkept};
 pub use outputs::{MANIFEST, Outputs, refusal};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};
 pub use summary::{GroupSummary, Summary};
 pub use units::{FOOTER_KEY, Manifest, Unit, Units};
+pub(crate) use writing::Writer;
+pub use writing::Writes;

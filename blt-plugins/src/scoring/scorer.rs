@@ -10,6 +10,7 @@ use super::outputs::Outputs;
 use super::part::PartWriter;
 use super::summary::Summary;
 use super::units::{Unit, Units};
+use super::writing::Writer;
 use crate::ports::{Entropies, Loss, LossValue, Patches};
 use crate::profile::NodeProfile;
 use crate::trained_graph::TrainedGraph;
@@ -64,12 +65,19 @@ impl Seen {
 pub struct Scorer {
     graph: TrainedGraph,
     wires: Wires,
+    /// Goes on from documents, in place of scoring them.
+    writer: Option<Writer>,
 }
 
 impl Scorer {
     /// A scorer with the model `graph`, which must have been built for `wires`.
     pub fn new(graph: TrainedGraph, wires: Wires) -> Self {
-        Scorer { graph, wires }
+        Scorer { graph, wires, writer: None }
+    }
+
+    /// Documents are gone on from, in place of scored.
+    pub(crate) fn writing(self, writer: Writer) -> Self {
+        Scorer { writer: Some(writer), ..self }
     }
 
     /// The model.
@@ -319,6 +327,9 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
     }
 
     fn score(&mut self, mut batch: Batch) -> Result<(), StepError> {
+        if let Some(writer) = &self.scorer.writer {
+            return self.write(writer, &batch);
+        }
         while !batch.is_empty() {
             let whole = Rc::new(batch);
             match self.values(&whole) {
@@ -338,9 +349,24 @@ impl<G: FnMut(Stream<ScoredRows>) -> Result<(), StepError>> Computing<'_, G> {
         Ok(())
     }
 
+    /// Goes on from the documents of a batch.
+    fn write(&mut self, writer: &Writer, batch: &Batch) -> Result<(), StepError> {
+        let texts = writer.write(&self.scorer.graph, batch)?;
+        let mut at = 0;
+        for (span, text) in batch.spans.iter().zip(texts) {
+            let (open, i) = row_of(&mut self.waiting, &mut at, span)?;
+            open.open -= 1;
+            if let RowScores::Document(scores) = &mut open.scores[i] {
+                scores.n_bytes = text.bytes.len() as u64;
+                scores.generated = Some(text);
+            }
+        }
+        Ok(())
+    }
+
     /// The outputs of the graph for a batch.
     fn values(&self, batch: &Rc<Batch>) -> Result<Values, RunFailed> {
-        let Scorer { graph, wires: Wires { loss, patches, entropies } } = self.scorer;
+        let Scorer { graph, wires: Wires { loss, patches, entropies }, .. } = self.scorer;
         let entropies = entropies.as_ref().filter(|_| self.columns.entropies);
         let goals: Vec<&String> = loss.iter().chain(patches).chain(entropies).collect();
         let mut found = graph.run(batch, &goals)?;

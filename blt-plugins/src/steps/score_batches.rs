@@ -1,12 +1,12 @@
 //! Scores record batches in memory as the `score` step scores files.
 
 use super::score::{Emit, Score};
+use crate::model_files::pipeline_of;
 use crate::scoring::{Columns, ColumnsTaken, Scorer};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use blt_data::{ListColumn, MemoryRows, OnError, Packer, in_memory, size_of};
-use blt_graph::{PipelineSpec, Plan, Step, StepCx, StepError, check_all};
-use serde_json::json;
+use blt_graph::{Plan, Step, StepCx, StepError, check_all};
 use std::path::{Path, PathBuf};
 
 /// How to score record batches. Where a field is `None`, the pipeline's value holds, or the
@@ -36,16 +36,6 @@ pub struct BatchScorer {
     packer: Packer,
     lists: Vec<ListColumn>,
     on_error: OnError,
-}
-
-/// A pipeline that scores with the model of a checkpoint directory.
-fn of_checkpoint(dir: &Path) -> String {
-    let graph = json!({
-        "docs": {"node": "ParquetBytes", "path": "."},
-        "blt": {"node": "Blt", "in": "docs", "checkpoint": dir},
-    });
-    // JSON is valid YAML.
-    format!("name: score\ngraph: {graph}\nrun: [{{score: {{goal: blt}}}}]\n")
 }
 
 /// Finds the score step of a plan.
@@ -102,22 +92,7 @@ impl BatchScorer {
     /// score.
     pub fn open(options: &BatchOptions, threads: usize) -> Result<Self, StepError> {
         let file = &options.checkpoint;
-        let kind = std::fs::metadata(file).map_err(|e| {
-            StepError::other(format!("cannot read {}: {e}", file.display())).help(
-                "a Hugging Face BLT directory, a run's checkpoint (RUN/checkpoints/0-train/final) or a pipeline's YAML file is expected",
-            )
-        })?;
-        let (spec, base_dir) = if kind.is_dir() {
-            let dir = std::path::absolute(file)?;
-            (
-                PipelineSpec::parse(&of_checkpoint(&dir), "the scoring pipeline")
-                    .map_err(StepError::Document)?,
-                dir,
-            )
-        } else {
-            let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (PipelineSpec::read(file).map_err(StepError::Document)?, dir.to_owned())
-        };
+        let (spec, base_dir) = pipeline_of(file)?;
         let plans = check_all(&spec, &base_dir).map_err(StepError::Document)?;
         let [plan] = plans.as_slice() else {
             let msg = format!(

@@ -1,5 +1,6 @@
 //! The `score` step in another process.
 
+use super::generate::Generate;
 use super::score::Score;
 use crate::profile::NodeProfile;
 use crate::scoring::{Job, RemoteStep, Scorer, Unit, UnitDone, Units};
@@ -36,6 +37,7 @@ impl Worker {
         let plan = Plan::check(&spec, &step.variant, step.seed, &step.base_dir)
             .map_err(StepError::Document)?;
         let score = Score::of(&plan, step.index)
+            .or_else(|| Generate::of(&plan, step.index))
             .ok_or_else(|| StepError::other(format!("step {} is no score step", step.index)))?;
         let (earlier, program) = (step.earlier.clone(), step.program.clone());
         let cx = StepCx::outside(&plan, step.index, earlier, threads, program);

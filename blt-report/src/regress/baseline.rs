@@ -101,7 +101,9 @@ impl FromStr for Tolerance {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("`{text}` is no tolerance; write `exact`, `ignore`, `absolute X`, `relative X` or `standard_errors X`")
+            format!(
+                "`{text}` is no tolerance; write `exact`, `ignore`, `absolute X`, `relative X` or `standard_errors X`"
+            )
         };
         let mut words = text.split_whitespace();
         let (kind, size, more) = (words.next(), words.next(), words.next());

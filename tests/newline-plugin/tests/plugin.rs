@@ -93,6 +93,48 @@ fn its_pipeline_runs_and_its_report_shows_the_node() {
 }
 
 #[test]
+fn its_patcher_generates_and_its_decoder_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines/corpus/sample.parquet");
+    let yaml = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml")).unwrap();
+    let yaml = yaml.replace("../../pipelines/corpus/sample.parquet", corpus);
+    let write = |name: &str, yaml: &str| {
+        fs::write(dir.path().join(name), yaml).unwrap();
+        let sets =
+            ["run.0.train.steps=2", "run.0.train.batch_bytes=2048", "run.1.evaluate.limit=4"];
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let args: Vec<&str> = [name].into_iter().chain(sets).collect();
+        let run = stdout(&plugin(&args, dir.path()));
+        let run = run.trim_end().lines().last().unwrap().to_owned();
+        Command::new(env!("CARGO_BIN_EXE_newline-plugin"))
+            .args(["generate", name, "--checkpoint", &format!("{run}/checkpoints/0-train/final")])
+            .args(["--goal", "loss", "--bytes", "20", "--variant", "newline"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap()
+    };
+    let yaml = yaml
+        .split("report:")
+        .next()
+        .unwrap()
+        .replace("  stride-6: {graph.patches: {node: StridePatch, in: docs, stride: 6}}\n", "");
+    let output = write("newline.yaml", &yaml);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(stdout(&output).len() > 1);
+
+    let decoder = "{node: LocalDecoder, in: {bytes: encoder.bytes, patches: latent}, layers: 1, heads: 2, window: 64}";
+    assert!(yaml.contains(decoder));
+    let thin =
+        "{node: ThinDecoder, in: {bytes: encoder.bytes, patches: latent}, heads: 2, eps: 1e-5}";
+    let output = write("thin.yaml", &yaml.replace(decoder, thin));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for say in ["does not run id by id", "ThinDecoder", "Facilities::decode", "thin.yaml:"] {
+        assert!(stderr.contains(say), "no `{say}` in {stderr}");
+    }
+}
+
+#[test]
 fn its_source_feeds_the_built_in_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/newline.yaml");

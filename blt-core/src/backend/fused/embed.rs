@@ -73,7 +73,7 @@ pub fn rolling_hash_ids(ids: &[u16], offsets: &[usize], config: &HashConfig) -> 
 }
 
 /// [`rolling_hash_ids`] of the ids in `range` alone, `[range.len(), tables]`.
-fn hash_range(
+pub(super) fn hash_range(
     ids: &[u16],
     offsets: &[usize],
     range: Range<usize>,
@@ -192,7 +192,7 @@ pub(super) fn embed(
 
 multiversion! {
     /// `y` `[n, dim]`: each id's token row, and its hash rows in the tables' order.
-    fn gather_sum(token_table: Table, token_rows: &[u32], hash_table: Table, hash_rows: &[u32], dim: usize, y: &mut [f32]) {
+    pub(super) fn gather_sum(token_table: Table, token_rows: &[u32], hash_table: Table, hash_rows: &[u32], dim: usize, y: &mut [f32]) {
         let tables = hash_rows.len() / token_rows.len();
         for i in 0..token_rows.len() {
             let y = &mut y[i * dim..][..dim];

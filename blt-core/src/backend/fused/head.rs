@@ -239,7 +239,7 @@ fn exp_sums(logits: &[f32], top: f32) -> (f64, f64) {
 
 multiversion! {
     /// Entropy in nats: `ln(sum e) - sum(e (l - top)) / sum e`, both terms small where the distribution is sharp.
-    fn entropy(logits: &[f32]) -> f32 {
+    pub(super) fn entropy(logits: &[f32]) -> f32 {
         let (sum, weighted) = exp_sums(logits, max(logits));
         (sum.ln() - weighted / sum) as f32
     }

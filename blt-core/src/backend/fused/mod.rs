@@ -36,6 +36,7 @@ mod pool;
 mod ragged;
 mod rms_norm;
 mod rope;
+pub(crate) mod rows;
 #[cfg(test)]
 mod testing;
 mod tile;
@@ -44,6 +45,7 @@ mod weight_grads;
 
 use buffer::{Buffer, Lasting};
 pub(crate) use grads::{Grads, Param, ParamGrad};
+pub use weight::HostParam;
 use weight::{Stored, Weight};
 
 /// A value of the fused path: row-major `[rows, cols]`. `id` is its slot in [`Grads`].
@@ -181,6 +183,12 @@ impl Parameters for Fused {
         let param = &mut self.params.borrow_mut()[id.0];
         adamw::catch_up(param);
         Ok(param.data.to_vec())
+    }
+
+    fn host_param(&self, id: ParamId) -> Result<HostParam, BackendError> {
+        let param = &mut self.params.borrow_mut()[id.0];
+        adamw::catch_up(param);
+        Ok(HostParam::shared(param.shape, &param.data))
     }
 
     fn write_param(&self, id: ParamId, data: &[f32]) -> Result<(), BackendError> {

@@ -58,7 +58,7 @@ pub(super) fn pool(
 
 multiversion! {
     /// Pools the rows of `h` `[len, dim]` into `y` `[dim]`, zeros so far; `sum` is scratch.
-    fn pool_patch(h: &[f32], pooling: Pooling, y: &mut [f32], sum: &mut [f64]) {
+    pub(super) fn pool_patch(h: &[f32], pooling: Pooling, y: &mut [f32], sum: &mut [f64]) {
         let dim = y.len();
         let mut rows = h.chunks_exact(dim);
         match pooling {

@@ -40,11 +40,41 @@ fn read(tensor: &MappedTensor) -> Weight {
     data.into()
 }
 
-/// What a parameter is kept as.
+/// What a parameter is kept as. A clone shares the numbers.
+#[derive(Clone)]
 pub(crate) enum Stored {
     F32(Weight),
     /// A table, aligned, that stays half as wide as long as it is only read.
     Bf16(MappedTensor),
+}
+
+/// A parameter's numbers `[rows, cols]` on the host, as they were when they were asked for
+/// ([`Parameters::host_param`](crate::backend::Parameters::host_param)). A clone shares them.
+#[derive(Clone)]
+pub struct HostParam {
+    stored: Stored,
+    /// `[rows, cols]`
+    pub shape: [usize; 2],
+}
+
+impl HostParam {
+    /// Of numbers that fill `shape`, row-major.
+    pub fn new(shape: [usize; 2], data: Vec<f32>) -> Self {
+        HostParam { stored: Stored::F32(data.into()), shape }
+    }
+
+    pub(crate) fn shared(shape: [usize; 2], stored: &Stored) -> Self {
+        HostParam { stored: stored.clone(), shape }
+    }
+
+    /// All numbers, for a parameter that is multiplied with.
+    pub(crate) fn weight(&mut self) -> Weight {
+        self.stored.weight().clone()
+    }
+
+    pub(crate) fn table(&self) -> Table<'_> {
+        self.stored.table()
+    }
 }
 
 /// A table's numbers, `[rows, dim]`, to read rows of.

@@ -6,13 +6,16 @@ pub use wires::Emit;
 
 use self::wires::wires;
 use crate::facilities::SourceHandle;
+use crate::plan_queries::logits_wire;
 use crate::scoring::{
-    Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
-    Summary, Units, refusal,
+    Columns, Job, JobConfig, JobError, KeptColumns, Manifest, Outputs, RemoteStep, Scheduler,
+    Scorer, Seen, Summary, Units, Wires, Writer, Writes, refusal,
 };
+use crate::size;
 use crate::sources::{check_source, fingerprints, sources};
 use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
 use blt_data::{DataError, ListColumn, OnError, Packer, Packing, RowShare};
@@ -58,17 +61,25 @@ pub struct Score {
     #[default(Split::All)]
     #[schemars(schema_with = "blt_graph::words::<Split>")]
     pub split: Split,
+    /// The input columns to write beside the scores, `[id, lang]`, or those to leave out, `{except:
+    /// [image]}`; all are written by default. Each keeps its values and type exactly; one of a type
+    /// that Parquet does not have is an error before anything is scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<KeptColumns>,
     /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
     /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Documents longer than the source's `span_bytes` are scored in spans. Each span after the
     /// first sees this many bytes before it, which are not counted again.
     #[default(0)]
+    #[range(0..=MAX_BYTES)]
     pub context_bytes: usize,
     /// Decoded bytes of input after which a new part begins, at the end of a row group.
     #[default(64 << 20)]
+    #[range(1..=MAX_COUNT)]
     pub part_bytes: u64,
     /// A condition on input columns, such as `lang = 'en' and (n >= 100 or id in (1, 2))`. Only
     /// rows for which it is true are read. Row groups whose statistics rule it out are skipped.
@@ -76,8 +87,10 @@ pub struct Score {
     pub condition: Option<String>,
     /// The share of these rows to score, above 0 and at most 1. Rows are drawn by file name, row
     /// number and the pipeline's seed.
+    #[range(0.0..=1.0)]
     pub sample: Option<f64>,
     /// Most of these rows to score; the first ones are taken.
+    #[range(1..=MAX_COUNT)]
     pub limit: Option<u64>,
     /// A condition on input columns and scores, such as `bits_per_byte < 1.2`. Only rows for which
     /// it is true are written. All rows are counted.
@@ -90,6 +103,11 @@ pub struct Score {
     pub on_error: OnError,
     /// An input column; the results show how scores are distributed for each of its values.
     pub by: Option<String>,
+    /// Of the step `generate`: what is written in place of scores.
+    #[doc(hidden)]
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub writes: Option<Writes>,
 }
 
 impl Score {
@@ -122,13 +140,29 @@ impl Score {
 
     /// The score columns, before anything is known of the data.
     pub(crate) fn columns(&self, plan: &Plan) -> Result<Columns, NodeError> {
-        Ok(wires::columns(&wires(plan, &self.goal, &self.emit)?, &self.emit))
+        let columns = wires::columns(&self.wires(plan)?, &self.emit);
+        Ok(Columns { generated: self.writes.is_some(), ..columns })
+    }
+
+    /// The wires that give scores; none for a step that writes.
+    fn wires(&self, plan: &Plan) -> Result<Wires, NodeError> {
+        match self.writes {
+            None => wires(plan, &self.goal, &self.emit),
+            Some(_) => logits_wire(plan, &self.goal)
+                .map(|_| Wires { loss: None, patches: None, entropies: None })
+                .map_err(|e| {
+                    NodeError::param("goal", e.message())
+                        .help("name a node that gives logits, or a loss of them")
+                }),
+        }
     }
 
     /// Packs documents into batches.
     pub(crate) fn packer(&self, span_bytes: usize) -> Packer {
+        /// More bytes than a document has.
+        const WHOLE: usize = 1 << 40;
         Packer {
-            span_bytes,
+            span_bytes: if self.writes.is_some() { WHOLE } else { span_bytes },
             batch_bytes: self.batch_bytes,
             context_bytes: self.context_bytes,
             // An empty document has an entropy, BOS's.
@@ -139,11 +173,14 @@ impl Score {
 
     /// Builds the model, with the parameters that earlier steps left.
     pub(crate) fn scorer(&self, cx: &StepCx) -> Result<Scorer, StepError> {
-        let wires = wires(cx.plan(), &self.goal, &self.emit)?;
+        let wires = self.wires(cx.plan())?;
         let mut graph = TrainedGraph::build(cx, &[&self.goal])?;
         graph.prepare(cx)?;
         graph.read_from(cx, self.source.as_deref())?;
-        Ok(Scorer::new(graph, wires))
+        let Some(mut writes) = self.writes.clone() else { return Ok(Scorer::new(graph, wires)) };
+        writes.options.seed = cx.seed();
+        let writer = Writer::new(&graph, &logits_wire(cx.plan(), &self.goal)?, writes)?;
+        Ok(Scorer::new(graph, wires).writing(writer))
     }
 
     /// The job of this step, for the model of `scorer`.
@@ -177,17 +214,33 @@ impl Score {
             row_share: self.sample.map(|share| RowShare { share, seed: cx.seed() }),
             keep,
             on_error: self.on_error,
+            kept: self.columns.clone(),
             by: self.by.clone(),
             program: cx.program().to_owned(),
-            settings: json!({"goal": self.goal, "source": settings, "path": cx.compute_path().to_string(), "device": cx.device()}),
+            settings: self.settings(cx, settings),
         };
         Job::new(config).map_err(|error| match error {
             JobError::Columns(taken) => taken.into_step_error(),
+            JobError::Unkept(column) => {
+                let help = format!("leave it out: `columns: {{except: [{}]}}`", column.column);
+                StepError::other(column).help(help)
+            }
             JobError::Data(error) => match self.parameter(&error) {
                 Some(name) => cx.refuse(&NodeError::param(name, error.to_string())),
                 None => of_source(error),
             },
         })
+    }
+
+    /// What scores depend on beside the input and the model.
+    fn settings(&self, cx: &StepCx, source: Vec<serde_json::Value>) -> serde_json::Value {
+        let (path, device) = (cx.compute_path().to_string(), cx.device());
+        let mut settings =
+            json!({"goal": self.goal, "source": source, "path": path, "device": device});
+        if let Some(writes) = &self.writes {
+            settings["writes"] = json!(format!("{writes:?}, seed {}", cx.seed()));
+        }
+        settings
     }
 
     /// The parameters of the sources, without those that say where they read.
@@ -220,6 +273,11 @@ impl Score {
             DataError::NoSuchColumn { column, .. } if self.by.as_ref() == Some(column) => {
                 Some("by")
             }
+            DataError::NoSuchColumn { column, .. }
+                if self.columns.as_ref().is_some_and(|c| c.named().contains(column)) =>
+            {
+                Some("columns")
+            }
             _ => None,
         }
     }
@@ -243,15 +301,9 @@ impl Step for Score {
     }
 
     fn check(&self, plan: &Plan) -> Result<(), NodeError> {
-        wires(plan, &self.goal, &self.emit)?;
+        self.wires(plan)?;
         check_source(plan, self.source.as_deref())?;
         let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
-        if self.batch_bytes == 0 {
-            return param("batch_bytes", "batch_bytes must be at least 1".into());
-        }
-        if self.part_bytes == 0 {
-            return param("part_bytes", "part_bytes must be at least 1".into());
-        }
         if let Some(twice) =
             self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list))
         {
@@ -267,12 +319,9 @@ impl Step for Score {
             return param("output", "an output is a folder or a URL, and not empty".into());
         }
         self.elsewhere(Path::new("")).map_err(|e| NodeError::param("output", e))?;
-        if self.limit == Some(0) {
-            return param("limit", "a limit is at least 1 row".into());
-        }
         predicate("where", &self.condition)?;
         predicate("keep", &self.keep)?;
-        Ok(())
+        size::check(plan, &[&self.goal], None)
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
@@ -327,11 +376,12 @@ impl Step for Score {
             outputs.claim(&manifest)?;
         }
         write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&manifest)?)?;
-        let mut summaries = outputs.find_all(&units.units)?;
+        let mut summaries = outputs.find_all(&units.units, true)?;
         let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
 
         let rows = to_do.iter().map(|&i| units.units[i].rows).sum();
-        cx.progress().start(&format!("score {}", self.goal), Some(rows));
+        let what = if self.writes.is_some() { "generate" } else { "score" };
+        cx.progress().start(&format!("{what} {}", self.goal), Some(rows));
         let started = Instant::now();
         let mut seen = Seen::default();
         let mut watch = |now: &Seen| {

@@ -88,6 +88,7 @@ pub fn columns(wires: &Wires, emit: &[Emit]) -> Columns {
         log_probs: emit.contains(&Emit::LogProbs),
         entropies: emit.contains(&Emit::Entropies),
         patch_lengths: emit.contains(&Emit::PatchLengths),
+        generated: false,
         large: false,
         nullable: false,
     }

@@ -6,18 +6,18 @@ use crate::simd::multiversion;
 /// Where heads lie in a row of queries, and in a row of keys and values: `[keys | values]`, or
 /// values alone.
 #[derive(Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) head_dim: usize,
+pub(in crate::backend::fused) struct Heads {
+    pub(in crate::backend::fused) heads: usize,
+    pub(in crate::backend::fused) kv_heads: usize,
+    pub(in crate::backend::fused) head_dim: usize,
     /// Width of a row of keys and values.
-    pub(super) kv_stride: usize,
+    pub(in crate::backend::fused) kv_stride: usize,
     /// Column of the first value.
-    pub(super) values: usize,
+    pub(in crate::backend::fused) values: usize,
 }
 
 impl Heads {
-    pub(super) fn width(&self) -> usize {
+    pub(in crate::backend::fused) fn width(&self) -> usize {
         self.heads * self.head_dim
     }
 
@@ -95,7 +95,7 @@ fn probabilities<const D: usize>(q: &[f32], kv: &[f32], heads: &Heads, p: &mut V
 
 multiversion! {
     /// `q` and `out` are `[queries, heads * head_dim]`, `kv` is `[keys, kv_stride]`; `out` is zeros so far, `p` is scratch.
-    pub(super) fn attend(q: &[f32], kv: &[f32], heads: &Heads, out: &mut [f32], p: &mut Vec<f32>) {
+    pub(in crate::backend::fused) fn attend(q: &[f32], kv: &[f32], heads: &Heads, out: &mut [f32], p: &mut Vec<f32>) {
         match heads.head_dim {
             32 => attend_rows::<32>(q, kv, heads, out, p),
             64 => attend_rows::<64>(q, kv, heads, out, p),

@@ -5,7 +5,7 @@
 //! bytes that read one patch, and the patch's k keys; so the gradients of keys and values are sums
 //! over one segment, in order, and tasks share nothing.
 
-mod attend;
+pub(super) mod attend;
 mod backward;
 #[cfg(test)]
 mod tests;
