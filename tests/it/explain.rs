@@ -1,4 +1,4 @@
-//! What the program says of a pipeline: where each value came from, its schema, its keys, its graph.
+//! What the program says of a pipeline: where values came from, its schema, its keys, its graph.
 
 use crate::common::{Place, text};
 use blt::graph::json_schema;
@@ -65,8 +65,8 @@ fn a_run_keeps_what_it_was() {
     assert!(report.contains("<svg xmlns") && report.contains("default of StridePatch"));
 }
 
-/// Whether `schema`, or a part of it, accepts `value`. It knows the keywords that the schema has, and
-/// no others; a validator's crate would bring thirty more into every build of the tests.
+/// Whether `schema`, or a part of it, accepts `value`. It knows the keywords that the schema has,
+/// and no others; a validator's crate would bring thirty more into every build of the tests.
 fn accepts(root: &Value, schema: &Value, value: &Value) -> bool {
     let Value::Object(keywords) = schema else { return schema != &Value::Bool(false) };
     let all = |schemas: &Value, value: &Value| -> Vec<bool> {
@@ -174,7 +174,7 @@ fn the_schema_refuses_what_is_broken() {
         ("bytes_per_patch: 3}", "bytes_per_patch: [3]}"),
         ("in: {bytes: docs, entropies: entropy}", "in: {byts: docs, entropies: entropy}"),
         ("in: {bytes: docs, entropies: entropy}", "in: docs"),
-        ("column: text,", ""),
+        ("path: docs.parquet, ", ""),
         ("valid: 0.2, by: id", "vaild: 0.2, by: id"),
         ("- evaluate:", "- evalute:"),
         ("by: domain}", "bye: domain}"),
