@@ -163,6 +163,10 @@ fn what_cannot_be_written_is_one_error() {
         "{node: EntropyPatch, in: {bytes: docs, entropies: entropy}, bytes_per_patch: 3}",
         "{node: BpePatch, in: docs, vocab: 300}",
     );
+    let looks_ahead = looks_ahead.edit(
+        "  entropy: {node: ByteLm, in: docs, dim: 16, layers: 1, heads: 2, window: 16}\n",
+        "",
+    );
     let looks_ahead = looks_ahead.edit("  - train: {goal: entropy.loss, steps: 4, batch_bytes: 512, lr: 4e-3, checkpoint_every: 2, log_every: 1}\n", "");
     let run = looks_ahead.done(&[]);
     let of_run = run.dir.join("checkpoints/0-train/final").display().to_string();

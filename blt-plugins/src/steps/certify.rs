@@ -13,7 +13,8 @@ use blt_graph::{NodeError, Plan, Step, StepCx, StepError, write_atomic};
 /// The claim is that of an `evaluate` step of the same goal, split and source. Tried are: that no
 /// prediction depends on the byte that it predicts or on later ones; that every byte of the
 /// held-out documents is counted once, at what its prediction costs; that the probabilities of all
-/// ids sum to one; that the documents were not trained on; that threads and batches change no bit.
+/// ids sum to one; that the documents were not trained on; that threads and batches change no bit;
+/// that text comes back from a file of the claimed size.
 /// Writes `certificate.json`. `blt-run certify PIPELINE` runs this step for each `evaluate` step of
 /// a pipeline, and prints the verdicts.
 #[params]
