@@ -12,7 +12,6 @@ use blt_report::results::{BenchResult, PhaseRate, StepResult};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
-use std::num::NonZeroUsize;
 
 #[derive(Args)]
 pub struct Bench {
@@ -33,8 +32,8 @@ pub struct Bench {
     #[arg(long, default_value_t = 4)]
     batches: usize,
     /// Threads; all processors if left out.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
@@ -67,7 +66,7 @@ pub fn bench(args: &Bench) -> Result<(), Failure> {
     let mut options = RunOptions::new(build_id());
     options.runs_dir = place.path().to_owned();
     if let Some(threads) = args.threads {
-        options.threads = threads.get();
+        options.threads = usize::from(threads);
     }
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
     let progress = progress::for_stderr();

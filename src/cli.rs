@@ -1,18 +1,25 @@
 //! Arguments, and what each command prints. Exit codes: 0 done, 1 failed, 2 wrong arguments, 4 a
-//! regression, 130 interrupted.
+//! regression, 5 not certified, 130 interrupted.
 
 use crate::bench;
+use crate::certify;
+use crate::check;
+use crate::compress;
 use crate::engine::{Engine, Pipeline, Variants};
 use crate::generate;
-use crate::output::{Failure, color, say};
+use crate::output::{Failure, say};
 use crate::regress::{self, Regress};
 use blt_graph::diagnostic::nearest;
-use blt_graph::run::store::Store;
-use blt_graph::run::{Resume, RunReport, choose_variants};
-use blt_graph::{PipelineSpec, Plan, StepError, check_all, describe, merge_same, registry};
-use blt_report::{check_report, progress, write_report};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use blt_graph::run::store::{Cleaned, Store, StoreEntry, named};
+use blt_graph::run::{Resume, RunOptions, RunReport, Runner, choose_variants};
+use blt_graph::{
+    Code, Drawing, PipelineSpec, Plan, StepError, check_all, codes, describe, explain, json_schema,
+    keys_help, merge_same, registry,
+};
+use blt_report::{check_report, progress, report_schema, write_report};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -39,22 +46,56 @@ enum Command {
     Nodes { name: Option<String> },
     /// List the steps, or print one step's parameters and example.
     Steps { name: Option<String> },
-    /// Check all variants of a pipeline; opens no data.
-    Check {
-        #[command(flatten)]
-        pipeline: Pipeline,
+    /// Check all variants of pipelines, and print every error; opens no data.
+    Check(check::Check),
+    /// Explain a pipeline: each value, and where it came from; or an error code such as BLT0203.
+    ///
+    /// Without an argument, lists all codes.
+    Explain {
+        /// A pipeline's YAML file, or a code.
+        what: Option<String>,
+        /// Set a value of the pipeline and its variants; see `blt-run --help`.
+        #[arg(long = "set", value_name = "PATH=VALUE")]
+        set: Vec<String>,
         #[command(flatten)]
         variants: Variants,
     },
-    /// Print the checked graph of each variant: nodes, wires, types, widths.
+    /// List the keys of a pipeline, or explain one: `report`, `grid`, `split`.
+    Keys { name: Option<String> },
+    /// Print the JSON Schema of a pipeline, for editors: all nodes and steps, plugins included.
+    Schema,
+    /// Print or draw the checked graph of each variant: nodes, wires, types, widths.
+    ///
+    /// A drawing is of one variant, the first or the one that `--variant` names, and says what the
+    /// others change.
     Graph {
         #[command(flatten)]
         pipeline: Pipeline,
         #[command(flatten)]
         variants: Variants,
+        /// As text, or as a drawing.
+        #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
+        format: GraphFormat,
     },
+    /// Print a script that completes commands and options in a shell.
+    ///
+    /// For bash: `blt-run completions bash > ~/.local/share/bash-completion/completions/blt-run`.
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print what a run would do: each step, and whether the store has its result already.
+    ///
+    /// It opens the data, as a run does before its first step, and trains nothing.
+    Plan(Run),
     /// Measure how fast a pipeline trains, evaluates and patches, and where the time goes.
     Bench(bench::Bench),
+    /// Try whether a pipeline's bits per byte are what they say; exits with 5 if they are not.
+    Certify(certify::Certify),
+    /// Write any file in the size that a model predicts, by arithmetic coding.
+    Compress(compress::Compress),
+    /// Write the file that was compressed.
+    Decompress(compress::Compress),
     /// Write text with a model, going on from a prompt.
     Generate(generate::Generate),
     /// Write the report of a finished run again.
@@ -77,6 +118,19 @@ enum Command {
     },
 }
 
+/// How a graph is printed.
+#[derive(Clone, Copy, ValueEnum)]
+enum GraphFormat {
+    /// Text, of each variant.
+    Text,
+    /// A Mermaid flowchart, for Markdown.
+    Mermaid,
+    /// A Graphviz digraph.
+    Dot,
+    /// An SVG document.
+    Svg,
+}
+
 #[derive(Subcommand)]
 enum StoreAction {
     /// Print a line for each stored step.
@@ -86,6 +140,15 @@ enum StoreAction {
         /// Remove only what interrupted runs left.
         #[arg(long)]
         partial: bool,
+        /// Remove only what is older: `30d`, `12h`.
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        older_than: Option<chrono::Duration>,
+        /// Remove only what no run in the folder of runs has used.
+        #[arg(long)]
+        unnamed: bool,
+        /// Print what would be removed, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -134,16 +197,31 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::parse_from(args);
     let done = match cli.command {
         None => run(&cli.run),
+        Some(Command::Compress(args)) => compress::compress(&args),
+        Some(Command::Decompress(args)) => compress::decompress(&args),
+        Some(Command::Certify(args)) => return certify::certify(&args),
         Some(Command::Regress(args)) => return regress::regress(&args),
         Some(Command::Nodes { name }) => help(name.as_deref(), "node"),
         Some(Command::Steps { name }) => help(name.as_deref(), "step"),
-        Some(Command::Check { pipeline, variants }) => check(&pipeline, &variants),
-        Some(Command::Graph { pipeline, variants }) => graph(&pipeline, &variants),
+        Some(Command::Check(args)) => {
+            return check::check(&args).unwrap_or_else(|failure| failure.report());
+        }
+        Some(Command::Explain { what, set, variants }) => match what {
+            Some(what) if code(&what).is_none() && !is_code(&what) => {
+                explain_file(&Pipeline::new(what, set), &variants)
+            }
+            what => explain_code(what.as_deref()),
+        },
+        Some(Command::Keys { name }) => keys(name.as_deref()),
+        Some(Command::Schema) => print_schema(),
+        Some(Command::Graph { pipeline, variants, format }) => graph(&pipeline, &variants, format),
+        Some(Command::Completions { shell }) => completions(shell),
+        Some(Command::Plan(args)) => plan(&args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Generate(args)) => generate::generate(&args),
         Some(Command::Report { run }) => render_report(&run),
         Some(Command::Store { action, runs, store }) => {
-            kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &action)
+            kept(&Store::new(store.unwrap_or_else(|| runs.join(".store"))), &runs, &action)
         }
     };
     match done {
@@ -174,30 +252,77 @@ fn plans(spec: &PipelineSpec, dir: &Path, variants: &Variants) -> Result<Vec<Pla
     Ok(plans)
 }
 
-fn check(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
+fn code(id: &str) -> Option<&'static Code> {
+    codes().into_iter().find(|code| code.id.eq_ignore_ascii_case(id))
+}
+
+/// Whether `what` has the form of a code and is no file.
+fn is_code(what: &str) -> bool {
+    let digits = what.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let letters = what.len() - digits.len();
+    letters > 1
+        && digits.len() > 2
+        && digits.bytes().all(|b| b.is_ascii_digit())
+        && !Path::new(what).exists()
+}
+
+/// Explains a code, or lists all.
+fn explain_code(what: Option<&str>) -> Result<(), Failure> {
+    let Some(what) = what else {
+        for code in codes() {
+            say(&format!("{}  {}", code.id, code.name()))?;
+        }
+        return Ok(say("\n`blt-run explain CODE` says what it means and what to do.")?);
+    };
+    let Some(code) = code(what) else {
+        let meant = nearest(what, codes().iter().map(|code| code.id));
+        let meant = meant.map(|id| format!("did you mean `{id}`?"));
+        let meant = meant.unwrap_or("`blt-run explain` lists all".into());
+        return Err(Failure::other(format!("no error has the code `{what}`; {meant}")));
+    };
+    Ok(say(&format!("{}: {}", code.id, code.text()))?)
+}
+
+/// Explains each variant with its first seed.
+fn explain_file(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
     let (spec, dir) = pipeline.read()?;
-    check_report(&spec)?;
-    for plan in plans(&spec, &dir, variants)? {
-        for warning in &plan.warnings {
-            progress::line(warning.render(color()).trim_end());
-        }
-        for index in 0..plan.steps().len() {
-            let warnings = blt_plugins::untrained(&plan, index)?;
-            warnings.iter().for_each(|warning| progress::line(warning));
-        }
-        let steps: Vec<&str> = plan.steps().iter().map(|s| s.entry.name).collect();
-        let (variant, seed, nodes) = (&plan.variant, plan.seed, plan.nodes().len());
-        say(&format!("{variant}, seed {seed}: {nodes} nodes, steps {}: ok", steps.join(", ")))?;
+    let mut plans = plans(&spec, &dir, variants)?;
+    plans.dedup_by(|next, last| next.variant == last.variant);
+    let texts: Vec<String> = plans.iter().map(|plan| explain(&spec, plan)).collect();
+    Ok(say(texts.join("---\n").trim_end())?)
+}
+
+fn keys(name: Option<&str>) -> Result<(), Failure> {
+    say(keys_help(name, &report_schema())?.trim_end())?;
+    if name.is_none() {
+        say("\n`blt-run keys NAME` explains a key, such as `report`, `grid` or `split`.")?;
     }
     Ok(())
 }
 
-fn graph(pipeline: &Pipeline, variants: &Variants) -> Result<(), Failure> {
+fn print_schema() -> Result<(), Failure> {
+    Ok(say(&format!("{:#}", json_schema(&report_schema())))?)
+}
+
+fn graph(pipeline: &Pipeline, variants: &Variants, format: GraphFormat) -> Result<(), Failure> {
     let (spec, dir) = pipeline.read()?;
-    for plan in plans(&spec, &dir, variants)? {
-        say(&describe(&plan))?;
-    }
-    Ok(())
+    let plans = plans(&spec, &dir, variants)?;
+    let draw = |with: fn(&Drawing) -> String| -> String {
+        plans.first().map_or_else(String::new, |plan| with(&Drawing::of(&spec, plan)))
+    };
+    let drawn = match format {
+        GraphFormat::Text => plans.iter().map(describe).collect::<Vec<_>>().join("\n"),
+        GraphFormat::Mermaid => draw(Drawing::mermaid),
+        GraphFormat::Dot => draw(Drawing::dot),
+        GraphFormat::Svg => draw(Drawing::svg),
+    };
+    Ok(say(drawn.strip_suffix('\n').unwrap_or(&drawn))?)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "blt-run", &mut script);
+    Ok(say(String::from_utf8_lossy(&script).trim_end())?)
 }
 
 fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
@@ -217,7 +342,22 @@ fn help(name: Option<&str>, kind: &str) -> Result<(), Failure> {
     Ok(say(&format!("\n`blt-run {kind}s NAME` prints parameters{ports} and an example."))?)
 }
 
-fn kept(store: &Store, action: &StoreAction) -> Result<(), Failure> {
+/// Reads an age: `30d`, `12h`, `90m`.
+fn age(text: &str) -> Result<chrono::Duration, String> {
+    let wrong = || "an age is a number and a unit: `30d`, `12h` or `90m`".to_string();
+    let (number, unit) =
+        text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
+    let number: i64 = number.parse().map_err(|_| wrong())?;
+    match unit {
+        "d" => chrono::Duration::try_days(number),
+        "h" => chrono::Duration::try_hours(number),
+        "m" => chrono::Duration::try_minutes(number),
+        _ => None,
+    }
+    .ok_or_else(wrong)
+}
+
+fn kept(store: &Store, runs: &Path, action: &StoreAction) -> Result<(), Failure> {
     match action {
         StoreAction::List => {
             for entry in store.list()? {
@@ -231,27 +371,68 @@ fn kept(store: &Store, action: &StoreAction) -> Result<(), Failure> {
                 ))?;
             }
         }
-        StoreAction::Clean { partial } => {
-            let cleaned = store.clean(|entry| !partial || entry.partial)?;
+        StoreAction::Clean { partial, older_than, unnamed, dry_run } => {
+            let named = if *unnamed { named(runs)? } else { BTreeSet::new() };
+            let chosen = |entry: &StoreEntry| {
+                (!partial || entry.partial)
+                    && older_than.is_none_or(|age| entry.is_older_than(age))
+                    && !named.contains(&entry.key)
+            };
+            let cleaned = match dry_run {
+                true => {
+                    let removed = store.list()?.into_iter().filter(chosen).collect();
+                    Cleaned { removed, in_use: Vec::new() }
+                }
+                false => store.clean(chosen)?,
+            };
             let (removed, in_use) = (cleaned.removed.len(), cleaned.in_use.len());
-            say(&format!("removed {removed} kept steps; {in_use} are in use"))?;
+            let bytes: u64 = cleaned.removed.iter().map(|entry| entry.bytes).sum();
+            let mib = bytes as f64 / (1 << 20) as f64;
+            let (would, use_) = match dry_run {
+                true => ("would remove", String::new()),
+                false => ("removed", format!("; {in_use} are in use")),
+            };
+            say(&format!("{would} {removed} kept steps, {mib:.1} MiB{use_}"))?;
         }
     }
     Ok(())
 }
 
+impl Run {
+    fn options(&self) -> RunOptions {
+        let mut options = self.engine.options();
+        options.store_dir = self.store.clone();
+        options.jobs = self.jobs.get();
+        options.variants = self.variants.names.clone();
+        options.resume = match (self.resume, self.fresh) {
+            (true, _) => Resume::Run,
+            (_, true) => Resume::Fresh,
+            _ => Resume::Steps,
+        };
+        options
+    }
+}
+
+/// Prints the steps of a run that is not made.
+fn plan(args: &Run) -> Result<(), Failure> {
+    let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
+    check_report(&spec)?;
+    let progress = progress::for_stderr();
+    let steps = Runner::new(&spec, dir, args.options()).progress(&*progress).dry_run()?;
+    let width = steps.iter().map(|step| step.variant.chars().count()).max().unwrap_or(0);
+    for step in &steps {
+        let (variant, seed, goals) = (&step.variant, step.seed, step.goals.join(", "));
+        let state = if step.reused { "stored" } else { "to run" };
+        say(&format!("{variant:width$}  seed {seed}  {state}  {} {goals}", step.step))?;
+    }
+    let stored = steps.iter().filter(|step| step.reused).count();
+    Ok(say(&format!("{} steps, {stored} of them stored", steps.len()))?)
+}
+
 fn run(args: &Run) -> Result<(), Failure> {
     let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
     check_report(&spec)?;
-    let mut options = args.engine.options();
-    options.store_dir = args.store.clone();
-    options.jobs = args.jobs.get();
-    options.variants = args.variants.names.clone();
-    options.resume = match (args.resume, args.fresh) {
-        (true, _) => Resume::Run,
-        (_, true) => Resume::Fresh,
-        _ => Resume::Steps,
-    };
+    let options = args.options();
     let report = args.engine.run(&spec, dir, options, |report| finish(report, &spec))?;
     Ok(say(&left_behind(&report))?)
 }

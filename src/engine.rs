@@ -5,7 +5,6 @@ use blt_graph::run::{RunError, RunOptions, RunReport, Runner};
 use blt_graph::{PipelineSpec, StepError};
 use blt_report::progress;
 use clap::Args;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +35,8 @@ pub struct Engine {
     #[arg(long, default_value = "runs")]
     runs: PathBuf,
     /// Threads; changes no number. All processors if left out.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
@@ -45,9 +44,18 @@ pub struct Engine {
     /// a GPU always takes.
     #[arg(long)]
     path: Option<String>,
+    /// Look at every output and gradient as it is made, and stop at the first that is not finite;
+    /// slower, changes no number.
+    #[arg(long)]
+    detect_anomaly: bool,
 }
 
 impl Pipeline {
+    /// The pipeline in `file` with the overrides `set`.
+    pub fn new(file: impl Into<PathBuf>, set: Vec<String>) -> Self {
+        Pipeline { file: Some(file.into()), set }
+    }
+
     /// The pipeline with its overrides, and the folder that its paths start from.
     pub fn read(&self) -> Result<(PipelineSpec, PathBuf), Failure> {
         let file = self.file.as_deref().unwrap_or(Path::new(""));
@@ -87,7 +95,8 @@ impl Engine {
     pub fn options(&self) -> RunOptions {
         let mut options = RunOptions::new(build_id());
         options.runs_dir = self.runs.clone();
-        options.threads = self.threads.map_or(options.threads, NonZeroUsize::get);
+        options.detect_anomaly = self.detect_anomaly;
+        options.threads = self.threads.map_or(options.threads, usize::from);
         options
     }
 

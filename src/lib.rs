@@ -10,8 +10,12 @@
 //! This crate parses arguments, calls the others, and prints.
 
 mod bench;
+mod certify;
+mod check;
 mod cli;
+mod compress;
 mod engine;
+mod findings;
 mod generate;
 mod output;
 pub mod prelude;

@@ -24,10 +24,10 @@ pub use blt_plugins::ports::{
     self as port, ByteStatesInfo, ByteStatesValue, BytesInfo, LogitsValue, LossValue, MetricValue,
     PatchStatesInfo, PatchStatesValue, PatchesInfo,
 };
-pub use blt_plugins::steps::{Bench, Evaluate, Export, Generate, Score, Train};
+pub use blt_plugins::steps::{Bench, Certify, Evaluate, Export, Generate, Score, Train};
 pub use blt_plugins::{
-    DecodeCx, Facilities, Metric, ModelPart, Patcher, SourceHandle, SpanPatcher, StreamPatcher,
-    TrainedGraph, fingerprints, provide, provide_streaming, session, with_params,
+    DecodeCx, Facilities, Metric, ModelPart, NodeSize, Patcher, SourceHandle, SpanPatcher,
+    StreamPatcher, TrainedGraph, fingerprints, provide, provide_streaming, session, with_params,
 };
 pub use blt_report::results::StepResult;
 pub use serde_json::json;

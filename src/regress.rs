@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Pipeline};
 use crate::output::{Failure, say};
-use blt_graph::{Plan, write_atomic};
+use blt_graph::{PipelineSpec, Plan, write_atomic};
 use blt_plugins::fingerprint;
 use blt_report::check_report;
 use blt_report::progress;
@@ -70,6 +70,9 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
     };
     let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
     check_report(&spec)?;
+    if !is_new && !args.update {
+        is_of(&baseline, &args.baseline, &spec)?;
+    }
     let mut options = args.engine.options();
     std::fs::create_dir_all(&options.runs_dir).map_err(|e| {
         Failure::other(format!("cannot create {}: {e}", options.runs_dir.display()))
@@ -108,6 +111,9 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         say(&table(&comparison, args.all))?;
         if let Some(advice) = advice(&comparison).filter(|_| !args.update) {
             say(advice)?;
+            let command: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            say(&format!("  {} --update", command.join(" ")))?;
         }
         report(args, || junit(&comparison), || markdown(&comparison))?;
     }
@@ -117,6 +123,24 @@ fn compared(args: &Regress) -> Result<bool, Failure> {
         progress::line(&format!("wrote {}", args.baseline.display()));
     }
     Ok(comparison.passed())
+}
+
+/// Refuses a baseline of another pipeline before anything is trained.
+fn is_of(baseline: &Baseline, path: &Path, spec: &PipelineSpec) -> Result<(), Failure> {
+    let names = spec.variant_names()?;
+    // One variant may have been renamed; that is found by its numbers.
+    let strange = baseline.variants.len() > 1 && names.len() > 1;
+    if !strange || names.iter().any(|name| baseline.variants.contains_key(name)) {
+        return Ok(());
+    }
+    let of: Vec<&str> = baseline.variants.keys().map(String::as_str).collect();
+    Err(Failure::other(format!(
+        "the baseline {} is of another pipeline: its variants are `{}`, and those of `{}` are `{}`",
+        path.display(),
+        of.join("`, `"),
+        spec.name,
+        names.join("`, `")
+    )))
 }
 
 /// Writes the files for CI that were asked for.

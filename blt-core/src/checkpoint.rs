@@ -52,6 +52,9 @@ impl From<TensorFileError> for CheckpointError {
             | TensorFileError::Corrupt { file: path, source } => {
                 CheckpointError::Corrupt { path, reason: source.to_string() }
             }
+            TensorFileError::Header { file: path, source } => {
+                CheckpointError::Corrupt { path, reason: source.to_string() }
+            }
             TensorFileError::MissingKey { file: path, key: name, .. } => {
                 CheckpointError::Missing { path, name }
             }

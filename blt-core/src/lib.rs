@@ -26,4 +26,6 @@ pub mod planted;
 pub mod rope;
 pub mod session;
 mod simd;
+pub mod sizes;
+pub mod strict;
 pub mod tensor_file;

@@ -65,7 +65,7 @@ impl AdamWConfig {
     }
 
     /// Clips, updates those of `ids` that have a gradient, and clears all gradients. Returns the
-    /// gradient's norm before clipping. `step` places the learning rate, `t` the bias
+    /// gradient's norm before clipping; one that is not finite updates and clears nothing. `step` places the learning rate, `t` the bias
     /// correction (they differ after continuing from a checkpoint); both count from 1.
     ///
     /// # Errors
@@ -94,6 +94,9 @@ impl AdamWConfig {
         t: u64,
     ) -> Result<f64, BackendError> {
         let norm = backend.grad_norm_squared(ids)?.sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
         let grad_scale = match self.clip {
             Some(clip) if norm > clip => clip / norm,
             _ => 1.0,

@@ -4,6 +4,7 @@
 //! parameter moves no other. Names are those of the Hugging Face `BltForCausalLM` layout.
 
 use crate::backend::{Backend, BackendError, ParamId};
+use crate::sizes;
 use crate::tensor_file::MappedTensor;
 
 /// A registered parameter under its canonical name.
@@ -36,7 +37,6 @@ impl NamedParam {
 /// [`norm`](Self::norm) return and checks nothing: the first error is kept, nothing is registered
 /// after it, and [`finish`](Self::finish) returns it.
 pub struct ParamMaker<'a> {
-    pub backend: &'a dyn Backend,
     numbers: Numbers<'a>,
     made: Vec<NamedParam>,
     failed: Option<BackendError>,
@@ -44,11 +44,51 @@ pub struct ParamMaker<'a> {
 
 /// Where a parameter's first numbers come from.
 enum Numbers<'a> {
+    /// Nowhere: parameters are counted, and none is made.
+    Counted(Count),
     Drawn {
+        backend: &'a dyn Backend,
         seed: u64,
     },
     /// Of the tensor with this name and this shape in a file; None once one could not be read.
-    Stored(&'a mut dyn FnMut(&str, &[usize]) -> Option<MappedTensor>),
+    Stored {
+        backend: &'a dyn Backend,
+        view: &'a mut dyn FnMut(&str, &[usize]) -> Option<MappedTensor>,
+    },
+}
+
+/// How many numbers the parameters of a part have; `u64::MAX` where they are more than that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Of all parameters.
+    pub numbers: u64,
+    /// Of those that are read by rows (embeddings, hash tables), of which an optimiser step reaches
+    /// few.
+    pub by_rows: u64,
+    /// Of the largest parameter.
+    pub largest: u64,
+}
+
+impl Count {
+    /// The count of two parts.
+    pub fn plus(self, other: Count) -> Count {
+        Count {
+            numbers: self.numbers.saturating_add(other.numbers),
+            by_rows: self.by_rows.saturating_add(other.by_rows),
+            largest: self.largest.max(other.largest),
+        }
+    }
+
+    /// Counts the parameters of the part that `make` builds. None of them is made.
+    pub fn of<T>(make: impl FnOnce(&mut ParamMaker) -> T) -> Count {
+        let numbers = Numbers::Counted(Count::default());
+        let mut maker = ParamMaker { numbers, made: Vec::new(), failed: None };
+        make(&mut maker);
+        match maker.numbers {
+            Numbers::Counted(count) => count,
+            _ => Count::default(),
+        }
+    }
 }
 
 /// A parameter's numbers where none are stored.
@@ -61,7 +101,7 @@ enum First {
 impl<'a> ParamMaker<'a> {
     /// Initialises parameters.
     pub fn new(backend: &'a dyn Backend, seed: u64) -> Self {
-        ParamMaker { backend, numbers: Numbers::Drawn { seed }, made: Vec::new(), failed: None }
+        ParamMaker { numbers: Numbers::Drawn { backend, seed }, made: Vec::new(), failed: None }
     }
 
     /// Lets `make` build a part whose parameters are read by `view`, which gets a canonical name and
@@ -82,8 +122,8 @@ impl<'a> ParamMaker<'a> {
                 None
             }
         };
-        let numbers = Numbers::Stored(&mut stored);
-        let mut maker = ParamMaker { backend, numbers, made: Vec::new(), failed: None };
+        let numbers = Numbers::Stored { backend, view: &mut stored };
+        let mut maker = ParamMaker { numbers, made: Vec::new(), failed: None };
         let part = make(&mut maker);
         let made = maker.finish();
         match failed {
@@ -130,18 +170,25 @@ impl<'a> ParamMaker<'a> {
         if self.failed.is_some() {
             return param.id;
         }
-        let len = param.n_elements();
         let id = match &mut self.numbers {
-            Numbers::Drawn { seed } => {
+            Numbers::Counted(count) => {
+                let numbers = sizes::product(&shape).unwrap_or(u64::MAX);
+                let by_rows = if by_rows { numbers } else { 0 };
+                *count = count.plus(Count { numbers, by_rows, largest: numbers });
+                return param.id;
+            }
+            Numbers::Drawn { backend, seed } => {
+                let len = param.n_elements();
                 let data = match first {
                     First::Normal(sigma) => truncated_normal(*seed, &param.name, len, sigma),
                     First::Same(number) => vec![number; len],
                 };
-                self.backend.add_param(shape, data, by_rows)
+                backend.add_param(shape, data, by_rows)
             }
-            Numbers::Stored(view) => match view(&param.name, &param.stored_shape()) {
-                Some(tensor) => self.backend.add_mapped_param(shape, tensor, by_rows),
-                None => self.backend.add_param(shape, vec![0.0; len], by_rows),
+            Numbers::Stored { backend, view } => match view(&param.name, &param.stored_shape()) {
+                Some(tensor) => backend.add_mapped_param(shape, tensor, by_rows),
+                // The error is kept; nothing is made of what a file only claims.
+                None => return param.id,
             },
         };
         match id {

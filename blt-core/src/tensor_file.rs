@@ -1,5 +1,6 @@
 //! Safetensors files, memory-mapped: what checkpoints and Hugging Face directories share.
 
+use crate::strict;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -24,6 +25,8 @@ pub enum TensorFileError {
     Truncated { file: PathBuf, expected: u64, found: u64, source: SafeTensorError },
     #[error("{file} is not a safetensors file: {source}")]
     Corrupt { file: PathBuf, source: SafeTensorError },
+    #[error("{file} is not a safetensors file: its header: {source}")]
+    Header { file: PathBuf, source: serde_json::Error },
     #[error("{file}: tensor `{key}` is missing; expected shape {expected:?}, found no such key")]
     MissingKey { file: PathBuf, key: String, expected: Vec<usize> },
     #[error("{file}: tensor `{key}`: expected shape {expected:?}, found {found:?}")]
@@ -80,7 +83,7 @@ impl TensorFile {
     /// The file cannot be read, or its header or length is not that of a safetensors file.
     pub fn open(path: &Path) -> Result<Self, TensorFileError> {
         let read = |source| TensorFileError::Read { file: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
+        let file = strict::open(path).map_err(read)?;
         // SAFETY: a model's files are not written to while they are read: this project renames them
         // into place, and so does the library. A program that truncates a file under a reader is
         // beyond what the reader can defend against.
@@ -88,6 +91,9 @@ impl TensorFile {
         let file = MappedFile { path: path.to_owned(), map };
         let (header, metadata) = SafeTensors::read_metadata(&file.map).map_err(|e| file.bad(e))?;
         let start = 8 + header;
+        if let Err(source) = strict::json(&file.map[8..start]) {
+            return Err(TensorFileError::Header { file: path.to_owned(), source });
+        }
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
             (name, Entry { dtype: info.dtype, shape: info.shape.clone(), range })

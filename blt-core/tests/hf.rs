@@ -8,6 +8,7 @@ use blt_core::hf::{
     write_directory,
 };
 use blt_core::model::CrossLayers;
+use blt_core::params::ParamMaker;
 use blt_core::patch::EntropyRule;
 use blt_core::tensor_file::{TensorFileError, WeightType};
 use half::{bf16, f16};
@@ -641,4 +642,70 @@ fn what_the_layout_cannot_say_is_refused_by_name_and_all_at_once() {
     let mut outside = shape_of(&config);
     outside.patching = PatchingShape::Outside;
     assert_eq!(HfConfig::from_model(&outside).unwrap().to_json()["patch_in_forward"], json!(false));
+}
+
+/// No file can make a reader take memory for what the file only claims.
+#[test]
+fn a_config_of_absurd_sizes_is_refused_before_memory_is_taken() {
+    for (pointer, value) in [
+        ("/encoder_config/num_hidden_layers", json!(1_000_000_000)),
+        ("/global_config/num_hidden_layers", json!(1_000_000_000)),
+        ("/decoder_config/num_hidden_layers", json!(10_001)),
+        ("/global_config/hidden_size", json!(1u64 << 31)),
+        ("/decoder_config/intermediate_size", json!(4_000_000_000u64)),
+        ("/cross_attn_k", json!(5000)),
+        ("/encoder_hash_byte_group_size", json!([3, 4_000_000_000u64])),
+    ] {
+        let error = parse(&with(pointer, value)).unwrap_err().to_string();
+        let field = pointer.rsplit('/').next().unwrap();
+        assert!(error.contains(field) && error.contains("at most"), "{pointer}: {error}");
+    }
+    // Sizes in range that the weights do not have: the first that differs, and no memory for it.
+    let config = with("/global_config/num_hidden_layers", json!(10_000));
+    let shape = parse(&config).unwrap().to_model();
+    let weights = Weights::open(&fixture("k2_base")).unwrap();
+    let missing = ParamMaker::read(
+        &Fused::new(),
+        |name, shape| weights.view(name, shape),
+        |maker| blt_core::blt::Blt::new(maker, &shape, None),
+    );
+    assert!(missing.err().unwrap().to_string().contains("is missing"));
+}
+
+#[test]
+fn a_key_twice_is_an_error_in_a_config_and_in_a_header() {
+    let text = fixture_json("k2_base").to_string();
+    let twice = text.replacen('{', "{\"vocab_size\": 260, ", 1);
+    let error = HfConfig::parse(Path::new("config.json"), twice.as_bytes()).unwrap_err();
+    assert!(chain(&error).contains("`vocab_size` is there twice"), "{}", chain(&error));
+    let dir = tempfile::tempdir().unwrap();
+    let tensor = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+    let header = format!("{{\"a\":{tensor},\"a\":{tensor}}}");
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend_from_slice(&1f32.to_le_bytes());
+    let path = dir.path().join("model.safetensors");
+    fs::write(&path, file).unwrap();
+    let error = chain(&Weights::open(dir.path()).err().unwrap());
+    assert!(error.contains("`a` is there twice") && error.contains("model.safetensors"), "{error}");
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_weights_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "config.json"] {
+        let made = std::process::Command::new("mkfifo").arg(dir.path().join(name)).status();
+        assert!(made.unwrap().success());
+    }
+    let weights = Weights::open(dir.path()).err().unwrap();
+    for error in [chain(&weights), chain(&HfConfig::read(dir.path()).unwrap_err())] {
+        assert!(error.contains("a named pipe"), "{error}");
+    }
 }

@@ -22,11 +22,11 @@ const SCALAR: &str = "a single value in each row was expected: text, a number, a
 const FLOATS: &str = "a list of Float16, Float32 or Float64 was expected";
 const INTEGERS: &str = "a list of integers was expected";
 
-/// Bytes that can be read as a document?
+/// Bytes that can be read as a document? A column without a type is null in all rows.
 pub fn is_text(data_type: &DataType) -> bool {
     use DataType::*;
     match data_type {
-        Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => true,
+        Null | Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => true,
         Dictionary(_, values) => !matches!(**values, Dictionary(..)) && is_text(values),
         _ => false,
     }
@@ -319,7 +319,7 @@ fn read_list(
 ) -> Result<Vec<f32>, DataError> {
     let (column, row, path, file_row) =
         (list.column.clone(), origin.row, origin.path.clone(), origin.file_row);
-    if array.is_null(i) {
+    if array.is_null(i) || array.data_type() == &DataType::Null {
         return Err(DataError::NullList { column, row, path, file_row });
     }
     let items = match array.data_type() {

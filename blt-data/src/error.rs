@@ -80,6 +80,9 @@ pub enum DataError {
     #[error("{path} is damaged in its {place}: {cause}; write or fetch the file again")]
     Corrupt { path: Location, place: String, cause: String },
 
+    #[error("{path} cannot be read: {what}; {help}")]
+    Unsupported { path: Location, what: String, help: &'static str },
+
     #[error("{path} changed while it was being read; start again, with the file left alone")]
     Changed { path: Location },
 
@@ -163,6 +166,7 @@ impl DataError {
             | DataError::SchemaDiffers { .. }
             | DataError::WrongFormat { .. }
             | DataError::Corrupt { .. }
+            | DataError::Unsupported { .. }
             | DataError::Changed { .. }
             | DataError::Empty { .. }
             | DataError::NoBytes { .. } => Some("path"),

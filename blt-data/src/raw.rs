@@ -13,6 +13,7 @@ use arrow::compute::take_record_batch;
 
 use crate::columns::{Chunk, Origin, SPLIT_BY, Wanted, position};
 use crate::error::DataError;
+use crate::formats::parquet::encrypted;
 use crate::layout::Layout;
 use crate::pieces::pieces;
 use crate::portion::Portion;
@@ -37,7 +38,7 @@ pub enum RawRow {
 /// Rows that were read.
 #[derive(Clone, Debug)]
 pub struct ReadRows {
-    /// All columns of the file.
+    /// The columns of the file that were asked for.
     pub columns: RecordBatch,
     /// The document of each row of `columns`.
     pub documents: Vec<RawRow>,
@@ -117,12 +118,21 @@ impl RowPlan {
             };
             wanted.insert(slice.file, fits);
         }
-        Ok(RowPlan { source, layout, request, wanted })
+        let plan = RowPlan { source, layout, request, wanted };
+        for &at in plan.wanted.keys() {
+            let file = &plan.layout.files[at];
+            encrypted(&file.path, &file.encrypted, &plan.columns(at))?;
+        }
+        Ok(plan)
     }
 
-    /// All columns of a file.
+    /// The columns of a file that are read.
     fn columns(&self, file: usize) -> Vec<String> {
-        self.layout.files[file].schema.fields().iter().map(|f| f.name().clone()).collect()
+        let names = self.layout.files[file].schema.fields().iter().map(|f| f.name());
+        let Some(columns) = &self.request.columns else { return names.cloned().collect() };
+        let mut needed = self.choosing(file);
+        needed.extend(self.wanted[&file].iter().flat_map(|wanted| wanted.columns.clone()));
+        names.filter(|name| columns.contains(name) || needed.contains(name)).cloned().collect()
     }
 
     /// The columns that decide which rows are chosen.

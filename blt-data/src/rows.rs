@@ -84,6 +84,8 @@ pub struct RowRequest {
     pub portion: Portion,
     /// Columns of lists to read.
     pub lists: Vec<ListColumn>,
+    /// The columns of the rows; None for all. Those that choose rows are read as well.
+    pub columns: Option<Vec<String>>,
     pub slices: Vec<FileSlice>,
     /// Only rows for which it is true. Row groups whose statistics exclude it are not read.
     pub condition: Option<Predicate>,

@@ -114,7 +114,9 @@ impl Salvage {
         let schema = Arc::new(Schema::new_with_metadata(fields, file.schema.metadata().clone()));
         let batch_rows =
             (BATCH_BYTES / (group.bytes / group.rows.max(1)).max(1)).clamp(1, BATCH_ROWS);
-        Ok(Salvage { columns, schema, left: group.rows - from, batch_rows })
+        // Damage can make rows, too.
+        let left = group.rows.saturating_sub(from);
+        Ok(Salvage { columns, schema, left, batch_rows })
     }
 
     /// The next rows, None at the end of the row group.

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use parquet::schema::types::TypePtr;
 
 use crate::error::DataError;
 use crate::predicate::{ColumnStatistics, Predicate};
@@ -31,6 +32,10 @@ pub struct RowFile {
     pub name: String,
     /// The file's own columns, then those made of its folders' names (`lang=en/`).
     pub schema: SchemaRef,
+    /// Of a Parquet file its own columns, by their Parquet types.
+    pub types: Option<TypePtr>,
+    /// Columns that cannot be read, because they are encrypted.
+    pub encrypted: Vec<String>,
     pub groups: Vec<RowGroup>,
 }
 
@@ -44,7 +49,7 @@ impl RowFile {
         let name = name.into();
         let path = Location::Local(name.clone().into());
         let groups = rows.into_iter().map(|rows| RowGroup { rows, bytes: 0 }).collect();
-        RowFile { path, name, schema, groups }
+        RowFile { path, name, schema, types: None, encrypted: Vec::new(), groups }
     }
 
     /// Rows in all row groups.
@@ -226,7 +231,22 @@ pub(crate) fn shared_schema(files: &[RowFile]) -> Result<(SchemaRef, Location), 
         return Err(DataError::Config { what: "the source has no files".into() });
     };
     others.iter().try_for_each(|file| same_schema(first, file))?;
-    Ok((first.schema.clone(), first.path.clone()))
+    // A column that is null in all rows of a file has no type there.
+    let typed = |field: &FieldRef| {
+        let of = files.iter().filter_map(|file| file.schema.field_with_name(field.name()).ok());
+        let typed = of.map(|f| f.data_type()).find(|t| **t != DataType::Null);
+        match typed.filter(|_| field.data_type() == &DataType::Null) {
+            Some(of) => Arc::new(field.as_ref().clone().with_data_type(of.clone())),
+            None => field.clone(),
+        }
+    };
+    let schema = &first.schema;
+    let fields: Vec<FieldRef> = schema.fields().iter().map(typed).collect();
+    let schema = match fields[..] == schema.fields()[..] {
+        true => schema.clone(),
+        false => Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())),
+    };
+    Ok((schema, first.path.clone()))
 }
 
 /// Names and types of columns must agree; order, nullability and metadata need not.
@@ -240,7 +260,10 @@ fn same_schema(first: &RowFile, file: &RowFile) -> Result<(), DataError> {
         let of =
             |schema: &SchemaRef| schema.field_with_name(column).ok().map(|f| f.data_type().clone());
         let (a, b) = (of(expected), of(schema));
-        if !matches!((&a, &b), (Some(a), Some(b)) if a.equals_datatype(b)) {
+        let agree = |a: &DataType, b: &DataType| {
+            a.equals_datatype(b) || *a == DataType::Null || *b == DataType::Null
+        };
+        if !matches!((&a, &b), (Some(a), Some(b)) if agree(a, b)) {
             let show = |t: Option<DataType>| t.map_or("missing".to_string(), |t| t.to_string());
             return Err(DataError::SchemaDiffers {
                 path: file.path.clone(),

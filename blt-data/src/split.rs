@@ -14,6 +14,7 @@ pub const BY_CONTENT: &str = "content";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Split {
     /// The fraction of documents that is held out for validation, from 0 to 1.
+    #[schemars(range(min = 0, max = 1))]
     pub valid: f64,
     /// What decides the portion: a column (rows of one value stay together), or `content`, the
     /// document's bytes. A row with a null in the column goes by its content.
@@ -22,6 +23,7 @@ pub struct Split {
     /// The fraction of *training* documents that is set aside from all training, to calibrate
     /// thresholds on.
     #[serde(default = "calibration")]
+    #[schemars(range(min = 0, max = 1))]
     pub calibration: f64,
 }
 

@@ -24,7 +24,9 @@ use proc_macro::TokenStream;
 /// - A field of type `Option<...>` without `#[default]` may be left out as well, and is then
 ///   `None`.
 /// - Every other field must be given.
-/// - `#[shared]` gives a field the description and the default that all nodes have in common for a
+/// - `#[range(LEAST..=MOST)]` bounds a number, or the numbers in a list, a tuple or a map. Others are
+///   refused before the struct is made. The schema has both ends.
+/// - `#[shared]` gives a field the description, default and range that all nodes have in common for a
 ///   parameter of this name: `max_patch_length`; `layers`, `heads`, `kv_heads`, `ffn`, `window`,
 ///   `rope_theta` and `eps` of attention; `column`, `split`, `span_bytes` and `shuffle_buffer` of a
 ///   source. What the field itself says takes precedence.

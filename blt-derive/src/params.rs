@@ -4,7 +4,8 @@ use crate::shared;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::{
-    Attribute, Error, Field, Fields, Ident, Item, ItemStruct, Meta, Result, Type, parse_quote,
+    Attribute, Error, ExprRange, Field, Fields, Ident, Item, ItemStruct, Meta, Result, Type,
+    parse_quote,
 };
 
 /// How a parameter that is left out gets its value.
@@ -112,9 +113,10 @@ fn constructor(item: &ItemStruct, fields: &[(Ident, Type, Default)]) -> TokenStr
     }
 }
 
-/// Takes `#[default]` and `#[shared]` off a field, and writes down what the latter says.
+/// Takes `#[default]`, `#[range]` and `#[shared]` off a field, and writes down what the latter two
+/// say.
 fn take(field: &mut Field) -> Result<Default> {
-    let mut default = None;
+    let (mut default, mut range) = (None, None);
     let mut shared = None;
     let mut rest: Vec<Attribute> = Vec::new();
     for attribute in field.attrs.drain(..) {
@@ -126,6 +128,8 @@ fn take(field: &mut Field) -> Result<Default> {
                     return Err(Error::new_spanned(attribute, "write `#[default(VALUE)]`"));
                 }
             });
+        } else if attribute.path().is_ident("range") {
+            range = Some(attribute.parse_args::<ExprRange>()?);
         } else if attribute.path().is_ident("shared") {
             let name = field.ident.as_ref().expect("a named field").to_string();
             shared = Some(shared::find(&name).ok_or_else(|| {
@@ -153,6 +157,16 @@ fn take(field: &mut Field) -> Result<Default> {
         if let (None, Some(value)) = (&default, shared.default) {
             default = Some(Default::Expression(value.parse()?));
         }
+        if let (None, Some(of_all)) = (&range, shared.range) {
+            range = Some(syn::parse_str(of_all)?);
+        }
+    }
+    if let Some(range) = range {
+        let (Some(least), Some(most)) = (&range.start, &range.end) else {
+            return Err(Error::new_spanned(range, "write both ends: `#[range(1..=64)]`"));
+        };
+        let ranged = quote!(::blt::__macro::blt_graph::schema::ranged);
+        field.attrs.push(parse_quote!(#[schemars(transform = #ranged(#least, #most))]));
     }
     Ok(default.unwrap_or(if is_option(&field.ty) { Default::OfType } else { Default::Required }))
 }

@@ -8,6 +8,8 @@ pub struct Shared {
     /// A Rust expression; `None` for a parameter that must be given, or for an `Option` that is
     /// `None` where it is left out.
     pub default: Option<&'static str>,
+    /// A Rust range, of a number.
+    pub range: Option<&'static str>,
 }
 
 const SHARED: &[Shared] = &[
@@ -15,13 +17,25 @@ const SHARED: &[Shared] = &[
         name: "max_patch_length",
         doc: &["Longest patch in bytes; longer ones are split greedily from the left."],
         default: None,
+        range: Some("1..=::blt::__macro::sizes::MAX_BYTES"),
     },
-    Shared { name: "layers", doc: &["Transformer layers."], default: None },
-    Shared { name: "heads", doc: &["Attention heads."], default: None },
+    Shared {
+        name: "layers",
+        doc: &["Transformer layers."],
+        default: None,
+        range: Some("1..=::blt::__macro::sizes::MAX_LAYERS"),
+    },
+    Shared {
+        name: "heads",
+        doc: &["Attention heads."],
+        default: None,
+        range: Some("1..=::blt::__macro::sizes::MAX_DIM"),
+    },
     Shared {
         name: "kv_heads",
         doc: &["Key/value heads; as many as `heads` if left out."],
         default: None,
+        range: Some("1..=::blt::__macro::sizes::MAX_DIM"),
     },
     Shared {
         name: "ffn",
@@ -30,16 +44,19 @@ const SHARED: &[Shared] = &[
             "of 64.",
         ],
         default: None,
+        range: Some("1..=::blt::__macro::sizes::MAX_FFN"),
     },
     Shared {
         name: "window",
         doc: &["How many bytes back a byte sees, itself included; null: the whole span."],
         default: Some("Some(512)"),
+        range: Some("1..=::blt::__macro::sizes::MAX_BYTES"),
     },
     Shared {
         name: "column",
         doc: &["The column that holds the documents."],
         default: Some("\"text\".into()"),
+        range: None,
     },
     Shared {
         name: "split",
@@ -48,23 +65,32 @@ const SHARED: &[Shared] = &[
             "`id` (or of the `content`).",
         ],
         default: None,
+        range: None,
     },
     Shared {
         name: "span_bytes",
         doc: &["Longer documents are cut into spans of this many bytes; a span sees no other."],
         default: Some("8192"),
+        range: Some("1..=::blt::__macro::sizes::MAX_BYTES"),
     },
     Shared {
         name: "shuffle_buffer",
         doc: &["Documents in the buffer from which training draws at random."],
         default: Some("256"),
+        range: Some("1..=::blt::__macro::sizes::MAX_BUFFER"),
     },
     Shared {
         name: "rope_theta",
         doc: &["Base of the rotary position embedding."],
         default: Some("500_000.0"),
+        range: Some("1e-6..=1e15"),
     },
-    Shared { name: "eps", doc: &["Epsilon of RMSNorm."], default: Some("1e-5") },
+    Shared {
+        name: "eps",
+        doc: &["Epsilon of RMSNorm."],
+        default: Some("1e-5"),
+        range: Some("1e-30..=1.0"),
+    },
 ];
 
 /// The shared parameter `name`.

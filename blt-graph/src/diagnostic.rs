@@ -1,11 +1,14 @@
 //! Errors that point at their place in the document.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
+
+use crate::code::Code;
 
 /// A text with values: a YAML file, or an override from the command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,6 +40,18 @@ impl Place {
         self.source.text[line_start..self.span.start].chars().count() + 1
     }
 
+    /// The empty place at its end.
+    pub fn end(&self) -> Place {
+        Place { source: self.source.clone(), span: self.span.end..self.span.end }
+    }
+
+    /// The length of the line in bytes.
+    fn line_length(&self) -> usize {
+        let (before, after) = self.source.text.split_at(self.span.start);
+        let end = after.find('\n').unwrap_or(after.len());
+        before.len() - before.rfind('\n').map_or(0, |at| at + 1) + end
+    }
+
     /// The text of the place.
     pub fn text(&self) -> &str {
         &self.source.text[self.span.clone()]
@@ -66,6 +81,9 @@ pub enum Severity {
 pub struct Diagnostic {
     /// Error or warning.
     pub severity: Severity,
+    /// The kind of error, which `blt-run explain` explains. `None` for one that is not about a
+    /// document.
+    pub code: Option<&'static Code>,
     /// The problem, in one line.
     pub message: String,
     /// The place. A graph written in Rust has no text; then only `path` gives the place.
@@ -80,8 +98,17 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// What the user can do.
     pub help: Option<String>,
-    /// The probably intended text, in place of that at `place`.
+    /// The probably intended text, in place of that at `fix_at`, or else at `place`.
     pub suggestion: Option<String>,
+    /// The place that the suggestion replaces, where `place` is not it.
+    pub fix_at: Option<Place>,
+}
+
+impl Code {
+    /// An error of this kind.
+    pub fn error(&'static self, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { code: Some(self), ..Diagnostic::error(message) }
+    }
 }
 
 impl Diagnostic {
@@ -89,6 +116,7 @@ impl Diagnostic {
     pub fn error(message: impl Into<String>) -> Self {
         Diagnostic {
             severity: Severity::Error,
+            code: None,
             message: message.into(),
             place: None,
             label: String::new(),
@@ -97,6 +125,7 @@ impl Diagnostic {
             notes: Vec::new(),
             help: None,
             suggestion: None,
+            fix_at: None,
         }
     }
 
@@ -132,6 +161,17 @@ impl Diagnostic {
         self
     }
 
+    /// Suggests `text` in place of that at `place`.
+    pub(crate) fn fix(mut self, place: Place, text: impl Into<String>) -> Self {
+        (self.fix_at, self.suggestion) = (Some(place), Some(text.into()));
+        self
+    }
+
+    /// The place and the text that the suggestion puts there.
+    pub fn patch(&self) -> Option<(&Place, &str)> {
+        Some((self.fix_at.as_ref().or(self.place.as_ref())?, self.suggestion.as_deref()?))
+    }
+
     /// The file, if there is one.
     pub fn file(&self) -> Option<&str> {
         self.place.as_ref().map(|place| place.source.name.as_str())
@@ -153,7 +193,10 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let title = level.primary_title(self.message.as_str());
+        let mut title = level.primary_title(clipped(&self.message));
+        if let Some(code) = self.code {
+            title = title.id(code.id);
+        }
         let mut group = match &self.place {
             None => Group::with_title(title),
             Some(place) => {
@@ -192,14 +235,16 @@ impl Diagnostic {
             group = group.element(Level::NOTE.message(format!("at {}", self.path)));
         }
         for note in &self.notes {
-            group = group.element(Level::NOTE.message(note.as_str()));
+            group = group.element(Level::NOTE.message(clipped(note)));
         }
         if let Some(help) = &self.help {
-            group = group.element(Level::HELP.message(help.as_str()));
+            group = group.element(Level::HELP.message(clipped(help)));
         }
         let mut report = vec![group];
         if let Some(suggestion) = &self.suggestion {
-            match &self.place {
+            // The renderer prints the line of a patch whole.
+            let place = self.fix_at.as_ref().or(self.place.as_ref());
+            match place.filter(|place| place.line_length() <= LONG) {
                 Some(place) => report.push(
                     Level::HELP.secondary_title("did you mean this?").element(
                         Snippet::source(place.source.text.as_str())
@@ -217,6 +262,27 @@ impl Diagnostic {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         renderer.decor_style(DecorStyle::Ascii).render(&report)
     }
+}
+
+/// Bytes of a line that are printed whole.
+const LONG: usize = 2000;
+
+/// `text` with the middle of each line left out that is longer than anyone reads, as of a value of
+/// megabytes that an error repeats.
+fn clipped(text: &str) -> Cow<'_, str> {
+    if text.lines().all(|line| line.len() <= LONG) {
+        return text.into();
+    }
+    let clip = |line: &str| {
+        if line.len() <= LONG {
+            return line.to_string();
+        }
+        let head: String = line.chars().take(LONG / 2).collect();
+        let tail: usize = line.chars().rev().take(LONG / 4).map(char::len_utf8).sum();
+        let tail = &line[line.len() - tail..];
+        format!("{head} ... ({} bytes) ... {tail}", line.len() - head.len() - tail.len())
+    };
+    text.lines().map(clip).collect::<Vec<_>>().join("\n").into()
 }
 
 /// The span to underline. For an empty one, the character after it, if there is one.
@@ -254,6 +320,27 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+/// Those of the `new` errors that do not follow from `earlier` ones: their place in the document is
+/// not within, or around, that of an error of its form.
+pub(crate) fn not_shadowed(new: Vec<Diagnostic>, earlier: &[Diagnostic]) -> Vec<Diagnostic> {
+    let within = |a: &str, b: &str| {
+        !b.is_empty()
+            && a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let follows = |new: &Diagnostic| {
+        earlier.iter().any(|earlier| {
+            let same_place = match (&new.place, &earlier.place) {
+                (Some(new), Some(earlier)) => {
+                    new.source == earlier.source && new.span.start == earlier.span.start
+                }
+                _ => false,
+            };
+            same_place || within(&new.path, &earlier.path) || within(&earlier.path, &new.path)
+        })
+    };
+    new.into_iter().filter(|new| !follows(new)).collect()
+}
 
 /// The candidate nearest to `word`, if one is near enough to be a misspelling of it.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -100,7 +100,7 @@ impl Graph {
                 Inputs::Map(wires.collect())
             }
         };
-        let params = written_params(&node, &entry.schema());
+        let params = written_params(&node, entry.schema());
         self.spec.nodes.push(NodeSpec {
             name: name.to_string(),
             node: N::NAME.to_string(),

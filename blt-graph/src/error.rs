@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 
 /// An error of a node or a step, with the parameter or input that is at fault.
@@ -15,6 +16,7 @@ pub struct NodeError {
     pub(crate) at: At,
     pub(crate) error: Box<dyn StdError + Send + Sync>,
     pub(crate) help: Option<String>,
+    pub(crate) code: Option<&'static Code>,
 }
 
 /// The part of a node that a [`NodeError`] is about.
@@ -31,7 +33,7 @@ impl NodeError {
         name: impl Into<String>,
         error: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        NodeError { at: At::Param(name.into()), error: error.into(), help: None }
+        NodeError { at: At::Param(name.into()), error: error.into(), help: None, code: None }
     }
 
     /// The input `port` does not fit, as far as it is known before data is read.
@@ -39,18 +41,26 @@ impl NodeError {
         port: impl Into<String>,
         error: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        NodeError { at: At::Input(port.into()), error: error.into(), help: None }
+        NodeError { at: At::Input(port.into()), error: error.into(), help: None, code: None }
     }
 
     /// An error about the node as a whole: a message, or an error (boxed ones too).
     pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        NodeError { at: At::Node, error: error.into(), help: None }
+        NodeError { at: At::Node, error: error.into(), help: None, code: None }
     }
 
     /// Adds what the user can do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Gives the error a kind of its own, in place of that of all errors about a parameter, an input
+    /// or a node.
+    #[must_use]
+    pub fn code(mut self, code: &'static Code) -> Self {
+        self.code = Some(code);
         self
     }
 

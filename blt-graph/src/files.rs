@@ -86,6 +86,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 pub struct JsonLines {
     path: PathBuf,
     file: File,
+    hasher: blake3::Hasher,
 }
 
 impl JsonLines {
@@ -103,7 +104,7 @@ impl JsonLines {
             .write(true)
             .open(&path)
             .map_err(FileError::on("open", &path))?;
-        let mut log = JsonLines { path, file };
+        let mut log = JsonLines { path, file, hasher: blake3::Hasher::new() };
         log.cut(lines).map_err(FileError::on("cut back", &log.path))?;
         Ok(log)
     }
@@ -121,6 +122,7 @@ impl JsonLines {
                 )));
             }
             length += read as u64;
+            self.hasher.update(&line);
         }
         drop(reader);
         self.file.set_len(length)?;
@@ -136,7 +138,14 @@ impl JsonLines {
         let mut line = serde_json::to_vec(object)
             .map_err(|error| FileError::on("write", &self.path)(io::Error::other(error)))?;
         line.push(b'\n');
+        self.hasher.update(&line);
         self.file.write_all(&line).map_err(FileError::on("write", &self.path))
+    }
+
+    /// The hash of the lines so far, 64 hex digits: a checkpoint that counts the lines records it, so
+    /// that a log that was changed since is found.
+    pub fn hash(&self) -> String {
+        self.hasher.finalize().to_string()
     }
 
     /// Flushes the log to the disk. A step calls this before it writes the checkpoint that counts
@@ -182,10 +191,13 @@ mod tests {
         for step in 0..3 {
             log.push(&serde_json::json!({ "step": step })).unwrap();
         }
+        assert_eq!(log.hash(), blake3::hash(&fs::read(&path).unwrap()).to_string());
         drop(log);
+        let whole = blake3::hash(b"{\"step\":0}\n{\"step\":1}\n").to_string();
         // A kill tears the last line.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"st").unwrap();
         let mut log = JsonLines::open(&path, 2).unwrap();
+        assert_eq!(log.hash(), whole);
         log.push(&serde_json::json!({ "step": 9 })).unwrap();
         log.sync().unwrap();
         assert_eq!(

@@ -171,12 +171,19 @@ pub struct CheckCx<'a> {
     /// The folder that relative paths in parameters start from.
     pub base_dir: &'a Path,
     pub(crate) warnings: &'a RefCell<Vec<NodeError>>,
+    pub(crate) facts: &'a RefCell<Vec<Rc<dyn Any>>>,
 }
 
 impl CheckCx<'_> {
     /// Reports a warning: something is allowed and probably not meant.
     pub fn warn(&self, warning: NodeError) {
         self.warnings.borrow_mut().push(warning);
+    }
+
+    /// States a fact of the node to those who read the plan, of a type that the program defines.
+    /// They find it by type, with [`PlannedNode::fact`](crate::PlannedNode::fact).
+    pub fn state<T: 'static>(&self, fact: T) {
+        self.facts.borrow_mut().push(Rc::new(fact));
     }
 }
 

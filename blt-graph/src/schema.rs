@@ -1,6 +1,8 @@
 //! The JSON Schema of a parameter struct: names, docs and defaults of the parameters, and the keys
 //! that the struct does not have.
 
+use schemars::{Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// One parameter of a node or step.
@@ -16,6 +18,68 @@ pub struct Param {
     pub required: bool,
     /// The default value.
     pub default: Option<Value>,
+}
+
+/// Bounds of a parameter's numbers, both included: what `#[range(1..=64)]` of `blt-derive` puts on
+/// the parameter's schema. The numbers in a list, a tuple or a map have them too.
+pub fn ranged<L: Into<Value>, M: Into<Value>>(least: L, most: M) -> impl FnMut(&mut Schema) {
+    let (least, most) = (least.into(), most.into());
+    move |schema| {
+        if let Some(schema) = schema.as_object_mut() {
+            bound(schema, &least, &most);
+        }
+    }
+}
+
+fn bound(schema: &mut Map<String, Value>, least: &Value, most: &Value) {
+    let is = |name: &Value| name == "integer" || name == "number";
+    let numeric = match schema.get("type") {
+        Some(Value::Array(several)) => several.iter().any(is),
+        Some(one) => is(one),
+        None => false,
+    };
+    if numeric {
+        schema.insert("minimum".into(), least.clone());
+        schema.insert("maximum".into(), most.clone());
+    }
+    for inner in ["items", "additionalProperties", "prefixItems"] {
+        match schema.get_mut(inner) {
+            Some(Value::Object(inner)) => bound(inner, least, most),
+            Some(Value::Array(several)) => {
+                several
+                    .iter_mut()
+                    .filter_map(Value::as_object_mut)
+                    .for_each(|inner| bound(inner, least, most));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The schema of a parameter that is one of some words, for a type without a schema of its own:
+/// `#[schemars(schema_with = "blt_graph::words::<Packing>")]`. serde knows the words.
+pub fn words<T: DeserializeOwned>(_: &mut SchemaGenerator) -> Schema {
+    let refused = serde_json::from_value::<T>("\u{0}".into()).err().map(|error| error.to_string());
+    let mut words: Vec<Value> =
+        options(&refused.unwrap_or_default()).into_iter().map(Value::from).collect();
+    if serde_json::from_value::<T>(Value::Null).is_ok() {
+        words.push(Value::Null);
+    }
+    schemars::json_schema!({ "enum": words })
+}
+
+/// As [`words`], of a list.
+pub fn list_of_words<T: DeserializeOwned>(generator: &mut SchemaGenerator) -> Schema {
+    let items = words::<T>(generator);
+    schemars::json_schema!({ "type": "array", "items": items })
+}
+
+/// The words that serde's message about another one names; none of another message.
+pub(crate) fn options(message: &str) -> Vec<&str> {
+    match message.strip_prefix("unknown variant `") {
+        Some(rest) => rest.split('`').skip(2).step_by(2).collect(),
+        None => Vec::new(),
+    }
 }
 
 /// The doc comment of the struct.
@@ -43,6 +107,22 @@ pub(crate) fn params(root: &Value) -> Vec<Param> {
             doc: param_doc(root, schema),
             required: required.contains(&name.as_str()),
             default: schema.get("default").cloned(),
+        })
+        .collect()
+}
+
+/// The keys below the parameter `name`, if it is a map with keys of its own.
+pub(crate) fn params_below(root: &Value, name: &str) -> Vec<Param> {
+    let Some(schema) = at(root, &[name.to_string()]) else { return Vec::new() };
+    // References of what is below are to the root's definitions.
+    let definitions = root.get("$defs").cloned().unwrap_or_default();
+    let with_keys =
+        alternatives(root, schema).into_iter().filter(|one| one.get("properties").is_some());
+    with_keys
+        .flat_map(|one| {
+            let mut one = one.clone();
+            one["$defs"] = definitions.clone();
+            params(&one)
         })
         .collect()
 }
@@ -102,7 +182,7 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
         return vec![value.to_string()];
     }
     if let Some(values) = schema.get("enum").and_then(Value::as_array) {
-        return values.iter().map(Value::to_string).collect();
+        return values.iter().filter(|value| !value.is_null()).map(Value::to_string).collect();
     }
     let types: Vec<&str> = match schema.get("type") {
         Some(Value::String(one)) => vec![one],
@@ -138,13 +218,43 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
                     _ => "map".to_string(),
                 },
             },
-            "integer" => match schema.get("minimum").and_then(Value::as_i64) {
-                Some(minimum) => format!("integer >= {minimum}"),
-                None => "integer".to_string(),
+            "integer" | "number" => match (schema.get("minimum"), schema.get("maximum")) {
+                (Some(least), Some(most)) => format!("{name} from {least} to {most}"),
+                (Some(least), None) => format!("{name} >= {least}"),
+                (None, Some(most)) => format!("{name} <= {most}"),
+                (None, None) => name.to_string(),
             },
             other => other.to_string(),
         })
         .collect()
+}
+
+/// The schema of the value at `path` in the parameters.
+fn at<'a>(root: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(root, |schema, key| {
+        alternatives(root, schema).into_iter().find_map(|one| {
+            let item = || one.get("prefixItems")?.get(key.parse::<usize>().ok()?);
+            let property = one.get("properties").and_then(|properties| properties.get(key));
+            property
+                .or_else(item)
+                .or_else(|| one.get("items"))
+                .or_else(|| one.get("additionalProperties"))
+        })
+    })
+}
+
+/// What a value at `path` in the parameters may be, in words; `None` if the schema does not say.
+pub(crate) fn expected(root: &Value, path: &[String]) -> Option<String> {
+    let kind = kind(root, at(root, path)?, 0);
+    Some(match kind.as_str() {
+        "any value" => return None,
+        "number" => "a number".to_string(),
+        "string" => "a text".to_string(),
+        "boolean" => "true or false".to_string(),
+        _ if kind.starts_with("integer") => format!("an {kind}"),
+        _ if kind.starts_with("list") || kind.starts_with("map") => format!("a {kind}"),
+        _ => kind,
+    })
 }
 
 /// The properties that an object value may have; `None` if any key is allowed.
@@ -175,16 +285,32 @@ fn known<'a>(root: &'a Value, schema: &'a Value) -> Option<Vec<(&'a str, &'a Val
     closed.then_some(properties)
 }
 
-/// The keys in `value`, at any depth, that the schema does not have: the path of each, and the
-/// names that are valid there. serde ignores such keys, so a misspelt parameter would keep its
-/// default without an error.
-pub(crate) fn unknown_keys(
-    root: &Value,
-    value: &Map<String, Value>,
-) -> Vec<(Vec<String>, Vec<String>)> {
+/// What serde accepts and the schema does not.
+pub(crate) enum Refused {
+    /// A key that the schema does not have, and those that it has there. serde ignores such keys,
+    /// so a misspelt parameter would keep its default without an error.
+    Key(Vec<String>),
+    /// A number that is not in its range: the number, and what is expected.
+    Range(Value, String),
+}
+
+/// What of `value` the schema refuses, at any depth, and the path of each.
+pub(crate) fn refused(root: &Value, value: &Map<String, Value>) -> Vec<(Vec<String>, Refused)> {
     let mut found = Vec::new();
     walk(root, root, &Value::Object(value.clone()), &mut Vec::new(), &mut found);
     found
+}
+
+/// Whether `number` is in the range of a schema of numbers; None for a schema of something else, and
+/// for one without an upper bound, whose numbers serde judges.
+fn in_range(schema: &Value, number: f64) -> Option<bool> {
+    let kinds = plain_kinds(schema, schema, 0);
+    if !kinds.iter().any(|kind| kind.starts_with("integer") || kind.starts_with("number")) {
+        return None;
+    }
+    let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+    let most = bound("maximum")?;
+    Some(bound("minimum").is_none_or(|least| least <= number) && number <= most)
 }
 
 fn walk(
@@ -192,9 +318,18 @@ fn walk(
     schema: &Value,
     value: &Value,
     path: &mut Vec<String>,
-    found: &mut Vec<(Vec<String>, Vec<String>)>,
+    found: &mut Vec<(Vec<String>, Refused)>,
 ) {
     match value {
+        Value::Number(number) => {
+            let Some(as_float) = number.as_f64() else { return };
+            let of_numbers = alternatives(root, schema).into_iter();
+            let in_range: Vec<bool> =
+                of_numbers.filter_map(|one| in_range(one, as_float)).collect();
+            if !in_range.is_empty() && !in_range.contains(&true) {
+                found.push((path.clone(), Refused::Range(value.clone(), kind(root, schema, 0))));
+            }
+        }
         Value::Object(map) => {
             let known = known(root, schema);
             for (key, child) in map {
@@ -210,10 +345,10 @@ fn walk(
                     }
                     Some(known) => match known.iter().find(|(name, _)| name == key) {
                         Some((_, schema)) => walk(root, schema, child, path, found),
-                        None => found.push((
-                            path.clone(),
-                            known.iter().map(|(name, _)| name.to_string()).collect(),
-                        )),
+                        None => {
+                            let known = known.iter().map(|(name, _)| name.to_string()).collect();
+                            found.push((path.clone(), Refused::Key(known)));
+                        }
                     },
                 }
                 path.pop();
@@ -221,10 +356,13 @@ fn walk(
         }
         Value::Array(items) => {
             let schemas = alternatives(root, schema);
-            let Some(item) = schemas.iter().find_map(|one| one.get("items")) else { return };
             for (index, child) in items.iter().enumerate() {
+                let of_item = |one: &Value| one.get("prefixItems")?.get(index).cloned();
+                let item = schemas.iter().find_map(|one| of_item(one));
+                let items = || schemas.iter().find_map(|one| one.get("items")).cloned();
+                let Some(item) = item.or_else(items) else { return };
                 path.push(index.to_string());
-                walk(root, item, child, path, found);
+                walk(root, &item, child, path, found);
                 path.pop();
             }
         }

@@ -167,6 +167,7 @@ pub struct StepCx<'a> {
     pub(crate) progress: &'a dyn Progress,
     pub(crate) interrupt: Arc<AtomicBool>,
     pub(crate) program: String,
+    pub(crate) detect_anomaly: bool,
     pub(crate) lent: World,
 }
 
@@ -190,6 +191,7 @@ impl<'a> StepCx<'a> {
             progress: &Silent,
             interrupt: Arc::default(),
             program,
+            detect_anomaly: false,
             lent: World::new(),
         }
     }
@@ -265,6 +267,12 @@ impl<'a> StepCx<'a> {
         &self.program
     }
 
+    /// Whether to look at every value as it is made, for the first that is not finite
+    /// ([`RunOptions::detect_anomaly`](crate::run::RunOptions::detect_anomaly)).
+    pub fn detect_anomaly(&self) -> bool {
+        self.detect_anomaly
+    }
+
     /// The receiver of progress reports.
     pub fn progress(&self) -> &dyn Progress {
         self.progress
@@ -279,5 +287,10 @@ impl<'a> StepCx<'a> {
     /// [`StepError::Interrupted`].
     pub fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// What becomes true when the user wants to stop, for other threads.
+    pub fn interrupt(&self) -> Arc<AtomicBool> {
+        self.interrupt.clone()
     }
 }

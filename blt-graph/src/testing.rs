@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, list};
-use crate::plan::{check_params, param_diagnostic};
+use crate::plan::{check_params, parsed};
 use crate::registry::{NodeEntry, ParamError, StepEntry, duplicates, nodes, steps};
 use crate::schema;
 use crate::spec::{Inputs, NodeSpec, Places, RESERVED, StepSpec, is_name};
@@ -48,12 +48,12 @@ fn check_node(entry: &NodeEntry) -> Vec<String> {
         }
     }
     let schema = entry.schema();
-    for param in schema::params(&schema) {
+    for param in schema::params(schema) {
         if RESERVED.contains(&param.name.as_str()) {
             wrong.push(format!("a parameter may not be called `{}`", param.name));
         }
     }
-    check_docs(&schema, &mut wrong);
+    check_docs(schema, &mut wrong);
     match NodeSpec::parse_example(entry.name, entry.example) {
         Err(diagnostics) => wrong.push(format!("its example does not parse:\n{diagnostics}")),
         Ok(node) if node.node != entry.name => {
@@ -61,7 +61,7 @@ fn check_node(entry: &NodeEntry) -> Vec<String> {
         }
         Ok(node) => {
             let mut found = check_wires(entry, &node);
-            found.extend(check_example(entry.name, &schema, &node.params, |params| {
+            found.extend(check_example(entry.name, schema, &node.params, |params| {
                 Ok(entry.parse(params)?.params)
             }));
             wrong.extend(refused(&found));
@@ -73,14 +73,14 @@ fn check_node(entry: &NodeEntry) -> Vec<String> {
 fn check_step(entry: &StepEntry) -> Vec<String> {
     let mut wrong = Vec::new();
     let schema = entry.schema();
-    check_docs(&schema, &mut wrong);
+    check_docs(schema, &mut wrong);
     match StepSpec::parse_example(entry.name, entry.example) {
         Err(diagnostics) => wrong.push(format!("its example does not parse:\n{diagnostics}")),
         Ok(step) if step.step != entry.name => {
             wrong.push(format!("its example is of `{}`", step.step));
         }
         Ok(step) => {
-            let found = check_example(entry.name, &schema, &step.params, |params| {
+            let found = check_example(entry.name, schema, &step.params, |params| {
                 Ok(entry.parse(params)?.params)
             });
             wrong.extend(refused(&found));
@@ -137,15 +137,11 @@ fn check_example(
     let mut found = Vec::new();
     let (places, what) = (Places::default(), format!("the example of {name}"));
     if check_params(schema, params, &places, &[], &what, &mut found) {
-        let again = parse(&Value::Object(params.clone())).and_then(|params| {
-            parse(&Value::Object(params.clone()))?;
-            Ok(params)
-        });
-        match again {
-            Ok(params) => {
-                check_params(schema, &params, &places, &[], &what, &mut found);
-            }
-            Err(error) => found.push(param_diagnostic(schema, &places, &[], &what, &error)),
+        let at = (&places, &[][..]);
+        if let Some(params) = parsed(schema, params, at, &what, &mut found, &parse)
+            && let Some(params) = parsed(schema, &params, at, &what, &mut found, &parse)
+        {
+            check_params(schema, &params, &places, &[], &what, &mut found);
         }
     }
     found

@@ -3,6 +3,7 @@
 
 use blt_core::checkpoint::{FORMAT, MODEL_FILE, OPTIMIZER_FILE};
 use blt_core::hf::ModelShape;
+use blt_core::strict;
 use blt_graph::run::store::{Damage, Seal};
 use blt_graph::{NodeError, StepError, write_atomic};
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,7 @@ impl CheckpointState {
     pub fn read(dir: &Path) -> Result<Self, StateError> {
         let path = dir.join(STATE_FILE);
         let damaged = |source| StateError::Damaged { path: path.clone(), source };
-        let text = std::fs::read_to_string(&path)
+        let text = strict::read_to_string(&path)
             .map_err(|source| StateError::Read { path: path.clone(), source })?;
         let value: Value = serde_json::from_str(&text).map_err(damaged)?;
         if value["format"] != FORMAT {
@@ -144,7 +145,7 @@ impl CheckpointState {
 /// If a file cannot be read, or is not as it was when the checkpoint was written.
 pub fn verify(dir: &Path) -> Result<(), StateError> {
     let path = dir.join(SEAL_FILE);
-    let text = match std::fs::read(&path) {
+    let text = match strict::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         text => text.map_err(|source| StateError::Read { path: path.clone(), source })?,
     };
@@ -165,7 +166,7 @@ pub fn digests(dir: &Path) -> Result<Vec<String>, StateError> {
     CheckpointState::read(dir)?;
     let digest = |file: &str| {
         let path = dir.join(file);
-        match std::fs::read(&path) {
+        match strict::read(&path) {
             Ok(bytes) => Ok(format!("{file} {}", blake3::hash(&bytes))),
             Err(source) => Err(StateError::Read { path, source }),
         }

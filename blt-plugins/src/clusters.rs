@@ -14,6 +14,14 @@ pub fn cluster_column(plan: &Plan) -> Option<&str> {
 /// Requests that have passed, of which variants and seeds of a run ask the same.
 static PASSED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
+blt_graph::code! {
+    /// Documents have no such cluster.
+    ///
+    /// `report.cluster` names a column that every source of an evaluation has, with a value in each
+    /// row. Documents of one value count as one observation.
+    pub CLUSTER = "BLT0603"
+}
+
 /// Checks that each document of a request has a cluster; reads them once. Returns what a step's key
 /// depends on.
 ///
@@ -27,7 +35,12 @@ pub fn check_clusters(
 ) -> Result<String, StepError> {
     let request = Request { scalars: vec![column.to_owned()], ..request };
     let refuse = |message: String, help: Option<String>| {
-        StepError::Document(cx.plan().spec.diagnose(&["report", "cluster"], message, help))
+        StepError::Document(cx.plan().spec.diagnose(
+            &CLUSTER,
+            &["report", "cluster"],
+            message,
+            help,
+        ))
     };
     for found in sources(cx.plan(), goals)? {
         let error = |e| found.error(cx.plan(), e);

@@ -5,7 +5,7 @@ use blt_core::backend::dfdx::Dfdx;
 use blt_core::backend::fused::Fused;
 use blt_core::backend::gpu;
 use blt_core::backend::{Backend, BackendError};
-use blt_graph::{ComputePath, StepCx, StepError};
+use blt_graph::{ComputePath, Diagnostics, PipelineSpec, StepCx, StepError};
 use std::error::Error;
 use std::rc::Rc;
 
@@ -19,11 +19,40 @@ pub fn backend(cx: &StepCx) -> Result<Rc<dyn Backend>, StepError> {
         (ComputePath::Reference, Device::Cpu) => Ok(Rc::new(Dfdx::<f32, _>::cpu())),
         (ComputePath::Reference, Device::Cuda(index)) => gpu::open(index).map_err(device_error),
         (ComputePath::Fused, gpu) => {
-            let what =
-                format!("fused operations are the processor's own, and the device is `{gpu}`");
-            Err(StepError::other(what).help("leave `path` out, or give `path: reference`"))
+            let (what, help) = no_fused(gpu);
+            Err(StepError::other(what).help(help))
         }
     }
+}
+
+blt_graph::code! {
+    /// There is no such device, or the compute path does not exist on it.
+    ///
+    /// `device` is `cpu`, `cuda` (the first GPU) or `cuda:N`. Fused operations are the processor's
+    /// own: on a GPU leave `path` out, or give `path: reference`.
+    pub DEVICE = "BLT0602"
+}
+
+/// What is wrong with the pipeline's `device` and `path`, as far as the machine need not be asked.
+pub fn check_device(spec: &PipelineSpec) -> Result<(), Diagnostics> {
+    let Some(name) = &spec.device else { return Ok(()) };
+    let device: Device = name.parse().map_err(|error: DeviceError| {
+        spec.diagnose(&DEVICE, &["device"], error.to_string(), Some(error.help().to_owned()))
+    })?;
+    match (spec.compute_path, device) {
+        (Some(ComputePath::Fused), gpu @ Device::Cuda(_)) => {
+            let (what, help) = no_fused(gpu);
+            Err(spec.diagnose(&DEVICE, &["path"], what, Some(help.to_owned())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_fused(gpu: Device) -> (String, &'static str) {
+    (
+        format!("fused operations are the processor's own, and the device is `{gpu}`"),
+        "leave `path` out, or give `path: reference`",
+    )
 }
 
 fn device_error(error: DeviceError) -> StepError {

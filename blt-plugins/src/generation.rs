@@ -78,6 +78,11 @@ impl Generator {
         Generation::start(&self.decoder, options, prompt, document).map_err(|e| self.error(e))
     }
 
+    /// The graph, and the model in it as it runs id by id.
+    pub(crate) fn parts(&self) -> (&TrainedGraph, &Decoder) {
+        (&self.graph, &self.decoder)
+    }
+
     /// An error of a generation, pointing at the node at fault.
     pub fn error(&self, error: GenerateError) -> StepError {
         self.graph.decoding_error(error)

@@ -8,8 +8,10 @@
 // The attributes of blt-derive refer to `::blt`, here as in a plugin's crate.
 extern crate self as blt;
 
+mod certify;
 mod checkpoint;
 mod clusters;
+mod coding;
 mod device;
 mod facilities;
 mod fingerprint;
@@ -22,6 +24,8 @@ pub mod metric;
 mod model;
 mod model_files;
 mod model_part;
+mod needs;
+mod node_size;
 pub mod nodes;
 pub mod patcher;
 mod plan_queries;
@@ -31,16 +35,20 @@ mod profile;
 mod recognise;
 pub mod scoring;
 mod short_form;
+mod size;
 mod sources;
 mod split;
 pub mod steps;
+mod stop;
 pub mod testing;
 mod trained_graph;
 
+pub use certify::{Certificate, Verdict};
 pub use checkpoint::{
     CHECKPOINT_DIR, CheckpointState, ResumeFolder, STATE_FILE, StateError, StoredModel,
 };
-pub use device::backend;
+pub use coding::{compress, decompress};
+pub use device::{backend, check_device};
 pub use facilities::{
     DecodeCx, Facilities, Matching, ParamSet, Prepare, SourceHandle, provide, provide_streaming,
 };
@@ -52,10 +60,14 @@ pub use matched::{Matched, Pair, Rate};
 pub use metric::Metric;
 pub use model::{session, with_params};
 pub use model_part::ModelPart;
+pub use needs::need_of_plan;
+pub use node_size::NodeSize;
 pub use patcher::{Patcher, SpanPatcher, StreamPatcher};
 pub use profile::{NodeCost, NodeProfile};
 pub use recognise::NotBlt;
+pub use size::{Need, gigabytes};
 pub use sources::{DocumentSource, check_source, check_sources, fingerprints};
+pub use stop::Stop;
 pub use trained_graph::reading::Batches;
 pub use trained_graph::{NodeParam, TrainedGraph};
 
@@ -63,6 +75,7 @@ pub use trained_graph::{NodeParam, TrainedGraph};
 #[doc(hidden)]
 pub mod __macro {
     pub use crate::short_form::ShortForm;
+    pub use blt_core::sizes;
     pub use blt_graph;
     pub use schemars;
     pub use serde;

@@ -5,6 +5,7 @@ use crate::plan_queries::patches_wire;
 use crate::ports::Patches;
 use crate::trained_graph::TrainedGraph;
 use blt_core::patch::PatchStats;
+use blt_core::sizes::MAX_BYTES;
 use blt_data::Request;
 use blt_derive::params;
 use blt_graph::{NodeError, StepCx, StepError};
@@ -27,10 +28,11 @@ pub enum On {
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// Wanted mean patch size in bytes, reached within 1 %.
+    #[range(1.0..=MAX_BYTES as f64)]
     pub bytes_per_patch: f64,
     /// `scored`: the documents that the step scores. Where patches start needs their bytes alone.
     #[default]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<On>")]
     pub on: On,
     /// Whether to match each value of the column `by` on its own.
     #[default]

@@ -122,19 +122,14 @@ impl Sizes {
 
     /// Checks the sizes and resolves what was left out. The errors name the parameter at fault.
     pub fn resolve(&self) -> Result<BlockConfig, NodeError> {
-        for (name, value) in [("dim", self.dim), ("layers", self.layers), ("heads", self.heads)] {
-            if value == 0 {
-                return Err(NodeError::param(name, format!("{name} must be at least 1")));
-            }
-        }
         if !self.dim.is_multiple_of(self.heads) {
             let msg = format!("a width of {} is not divisible by {} heads", self.dim, self.heads);
-            let heads: Vec<String> = (1..=self.dim)
-                .filter(|h| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2))
-                .map(|h| h.to_string())
-                .collect();
-            return Err(NodeError::param("heads", msg)
-                .help(format!("heads that work here: {}", heads.join(", "))));
+            let works = |h: &usize| self.dim.is_multiple_of(*h) && (self.dim / h).is_multiple_of(2);
+            let heads: Vec<String> = (1..=self.dim).filter(works).map(|h| h.to_string()).collect();
+            return Err(NodeError::param("heads", msg).help(match heads.is_empty() {
+                true => format!("a width of {} is odd, and RoPE rotates pairs", self.dim),
+                false => format!("heads that work here: {}", heads.join(", ")),
+            }));
         }
         let head_dim = self.dim / self.heads;
         if !head_dim.is_multiple_of(2) {
@@ -145,32 +140,10 @@ impl Sizes {
             return Err(NodeError::param("heads", msg));
         }
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
-        if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
+        if !self.heads.is_multiple_of(kv_heads) {
             return Err(NodeError::param(
                 "kv_heads",
                 format!("{} heads can't share {kv_heads} key/value heads evenly", self.heads),
-            ));
-        }
-        if self.window == Some(0) {
-            return Err(NodeError::param(
-                "window",
-                "a window of 0 sees nothing, not even the byte itself",
-            )
-            .help("leave `window` out, or write `null`, for full causal attention"));
-        }
-        if self.ffn == Some(0) {
-            return Err(NodeError::param("ffn", "ffn must be at least 1"));
-        }
-        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return Err(NodeError::param(
-                "rope_theta",
-                format!("rope_theta must be a positive number, not {}", self.rope_theta),
-            ));
-        }
-        if !(self.eps.is_finite() && self.eps > 0.0) {
-            return Err(NodeError::param(
-                "eps",
-                format!("eps must be a positive number, not {}", self.eps),
             ));
         }
         Ok(BlockConfig {

@@ -77,7 +77,7 @@ pub fn read_by_patchers(plan: &Plan, goals: &[&str]) -> Result<Option<String>, N
 ///
 /// # Errors
 /// If the plan does not have a goal.
-pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, StepError> {
+pub fn nodes_behind_borders(plan: &Plan, goals: &[&str]) -> Result<BTreeSet<String>, NodeError> {
     let mut model: BTreeSet<&str> = BTreeSet::new();
     let mut open: Vec<&PlannedNode> =
         goals.iter().map(|g| Ok(plan.goal(g)?.node)).collect::<Result<_, NodeError>>()?;

@@ -14,4 +14,4 @@ pub mod results;
 mod stats;
 
 pub use finish::{Finished, finish, write_report};
-pub use options::{ReportOptions, check_report};
+pub use options::{ReportOptions, check_report, report_schema};

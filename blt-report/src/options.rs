@@ -1,10 +1,11 @@
 //! The pipeline's `report` section.
 
 use blt_graph::diagnostic::nearest;
-use blt_graph::{Diagnostics, PipelineSpec, Variant};
+use blt_graph::{Diagnostic, Diagnostics, PipelineSpec, Variant};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the `report` section asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,128 +63,179 @@ impl ReportOptions {
     }
 }
 
-/// The keys of the section, and what each is.
-const KEYS: &[(&str, &str)] = &[
-    ("baseline", "the variant that differences are to"),
-    ("cluster", "the column whose values are clusters of documents"),
-    ("controls", "variants that show what the run can see"),
-    ("references", "goals of other `evaluate` steps that are rows of the table"),
-];
+/// What the report compares.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "its schema is what is used")]
+struct ReportKeys {
+    /// The variant that differences are to.
+    baseline: Option<String>,
+    /// The column whose values are clusters of documents, which count as one observation.
+    cluster: Option<String>,
+    /// Variants that show what the run can see, each with the variant that it is compared with:
+    /// `{CONTROL: ARM}` or `{CONTROL: {of: ARM, what: TEXT}}`. They are never ranked.
+    controls: Option<BTreeMap<String, ControlKeys>>,
+    /// Goals of other `evaluate` steps that are rows of the table: `{NAME: GOAL}`.
+    references: Option<BTreeMap<String, String>>,
+}
+
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "its schema is what is used")]
+enum ControlKeys {
+    Arm(String),
+    Of {
+        /// The variant that it is compared with.
+        of: String,
+        /// What it changes, in words that a cost can follow: "no latents".
+        what: Option<String>,
+    },
+}
+
+/// The JSON Schema of the section.
+pub fn report_schema() -> Value {
+    schemars::SchemaGenerator::default().into_root_schema_for::<ReportKeys>().to_value()
+}
+
+blt_graph::code! {
+    /// The section `report` asks for what is not there.
+    ///
+    /// `baseline` and `controls` name variants, `references` goals of `evaluate` steps, `cluster` a
+    /// column. `blt-run keys report` has all of its keys.
+    pub REPORT = "BLT0601"
+}
 
 /// Checks the pipeline's `report` section: `baseline` and `controls` name variants, `cluster` a
 /// column. (The steps that read documents check that there is such a column.)
 ///
 /// # Errors
-/// Diagnostics that point at the key or the value at fault.
+/// Diagnostics that point at the keys or the values at fault.
 pub fn check_report(spec: &PipelineSpec) -> Result<(), Diagnostics> {
-    let known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
-    if let Some(key) = spec.report.keys().find(|key| !known(key)) {
-        let takes: Vec<String> = KEYS.iter().map(|(key, is)| format!("`{key}`, {is}")).collect();
-        let message = format!("`report` has no `{key}`; it takes {}", takes.join("; "));
-        let meant = nearest(key, KEYS.iter().map(|(key, _)| *key));
-        let meant = meant.map(|name| format!("did you mean `{name}`?"));
-        return Err(spec.diagnose(&["report", key], message, meant));
+    let mut check = Check { spec, found: Vec::new() };
+    let schema = report_schema();
+    let keys = schema["properties"].as_object().map(|keys| keys.keys().map(String::as_str));
+    let keys: Vec<&str> = keys.into_iter().flatten().collect();
+    for key in spec.report.keys().filter(|key| !keys.contains(&key.as_str())) {
+        let message = format!("`report` has no `{key}`; it takes `{}`", keys.join("`, `"));
+        let near = nearest(key, keys.iter().copied());
+        check.say_key(&["report", key], message, near);
     }
     if let Some(cluster) = spec.report.get("cluster").filter(|cluster| !cluster.is_string()) {
         let message = format!("`report.cluster` is {cluster}, and it takes the name of a column");
-        return Err(spec.diagnose(&["report", "cluster"], message, None));
+        check.say(&["report", "cluster"], message);
     }
     let named =
         ["baseline", "controls", "references"].iter().any(|key| spec.report.contains_key(*key));
-    if !named {
-        return Ok(());
+    if named {
+        let variants = spec.variants()?;
+        let names: Vec<String> = variants.iter().map(|variant| variant.name.clone()).collect();
+        if let Some(baseline) = spec.report.get("baseline") {
+            let named = baseline.as_str().map_or_else(|| baseline.to_string(), str::to_owned);
+            if !names.contains(&named) {
+                let (message, near) = unknown(&names, "`report.baseline` is", &named);
+                check.say_near(&["report", "baseline"], message, near);
+            }
+        }
+        check.controls(&names);
+        check.references(&names, &variants);
     }
-    let variants = spec.variants()?;
-    let names: Vec<String> = variants.iter().map(|variant| variant.name.clone()).collect();
-    if let Some(baseline) = spec.report.get("baseline") {
-        is_variant(spec, &names, &["report", "baseline"], "`report.baseline` is", baseline)?;
-    }
-    check_controls(spec, &names)?;
-    check_references(spec, &names, &variants)
+    if check.found.is_empty() { Ok(()) } else { Err(Diagnostics(check.found)) }
 }
 
-/// References are goals that some `evaluate` step measures, under names that no variant has.
-fn check_references(
-    spec: &PipelineSpec,
-    names: &[String],
-    variants: &[Variant],
-) -> Result<(), Diagnostics> {
-    let Some(section) = spec.report.get("references") else { return Ok(()) };
-    let Value::Object(references) = section else {
-        let message =
-            format!("`report.references` is {section}; expected `references: {{NAME: GOAL}}`");
-        return Err(spec.diagnose(&["report", "references"], message, None));
-    };
-    let steps = variants.iter().flat_map(|variant| &variant.spec.run);
-    let evaluated = steps.filter(|step| step.step == "evaluate");
-    let goals = evaluated.filter_map(|step| step.params.get("goal")?.as_str());
-    let goals: Vec<&str> = goals.collect::<BTreeSet<_>>().into_iter().collect();
-    for (name, goal) in references {
-        let (message, meant) = if names.contains(name) {
-            (format!("the reference `{name}` has the name of a variant"), None)
-        } else if goal.as_str().is_some_and(|goal| goals.contains(&goal)) {
-            continue;
-        } else {
-            let message = format!(
-                "the reference `{name}` is {goal}, and `evaluate` steps have the goals `{}`",
-                goals.join("`, `")
-            );
-            (message, goal.as_str().and_then(|goal| nearest(goal, goals.iter().copied())))
-        };
-        let help = meant.map(|goal| format!("did you mean `{goal}`?"));
-        return Err(spec.diagnose(&["report", "references", name], message, help));
-    }
-    Ok(())
+/// A check of the section, and what it found.
+struct Check<'a> {
+    spec: &'a PipelineSpec,
+    found: Vec<Diagnostic>,
 }
 
-/// Controls and what they control are variants, and no variant is both.
-fn check_controls(spec: &PipelineSpec, names: &[String]) -> Result<(), Diagnostics> {
-    const GRAMMAR: &str =
-        "`controls: {CONTROL: ARM}` or `controls: {CONTROL: {of: ARM, what: TEXT}}`";
-    let Some(section) = spec.report.get("controls") else { return Ok(()) };
-    let Value::Object(controls) = section else {
-        let message = format!("`report.controls` is {section}; expected {GRAMMAR}");
-        return Err(spec.diagnose(&["report", "controls"], message, None));
-    };
-    for (name, value) in controls {
-        let at = ["report", "controls", name.as_str()];
-        let Some(of) = ControlOf::read(value) else {
-            let message = format!("the control `{name}` is {value}; expected {GRAMMAR}");
-            return Err(spec.diagnose(&at, message, None));
-        };
-        is_variant(spec, names, &at, "a control is", &Value::String(name.clone()))?;
-        is_variant(
-            spec,
-            names,
-            &at,
-            &format!("`{name}` controls"),
-            &Value::String(of.arm.clone()),
-        )?;
-        let wrong = if controls.contains_key(&of.arm) {
-            format!("`{name}` controls `{}`, which is a control itself", of.arm)
-        } else if spec.report.get("baseline").and_then(Value::as_str) == Some(name) {
-            format!("`{name}` is the baseline, and as a control it is not ranked")
-        } else {
-            continue;
-        };
-        return Err(spec.diagnose(&at, wrong, None));
+impl Check<'_> {
+    fn say(&mut self, path: &[&str], message: String) {
+        self.say_near(path, message, None);
     }
-    Ok(())
+
+    /// `near`: what may be meant by the value.
+    fn say_near(&mut self, path: &[&str], message: String, near: Option<&str>) {
+        let Diagnostics(new) = self.spec.diagnose(&REPORT, path, message, None);
+        let suggestion = near.map(str::to_owned);
+        self.found.extend(
+            new.into_iter().map(|new| Diagnostic { suggestion: suggestion.clone(), ..new }),
+        );
+    }
+
+    /// `near`: what may be meant by the key.
+    fn say_key(&mut self, path: &[&str], message: String, near: Option<&str>) {
+        let Diagnostics(new) = self.spec.diagnose_key(&REPORT, path, message, near);
+        self.found.extend(new);
+    }
+
+    /// References are goals that some `evaluate` step measures, under names that no variant has.
+    fn references(&mut self, names: &[String], variants: &[Variant]) {
+        let Some(section) = self.spec.report.get("references") else { return };
+        let Value::Object(references) = section else {
+            let message =
+                format!("`report.references` is {section}; expected `references: {{NAME: GOAL}}`");
+            return self.say(&["report", "references"], message);
+        };
+        let steps = variants.iter().flat_map(|variant| &variant.spec.run);
+        let evaluated = steps.filter(|step| step.step == "evaluate");
+        let goals = evaluated.filter_map(|step| step.params.get("goal")?.as_str());
+        let goals: Vec<&str> = goals.collect::<BTreeSet<_>>().into_iter().collect();
+        for (name, goal) in references {
+            let (message, meant) = if names.contains(name) {
+                (format!("the reference `{name}` has the name of a variant"), None)
+            } else if goal.as_str().is_some_and(|goal| goals.contains(&goal)) {
+                continue;
+            } else {
+                let message = format!(
+                    "the reference `{name}` is {goal}, and `evaluate` steps have the goals `{}`",
+                    goals.join("`, `")
+                );
+                (message, goal.as_str().and_then(|goal| nearest(goal, goals.iter().copied())))
+            };
+            self.say_near(&["report", "references", name], message, meant);
+        }
+    }
+
+    /// Controls and what they control are variants, and no variant is both.
+    fn controls(&mut self, names: &[String]) {
+        const GRAMMAR: &str =
+            "`controls: {CONTROL: ARM}` or `controls: {CONTROL: {of: ARM, what: TEXT}}`";
+        let spec = self.spec;
+        let Some(section) = spec.report.get("controls") else { return };
+        let Value::Object(controls) = section else {
+            let message = format!("`report.controls` is {section}; expected {GRAMMAR}");
+            return self.say(&["report", "controls"], message);
+        };
+        for (name, value) in controls {
+            let at = ["report", "controls", name.as_str()];
+            let Some(of) = ControlOf::read(value) else {
+                self.say(&at, format!("the control `{name}` is {value}; expected {GRAMMAR}"));
+                continue;
+            };
+            if !names.contains(name) {
+                let (message, near) = unknown(names, "a control is", name);
+                self.say_key(&at, message, near);
+            }
+            if !names.contains(&of.arm) {
+                let (message, near) = unknown(names, &format!("`{name}` controls"), &of.arm);
+                let of = [&at[..], &["of"]].concat();
+                self.say_near(if value.is_object() { &of } else { &at }, message, near);
+            }
+            if controls.contains_key(&of.arm) {
+                let message = format!("`{name}` controls `{}`, which is a control itself", of.arm);
+                self.say(&at, message);
+            } else if spec.report.get("baseline").and_then(Value::as_str) == Some(name) {
+                let message =
+                    format!("`{name}` is the baseline, and as a control it is not ranked");
+                self.say(&at, message);
+            }
+        }
+    }
 }
 
-/// `says`: what the name is for.
-fn is_variant(
-    spec: &PipelineSpec,
-    names: &[String],
-    path: &[&str],
-    says: &str,
-    named: &Value,
-) -> Result<(), Diagnostics> {
-    if names.iter().any(|name| Some(name.as_str()) == named.as_str()) {
-        return Ok(());
-    }
-    let message = format!("{says} {named}, and the variants are `{}`", names.join("`, `"));
-    let meant = named.as_str().and_then(|name| nearest(name, names.iter().map(String::as_str)));
-    let meant = meant.map(|name| format!("did you mean `{name}`?"));
-    Err(spec.diagnose(path, message, meant))
+/// What is wrong with `named`, which is no variant, and which one may be meant. `says`: what the name
+/// is for.
+fn unknown<'a>(names: &'a [String], says: &str, named: &str) -> (String, Option<&'a str>) {
+    let message = format!("{says} \"{named}\", and the variants are `{}`", names.join("`, `"));
+    (message, nearest(named, names.iter().map(String::as_str)))
 }

@@ -71,10 +71,10 @@ fn settings_of_training_that_make_no_sense() {
     let train = "{goal: loss, steps: 4,";
     for (setting, says) in [
         ("packing: worst_fit", &["`packing`", "best_fit"][..]),
-        ("average: {last: 2}", &["last is 2", "a share of the steps"]),
+        ("average: {last: 2}", &["`average.last`", "is 2; expected number from 0 to 1"]),
         ("average: {ema: 1}", &["ema is 1", "0.999"]),
-        ("lr_by: {latent: -1}", &["the factor for `latent` is -1"]),
-        ("evaluate: {every: 0}", &["must be at least 1"]),
+        ("lr_by: {latent: -1}", &["`lr_by.latent`", "is -1; expected number from 0"]),
+        ("evaluate: {every: 0}", &["`evaluate.every`", "is 0; expected integer from 1 to"]),
         ("evaluate: {evry: 5}", &["`evaluate` of step", "no key `evry`", "did you mean"]),
         ("lr_by: {latnet: 2}", &["`latnet`", "did you mean `latent`?"]),
     ] {
@@ -493,9 +493,13 @@ fn fused_operations_on_a_gpu() {
 #[test]
 fn arguments_that_make_no_sense() {
     let place = plain();
-    for args in
-        [&["--threads", "0"][..], &["--threads", "two"], &["--nope"], &["--resume", "--fresh"]]
-    {
+    for args in [
+        &["--threads", "0"][..],
+        &["--threads", "9999"],
+        &["--threads", "two"],
+        &["--nope"],
+        &["--resume", "--fresh"],
+    ] {
         let output = place.run(args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}\n{stderr}");
@@ -651,12 +655,12 @@ fn a_baseline_that_is_no_variant() {
     let place = plain();
     let yaml = format!("{}ablate: {{space: {{}}}}\nreport: {{baseline: spcae}}\n", place.yaml);
     let place = place.with(&yaml);
-    let says = &["`report.baseline`", "`space`", "did you mean `space`?", &place.at("spcae")];
+    let says = &["`report.baseline`", "`space`", "+ report: {baseline: space}", &place.at("spcae")];
     refused_at_once(&place, &[], says);
     let checked = place.command(&["check", "pipeline.yaml"]).output().unwrap();
     assert!(text(&checked.stderr).contains(&place.at("spcae")), "{}", text(&checked.stderr));
     let place = place.edit("baseline: spcae", "basline: space");
-    refused_at_once(&place, &[], &["`report` has no `basline`", &place.at("space}\n")]);
+    refused_at_once(&place, &[], &["`report` has no `basline`", &place.at("basline")]);
 }
 
 #[test]

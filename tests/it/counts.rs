@@ -101,10 +101,10 @@ fn what_counts_cannot_do_is_refused_by_name() {
         assert!(stderr.contains(expected), "{stderr}");
     }
     for (param, expected) in [
-        ("order: 9", "the longest context is 9 bytes; it must be 1 to 8"),
-        ("memory_mb: 0", "counts need at least 1 MiB of memory"),
-        ("memory_mb: 18446744073709551615", "18446744073709551615 MiB are more than there are"),
-        ("fit_bytes: 0", "0 bytes are nothing to count"),
+        ("order: 9", "`order` of `entropy` (NgramLm) is 9; expected integer from 1 to 8"),
+        ("memory_mb: 0", "is 0; expected integer from 1 to"),
+        ("memory_mb: 18446744073709551615", "is 18446744073709551615; expected integer from 1 to"),
+        ("fit_bytes: 0", "is 0; expected integer from 1 to"),
     ] {
         let node = format!("{{node: NgramLm, in: docs, {param}}}");
         let output = Place::new().edit(LM, &node).run(&[]);

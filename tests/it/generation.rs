@@ -276,9 +276,9 @@ fn a_step_goes_on_from_each_row_in_the_same_words_in_any_batch() {
 #[test]
 fn a_step_that_cannot_write_is_refused_before_it_runs() {
     for (step, says) in [
-        ("generate: {goal: loss, temperature: -1}", "a temperature of -1"),
-        ("generate: {goal: loss, top_p: 2.0}", "a top-p of 2"),
-        ("generate: {goal: loss, top_k: 0}", "a top-k of 0"),
+        ("generate: {goal: loss, temperature: -1}", "is -1; expected number from 0"),
+        ("generate: {goal: loss, top_p: 2.0}", "is 2.0; expected number from"),
+        ("generate: {goal: loss, top_k: 0}", "is 0; expected integer from 1"),
         ("generate: {goal: loss, stop: ['']}", "an empty text"),
         ("generate: {goal: patches}", "neither gives nor reads logits"),
     ] {

@@ -128,6 +128,23 @@ fn a_damaged_checkpoint_is_not_continued_from() {
     assert!(said.contains("copy it again from where it came"), "{said}");
 }
 
+#[test]
+fn a_part_whose_bytes_changed_is_named() {
+    let place = place().edit("score: {goal: loss}", "score: {goal: loss, output: out}");
+    place.done(&[]);
+    let part = kept(&place.path("out"), ".parquet");
+    let mut bytes = fs::read(&part).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&part, bytes).unwrap();
+    let output = place.run(&[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("its bytes are not those that were written"), "{said}");
+    assert!(said.contains(".parquet") && said.contains("remove it, and run again"), "{said}");
+    fs::remove_file(&part).unwrap();
+    place.done(&[]);
+}
+
 /// Starts `pipeline` with a runs folder of its own.
 fn start(place: &Place, pipeline: &str, args: &[&str]) -> Child {
     let args = [&[pipeline, "--threads", "1"], args].concat();

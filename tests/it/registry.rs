@@ -48,7 +48,7 @@ fn output_types(node: &NodeEntry) -> Vec<&'static str> {
 
 /// The node's place in [`CONTEXT`]: where the same types come out, or at least the same first one.
 /// A metric stands beside.
-fn role(node: &NodeEntry) -> Result<&'static str, String> {
+pub fn role(node: &NodeEntry) -> Result<&'static str, String> {
     let types = output_types(node);
     let entries = CONTEXT.map(|(name, yaml)| {
         let kind = yaml.trim_start_matches("{node: ").split(',').next().unwrap_or_default();
@@ -68,7 +68,7 @@ fn role(node: &NodeEntry) -> Result<&'static str, String> {
 }
 
 /// A pipeline that trains a step and evaluates, with the node's example in its place.
-fn pipeline(node: &NodeEntry) -> Result<String, String> {
+pub fn pipeline(node: &NodeEntry) -> Result<String, String> {
     let role = role(node)?;
     let reads = |port: &str| node.in_slots().iter().any(|slot| slot.name == port);
     let with_entropies = role == "entropy" || reads("Entropies");
@@ -112,7 +112,7 @@ fn pipeline(node: &NodeEntry) -> Result<String, String> {
 
 /// The files and columns that examples name: cut from the sample corpus, and a model of the parity
 /// fixtures.
-fn corpus(place: &Place) {
+pub fn corpus(place: &Place) {
     let sample =
         File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/corpus/sample.parquet"))
             .unwrap();
@@ -256,6 +256,26 @@ fn the_page_of_nodes_is_what_the_program_prints() {
         "docs/nodes.md is not what the program prints, first at {differs:?}. To write it anew: \
          UPDATE=1 cargo test --release --test it the_page_of_nodes"
     );
+}
+
+#[test]
+fn the_page_of_errors_is_what_the_program_explains() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let mut page =
+        "# Errors\n\nEach error and warning of a pipeline has a code, which stays when its \
+                    message changes.\n`blt-run explain CODE` prints what is below.\n"
+            .to_string();
+    // A code of another crate of this program would not be on the page: plugins have their own.
+    for code in blt::graph::codes().into_iter().filter(|code| code.id.starts_with("BLT")) {
+        let text = code.text();
+        let (_, rest) = text.split_once("\n\n").unwrap();
+        page.push_str(&format!("\n## {}: {}\n\n{}\n", code.id, code.name(), rest.trim_end()));
+    }
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(page, written, "UPDATE=1 cargo test --release --test it the_page_of_errors");
 }
 
 #[test]

@@ -255,6 +255,20 @@ fn a_damaged_checkpoint_is_named_and_not_resumed_from() {
 }
 
 #[test]
+fn a_log_of_a_stopped_step_that_was_changed_is_named() {
+    let whole = Bytes::of(&long().done(&[]).dir);
+    let (place, ..) = stopped_in_the_middle(long, &[], "KILL", 14);
+    let (checkpoint, _) = checkpoint(&place.path("runs/.store")).unwrap();
+    let log = checkpoint.ancestors().nth(2).unwrap().join("metrics.jsonl");
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, text.replacen("\"bpb\":", "\"bpb\":1", 1)).unwrap();
+    let done = place.done(&[]);
+    let said = "`metrics.jsonl` is not what the stopped step wrote; the step begins anew";
+    assert!(done.stderr.contains(said), "{}", done.stderr);
+    assert_same(&whole, &Bytes::of(&done.dir), "a log was changed");
+}
+
+#[test]
 fn interrupted_and_resumed() {
     let whole = Bytes::of(&long().done(&[]).dir);
     let (place, output, at) = stopped_in_the_middle(long, &[], "INT", 4);
@@ -283,6 +297,44 @@ fn interrupted_and_resumed() {
         "the entropy model is not trained again\n{}",
         done.stderr
     );
+}
+
+/// A step of so many micro-batches that it never ends.
+#[test]
+fn a_signal_is_looked_for_between_micro_batches() {
+    use std::io::Read;
+    let place = Place::new().edit(
+        "{goal: loss, steps: 4, batch_bytes: 512,",
+        "{goal: loss, steps: 4, accumulate: 1000000, batch_bytes: 512,",
+    );
+    let mut child = start(&place, &[]);
+    let mut stderr = child.stderr.take().unwrap();
+    let (mut said, mut buffer) = (String::new(), [0; 4096]);
+    while !said.contains("train loss") {
+        let read = stderr.read(&mut buffer).unwrap();
+        assert!(read > 0, "it ended by itself: {said}");
+        said += &text(&buffer[..read]);
+    }
+    let kill = format!("kill -INT {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    stderr.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+}
+
+#[test]
+fn interrupted_between_micro_batches_and_resumed() {
+    let many = || {
+        Place::new().edit(
+            "{goal: loss, steps: 4, batch_bytes: 512,",
+            "{goal: loss, steps: 12, accumulate: 100, batch_bytes: 512,",
+        )
+    };
+    let whole = many().done(&[]);
+    let (place, output, _) = stopped_in_the_middle(many, &[], "INT", 2);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    let resumed = place.done(&[]);
+    assert!(resumed.stderr.contains("going on after step"), "{}", resumed.stderr);
+    assert_same(&Bytes::of(&whole.dir), &Bytes::of(&resumed.dir), "stopped inside a step");
 }
 
 #[test]

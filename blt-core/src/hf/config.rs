@@ -13,6 +13,8 @@ use super::{CONFIG_FILE, HfError};
 use crate::backend::{BlockConfig, CrossConfig, HASH_PRIMES, HashConfig, Pooling};
 use crate::bytes::VOCAB;
 use crate::model::{CrossLayers, LatentConfig, LocalDecoderConfig, LocalEncoderConfig};
+use crate::sizes::{MAX_DIM, MAX_FFN, MAX_LAYERS, MAX_NGRAM, MAX_ROWS, MAX_TABLE, product};
+use crate::strict;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -103,7 +105,7 @@ fn stack(f: &Fields, d: &Defaults, window: Option<usize>) -> Result<(usize, Bloc
     }
     refuse_active(f)?;
     f.only("hidden_act", &[json!("silu"), json!("swish")])?;
-    let dim = f.positive("hidden_size", d.hidden)?;
+    let dim = f.size("hidden_size", d.hidden, MAX_DIM)?;
     let heads = f.positive("num_attention_heads", d.heads)?;
     // The library takes null and 0 alike for "as many as heads" and, below, for 8/3 of the width.
     let kv_heads = match f.count("num_key_value_heads", 0)? {
@@ -138,6 +140,7 @@ fn stack(f: &Fields, d: &Defaults, window: Option<usize>) -> Result<(usize, Bloc
             n => n,
         },
     };
+    f.at_most("intermediate_size", ffn, MAX_FFN)?;
     let block = BlockConfig {
         dim,
         heads,
@@ -148,7 +151,7 @@ fn stack(f: &Fields, d: &Defaults, window: Option<usize>) -> Result<(usize, Bloc
         rope_theta: rope_theta(f, d.theta)?,
         eps: f.positive_float("rms_norm_eps", 1e-5)?,
     };
-    Ok((f.positive("num_hidden_layers", d.layers)?, block))
+    Ok((f.size("num_hidden_layers", d.layers, MAX_LAYERS)?, block))
 }
 
 /// `rope_scaling`, where it says anything, takes the place of `rope_parameters`; a theta inside
@@ -187,14 +190,14 @@ impl HfConfig {
     pub fn read(dir: &Path) -> Result<Self, HfError> {
         let path = dir.join(CONFIG_FILE);
         let text =
-            std::fs::read(&path).map_err(|source| HfError::Read { path: path.clone(), source })?;
+            strict::read(&path).map_err(|source| HfError::Read { path: path.clone(), source })?;
         Self::parse(&path, &text)
     }
 
     /// Parses the bytes of a `config.json`; `file` is named in errors.
     pub fn parse(file: &Path, json: &[u8]) -> Result<Self, HfError> {
-        let value: Value = serde_json::from_slice(json)
-            .map_err(|source| HfError::Json { path: file.to_owned(), source })?;
+        let value =
+            strict::json(json).map_err(|source| HfError::Json { path: file.to_owned(), source })?;
         let Some(map) = value.as_object() else {
             return Err(HfError::Field {
                 file: file.to_owned(),
@@ -217,7 +220,7 @@ impl HfConfig {
         f.only("tie_word_embeddings", &[json!(false)])?;
         f.only("vocab_size", &[json!(VOCAB)])?;
 
-        let k = f.positive("cross_attn_k", 2)?;
+        let k = f.size("cross_attn_k", 2, MAX_ROWS)?;
         let local_window = f.optional("local_attention_window_len", Some(512))?;
         let hash = HashConfig {
             sizes: f.counts("encoder_hash_byte_group_size", &DEFAULT_HASH_SIZES)?,
@@ -234,9 +237,12 @@ impl HfConfig {
                 hash.functions,
             ));
         }
-        if hash.functions as u128 * hash.sizes.len() as u128 * hash.vocab as u128 > u32::MAX as u128
-        {
-            let expected = format!("tables of at most {} rows in all", u32::MAX);
+        for &n in &hash.sizes {
+            f.at_most("encoder_hash_byte_group_size", n, MAX_NGRAM)?;
+        }
+        let rows = product(&[hash.functions, hash.sizes.len(), hash.vocab]);
+        if rows.is_none_or(|rows| rows > MAX_TABLE as u64) {
+            let expected = format!("tables of at most {MAX_TABLE} rows in all");
             return Err(f.wrong_number("encoder_hash_byte_group_vocab", expected, hash.vocab));
         }
         let encoder = Self::encoder(&f, k, local_window)?;
@@ -307,7 +313,7 @@ impl HfConfig {
         let f = top.object("decoder_config")?;
         let (layers, block) = stack(&f, &DECODER, window)?;
         Self::agree_on_k(&f, k)?;
-        let latent_dim = f.positive("hidden_size_global", 2048)?;
+        let latent_dim = f.size("hidden_size_global", 2048, MAX_DIM)?;
         let cross_all = f.flag("cross_attn_all_layers", true)?;
         f.finish(&[INERT, INERT_GENERATION, INERT_CARRIED, INERT_DECODER])?;
         Ok(LocalDecoderConfig { layers, cross: cross(&block), block, cross_all, k, latent_dim })

@@ -86,6 +86,21 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A whole number from 1 to `most`; absent: `default`.
+    pub fn size(&self, name: &'static str, default: usize, most: usize) -> Result<usize, HfError> {
+        let size = self.positive(name, default)?;
+        self.at_most(name, size, most)?;
+        Ok(size)
+    }
+
+    /// Refuses a value of the field `name` that is greater than `most`.
+    pub fn at_most(&self, name: &str, value: usize, most: usize) -> Result<(), HfError> {
+        match value <= most {
+            true => Ok(()),
+            false => Err(self.wrong_number(name, format!("at most {most}"), value)),
+        }
+    }
+
     /// A whole number from 1, or null; absent: `default`.
     pub fn optional(
         &self,

@@ -1,6 +1,7 @@
 //! The tensors of a directory, memory-mapped: one `model.safetensors`, or shards with an index.
 
 use super::{HfError, INDEX_FILE, TensorSpec, WEIGHTS_FILE};
+use crate::strict;
 use crate::tensor_file::{MappedTensor, TensorFile, TensorFileError};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,7 @@ impl Weights {
                 return Ok(weights);
             }
         }
-        match std::fs::read(&index) {
+        match strict::read(&index) {
             Ok(text) => Self::open_sharded(dir, index, &text),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(HfError::NoWeights { dir: dir.to_owned() })
@@ -44,8 +45,8 @@ impl Weights {
     }
 
     fn open_sharded(dir: &Path, index: PathBuf, text: &[u8]) -> Result<Self, HfError> {
-        let value: Value = serde_json::from_slice(text)
-            .map_err(|source| HfError::Json { path: index.clone(), source })?;
+        let value =
+            strict::json(text).map_err(|source| HfError::Json { path: index.clone(), source })?;
         let wrong = |key: &str, found: &Value| HfError::Index {
             index: index.clone(),
             key: key.into(),

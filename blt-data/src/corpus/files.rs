@@ -11,8 +11,9 @@ const GLOB: [char; 3] = ['*', '?', '['];
 
 /// Finds the files of `patterns`, in order; inside a folder or glob they are sorted by path.
 ///
-/// Each pattern is a file, a folder (searched all the way down for the extensions; names that begin
-/// with `.` are left out) or a glob, relative to `base`, or a URL of such. A path that exists is
+/// Each pattern is a file, a folder (searched all the way down for the extensions, in any case) or a
+/// glob, relative to `base`, or a URL of such. Names that begin with `.` or `_` are left out, unless
+/// the pattern has such a name itself. A path that exists is
 /// taken as it is, even if it reads like a glob. A file named twice is read twice.
 pub(crate) fn find(
     patterns: &[String],
@@ -34,12 +35,22 @@ pub(crate) fn find(
     Ok(found)
 }
 
+/// Whether a path leads through a name that is not of data: `_temporary`, `_delta_log`, `.part`.
+/// `_x=1` is a column's value.
+fn is_aside(path: &str) -> bool {
+    let mut names = path.split(['/', std::path::MAIN_SEPARATOR]);
+    names.any(|name| name.starts_with('.') || name.starts_with('_') && !name.contains('='))
+}
+
 /// Of all files in a folder those that belong.
 fn of_folder(folder: Location, extensions: &[String]) -> Result<Vec<Entry>, DataError> {
     let mut entries = folder.list()?;
+    let above = folder.to_string();
     entries.retain(|entry| {
         let name = entry.location.to_string();
-        extensions.iter().any(|extension| name.ends_with(extension.as_str()))
+        let below = name.strip_prefix(&above).unwrap_or(&name);
+        let lower = name.to_lowercase();
+        !is_aside(below) && extensions.iter().any(|e| lower.ends_with(&e.to_lowercase()))
     });
     match entries.is_empty() {
         true => Err(DataError::EmptyFolder { path: folder, extensions: extensions.to_vec() }),
@@ -75,7 +86,10 @@ fn find_local(
             }
             let fixed = Path::new(pattern).components();
             let fixed = fixed.take_while(|c| !c.as_os_str().to_string_lossy().contains(GLOB));
-            named = base.join(fixed.collect::<PathBuf>());
+            let fixed: PathBuf = fixed.collect();
+            let of_glob = Path::new(pattern).strip_prefix(&fixed).unwrap_or(Path::new(pattern));
+            let of_glob = of_glob.to_string_lossy().into_owned();
+            named = base.join(fixed);
             // The base is a name and not a pattern.
             let full = match Path::new(pattern).is_absolute() {
                 true => PathBuf::from(pattern),
@@ -87,7 +101,8 @@ fn find_local(
             for entry in glob::glob(&full.to_string_lossy()).map_err(|e| bad(e.to_string()))? {
                 let path = entry
                     .map_err(|e| DataError::read(&e.path().to_path_buf().into(), e.error()))?;
-                if !path.is_dir() {
+                let below = path.strip_prefix(&named).unwrap_or(&path).to_string_lossy();
+                if !path.is_dir() && (is_aside(&of_glob) || !is_aside(&below)) {
                     paths.push(path);
                 }
             }
@@ -159,7 +174,11 @@ fn find_remote(
     let listed = before.rsplit_once('/').map_or("", |(folder, _)| folder);
     let mut entries = Location::from(Url { key: listed.to_owned(), ..url.clone() }).list()?;
     entries.retain(|entry| match &entry.location {
-        Location::Remote(of) => glob.matches_with(&of.key, options),
+        Location::Remote(of) => {
+            let below = of.key.strip_prefix(listed).unwrap_or(&of.key);
+            let of_glob = url.key.strip_prefix(listed).unwrap_or(&url.key);
+            (is_aside(of_glob) || !is_aside(below)) && glob.matches_with(&of.key, options)
+        }
         Location::Local(_) => false,
     });
     match entries.is_empty() {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
-use arrow::datatypes::Field;
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field};
 
 use crate::formats::file::{Found, Partition};
+use crate::storage::decoded;
 
 /// The columns made of folders' names, for each file: of folders below the path that the user
 /// named, for what stands above it says where the data is, not what it is. A column holds integers
-/// if all of its values are, else text. A column that one file has, every file has.
+/// or else numbers if all of its values are (`month=01` is 1, as in Spark and Arrow), else text. A column that one file has, every file has.
 pub(crate) fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
     let of_files: Vec<Vec<(String, Option<String>)>> =
         found.iter().map(|f| pairs(&f.below)).collect();
@@ -19,28 +20,32 @@ pub(crate) fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
             columns.push(key);
         }
     }
-    // `007` is a name, not a number.
-    let integer = |text: &str| text.parse::<i64>().ok().filter(|n| n.to_string() == text);
-    let numbers = |column: &String| {
-        let mut values = of_files
-            .iter()
-            .flatten()
-            .filter(|(key, _)| key == column)
-            .filter_map(|(_, v)| v.as_deref());
-        values.all(|v| integer(v).is_some())
+    let type_of = |column: &String| {
+        let values = || {
+            let of_column = of_files.iter().flatten().filter(|(key, _)| key == column);
+            of_column.filter_map(|(_, value)| value.as_deref())
+        };
+        match () {
+            _ if values().all(|v| v.parse::<i64>().is_ok()) => DataType::Int64,
+            _ if values().all(|v| number(v).is_some()) => DataType::Float64,
+            _ => DataType::Utf8,
+        }
     };
-    let columns: Vec<(&String, bool)> =
-        columns.into_iter().map(|column| (column, numbers(column))).collect();
+    let columns: Vec<(&String, DataType)> =
+        columns.into_iter().map(|column| (column, type_of(column))).collect();
     let of_file = |pairs: &Vec<(String, Option<String>)>| {
-        let partition = |(column, numbers): &(&String, bool)| {
+        let partition = |(column, data_type): &(&String, DataType)| {
             let value = pairs
                 .iter()
                 .rev()
                 .find(|(key, _)| key == *column)
                 .and_then(|(_, value)| value.as_deref());
-            let value: ArrayRef = match numbers {
-                true => Arc::new(Int64Array::from(vec![value.and_then(integer)])),
-                false => Arc::new(StringArray::from(vec![value])),
+            let value: ArrayRef = match data_type {
+                DataType::Int64 => {
+                    Arc::new(Int64Array::from(vec![value.and_then(|v| v.parse().ok())]))
+                }
+                DataType::Float64 => Arc::new(Float64Array::from(vec![value.and_then(number)])),
+                _ => Arc::new(StringArray::from(vec![value])),
             };
             Partition {
                 field: Arc::new(Field::new(*column, value.data_type().clone(), true)),
@@ -50,6 +55,14 @@ pub(crate) fn partitions(found: &[Found]) -> Vec<Vec<Partition>> {
         columns.iter().map(partition).collect()
     };
     of_files.iter().map(of_file).collect()
+}
+
+/// A number that is no integer too large for 64 bits.
+fn number(text: &str) -> Option<f64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && (text.contains(['.', 'e', 'E']) || text.parse::<i64>().is_ok());
+    text.parse().ok().filter(|x: &f64| is_number && x.is_finite())
 }
 
 /// How Hive writes a null in a folder's name.
@@ -62,27 +75,6 @@ fn pairs(name: &str) -> Vec<(String, Option<String>)> {
     let pairs =
         folders.filter_map(|folder| folder.split_once('=')).filter(|(key, _)| !key.is_empty());
     pairs.map(|(key, value)| (decoded(key), (value != HIVE_NULL).then(|| decoded(value)))).collect()
-}
-
-/// Replaces `%XX` by the byte of that number, if the whole is valid UTF-8 then.
-fn decoded(text: &str) -> String {
-    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
-    while at < bytes.len() {
-        let hex = text
-            .get(at + 1..at + 3)
-            .filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod files;
 mod folders;
 mod scans;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::scans::Scans;
 use crate::error::DataError;
-use crate::formats::file::{DataFile, Found, Partition};
+use crate::formats::file::{DataFile, Found, Partition, Scan};
 use crate::formats::{self, Format, FormatReader};
 use crate::predicate::{ColumnStatistics, Predicate};
 use crate::source::{Batches, GroupReader, RowFile, RowGroup, Source, shared_schema};
@@ -33,7 +33,7 @@ pub enum SourceKind {
     /// `.arrows`, `.ipc`, `.feather`.
     ArrowIpc,
     /// Columns `text` and `path`. A document is a file, or with `lines` each line without its
-    /// `\n`; a newline at the end of the file starts no further line. In a folder: `.txt`.
+    /// `\n` or `\r\n`; a newline at the end of the file starts no further line. In a folder: `.txt`.
     Text { lines: bool },
 }
 
@@ -93,6 +93,29 @@ pub(crate) struct Index {
     row_files: Arc<[RowFile]>,
 }
 
+/// A row group of so many rows is no row group: their numbers could not be counted.
+const MOST_ROWS: u64 = 1 << 40;
+
+/// Checks what no format does: that rows can be counted, and columns asked for by their names.
+fn check(found: &Found, scan: &Scan) -> Result<(), DataError> {
+    if let Some(at) = scan.groups.iter().position(|group| group.rows > MOST_ROWS) {
+        return Err(DataError::Corrupt {
+            path: found.path.clone(),
+            place: format!("row group {at}"),
+            cause: format!("it claims to have {} rows", scan.groups[at].rows),
+        });
+    }
+    let mut names = HashSet::new();
+    match scan.schema.fields().iter().find(|field| !names.insert(field.name())) {
+        Some(twice) => Err(DataError::Unsupported {
+            path: found.path.clone(),
+            what: format!("it has two columns `{}`", twice.name()),
+            help: "give each a name of its own",
+        }),
+        None => Ok(()),
+    }
+}
+
 impl Corpus {
     /// Checks the settings; opens no file.
     pub fn new(config: SourceConfig) -> Result<Self, DataError> {
@@ -138,6 +161,7 @@ impl Corpus {
         let mut files = Vec::with_capacity(found.len());
         for (at, (found, mut partitions)) in found.iter().cloned().zip(partitions).enumerate() {
             let scan = scans.next(at)?;
+            check(&found, &scan)?;
             partitions.retain(|p| scan.schema.index_of(p.field.name()).is_err());
             files.push(DataFile::new(found, scan, partitions));
         }
@@ -145,6 +169,8 @@ impl Corpus {
             path: file.found.path.clone(),
             name: file.found.name.clone(),
             schema: file.schema.clone(),
+            types: file.scan.types.clone(),
+            encrypted: file.scan.encrypted.clone(),
             groups: (file.scan.groups.iter())
                 .map(|g| RowGroup { rows: g.rows, bytes: g.bytes })
                 .collect(),

@@ -28,18 +28,35 @@ impl<'a> Scans<'a> {
         }
         let (format, found) = (self.format, &self.found[at]);
         if !found.is_remote() {
-            return format.scan(found);
+            return scan(format, found);
         }
         let window =
             self.found[at..].iter().take_while(|found| found.is_remote()).take(SCANS_AT_A_TIME);
         self.ready = std::thread::scope(|scope| {
             let threads: Vec<_> =
-                window.map(|found| scope.spawn(move || format.scan(found))).collect();
+                window.map(|found| scope.spawn(move || scan(format, found))).collect();
             threads
                 .into_iter()
                 .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         });
-        self.ready.pop_front().unwrap_or_else(|| format.scan(found))
+        self.ready.pop_front().unwrap_or_else(|| scan(format, found))
     }
+}
+
+/// What stands in a repository for a file that Git LFS keeps elsewhere, and how long it can be.
+const LFS_POINTER: (&[u8], u64) = (b"version https://git-lfs.github.com/spec/", 1024);
+
+fn scan(format: &dyn Format, found: &Found) -> Result<Scan, DataError> {
+    let (begins, most) = LFS_POINTER;
+    if (begins.len() as u64..most).contains(&found.size)
+        && found.open()?.read_at(0..begins.len() as u64)? == begins
+    {
+        return Err(DataError::Unsupported {
+            path: found.path.clone(),
+            what: "it is a pointer of Git LFS, which stands for the file".into(),
+            help: "fetch the file with `git lfs pull`",
+        });
+    }
+    format.scan(found)
 }

@@ -9,14 +9,17 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::{Buffer, MutableBuffer};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::ipc::convert::try_fb_to_schema;
 use arrow::ipc::reader::FileDecoder;
-use arrow::ipc::{Block, MessageHeader, MetadataVersion, root_as_footer, root_as_message};
+use arrow::ipc::{
+    Block, CompressionType, MessageHeader, MetadataVersion, root_as_footer, root_as_message,
+};
 
 use super::file::{DataFile, Extent, Found, Group, Message, Scan};
 use super::{Format, FormatReader, guard};
 use crate::error::DataError;
+use crate::nested::as_bytes;
 use crate::source::Batches;
 use crate::storage::{Input, Location};
 
@@ -43,7 +46,7 @@ impl Format for ArrowIpc {
     }
 
     fn reader(&self, columns: &[String]) -> Box<dyn FormatReader> {
-        Box::new(IpcReader { columns: columns.to_vec(), open: None })
+        Box::new(IpcReader { columns: columns.to_vec(), bytes: false, open: None })
     }
 }
 
@@ -173,15 +176,16 @@ impl IpcFile {
                 bytes,
             });
         }
-        Ok(Scan { schema, groups, dictionaries })
+        Ok(Scan { schema, groups, dictionaries, types: None, encrypted: Vec::new() })
     }
 
     fn schema(&self, schema: arrow::ipc::Schema) -> Result<SchemaRef, DataError> {
         if !schema.endianness().equals_to_target_endianness() {
-            return Err(self.corrupt(
-                "schema",
-                "its byte order is not this machine's, which is not supported",
-            ));
+            return Err(DataError::Unsupported {
+                path: self.path.clone(),
+                what: "its byte order is not this machine's".into(),
+                help: "write it again on a machine of the same byte order",
+            });
         }
         guard(&self.path, &|| "schema".into(), || {
             try_fb_to_schema(schema).map(Arc::new).map_err(|e| e.to_string())
@@ -254,7 +258,7 @@ impl IpcFile {
             offset = end;
         }
         let schema = schema.ok_or_else(|| self.corrupt("schema", "there is none"))?;
-        Ok(Scan { schema, groups, dictionaries })
+        Ok(Scan { schema, groups, dictionaries, types: None, encrypted: Vec::new() })
     }
 
     /// A whole message, and the version its header names.
@@ -267,15 +271,46 @@ impl IpcFile {
         let length = length.ok_or_else(|| self.corrupt(place, "its size is beyond any file"))?;
         let buffer = self.read(message.offset, length, place)?;
         let prefix = if buffer.starts_with(&[0xff; 4]) { 8 } else { 4 };
-        let version = root_as_message(buffer.get(prefix..).unwrap_or_default())
-            .map_err(|e| self.corrupt(place, e))?
-            .version();
+        let header = root_as_message(buffer.get(prefix..).unwrap_or_default())
+            .map_err(|e| self.corrupt(place, e))?;
+        let version = header.version();
+        if version < MetadataVersion::V4 {
+            return Err(DataError::Unsupported {
+                path: self.path.clone(),
+                what: format!("it is of Arrow's format {version:?}, from before 2018"),
+                help: "write it again with a newer Arrow",
+            });
+        }
+        let body = buffer.get(message.metadata as usize..).unwrap_or_default();
+        if let Some(claim) = false_claim(&header, body) {
+            return Err(self.corrupt(place, claim));
+        }
         Ok((
             Block::new(message.offset as i64, message.metadata as i32, message.body as i64),
             buffer,
             version,
         ))
     }
+}
+
+/// What a compressed buffer cannot be when it is decompressed, which would be allocated all the
+/// same: 255 times its length by LZ4, or more than a block of 128 KiB for each 4 bytes by Zstandard.
+fn false_claim(header: &arrow::ipc::Message, body: &[u8]) -> Option<String> {
+    let batch = header
+        .header_as_record_batch()
+        .or_else(|| header.header_as_dictionary_batch().and_then(|d| d.data()))?;
+    let most = match batch.compression()?.codec() {
+        CompressionType::LZ4_FRAME => 255,
+        _ => 1 << 15,
+    };
+    batch.buffers()?.iter().find_map(|buffer| {
+        let offset = usize::try_from(buffer.offset()).ok()?;
+        // The claim's own eight bytes.
+        let length = u64::try_from(buffer.length()).ok()?.checked_sub(8)?;
+        let claim = body.get(offset..)?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))?;
+        let claim = u64::try_from(claim).ok().filter(|c| *c > length.saturating_mul(most))?;
+        Some(format!("a buffer of {length} compressed bytes claims to hold {claim}"))
+    })
 }
 
 /// A decoder with the dictionaries that were read into it.
@@ -286,7 +321,27 @@ struct Decoder {
 
 struct IpcReader {
     columns: Vec<String>,
+    /// Whether text is read as bytes.
+    bytes: bool,
     open: Option<(IpcFile, Option<Decoder>)>,
+}
+
+fn is_utf8_error(cause: &str) -> bool {
+    cause.to_lowercase().replace('-', "").contains("utf8")
+}
+
+impl IpcReader {
+    fn schema(&self, file: &DataFile) -> SchemaRef {
+        let schema = &file.scan.schema;
+        if !self.bytes {
+            return schema.clone();
+        }
+        let bytes = |field: &FieldRef| {
+            Arc::new(field.as_ref().clone().with_data_type(as_bytes(field.data_type())))
+        };
+        let fields: Vec<FieldRef> = schema.fields().iter().map(bytes).collect();
+        Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+    }
 }
 
 impl FormatReader for IpcReader {
@@ -302,6 +357,7 @@ impl FormatReader for IpcReader {
         else {
             unreachable!("a row group of an IPC file is a record batch");
         };
+        let schema = self.schema(file);
         if self.open.as_ref().is_none_or(|(open, _)| &open.path != path) {
             self.open = Some((IpcFile::open(&file.found)?, None));
         }
@@ -313,7 +369,7 @@ impl FormatReader for IpcReader {
             *decoder = None;
         }
         let mut current = decoder.take().unwrap_or_else(|| Decoder {
-            decoder: FileDecoder::new(file.scan.schema.clone(), version)
+            decoder: FileDecoder::new(schema.clone(), version)
                 .with_projection(file.projection(&self.columns)),
             n_dictionaries: 0,
         });
@@ -321,14 +377,29 @@ impl FormatReader for IpcReader {
             let place = format!("dictionary {}", current.n_dictionaries);
             let (block, buffer, _) =
                 ipc.message(&file.scan.dictionaries[current.n_dictionaries], &place)?;
-            guard(path, &|| place.clone(), || {
+            let read = guard(path, &|| place.clone(), || {
                 current.decoder.read_dictionary(&block, &buffer).map_err(|e| e.to_string())
-            })?;
+            });
+            match read {
+                Err(DataError::Corrupt { cause, .. }) if is_utf8_error(&cause) && !self.bytes => {
+                    (self.open, self.bytes) = (None, true);
+                    return self.open(file, at, ranges);
+                }
+                read => read?,
+            }
             current.n_dictionaries += 1;
         }
-        let batch: Option<RecordBatch> = guard(path, &|| place.clone(), || {
+        let batch: Result<Option<RecordBatch>, _> = guard(path, &|| place.clone(), || {
             current.decoder.read_record_batch(&block, &buffer).map_err(|e| e.to_string())
-        })?;
+        });
+        let batch = match batch {
+            // One string that is no UTF-8 costs no other: text is read as bytes from here on.
+            Err(DataError::Corrupt { cause, .. }) if is_utf8_error(&cause) && !self.bytes => {
+                (self.open, self.bytes) = (None, true);
+                return self.open(file, at, ranges);
+            }
+            batch => batch?,
+        };
         *decoder = Some(current);
         let batch = batch.ok_or_else(|| ipc.corrupt(&place, "it is empty"))?;
         if batch.num_rows() as u64 != rows {

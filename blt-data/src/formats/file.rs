@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use parquet::schema::types::TypePtr;
 
 use crate::error::DataError;
 use crate::storage::{Entry, Input, Location};
@@ -115,6 +116,10 @@ pub(crate) struct Scan {
     pub groups: Vec<Group>,
     /// The IPC dictionary messages, in order.
     pub dictionaries: Vec<Message>,
+    /// The columns' types in a Parquet file.
+    pub types: Option<TypePtr>,
+    /// The columns that are encrypted.
+    pub encrypted: Vec<String>,
 }
 
 /// A column made of a folder's name (`lang=en/`), with the one value that all rows have.

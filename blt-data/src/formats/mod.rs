@@ -3,6 +3,8 @@
 pub(crate) mod arrow_ipc;
 pub(crate) mod file;
 pub(crate) mod parquet;
+mod parquet_footer;
+mod parquet_types;
 pub(crate) mod text;
 
 use std::cell::Cell;
@@ -70,13 +72,20 @@ thread_local! {
 
 /// Runs a decoder over bytes that may be damaged. Some checks in the decoding crates panic; here
 /// that becomes an error.
-///
-/// The panic prints nothing: its text is in the error.
 pub(crate) fn guard<T>(
     path: &Location,
     place: &dyn Fn() -> String,
     decode: impl FnOnce() -> Result<T, String>,
 ) -> Result<T, DataError> {
+    let damage = |cause| DataError::Corrupt { path: path.clone(), place: place(), cause };
+    caught(decode).map_err(damage)
+}
+
+/// What `decode` gives, or as an error the text of its panic, which is not printed.
+///
+/// # Errors
+/// Those of `decode`.
+pub fn caught<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
@@ -89,16 +98,12 @@ pub(crate) fn guard<T>(
     let nested = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(decode));
     GUARDED.set(nested);
-    let cause = match result {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(cause)) => cause,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
-                .unwrap_or_else(|| "it cannot be decoded".into())
-        }
-    };
-    Err(DataError::Corrupt { path: path.clone(), place: place(), cause })
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(text
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+            .unwrap_or_else(|| "it cannot be decoded".into()))
+    })
 }
 
 #[cfg(test)]

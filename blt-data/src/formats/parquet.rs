@@ -2,22 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
     ParquetRecordBatchReaderBuilder, RowSelection,
 };
-use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::basic::Type as Physical;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::schema::types::TypePtr;
 
 use super::file::{DataFile, Extent, Found, Group, Scan};
+use super::parquet_footer;
+use super::parquet_types::{as_bytes, int96_units, read_as, read_with};
 use super::{Format, FormatReader, guard};
 use crate::error::DataError;
 use crate::predicate::ColumnStatistics;
 use crate::source::Batches;
-use crate::storage::{Fetching, Input};
+use crate::storage::{Fetching, Input, Location};
 
 /// Rows decoded at a time, at most; fewer where documents are large.
 const BATCH_ROWS: u64 = 1024;
@@ -29,7 +36,22 @@ pub(crate) struct Parquet;
 
 impl Format for Parquet {
     fn scan(&self, found: &Found) -> Result<Scan, DataError> {
-        let (_, metadata) = open(found)?;
+        let Opened { input, metadata, types } = open(found)?;
+        let units = decode(&input, &|| "INT96".into(), || int96_units(&input, &metadata));
+        let schema = match units {
+            Ok((schema, None)) => schema,
+            Ok((_, Some(column))) => {
+                let what = format!(
+                    "its column `{column}` of INT96 has nanoseconds and dates beyond the years \
+                     1677 to 2262, and no type of Arrow's holds both"
+                );
+                let help = "write the column as microseconds or nanoseconds";
+                return Err(DataError::Unsupported { path: found.path.clone(), what, help });
+            }
+            // It is told where its rows are read.
+            Err(DataError::Corrupt { .. }) => metadata.schema().clone(),
+            Err(error) => return Err(error),
+        };
         let mut groups = Vec::new();
         for (i, group) in metadata.metadata().row_groups().iter().enumerate() {
             let rows = u64::try_from(group.num_rows()).map_err(|_| DataError::Corrupt {
@@ -40,17 +62,15 @@ impl Format for Parquet {
             let bytes = group.total_byte_size().max(0) as u64;
             groups.push(Group { extent: Extent::RowGroup(i), rows, bytes });
         }
-        Ok(Scan { schema: metadata.schema().clone(), groups, dictionaries: Vec::new() })
+        let encrypted = parquet_footer::walk(&footer(&input)?).unwrap_or_default().encrypted;
+        let encrypted = encrypted.into_iter().collect();
+        Ok(Scan { schema, groups, dictionaries: Vec::new(), types: Some(types), encrypted })
     }
 
     fn contents(&self, found: &Found) -> Result<Option<blake3::Hash>, DataError> {
         let input = found.open()?;
         check_magic(&input)?;
-        let end = input.size() - 8;
-        let mut length = [0; 4];
-        input.read_exact_at(end, &mut length)?;
-        let length = u64::from(u32::from_le_bytes(length)).min(end);
-        Ok(Some(blake3::hash(&input.read_at(end - length..end)?)))
+        Ok(Some(blake3::hash(&footer(&input)?)))
     }
 
     fn statistics(
@@ -59,7 +79,7 @@ impl Format for Parquet {
         columns: &[String],
     ) -> Result<BTreeMap<String, ColumnStatistics>, DataError> {
         let path = &file.found.path;
-        let (_, metadata) = open(&file.found)?;
+        let Opened { metadata, .. } = open(&file.found)?;
         let (schema, parquet_schema) = (metadata.schema(), metadata.parquet_schema());
         let metadata = metadata.metadata();
         let (groups, orders) = (metadata.row_groups(), metadata.file_metadata().column_orders());
@@ -82,7 +102,8 @@ impl Format for Parquet {
                         s.is_min_max_deprecated() && !s.is_min_max_backwards_compatible()
                     })
                 };
-                if groups.iter().any(misordered) {
+                let int96 = parquet_schema.column(leaf).physical_type() == Physical::INT96;
+                if int96 || groups.iter().any(misordered) {
                     return Ok(None);
                 }
                 let min = converter.row_group_mins(groups).map_err(|e| e.to_string())?;
@@ -124,7 +145,11 @@ fn check_magic(input: &Input) -> Result<(), DataError> {
         input.read_exact_at(0, &mut head)?;
     }
     match (&head, &tail) {
-        (b"PARE", _) => Err(wrong("its footer is encrypted, which is not supported")),
+        (b"PARE", _) => Err(DataError::Unsupported {
+            path: path.clone(),
+            what: "it is encrypted, its footer too".into(),
+            help: DECRYPT,
+        }),
         (head, _) if head != MAGIC => Err(wrong("it does not begin with PAR1")),
         (_, tail) if tail != MAGIC => Err(wrong(
             "it does not end with PAR1, so it was cut off or never finished; write or fetch it again",
@@ -139,15 +164,59 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// memory.
 const AHEAD_BYTES: u64 = 64 << 20;
 
-fn open(found: &Found) -> Result<(Input, ArrowReaderMetadata), DataError> {
+const DECRYPT: &str = "there is no support for encrypted Parquet: write it again without";
+
+/// The bytes of the footer, without its length and the magic number.
+fn footer(input: &Input) -> Result<Bytes, DataError> {
+    let end = input.size() - 8;
+    let mut length = [0; 4];
+    input.read_exact_at(end, &mut length)?;
+    let length = u64::from(u32::from_le_bytes(length)).min(end);
+    Ok(input.read_at(end - length..end)?)
+}
+
+struct Opened {
+    input: Input,
+    /// Its columns have the types that they are read as.
+    metadata: ArrowReaderMetadata,
+    /// The types of the columns in the file.
+    types: TypePtr,
+}
+
+fn open(found: &Found) -> Result<Opened, DataError> {
     let input = found.open()?;
     let tail = input.size().saturating_sub(TAIL_BYTES)..input.size();
     let input = input.start(vec![tail]).wait()?;
     check_magic(&input)?;
-    let metadata = decode(&input, &|| "footer".into(), || {
-        ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())
-    })?;
-    Ok((input, metadata))
+    decode(&input, &|| "footer".into(), || {
+        let options = ArrowReaderOptions::new();
+        let metadata = match ArrowReaderMetadata::load(&input, options.clone()) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let footer = footer(&input).map_err(|e| ParquetError::External(Box::new(e)))?;
+                let mended = parquet_footer::walk(&footer).and_then(|footer| footer.mended);
+                let mended = mended.ok_or(error)?;
+                let metadata = ParquetMetaDataReader::decode_metadata(&mended)?;
+                ArrowReaderMetadata::try_new(Arc::new(metadata), options)?
+            }
+        };
+        let types = metadata.parquet_schema().root_schema_ptr();
+        Ok::<_, ParquetError>((read_as(metadata)?, types))
+    })
+    .map_err(|damage| {
+        // Polars notes types that are its own.
+        let skip = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let load = || ArrowReaderMetadata::load(&input, skip);
+        match (damage, decode(&input, &|| "footer".into(), load)) {
+            (DataError::Corrupt { path, cause, .. }, Ok(_)) => DataError::Unsupported {
+                path,
+                what: format!("the Arrow schema in its footer is not understood ({cause})"),
+                help: "write the column that it names as another type",
+            },
+            (damage, _) => damage,
+        }
+    })
+    .map(|(metadata, types)| Opened { input: input.clone(), metadata, types })
 }
 
 /// Runs a decoder over a file. That it cannot be read is not its damage, whatever the decoder makes
@@ -163,6 +232,23 @@ fn decode<T, E: std::fmt::Display>(
             None => damage,
         }
     })
+}
+
+/// # Errors
+/// If one of the columns is encrypted.
+pub(crate) fn encrypted(
+    path: &Location,
+    encrypted: &[String],
+    columns: &[String],
+) -> Result<(), DataError> {
+    match encrypted.iter().find(|name| columns.contains(name)) {
+        Some(name) => Err(DataError::Unsupported {
+            path: path.clone(),
+            what: format!("its column `{name}` is encrypted"),
+            help: DECRYPT,
+        }),
+        None => Ok(()),
+    }
 }
 
 struct ParquetReader {
@@ -209,8 +295,15 @@ impl FormatReader for ParquetReader {
             unreachable!("a row group of a Parquet file is one");
         };
         if self.open.as_ref().is_none_or(|(open, _)| open.location() != path) {
-            (self.open, self.ahead) = (Some(open(&file.found)?), None);
+            let Opened { input, metadata, .. } = open(&file.found)?;
+            // A file that changed has other columns.
+            let metadata = guard(path, &|| "columns".into(), || {
+                read_with(&metadata, &file.scan.schema).map_err(|e| e.to_string())
+            });
+            let metadata = metadata.map_err(|_| DataError::Changed { path: path.clone() })?;
+            (self.open, self.ahead) = (Some((input, metadata)), None);
         }
+        encrypted(path, &file.scan.encrypted, &self.columns)?;
         let ahead = self.ahead.take().filter(|(of, _)| *of == group);
         let chunks = self.chunks(file, group);
         let (input, metadata) = self.open.as_ref().expect("opened above");
@@ -365,7 +458,19 @@ impl Iterator for GroupBatches {
     type Item = Result<RecordBatch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.decode_next();
+        let mut next = self.decode_next();
+        // One string that is no UTF-8 costs no other: text is read as bytes from there on.
+        if matches!(&next, Some(Err(DataError::Corrupt { cause, .. })) if cause.contains("UTF-8")) {
+            let bytes = decode(&self.input, &|| self.place(), || as_bytes(&self.metadata));
+            match bytes.and_then(|metadata| {
+                self.metadata = metadata;
+                self.build()
+            }) {
+                Ok(reader) => self.reader = Some(reader),
+                Err(error) => return Some(Err(error)),
+            }
+            next = self.decode_next();
+        }
         // Documents far larger than the group's others may be too much for one array together, and
         // that is no damage.
         let together = matches!(&next, Some(Err(DataError::Corrupt { cause, .. })) if cause.contains("overflow"));

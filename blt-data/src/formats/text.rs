@@ -37,6 +37,8 @@ impl Format for Text {
             schema: self.fixed_schema().expect("it has one"),
             groups,
             dictionaries: Vec::new(),
+            types: None,
+            encrypted: Vec::new(),
         })
     }
 
@@ -103,7 +105,13 @@ impl FormatReader for TextReader {
         let bytes = input.read_at(extent.clone())?;
         let mut lines: Vec<&[u8]> = vec![&bytes];
         if self.lines {
-            lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&b| b == b'\n').collect();
+            let end = |line: &&[u8]| match line {
+                [.., b'\r', b'\n'] => line.len() - 2,
+                [.., b'\n'] => line.len() - 1,
+                _ => line.len(),
+            };
+            let whole = bytes.split_inclusive(|&b| b == b'\n');
+            lines = whole.map(|line| &line[..end(&line)]).collect();
         }
         if lines.len() as u64 != *rows {
             return Err(DataError::Changed { path: found.path.clone() });

@@ -5,9 +5,14 @@ use arrow::array::{
 };
 use arrow::compute::kernels::{boolean, cmp};
 use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, UInt64Type};
+use arrow::datatypes::{
+    DataType, Decimal256Type, Field, Float64Type, Int32Type, Int64Type, Schema, UInt64Type, i256,
+};
 use arrow::error::ArrowError;
 
+use half::f16;
+
+use super::bound::{Bound, is_like, time};
 use super::expr::{Expr, Literal, Op, PredicateError, Test};
 
 /// A column by its name, else a field of one: the name of the top-level column, and the field.
@@ -74,44 +79,90 @@ pub(super) fn apply(
     array: &ArrayRef,
     test: &Test,
 ) -> Result<BooleanArray, PredicateError> {
+    if let Test::Null(is) = test {
+        let nulls = array.logical_nulls();
+        let is_null = |i| nulls.as_ref().is_some_and(|n| n.is_null(i));
+        return Ok((0..array.len()).map(|i| Some(is_null(i) == *is)).collect());
+    }
+    use DataType::*;
+    let data_type = array.data_type();
+    let fails = |e: ArrowError| failed(column, e);
+    match data_type {
+        Null => return Ok(BooleanArray::new_null(array.len())),
+        Dictionary(_, of) => return apply(column, &cast(array, of).map_err(fails)?, test),
+        RunEndEncoded(_, of) => {
+            return apply(column, &cast(array, of.data_type()).map_err(fails)?, test);
+        }
+        _ => {}
+    }
+    let wrong = |literal: String, expected| PredicateError::Type {
+        column: column.to_owned(),
+        found: data_type.to_string(),
+        literal,
+        expected,
+    };
     let (op, literal) = match test {
-        Test::Null(is) => {
-            let nulls = array.logical_nulls();
-            let is_null = |i| nulls.as_ref().is_some_and(|n| n.is_null(i));
-            return Ok((0..array.len()).map(|i| Some(is_null(i) == *is)).collect());
+        Test::Null(_) => unreachable!("answered above"),
+        Test::Like(is, pattern) => {
+            let like = |value: &[u8]| is_like(value, pattern.as_bytes()) == *is;
+            return match data_type {
+                Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => {
+                    let bytes = cast(array, &LargeBinary).map_err(fails)?;
+                    Ok(bytes.as_binary::<i64>().iter().map(|value| value.map(like)).collect())
+                }
+                _ => Err(wrong(format!("the pattern '{pattern}'"), "a column of text")),
+            };
         }
         Test::Compare(op, literal) => (*op, literal),
     };
-    use DataType::*;
-    let data_type = array.data_type();
-    let wrong = |expected| PredicateError::Type {
+    let wrong = |expected| wrong(literal.to_string(), expected);
+    let no_such = || PredicateError::Value {
         column: column.to_owned(),
         found: data_type.to_string(),
         literal: literal.to_string(),
-        expected,
     };
-    let fails = |e: ArrowError| failed(column, e);
+    // Numbers, dates and times are integers of some unit.
+    let integers = |bound: Bound| -> Result<BooleanArray, PredicateError> {
+        let holds = |x: i256| op.holds(bound.order(x));
+        match data_type {
+            UInt64 => {
+                let array = array.as_primitive::<UInt64Type>();
+                Ok(BooleanArray::from_unary(array, |x| holds(i256::from_i128(i128::from(x)))))
+            }
+            Decimal32(_, scale)
+            | Decimal64(_, scale)
+            | Decimal128(_, scale)
+            | Decimal256(_, scale) => {
+                let array = cast(array, &Decimal256(76, *scale)).map_err(fails)?;
+                Ok(BooleanArray::from_unary(array.as_primitive::<Decimal256Type>(), holds))
+            }
+            Date32 | Time32(_) => {
+                let array = cast(array, &Int32).map_err(fails)?;
+                let array = array.as_primitive::<Int32Type>();
+                Ok(BooleanArray::from_unary(array, |x| holds(i256::from_i128(i128::from(x)))))
+            }
+            _ => {
+                let array = cast(array, &Int64).map_err(fails)?;
+                let array = array.as_primitive::<Int64Type>();
+                Ok(BooleanArray::from_unary(array, |x| holds(i256::from_i128(i128::from(x)))))
+            }
+        }
+    };
     match (data_type, literal) {
-        (Null, _) => Ok(BooleanArray::new_null(array.len())),
-        (Dictionary(_, of), _) => apply(column, &cast(array, of).map_err(fails)?, test),
-        (UInt64, Literal::Int(value)) => {
-            let array = array.as_primitive::<UInt64Type>();
-            Ok(BooleanArray::from_unary(array, |x| {
-                op.holds(i128::from(x).cmp(&i128::from(*value)))
-            }))
-        }
-        (t, Literal::Int(value)) if t.is_integer() => {
-            let array = cast(array, &Int64).map_err(fails)?;
-            Ok(BooleanArray::from_unary(array.as_primitive::<Int64Type>(), |x| {
-                op.holds(x.cmp(value))
-            }))
-        }
-        (t, Literal::Int(_) | Literal::Float(_)) if t.is_numeric() => {
-            let value = match literal {
-                Literal::Int(value) => *value as f64,
-                Literal::Float(value) => *value,
-                Literal::Text(_) | Literal::Bool(_) => unreachable!("matched above"),
+        (
+            Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) | Decimal256(_, scale),
+            Literal::Number(number),
+        ) => integers(number.bound(*scale)),
+        (t, Literal::Number(number)) if t.is_integer() => integers(number.bound(0)),
+        (t, Literal::Number(number)) if t.is_floating() => {
+            // A literal is of the column's type, as text is where it names a date: 0.1 is the
+            // float32 nearest to it.
+            let narrow = match t {
+                Float16 => f64::from(f16::from_f64(number.float)),
+                Float32 => f64::from(number.float as f32),
+                _ => number.float,
             };
+            let value = if narrow.is_finite() { narrow } else { number.float };
             let array = cast(array, &Float64).map_err(fails)?;
             let order =
                 |x: Option<f64>| x.and_then(|x| x.partial_cmp(&value)).map(|order| op.holds(order));
@@ -123,20 +174,17 @@ pub(super) fn apply(
             Ok(array.iter().map(|x| x.map(|x| (x == *value) == (op == Op::Eq))).collect())
         }
         (Boolean, _) => Err(wrong("`= true` or `= false`")),
+        (Date32 | Date64 | Timestamp(..), Literal::Text(text)) => {
+            integers(time(text, data_type).ok_or_else(no_such)?)
+        }
         (
-            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Date32 | Date64
-            | Timestamp(..) | Time32(_) | Time64(_),
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | Time32(_) | Time64(_),
             Literal::Text(text),
         ) => {
-            // An error and not null where the text is no such date.
+            // An error and not null where the text is no such time.
             let strict = CastOptions { safe: false, ..CastOptions::default() };
-            let scalar =
-                cast_with_options(&StringArray::from(vec![text.as_str()]), data_type, &strict);
-            let scalar = Scalar::new(scalar.map_err(|_| PredicateError::Value {
-                column: column.to_owned(),
-                found: data_type.to_string(),
-                literal: literal.to_string(),
-            })?);
+            let text = StringArray::from(vec![text.as_str()]);
+            let scalar = cast_with_options(&text, data_type, &strict).map_err(|_| no_such())?;
             let compare = match op {
                 Op::Eq => cmp::eq,
                 Op::Ne => cmp::neq,
@@ -145,7 +193,7 @@ pub(super) fn apply(
                 Op::Gt => cmp::gt,
                 Op::Ge => cmp::gt_eq,
             };
-            compare(array, &scalar).map_err(fails)
+            compare(array, &Scalar::new(scalar)).map_err(fails)
         }
         (Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView, _) => {
             Err(wrong("text in quotes"))

@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use super::bound::Number;
+
 /// Why a condition cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,8 +76,7 @@ impl Op {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Literal {
-    Int(i64),
-    Float(f64),
+    Number(Number),
     Text(String),
     Bool(bool),
 }
@@ -83,8 +84,7 @@ pub(super) enum Literal {
 impl fmt::Display for Literal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Literal::Int(value) => write!(f, "{value}"),
-            Literal::Float(value) => write!(f, "{value}"),
+            Literal::Number(number) => f.write_str(&number.text),
             Literal::Text(value) => write!(f, "'{value}'"),
             Literal::Bool(value) => write!(f, "{value}"),
         }
@@ -94,6 +94,8 @@ impl fmt::Display for Literal {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Test {
     Compare(Op, Literal),
+    /// `like`, or with false `not like`.
+    Like(bool, String),
     /// `is null`, or with false `is not null`.
     Null(bool),
 }
@@ -114,6 +116,7 @@ impl Expr {
             Expr::Test(column, Test::Compare(op, literal)) => {
                 Expr::Test(column, Test::Compare(op.negated(), literal))
             }
+            Expr::Test(column, Test::Like(is, of)) => Expr::Test(column, Test::Like(!is, of)),
             Expr::Test(column, Test::Null(is)) => Expr::Test(column, Test::Null(!is)),
         }
     }

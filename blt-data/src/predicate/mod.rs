@@ -2,12 +2,13 @@
 //! 'b')) and id is not null`.
 //!
 //! Comparisons of a column with a literal (`=`, `==`, `!=`, `<>`, `<`, `<=`, `>`, `>=`), `in
-//! (...)`, `not in (...)`, `is null`, `is not null`, a column of booleans alone, and `and`, `or`,
+//! (...)`, `not in (...)`, `between 1 and 3`, `like 'a%'`, `is null`, `is not null`, a column of booleans alone, and `and`, `or`,
 //! `not` and parentheses over them. Text is in single or double quotes; a quote in it is doubled. A
 //! column whose name is not a word is in backticks. `a.b` is a column of that name, or else the
 //! field `b` of the column `a`. Dates and times are written as text. A comparison with null is
 //! unknown, as in SQL, and so is one with NaN. A row is chosen if the condition is true for it.
 
+mod bound;
 mod evaluate;
 mod expr;
 mod parse;

@@ -1,5 +1,6 @@
 //! From text to a condition.
 
+use super::bound::Number;
 use super::expr::{Expr, Literal, Op, PredicateError, Test};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -87,13 +88,9 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, PredicateError> {
                     at += 1;
                 }
                 let number: String = chars[from..at].iter().collect();
-                let int = number.parse().ok().map(Literal::Int);
-                let float =
-                    || number.parse().ok().filter(|x: &f64| x.is_finite()).map(Literal::Float);
-                let literal = int
-                    .or_else(float)
+                let parsed = Number::parse(&number)
                     .ok_or_else(|| wrong(from, "a number", format!("`{number}`")))?;
-                Token::Literal(literal)
+                Token::Literal(Literal::Number(parsed))
             }
             c if c.is_alphabetic() || c == '_' => {
                 while chars.get(at).is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '.')) {
@@ -119,7 +116,7 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, PredicateError> {
     Ok(tokens)
 }
 
-const KEYWORDS: [&str; 6] = ["and", "or", "not", "in", "is", "null"];
+const KEYWORDS: [&str; 8] = ["and", "or", "not", "in", "is", "null", "like", "between"];
 
 /// Conditions nest by recursion, and a stack has an end.
 const MAX_DEPTH: usize = 100;
@@ -270,8 +267,23 @@ impl<'a> Parser<'a> {
             let any = Expr::Any(of);
             return Ok(if not { any.negated() } else { any });
         }
+        if self.keyword("like") {
+            return match self.literal() {
+                Ok(Literal::Text(pattern)) => Ok(Expr::Test(column, Test::Like(!not, pattern))),
+                _ => Err(self.wrong("a pattern in quotes")),
+            };
+        }
+        if self.keyword("between") {
+            let from = Expr::Test(column.clone(), Test::Compare(Op::Ge, self.literal()?));
+            if !self.keyword("and") {
+                return Err(self.wrong("`and` and the upper bound"));
+            }
+            let to = Expr::Test(column, Test::Compare(Op::Le, self.literal()?));
+            let within = Expr::All(vec![from, to]);
+            return Ok(if not { within.negated() } else { within });
+        }
         if not {
-            return Err(self.wrong("`in`"));
+            return Err(self.wrong("`in`, `like` or `between`"));
         }
         Ok(Expr::Test(column, Test::Compare(Op::Eq, Literal::Bool(true))))
     }

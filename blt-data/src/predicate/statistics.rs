@@ -41,7 +41,7 @@ pub(super) fn may_match(
     let not_all_null = nulls.iter().map(|(nulls, rows)| *nulls != Some(*rows));
     let (op, literal) = match test {
         Test::Null(true) => return Ok(nulls.iter().map(|(nulls, _)| *nulls != Some(0)).collect()),
-        Test::Null(false) => return Ok(not_all_null.collect()),
+        Test::Null(false) | Test::Like(..) => return Ok(not_all_null.collect()),
         Test::Compare(op, literal) => (*op, literal),
     };
     let bound = |array: &ArrayRef, op: Op| -> Result<BooleanArray, PredicateError> {

@@ -137,6 +137,27 @@ fn without_user(text: &str) -> String {
     }
 }
 
+/// Replaces `%XX` by the byte of that number, if the whole is valid UTF-8 then.
+pub(crate) fn decoded(text: &str) -> String {
+    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let hex = text
+            .get(at + 1..at + 3)
+            .filter(|h| bytes[at] == b'%' && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
 /// A file or folder on a disk, or an object or a prefix of keys on a store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Location {
@@ -183,15 +204,30 @@ impl From<Url> for Location {
 }
 
 impl Location {
-    /// Parses what a user wrote: a URL, or a path that starts at `base` unless it is absolute.
+    /// Parses what a user wrote: a URL, or a path that starts at `base` unless it is absolute or
+    /// begins with `~/`.
     ///
     /// # Errors
     /// If a URL is not understood, or this build has no feature `cloud`.
     pub fn parse(text: &str, base: &Path) -> Result<Self, StorageError> {
-        match Url::is_meant(text) {
-            true => Url::parse(text).map(Location::from),
-            false => Ok(Location::Local(base.join(text))),
-        }
+        let home = || std::env::home_dir().filter(|home| home.is_absolute());
+        let local = match (text.split_once("://"), text.strip_prefix('~')) {
+            (Some((scheme, path)), _) if scheme.eq_ignore_ascii_case("file") => {
+                let path = path.strip_prefix("localhost").unwrap_or(path);
+                if !path.starts_with('/') {
+                    let cause = "a file's has three `/` before an absolute path".into();
+                    return Err(StorageError::BadUrl { url: text.to_owned(), cause });
+                }
+                PathBuf::from(decoded(path))
+            }
+            (_, Some(rest)) if rest.is_empty() || rest.starts_with('/') => match home() {
+                Some(home) => home.join(rest.trim_start_matches('/')),
+                None => base.join(text),
+            },
+            _ if Url::is_meant(text) => return Url::parse(text).map(Location::from),
+            _ => base.join(text),
+        };
+        Ok(Location::Local(local))
     }
 
     /// A path that does not depend on the working directory.

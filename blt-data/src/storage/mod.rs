@@ -16,5 +16,6 @@ mod remote;
 mod upload_record;
 
 pub use self::input::{Fetching, Input};
+pub(crate) use self::location::decoded;
 pub use self::location::{Entry, Location, Scheme, StorageError, Url};
 pub use self::output::{Sink, abort_uploads, write_new};

@@ -3,8 +3,10 @@
 //! binary column `text` of two rows ("first document", "second document") by pyarrow's
 //! `write_table(..., write_page_checksum=True, compression="none")`.
 
+mod conditions;
 mod damage;
 mod lists;
+mod odd;
 mod order;
 mod packing;
 mod types;

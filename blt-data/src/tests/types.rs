@@ -293,7 +293,7 @@ fn text_files_and_lines() {
         read(SourceConfig::new(SourceKind::Text { lines: true }, path, dir.path()), &request)
             .unwrap()
     };
-    let expected = ["one", "", "\r", "three", "\u{feff}last"].map(|t| Some(t.as_bytes().to_vec()));
+    let expected = ["one", "", "", "three", "\u{feff}last"].map(|t| Some(t.as_bytes().to_vec()));
     assert_eq!(contents(&lines(".")), expected);
 
     // Lines in several pieces, one of them longer than a piece; then the same without the last

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::plan::Plan;
-use crate::spec::{GraphSpec, Inputs};
+use crate::port::AnyInfo;
+use crate::spec::{GraphSpec, Inputs, flow};
 
 /// The graph of `plan` as text for the user: nodes in the order of data flow, wires, types, and
 /// what is known of each output.
@@ -33,13 +34,9 @@ pub fn describe(plan: &Plan) -> String {
             let info = match node.infos.get(index) {
                 None => String::new(),
                 Some(None) => " (not given with these parameters)".to_string(),
-                Some(Some(info)) => match format!("{info:?}").as_str() {
-                    "()" => String::new(),
-                    // Leave out the type's name, with which a derived `Debug` begins.
-                    debug => format!(
-                        " {}",
-                        debug.find([' ', '(']).map_or(debug, |at| debug[at..].trim_start())
-                    ),
+                Some(Some(info)) => match info_text(info) {
+                    text if text.is_empty() => text,
+                    text => format!(" {text}"),
                 },
             };
             let _ = writeln!(text, "  {:width$}    .{port}: {}{info}", "", slot.name);
@@ -63,10 +60,19 @@ pub fn describe(plan: &Plan) -> String {
     }
     for (index, step) in plan.steps().iter().enumerate() {
         let params: Vec<String> =
-            step.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            step.params.iter().map(|(name, value)| format!("{name}: {}", flow(value))).collect();
         let _ = writeln!(text, "  {index}  {} {{{}}}", step.entry.name, params.join(", "));
     }
     text
+}
+
+/// What is known of an output, in words: `{ dim: 64 }`. Empty if nothing is.
+pub(crate) fn info_text(info: &AnyInfo) -> String {
+    match format!("{info:?}").as_str() {
+        "()" => String::new(),
+        // Leave out the type's name, with which a derived `Debug` begins.
+        debug => debug.find([' ', '(']).map_or(debug, |at| debug[at..].trim_start()).to_string(),
+    }
 }
 
 /// The nodes of a graph as a user would write them, one a line.
@@ -83,11 +89,7 @@ fn parts(graph: &GraphSpec) -> Vec<String> {
                 fields.push(format!("in: {{{}}}", wires.join(", ")));
             }
         }
-        fields.extend(
-            node.params
-                .iter()
-                .map(|(name, value)| format!("{name}: {}", value.to_string().replace(',', ", "))),
-        );
+        fields.extend(node.params.iter().map(|(name, value)| format!("{name}: {}", flow(value))));
         format!("{:width$} {{{}}}", format!("{}:", node.name), fields.join(", "))
     };
     graph.nodes.iter().map(line).collect()

@@ -1,8 +1,43 @@
 //! Errors of nodes and steps, as diagnostics that point at the document.
 
+use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Place};
 use crate::error::{At, NodeError};
 use crate::spec::Places;
+
+crate::code! {
+    /// A node or step does not take the value of a parameter.
+    ///
+    /// The value is of the right kind, and the node or step cannot work with it: it is out of range,
+    /// or does not fit another value, such as a width that the heads do not divide. The help says
+    /// what would do.
+    pub(crate) PARAMETER_REFUSED = "BLT0401"
+}
+
+crate::code! {
+    /// A node cannot work with what comes in.
+    ///
+    /// The type of the wire is right, and what is known of its values before any data is read, such
+    /// as a width, does not fit the node.
+    pub(crate) INPUT_REFUSED = "BLT0402"
+}
+
+crate::code! {
+    /// A node or step cannot do its work.
+    ///
+    /// Something that is not one parameter or one input keeps it from working: the message says
+    /// what.
+    pub(crate) NODE_REFUSED = "BLT0403"
+}
+
+/// The kind of an error, if the node gives none.
+fn code(at: &At) -> &'static Code {
+    match at {
+        At::Param(_) => &PARAMETER_REFUSED,
+        At::Input(_) => &INPUT_REFUSED,
+        At::Node => &NODE_REFUSED,
+    }
+}
 
 /// The place that a diagnostic about `path` points at, and a label. The label is empty unless the
 /// value at `path` is a default; then it reports that. `depth` is the length of the path of a
@@ -41,11 +76,13 @@ pub(crate) fn node_diagnostic(
     } else {
         pointed(places, &path, 3)
     };
-    let mut diagnostic =
-        Diagnostic::error(format!("{what}`{node}` ({entry}): {}", error.message()))
-            .at(place)
-            .label(label)
-            .help(error.help.as_deref());
+    let mut diagnostic = error
+        .code
+        .unwrap_or_else(|| code(&error.at))
+        .error(format!("{what}`{node}` ({entry}): {}", error.message()))
+        .at(place)
+        .label(label)
+        .help(error.help.as_deref());
     diagnostic.path = path.join(".");
     diagnostic
 }
@@ -66,11 +103,13 @@ pub(crate) fn step_diagnostic(
         At::Node => String::new(),
     };
     let (place, label) = pointed(places, &path, 4);
-    let mut diagnostic =
-        Diagnostic::error(format!("{what}step `run.{index}.{step}`: {}", error.message()))
-            .at(place)
-            .label(label)
-            .help(error.help.as_deref());
+    let mut diagnostic = error
+        .code
+        .unwrap_or_else(|| code(&error.at))
+        .error(format!("{what}step `run.{index}.{step}`: {}", error.message()))
+        .at(place)
+        .label(label)
+        .help(error.help.as_deref());
     diagnostic.path = path.join(".");
     diagnostic
 }

@@ -5,6 +5,15 @@ use crate::error::NodeError;
 use crate::registry::NodeEntry;
 use crate::spec::Places;
 
+crate::code! {
+    /// A wire or a goal leads to nothing.
+    ///
+    /// A wire is the name of a node, or `node.port` for one of its outputs; the bare name means the
+    /// first output. `blt-run nodes NAME` names the outputs of a kind of node, `blt-run graph FILE`
+    /// those of a pipeline.
+    pub(crate) NO_WIRE = "BLT0301"
+}
+
 /// One output of one node of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortId {
@@ -38,7 +47,7 @@ impl Missing {
     /// The error, for a wire that is written at `path`.
     pub fn into_diagnostic(self, places: &Places, path: &[&str]) -> Diagnostic {
         let mut diagnostic =
-            Diagnostic::error(self.message).at(places.value(path)).suggest(self.suggestion);
+            NO_WIRE.error(self.message).at(places.value(path)).suggest(self.suggestion);
         diagnostic.notes.extend(self.note);
         diagnostic.path = path.join(".");
         diagnostic

@@ -1,7 +1,7 @@
 //! [`Plan`]: a checked variant of a pipeline.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -31,6 +31,7 @@ pub struct PlannedNode {
     /// What is known of each output before data is read; `None` for an output that these parameters
     /// turn off. Empty if the node is not used.
     pub infos: Vec<Option<AnyInfo>>,
+    pub(crate) facts: Vec<Rc<dyn Any>>,
     pub(crate) inputs: Vec<Option<PortId>>,
     pub(crate) node: Rc<dyn AnyNode>,
 }
@@ -39,6 +40,11 @@ impl PlannedNode {
     /// The node itself, parameters and all, if it is an `N`: `planned.downcast::<ByteLm>()`.
     pub fn downcast<N: Node>(&self) -> Option<&N> {
         (&*self.node as &dyn Any).downcast_ref()
+    }
+
+    /// What the node's check stated ([`CheckCx::state`](crate::CheckCx::state)), if it is a `T`.
+    pub fn fact<T: 'static>(&self) -> Option<&T> {
+        self.facts.iter().find_map(|fact| fact.downcast_ref())
     }
 
     /// [`Node::depends`]: what identifies the contents of the node's files.
@@ -191,21 +197,33 @@ impl Plan {
                 stack.extend(self.nodes[index].inputs.iter().flatten().map(|port| port.node));
             }
         }
+        let reads = |index: usize| -> BTreeSet<usize> {
+            self.nodes[index].inputs.iter().flatten().map(|port| port.node).collect()
+        };
+        let mut waits: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut feeds: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for &index in &needed {
+            let from = reads(index);
+            waits.insert(index, from.len());
+            from.into_iter().for_each(|from| feeds.entry(from).or_default().push(index));
+        }
+        let named = |index: usize| (self.nodes[index].name.as_str(), index);
+        let mut ready: BTreeSet<(&str, usize)> = waits
+            .iter()
+            .filter(|(_, waits)| **waits == 0)
+            .map(|(index, _)| named(*index))
+            .collect();
         let mut order = Vec::with_capacity(needed.len());
-        while order.len() < needed.len() {
-            let ready = needed
-                .iter()
-                .filter(|index| !order.contains(*index))
-                .filter(|index| {
-                    self.nodes[**index]
-                        .inputs
-                        .iter()
-                        .flatten()
-                        .all(|port| order.contains(&port.node))
-                })
-                .min_by_key(|index| &self.nodes[**index].name);
-            // The plan has no cycle, so some node is always ready.
-            order.extend(ready.copied());
+        // The plan has no cycle, so that each becomes ready.
+        while let Some((_, index)) = ready.pop_first() {
+            order.push(index);
+            for next in feeds.remove(&index).unwrap_or_default() {
+                let waits = waits.entry(next).or_default();
+                *waits -= 1;
+                if *waits == 0 {
+                    ready.insert(named(next));
+                }
+            }
         }
         Ok(order)
     }

@@ -1,9 +1,25 @@
 //! Lookup of nodes and steps by name.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use crate::diagnostic::{Diagnostic, list, nearest};
 use crate::registry::{NodeEntry, Origin, StepEntry};
+
+crate::code! {
+    /// No node or step has this name.
+    ///
+    /// `blt-run nodes` and `blt-run steps` list what is linked into the program. A plugin's nodes
+    /// are in the plugin's own program, or in one that names its crate (`use my_plugin as _;`).
+    pub(crate) UNKNOWN_KIND = "BLT0210"
+}
+
+crate::code! {
+    /// Two nodes or steps of the program have one name.
+    ///
+    /// Two crates, or two places of one, registered it. Rename one, or link only one of the crates.
+    pub(crate) SAME_NAME = "BLT0701"
+}
 
 /// Every registered node, by name. Two nodes of one name are both listed; [`duplicates`] reports
 /// them.
@@ -22,12 +38,16 @@ pub fn steps() -> Vec<&'static StepEntry> {
 
 /// The node called `name`.
 pub fn find(name: &str) -> Option<&'static NodeEntry> {
-    nodes().into_iter().find(|entry| entry.name == name)
+    static NODES: LazyLock<BTreeMap<&str, &NodeEntry>> =
+        LazyLock::new(|| nodes().into_iter().rev().map(|entry| (entry.name, entry)).collect());
+    NODES.get(name).copied()
 }
 
 /// The step called `name`.
 pub fn find_step(name: &str) -> Option<&'static StepEntry> {
-    steps().into_iter().find(|entry| entry.name == name)
+    static STEPS: LazyLock<BTreeMap<&str, &StepEntry>> =
+        LazyLock::new(|| steps().into_iter().rev().map(|entry| (entry.name, entry)).collect());
+    STEPS.get(name).copied()
 }
 
 /// An error for each name that two nodes, or two steps, claim.
@@ -43,7 +63,8 @@ pub fn duplicates() -> Vec<Diagnostic> {
         .filter(|(_, origins)| origins.len() > 1)
         .map(|((kind, name), origins)| {
             let origins: Vec<String> = origins.iter().map(ToString::to_string).collect();
-            Diagnostic::error(format!("two {kind}s are called `{name}`: {}", origins.join(" and ")))
+            SAME_NAME
+                .error(format!("two {kind}s are called `{name}`: {}", origins.join(" and ")))
                 .help(Some("rename one, or link only one of the crates"))
         })
         .collect()
@@ -58,7 +79,7 @@ pub(crate) fn unknown(kind: &str, name: &str) -> Diagnostic {
     };
     let near = nearest(name, names.iter().copied());
     let linked = "is its crate linked (`use my_plugin as _;`)?";
-    let diagnostic = Diagnostic::error(format!("no {kind} is called `{name}`")).suggest(near);
+    let diagnostic = UNKNOWN_KIND.error(format!("no {kind} is called `{name}`")).suggest(near);
     if near.is_some() {
         diagnostic.help(Some(linked))
     } else {

@@ -14,6 +14,6 @@ pub(crate) use lookup::unknown;
 pub use lookup::{duplicates, find, find_step, nodes, steps};
 pub use node_entry::NodeEntry;
 pub use origin::Origin;
-pub(crate) use params::{ParamError, parse, write_params};
+pub(crate) use params::{ParamError, parse, schema_of, write_params};
 pub(crate) use step_entry::ParsedStep;
 pub use step_entry::StepEntry;

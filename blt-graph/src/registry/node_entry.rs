@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::node::{AnyNode, Node};
 use crate::port::{Ports, SlotType};
-use crate::registry::{Origin, ParamError, parse, write_params};
+use crate::registry::{Origin, ParamError, parse, schema_of, write_params};
 use crate::schema;
 
 /// Registers a [`Node`]: `blt_graph::node!(StridePatch);`
@@ -79,13 +79,13 @@ impl NodeEntry {
     }
 
     /// JSON Schema of the parameters.
-    pub fn schema(&self) -> Value {
-        (self.schema)().to_value()
+    pub fn schema(&self) -> &'static Value {
+        schema_of(self.name, self.origin, self.schema)
     }
 
     /// The doc comment.
     pub fn doc(&self) -> String {
-        schema::doc(&self.schema())
+        schema::doc(self.schema())
     }
 
     /// The index of the input that a bare `in: wire` feeds: the only input, or the only one that is

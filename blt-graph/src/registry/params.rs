@@ -1,9 +1,27 @@
 //! Parameters to and from the struct of a node or step.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
+
+use crate::registry::Origin;
+
+/// The schema that `make` makes, made once for each entry: a check asks for it at every node.
+pub(crate) fn schema_of(
+    name: &'static str,
+    origin: Origin,
+    make: fn() -> schemars::Schema,
+) -> &'static Value {
+    type Entry = (&'static str, &'static str, u32);
+    static MADE: Mutex<BTreeMap<Entry, &'static Value>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry((name, origin.file, origin.line))
+        .or_insert_with(|| Box::leak(Box::new(make().to_value())))
+}
 
 /// Why parameters do not fit their struct.
 #[derive(Debug)]

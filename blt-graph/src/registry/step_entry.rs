@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use crate::registry::{Origin, ParamError};
+use crate::registry::{Origin, ParamError, schema_of};
 use crate::schema;
 
 /// Registers a [`Step`](crate::Step): `blt_graph::step!(Train);`
@@ -50,13 +50,13 @@ pub(crate) struct ParsedStep {
 
 impl StepEntry {
     /// JSON Schema of the parameters.
-    pub fn schema(&self) -> Value {
-        (self.schema)().to_value()
+    pub fn schema(&self) -> &'static Value {
+        schema_of(self.name, self.origin, self.schema)
     }
 
     /// The doc comment.
     pub fn doc(&self) -> String {
-        schema::doc(&self.schema())
+        schema::doc(self.schema())
     }
 
     pub(crate) fn parse(&self, params: &Value) -> Result<ParsedStep, ParamError> {

@@ -2,8 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use crate::diagnostic::{Diagnostics, nearest};
 use crate::run::store::Store;
+
+crate::code! {
+    /// No variant has this name.
+    ///
+    /// `--variant` takes a name under `ablate`, or one that a grid makes, such as `stride=4,dim=64`.
+    /// `blt-run check FILE` prints all of them. A pipeline without `ablate` has one variant, `base`.
+    pub(crate) UNKNOWN_VARIANT = "BLT0507"
+}
 
 /// What to do with the work that an earlier run left unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +49,9 @@ pub struct RunOptions {
     pub variants: Vec<String>,
     /// What to do with unfinished work.
     pub resume: Resume,
+    /// Look at every value as it is made, for the first that is not finite. Not part of keys: it
+    /// takes time, and changes no number.
+    pub detect_anomaly: bool,
 }
 
 impl RunOptions {
@@ -56,6 +67,7 @@ impl RunOptions {
             jobs: 1,
             variants: Vec::new(),
             resume: Resume::Steps,
+            detect_anomaly: false,
         }
     }
 
@@ -104,7 +116,7 @@ pub fn choose_variants<T>(
         let message =
             format!("no variant is called `{unknown}`; there are `{}`", known.join("`, `"));
         let meant = nearest(unknown, known).map(|name| format!("did you mean `{name}`?"));
-        return Err(Diagnostic::error(message).help(meant).into());
+        return Err(UNKNOWN_VARIANT.error(message).help(meant).into());
     }
     all.retain(|one| names.is_empty() || names.iter().any(|name| name == name_of(one)));
     Ok(all)

@@ -4,6 +4,9 @@
 //! runs/<name>/<id>/            id: start time (UTC) and four hex digits; names sort by time
 //!   pipeline.yaml              the pipeline as written
 //!   resolved.yaml              the pipeline with overrides applied and defaults written out
+//!   explained.yaml             each variant so, and behind each value where it came from
+//!   steps.json                 the keys of the steps in the store
+//!   graph.svg                  the graph of the first variant
 //!   status.json                running, done, failed or interrupted; the error; times
 //!   metrics.jsonl              the metrics of every step in order; each line has the variant (and
 //!                              the seed, if there are several)
@@ -20,6 +23,7 @@
 //! forgetting a flag. [`Resume::Run`] also continues in the stopped run's directory instead of
 //! making a new one; [`Resume::Fresh`] removes the files of stopped steps.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +32,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::draw::Drawing;
 use crate::error::StepError;
 use crate::files::{FileError, JsonLines, write_atomic};
-use crate::plan::{Plan, check_all, merge_same};
+use crate::plan::{Plan, check_all, explain, merge_same};
 use crate::progress::{Progress, Silent, StepHeading};
 use crate::run::error::RunError;
 use crate::run::jobs::at_once;
@@ -113,12 +118,7 @@ impl<'a> Runner<'a> {
         &self,
         finish: impl FnOnce(&RunReport) -> Result<(), StepError>,
     ) -> Result<RunReport, RunError> {
-        let plans = check_all(self.spec, &self.base_dir)?;
-        let plans = choose_variants(plans, &self.options.variants, |plan| &plan.variant)?;
-        // Differences are taken to the baseline, so it is the last to be left out.
-        let baseline = self.spec.report.get("baseline").and_then(Value::as_str);
-        let (plans, messages) = merge_same(plans, baseline);
-        messages.iter().for_each(|message| self.progress.message(message));
+        let plans = self.plans()?;
         for warning in plans.iter().flat_map(|plan| &plan.warnings) {
             self.progress.message(&warning.render(false));
         }
@@ -181,6 +181,39 @@ impl<'a> Runner<'a> {
         Ok(report)
     }
 
+    /// What [`run`](Self::run) would do: each step of each variant and seed in order, as its heading.
+    /// It opens the data, runs nothing and writes nothing.
+    ///
+    /// # Errors
+    /// As a run before its first step.
+    pub fn dry_run(&self) -> Result<Vec<StepHeading>, RunError> {
+        let plans = self.plans()?;
+        let store = self.options.store();
+        let total = plans.iter().map(|plan| plan.steps().len()).sum();
+        let mut headings: Vec<StepHeading> = Vec::with_capacity(total);
+        // A step that another variant runs first is reused too.
+        let mut seen = BTreeSet::new();
+        for plan in &plans {
+            for (index, keyed) in self.keys(plan, &store)?.into_iter().enumerate() {
+                let reused = store.has(&keyed.key) || seen.contains(&keyed.key);
+                headings.push(heading(plan, index, (headings.len(), total), reused));
+                seen.insert(keyed.key);
+            }
+        }
+        Ok(headings)
+    }
+
+    /// The plans of the variants that are asked for.
+    fn plans(&self) -> Result<Vec<Plan>, RunError> {
+        let plans = check_all(self.spec, &self.base_dir)?;
+        let plans = choose_variants(plans, &self.options.variants, |plan| &plan.variant)?;
+        // Differences are taken to the baseline, so it is the last to be left out.
+        let baseline = self.spec.report.get("baseline").and_then(Value::as_str);
+        let (plans, messages) = merge_same(plans, baseline);
+        messages.iter().for_each(|message| self.progress.message(message));
+        Ok(plans)
+    }
+
     /// Where several variants are to run at once, runs all steps into the store, and returns a
     /// runner that finds them there and says no more of them.
     fn run_ahead(&self, plans: &[Plan], store: &Store) -> Result<Self, RunError> {
@@ -239,6 +272,7 @@ impl<'a> Runner<'a> {
             progress: self.progress,
             interrupt: self.interrupt.clone(),
             program: self.options.program(),
+            detect_anomaly: self.options.detect_anomaly,
             lent: self.lent.clone(),
         }
     }
@@ -254,6 +288,14 @@ impl<'a> Runner<'a> {
     ) -> Result<RunReport, RunError> {
         write_atomic(dir.path.join("pipeline.yaml"), self.spec.written())?;
         write_atomic(dir.path.join("resolved.yaml"), resolved)?;
+        let keys: BTreeSet<&String> = keyed.iter().flatten().map(|keyed| &keyed.key).collect();
+        write_atomic(dir.path.join("steps.json"), format!("{:#}\n", json!(keys)))?;
+        let first = plans.iter().filter(|plan| plan.seed == plan.spec.seeds[0]);
+        let explained: Vec<String> = first.map(|plan| explain(self.spec, plan)).collect();
+        write_atomic(dir.path.join("explained.yaml"), explained.join("---\n"))?;
+        if let Some(plan) = plans.first() {
+            write_atomic(dir.path.join("graph.svg"), Drawing::of(self.spec, plan).svg())?;
+        }
         let mut metrics = JsonLines::open(dir.path.join("metrics.jsonl"), 0)?;
         let mut timings = JsonLines::open(dir.path.join("timings.jsonl"), 0)?;
         for folder in ["outputs", "checkpoints"] {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::diagnostic::{Diagnostic, Diagnostics, list, nearest};
 use crate::registry;
 use crate::schema;
+use crate::spec::keys::keys;
 use crate::spec::{PipelineSpec, Places, RESERVED};
 
 impl PipelineSpec {
@@ -56,115 +57,151 @@ impl PipelineSpec {
     }
 }
 
+crate::code! {
+    /// A path names nothing.
+    ///
+    /// Paths of `ablate` and `--set` are keys joined by dots, from the top of the pipeline:
+    /// `graph.latent.layers`, `run.1.train.lr` (steps are counted from 0), `seed`. A path may name a
+    /// parameter that is not written and has its default; `blt-run nodes NAME` lists them.
+    pub(crate) NO_PATH = "BLT0501"
+}
+
+crate::code! {
+    /// Variants cannot be overridden.
+    ///
+    /// `--set` changes the pipeline and all of its variants: set the path that the variants set.
+    /// `--set VARIANT:PATH=VALUE` changes one of them, and `--variant NAME` runs one alone.
+    pub(crate) SET_ABLATE = "BLT0502"
+}
+
 /// Splits `path` into keys. All but the deepest exist in `document`, or the path is refused.
 fn resolve(document: &Value, path: &str) -> Result<Vec<String>, Box<Diagnostic>> {
     let segments: Vec<&str> = path.split('.').collect();
-    // Checks that `segment` is among the `candidates` that may follow `prefix`.
-    let choose = |prefix: &[&str], segment: &str, what: &str, candidates: &[String]| {
-        if candidates.iter().any(|candidate| candidate == segment) {
-            return Ok(());
-        }
-        let names = || candidates.iter().map(String::as_str);
-        let near = nearest(segment, names()).map(|near| {
-            let mut fixed: Vec<&str> = prefix.to_vec();
-            fixed.push(near);
-            fixed.extend(&segments[fixed.len()..]);
-            fixed.join(".")
-        });
-        Err(Box::new(
-            Diagnostic::error(format!("`{path}` names nothing: {what} has no `{segment}`"))
-                .note(format!("{what} has {}", list(names())))
-                .suggest(near),
-        ))
-    };
-    let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
-    let top =
-        strings(&["name", "doc", "seed", "seeds", "device", "path", "graph", "run", "report"]);
     if segments[0] == "ablate" {
         return Err(Box::new(
-            Diagnostic::error("`ablate` cannot be overridden")
+            SET_ABLATE
+                .error("`ablate` cannot be overridden")
                 .help(Some("override what its variants have in common")),
         ));
     }
-    choose(&[], segments[0], "a pipeline", &top)?;
-    match segments[0] {
-        "graph" if segments.len() > 1 => {
-            let graph =
-                document.get("graph").and_then(Value::as_object).cloned().unwrap_or_default();
-            choose(
-                &segments[..1],
-                segments[1],
-                "the graph",
-                &graph.keys().cloned().collect::<Vec<_>>(),
-            )?;
-            let Some(node) = graph.get(segments[1]) else { return Ok(owned(&segments)) };
-            let entry = node.get("node").and_then(Value::as_str).and_then(registry::find);
-            if let (Some(segment), Some(entry)) = (segments.get(2), entry) {
-                let mut keys: Vec<String> =
-                    schema::params(&entry.schema()).into_iter().map(|p| p.name).collect();
-                keys.extend(RESERVED.map(String::from));
-                choose(
-                    &segments[..2],
-                    segment,
-                    &format!("`{}` ({})", segments[1], entry.name),
-                    &keys,
-                )?;
-                if let (&"in", Some(port)) = (segment, segments.get(3)) {
-                    choose(
-                        &segments[..3],
-                        port,
-                        &format!("the input of {}", entry.name),
-                        &strings(entry.inputs),
-                    )?;
-                }
-            }
+    for depth in 0..segments.len() {
+        let Some((what, candidates)) = following(document, &segments[..depth]) else { break };
+        let segment = segments[depth];
+        if candidates.iter().any(|candidate| candidate == segment) {
+            continue;
         }
-        "run" if segments.len() > 1 => {
-            let steps = document.get("run").and_then(Value::as_array).cloned().unwrap_or_default();
-            let indices: Vec<String> = (0..steps.len()).map(|index| index.to_string()).collect();
-            choose(
-                &segments[..1],
-                segments[1],
-                "`run`, whose steps are counted from 0,",
-                &indices,
-            )?;
-            let step = segments[1]
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| steps.get(index))
-                .and_then(Value::as_object);
-            if let (Some(segment), Some(step)) = (segments.get(2), step) {
-                let what = format!("step `run.{}`", segments[1]);
-                let names: Vec<String> = step.keys().cloned().collect();
-                if let (Err(mut diagnostic), Some(name)) =
-                    (choose(&segments[..2], segment, &what, &names), names.first())
-                {
-                    // `run.0.steps` for `run.0.train.steps`.
-                    let rest = [&segments[..2], &[name.as_str()], &segments[2..]].concat();
-                    diagnostic.suggestion = diagnostic.suggestion.or(Some(rest.join(".")));
-                    return Err(diagnostic);
-                }
-                if let (Some(param), Some(entry)) = (segments.get(3), registry::find_step(segment))
-                {
-                    let keys: Vec<String> =
-                        schema::params(&entry.schema()).into_iter().map(|p| p.name).collect();
-                    choose(&segments[..3], param, &format!("the step `{segment}`"), &keys)?;
-                }
-            }
+        if candidates.is_empty() {
+            return Err(Box::new(
+                NO_PATH.error(format!("`{path}` names nothing: {what} has no parts")),
+            ));
         }
-        "graph" | "run" | "report" => {}
-        scalar if segments.len() > 1 => {
-            return Err(Box::new(Diagnostic::error(format!(
-                "`{path}` names nothing: `{scalar}` has no parts"
-            ))));
+        let names = || candidates.iter().map(String::as_str);
+        let mut diagnostic =
+            NO_PATH.error(format!("`{path}` names nothing: {what} has no `{segment}`"));
+        let near = nearest(segment, names())
+            .map(|near| [&segments[..depth], &[near], &segments[depth + 1..]].concat().join("."))
+            .and_then(|near| match resolve(document, &near) {
+                Ok(_) => Some(near),
+                Err(wrong) => wrong.suggestion,
+            });
+        let mut meant = near.map_or_else(|| meant(document, &segments), |near| vec![near]);
+        let last = meant.pop();
+        if !meant.is_empty() {
+            let others = list(meant.iter().map(String::as_str));
+            diagnostic = diagnostic.note(format!("it may also mean {others}"));
         }
-        _ => {}
+        return Err(Box::new(
+            diagnostic.note(format!("{what} has {}", list(names()))).suggest(last),
+        ));
     }
-    Ok(owned(&segments))
+    Ok(segments.iter().map(ToString::to_string).collect())
 }
 
-fn owned(segments: &[&str]) -> Vec<String> {
-    segments.iter().map(ToString::to_string).collect()
+/// What may follow `prefix` in a path, and what `prefix` is called; `None` if anything may.
+fn following(document: &Value, prefix: &[&str]) -> Option<(String, Vec<String>)> {
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let params = |schema: &Value| schema::params(schema).into_iter().map(|param| param.name);
+    match prefix {
+        [] => Some((
+            "a pipeline".into(),
+            keys().filter(|key| *key != "ablate").map(String::from).collect(),
+        )),
+        ["graph"] => {
+            let graph = document.get("graph").and_then(Value::as_object);
+            let nodes = graph.map_or_else(Vec::new, |graph| graph.keys().cloned().collect());
+            Some(("the graph".into(), nodes))
+        }
+        ["graph", node, rest @ ..] => {
+            let kind = document.get("graph")?.get(node)?.get("node")?.as_str()?;
+            let entry = registry::find(kind)?;
+            match rest {
+                [] => Some((
+                    format!("`{node}` ({kind})"),
+                    params(entry.schema()).chain(RESERVED.map(String::from)).collect(),
+                )),
+                ["in"] => Some((format!("the input of {kind}"), names(entry.inputs))),
+                _ => None,
+            }
+        }
+        ["run"] => {
+            let steps = document.get("run").and_then(Value::as_array).map_or(0, Vec::len);
+            Some((
+                "`run`, whose steps are counted from 0,".into(),
+                (0..steps).map(|index| index.to_string()).collect(),
+            ))
+        }
+        ["run", index, rest @ ..] => {
+            let step = document.get("run")?.get(index.parse::<usize>().ok()?)?.as_object()?;
+            match rest {
+                [] => Some((format!("step `run.{index}`"), step.keys().cloned().collect())),
+                [step] => Some((
+                    format!("the step `{step}`"),
+                    params(registry::find_step(step)?.schema()).collect(),
+                )),
+                _ => None,
+            }
+        }
+        ["report", ..] => None,
+        // The others are single values.
+        [scalar] => Some((format!("`{scalar}`"), Vec::new())),
+        _ => None,
+    }
+}
+
+/// The paths of `document` that have all `segments` in order, and may be meant by them:
+/// `graph.latent.layers` by `latent.layers`. Numbers of steps may be wrong or left out.
+fn meant(document: &Value, segments: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut open: Vec<Vec<String>> = vec![Vec::new()];
+    while let Some(path) = open.pop() {
+        let path_segments: Vec<&str> = path.iter().map(String::as_str).collect();
+        if path_segments.last() == segments.last() {
+            all.push(path.clone());
+        }
+        if path.len() < 4
+            && let Some((_, next)) = following(document, &path_segments)
+        {
+            // The last is looked at first.
+            open.extend(next.into_iter().map(|next| [&path[..], &[next]].concat()).rev());
+        }
+    }
+    let that_have = |wanted: &[&str]| -> Vec<String> {
+        let has = |path: &&Vec<String>| {
+            let mut rest = path.iter();
+            wanted.iter().all(|wanted| rest.any(|segment| segment == wanted))
+        };
+        // As few keys left out as can be.
+        let least = all.iter().filter(has).map(Vec::len).min();
+        let found = all.iter().filter(has).filter(|path| Some(path.len()) == least);
+        found.map(|path| path.join(".")).collect()
+    };
+    let found = that_have(segments);
+    if !found.is_empty() {
+        return found;
+    }
+    let names: Vec<&str> =
+        segments.iter().copied().filter(|segment| segment.parse::<usize>().is_err()).collect();
+    that_have(&names)
 }
 
 /// The default of the parameter that `target` goes into: setting a part of a parameter that is not
@@ -182,7 +219,7 @@ fn default_at(document: &Value, target: &[String], depth: usize) -> Option<Value
         return None;
     }
     let name = target.get(param_depth - 1)?;
-    schema::params(&schema).into_iter().find(|param| param.name == *name)?.default
+    schema::params(schema).into_iter().find(|param| param.name == *name)?.default
 }
 
 fn put(
@@ -220,14 +257,14 @@ fn put(
                 match segment.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
                     Some(item) => item,
                     None => {
-                        return Err(Box::new(Diagnostic::error(format!(
+                        return Err(Box::new(NO_PATH.error(format!(
                             "`{path}` names nothing: the list has {length} items, counted from 0, and no `{segment}`"
                         ))));
                     }
                 }
             }
             _ => {
-                return Err(Box::new(Diagnostic::error(format!(
+                return Err(Box::new(NO_PATH.error(format!(
                     "`{path}` names nothing: `{}` is a single value",
                     target[..depth].join(".")
                 ))));

@@ -2,8 +2,16 @@
 
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::Diagnostics;
 use crate::spec::{Axis, PipelineSpec};
+
+crate::code! {
+    /// The grid is too large.
+    ///
+    /// Each variant of a grid is checked as a whole before the first one runs, and each takes its
+    /// time to run. Give fewer values, or name the variants that you want one by one under `ablate`.
+    pub(crate) TOO_MANY = "BLT0504"
+}
 
 /// A value to put at a path of a pipeline.
 #[derive(Clone)]
@@ -39,7 +47,8 @@ impl PipelineSpec {
                 "the grid has {} = {product} variants, and at most {MOST} are allowed",
                 factors.join(" x ")
             );
-            return Err(Diagnostic::error(message)
+            return Err(TOO_MANY
+                .error(message)
                 .at(self.places.key(&["ablate", "grid"]))
                 .help(Some("give fewer values, or name the variants that you want one by one"))
                 .into());

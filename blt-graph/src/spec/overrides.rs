@@ -4,10 +4,18 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source};
+use crate::diagnostic::{Diagnostics, Place, Source};
 use crate::spec::given::Override;
 use crate::spec::places::Loc;
 use crate::spec::{PipelineSpec, Places, yaml};
+
+crate::code! {
+    /// An override is not written as one.
+    ///
+    /// `--set` takes `PATH=VALUE`, as in `--set graph.latent.dim=256`, or `VARIANT:PATH=VALUE` to
+    /// change one variant. The value is YAML: `--set 'graph.embed.ngrams=[3, 4]'`.
+    pub(crate) NO_ASSIGNMENT = "BLT0503"
+}
 
 /// The root of an override's places.
 const NAME: &str = "--set";
@@ -49,7 +57,8 @@ impl PipelineSpec {
         let variant = names.into_iter().filter(addressed).max_by_key(String::len);
         let start = variant.as_ref().map_or(0, |name| name.len() + 1);
         let Some((path, text)) = assignment[start..].split_once('=') else {
-            return Err(Diagnostic::error("an override is `path=value`")
+            return Err(NO_ASSIGNMENT
+                .error("an override is `path=value`")
                 .at(Some(Place { source: whole, span: 0..assignment.len() }))
                 .label("no `=` in it")
                 .help(Some("for example `graph.latent.dim=256` or `run.0.train.steps=50`"))
@@ -61,9 +70,10 @@ impl PipelineSpec {
             (Value::Null, Places::default())
         } else {
             yaml::parse(&value_source).map_err(|Diagnostics(mut found)| {
-                for place in found.iter_mut().filter_map(|d| d.place.as_mut()) {
-                    *place = shift(place, &whole, offset);
-                }
+                let places = found.iter_mut().flat_map(|d| {
+                    d.place.iter_mut().chain(d.labels.iter_mut().map(|label| &mut label.place))
+                });
+                places.for_each(|place| *place = shift(place, &whole, offset));
                 Diagnostics(found)
             })?
         };

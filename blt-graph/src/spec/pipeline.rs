@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::code::Code;
+use crate::diagnostic::Diagnostics;
 use crate::spec::given::Overrides;
 use crate::spec::{ComputePath, GraphSpec, Places};
 
@@ -174,11 +175,28 @@ impl PipelineSpec {
     /// reads itself (`report`).
     pub fn diagnose(
         &self,
+        code: &'static Code,
         path: &[&str],
         message: impl Into<String>,
         help: Option<String>,
     ) -> Diagnostics {
-        let mut diagnostic = Diagnostic::error(message).at(self.places.value(path)).help(help);
+        let mut diagnostic = code.error(message).at(self.places.value(path)).help(help);
+        diagnostic.path = path.join(".");
+        diagnostic.into()
+    }
+}
+
+impl PipelineSpec {
+    /// As [`diagnose`](Self::diagnose), about the key at `path`, for which `near` may be meant.
+    pub fn diagnose_key(
+        &self,
+        code: &'static Code,
+        path: &[&str],
+        message: impl Into<String>,
+        near: Option<&str>,
+    ) -> Diagnostics {
+        let place = self.places.key(path).or_else(|| self.places.value(path));
+        let mut diagnostic = code.error(message).at(place).suggest(near);
         diagnostic.path = path.join(".");
         diagnostic.into()
     }

@@ -54,6 +54,12 @@ impl Places {
         self.0.get(&path).and_then(|loc| loc.key.clone())
     }
 
+    /// Whether a single value is written at `path` itself.
+    pub fn is_scalar(&self, path: &[&str]) -> bool {
+        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
+        self.0.get(&path).is_some_and(|loc| loc.scalar)
+    }
+
     /// Replaces the places at and under `to` by those at and under `from` in `other`.
     pub fn replace(&mut self, to: &[String], other: &Places, from: &[String]) {
         self.0.retain(|path, _| !path.starts_with(to));

@@ -4,8 +4,18 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::spec::form::{KEYS, Reader, found};
+use crate::spec::form::{FORM, NAME, Reader, found};
+use crate::spec::keys::keys;
 use crate::spec::{Ablation, Axis};
+
+crate::code! {
+    /// The grid's keys or values get in each other's way.
+    ///
+    /// A grid makes a variant of each choice of values, and sets its keys in order. A value given
+    /// twice, two options that set the same, and a key that replaces what another one set would give
+    /// variants that differ in name alone.
+    pub(crate) GRID = "BLT0506"
+}
 
 impl Reader<'_> {
     pub fn ablate(&mut self, value: &Value) -> Ablation {
@@ -24,6 +34,7 @@ impl Reader<'_> {
                 Value::Object(edits) => edits,
                 other => {
                     self.say(
+                        &FORM,
                         &path,
                         format!(
                             "the variant `{name}` should be a map from paths to values, and is {}",
@@ -37,6 +48,7 @@ impl Reader<'_> {
             if name != "grid" {
                 if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
                     self.say(
+                        &NAME,
                         &path,
                         format!("`{name}` cannot name a folder, which a variant's name must"),
                     );
@@ -64,6 +76,7 @@ impl Reader<'_> {
                     {
                         let index = i.to_string();
                         self.say(
+                            &GRID,
                             &[&path[..], &[&index]].concat(),
                             format!("{} is given twice", values[i]),
                         );
@@ -71,9 +84,13 @@ impl Reader<'_> {
                     Axis::Values(values.clone())
                 }
                 Value::Object(options) if !options.is_empty() => {
-                    if key.contains('.') || KEYS.contains(&key.as_str()) {
-                        self.say(&path, format!("`{key}` is a path, and wants a list of values"))
-                            .help = Some("a group of options has a name of its own".into());
+                    if key.contains('.') || keys().any(|known| known == key) {
+                        self.say(
+                            &FORM,
+                            &path,
+                            format!("`{key}` is a path, and wants a list of values"),
+                        )
+                        .help = Some("a group of options has a name of its own".into());
                         continue;
                     }
                     self.choice_name(&path);
@@ -98,7 +115,7 @@ impl Reader<'_> {
                 Some(format!("`{key}` replaces `{old}`, which `{by}` sets"))
             });
             if let Some(message) = lost {
-                self.say(&path, message).help =
+                self.say(&GRID, &path, message).help =
                     Some("what one variant has must not depend on the order of the grid".into());
             }
             set.extend(new.into_iter().map(|path| (key.clone(), path.clone())));
@@ -124,7 +141,7 @@ impl Reader<'_> {
             let edits: Vec<(String, Value)> =
                 edits.iter().map(|(path, value)| (path.clone(), value.clone())).collect();
             if let Some((same, _)) = all.iter().find(|(_, other)| *other == edits) {
-                self.say(&path, format!("`{option}` sets the same as `{same}`"));
+                self.say(&GRID, &path, format!("`{option}` sets the same as `{same}`"));
             }
             all.push((option.clone(), edits));
         }
@@ -136,7 +153,8 @@ impl Reader<'_> {
         let name = path.last().copied().unwrap_or_default();
         if name.is_empty() || name.contains(['/', '\\', '\0', ',', '=', ':']) {
             let place = self.places.key(path);
-            let said = self.say(path, format!("`{name}` cannot be a part of a variant's name"));
+            let said =
+                self.say(&NAME, path, format!("`{name}` cannot be a part of a variant's name"));
             said.place = place;
             said.help = Some("use letters, digits, `_`, `-` and `.`".into());
         }

@@ -6,12 +6,54 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Diagnostics, Source, list, nearest};
-use crate::spec::form::{KEYS, Reader, found};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, list, nearest, not_shadowed};
+use crate::spec::form::{FORM, NAME, Reader, found};
+use crate::spec::keys::keys;
 use crate::spec::{
     ComputePath, GraphSpec, Inputs, NodeSpec, PipelineSpec, Places, RESERVED, StepSpec, is_name,
     yaml,
 };
+
+crate::code! {
+    /// A pipeline has no such key.
+    ///
+    /// The top level of a pipeline has a fixed set of keys, which `blt-run keys` lists. What belongs
+    /// to a node stands under `graph`, and what belongs to a step under `run`.
+    pub(crate) UNKNOWN_KEY = "BLT0201"
+}
+
+crate::code! {
+    /// A step is not written as one.
+    ///
+    /// Each item of `run` is one key, the step, with its parameters under it:
+    /// `- train: {goal: loss, steps: 100}`. Without braces, the parameters stand on lines of their
+    /// own, indented below the step's name.
+    pub(crate) STEP_FORM = "BLT0207"
+}
+
+crate::code! {
+    /// This is no seed.
+    ///
+    /// A seed is an integer from 0 to 2^64 - 1. `seed: 7` is one run of each variant, and
+    /// `seeds: [1, 2, 3]` three, with different seeds. A pipeline has one of the two keys.
+    pub(crate) SEED = "BLT0208"
+}
+
+crate::code! {
+    /// The pipeline has no graph.
+    ///
+    /// `graph` holds the nodes by name: `graph: {docs: {node: ParquetBytes, ...}, ...}`. It is the
+    /// one key that every pipeline has.
+    pub(crate) NO_GRAPH = "BLT0209"
+}
+
+crate::code! {
+    /// A node does not say of which kind it is.
+    ///
+    /// Each node has the key `node`: `patches: {node: StridePatch, in: docs}`. `blt-run nodes` lists
+    /// the kinds.
+    pub(crate) NO_KIND = "BLT0211"
+}
 
 impl PipelineSpec {
     /// Reads the YAML file at `path`.
@@ -19,7 +61,7 @@ impl PipelineSpec {
     /// # Errors
     /// If the file cannot be read, or all errors in its form.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Diagnostics> {
-        Self::from_source(&yaml::read(path.as_ref())?)
+        Self::from_source(&Source::read(path.as_ref())?)
     }
 
     /// Reads YAML `text`. `file` is its name in diagnostics.
@@ -31,11 +73,23 @@ impl PipelineSpec {
     }
 
     fn from_source(source: &Arc<Source>) -> Result<Self, Diagnostics> {
-        let (value, places) = yaml::parse(source)?;
+        let mut found = Vec::new();
+        let spec = Self::read_all(source, &mut found);
+        spec.filter(|_| found.is_empty()).ok_or(Diagnostics(found))
+    }
+
+    /// Reads as much of a text as has a meaning, and adds all errors in its form to `found`. `None`
+    /// if that is nothing.
+    pub(crate) fn read_all(source: &Arc<Source>, found: &mut Vec<Diagnostic>) -> Option<Self> {
+        let (value, places) = yaml::parse_all(source, found)?;
         let stem = Path::new(&source.name)
             .file_stem()
             .map_or_else(String::new, |stem| stem.to_string_lossy().into());
-        Self::from_value(&value, places, &stem)
+        let mut reader = Reader { places: &places, found: Vec::new() };
+        let spec = reader.pipeline(&value, &stem);
+        let new = std::mem::take(&mut reader.found);
+        found.extend(not_shadowed(new, found));
+        Some(PipelineSpec { places, ..spec })
     }
 
     /// Reads the tree that YAML and edits give. `default_name` is the name if `name` is missing.
@@ -84,7 +138,11 @@ impl Reader<'_> {
         let seed = value.as_u64();
         if seed.is_none() {
             let given = if value.is_null() { "nothing".to_string() } else { value.to_string() };
-            self.say(path, format!("a seed is an integer from 0 to 2^64 - 1, and this is {given}"));
+            self.say(
+                &SEED,
+                path,
+                format!("a seed is an integer from 0 to 2^64 - 1, and this is {given}"),
+            );
         }
         seed
     }
@@ -105,7 +163,7 @@ impl Reader<'_> {
                 "doc" | "device" | "path" if value.is_null() => {}
                 "doc" => spec.doc = self.text(&path, value),
                 "seed" | "seeds" if seeds.is_some() => {
-                    self.say(&path, "give `seed` or `seeds`, not both".to_string());
+                    self.say(&SEED, &path, "give `seed` or `seeds`, not both".to_string());
                 }
                 "seed" => seeds = Some(self.seed(&path, value).into_iter().collect()),
                 "seeds" => match value {
@@ -116,7 +174,11 @@ impl Reader<'_> {
                             let path = ["seeds", index.as_str()];
                             match self.seed(&path, item) {
                                 Some(seed) if all.contains(&seed) => {
-                                    self.say(&path, format!("the seed {seed} is given twice"));
+                                    self.say(
+                                        &SEED,
+                                        &path,
+                                        format!("the seed {seed} is given twice"),
+                                    );
                                 }
                                 Some(seed) => all.push(seed),
                                 None => {}
@@ -138,6 +200,7 @@ impl Reader<'_> {
                                 .as_str()
                                 .and_then(|text| nearest(text, ["fused", "reference"]));
                             let said = self.say(
+                                &FORM,
                                 &path,
                                 format!("`path` is `fused` or `reference`, and this is {value}"),
                             );
@@ -158,18 +221,19 @@ impl Reader<'_> {
                 },
                 other => {
                     let place = self.places.key(&path);
-                    let said = self.say(&path, format!("a pipeline has no `{other}`"));
+                    let said =
+                        self.say(&UNKNOWN_KEY, &path, format!("a pipeline has no `{other}`"));
                     said.place = place;
-                    said.notes.push(format!("its keys are {}", list(KEYS)));
-                    said.suggestion = nearest(other, KEYS).map(String::from);
+                    said.notes.push(format!("its keys are {}", list(keys())));
+                    said.suggestion = nearest(other, keys()).map(String::from);
                 }
             }
         }
-        if let Some(seeds) = seeds {
+        if let Some(seeds) = seeds.filter(|seeds: &Vec<u64>| !seeds.is_empty()) {
             spec.seeds = seeds;
         }
         if !map.contains_key("graph") {
-            let said = self.say(&[], "the pipeline has no `graph`".to_string());
+            let said = self.say(&NO_GRAPH, &[], "the pipeline has no `graph`".to_string());
             if let Some(place) = &mut said.place {
                 // Not the whole document.
                 place.span.end = place.span.start;
@@ -183,6 +247,7 @@ impl Reader<'_> {
             let name = spec.name.clone();
             if !(name.is_empty() && self.found.iter().any(|d| d.path == "name")) {
                 self.say(
+                    &NAME,
                     &["name"],
                     format!("`{name}` cannot name a folder, which a pipeline's name must"),
                 );
@@ -200,7 +265,8 @@ impl Reader<'_> {
         for (name, value) in map {
             if !is_name(name) {
                 let place = self.places.key(&["graph", name]);
-                let said = self.say(&["graph", name], format!("`{name}` cannot name a node"));
+                let said =
+                    self.say(&NAME, &["graph", name], format!("`{name}` cannot name a node"));
                 said.place = place;
                 said.help = Some(
                     "use letters, digits, `_` and `-`; a `.` parts a node from its port in wires"
@@ -222,6 +288,7 @@ impl Reader<'_> {
         };
         let Value::Object(map) = value else {
             self.say(
+                &FORM,
                 path,
                 format!(
                     "the node `{name}` should be a map such as `{{node: ..., in: ...}}`, and is {}",
@@ -262,7 +329,7 @@ impl Reader<'_> {
                 Some(key) => self.places.key(&[path, &[key.as_str()]].concat()),
                 None => self.places.value(path),
             };
-            let said = self.say(path, format!("`{name}` does not say which node it is"));
+            let said = self.say(&NO_KIND, path, format!("`{name}` does not say which node it is"));
             said.place = place;
             said.suggestion = near.map(|_| "node".to_string());
             said.help = Some(format!(
@@ -291,7 +358,7 @@ impl Reader<'_> {
     }
 
     fn step(&mut self, value: &Value, path: &[&str]) -> Option<StepSpec> {
-        const FORM: &str = "a step is one key with its parameters: `- train: {goal: loss}`";
+        const A_STEP: &str = "a step is one key with its parameters: `- train: {goal: loss}`";
         match value {
             Value::Object(map) if map.len() == 1 => {
                 let (step, params) = map.iter().next()?;
@@ -302,8 +369,9 @@ impl Reader<'_> {
                     Value::Null => Some(StepSpec { step: step.clone(), params: Map::new() }),
                     other => {
                         self.say(
+                            &STEP_FORM,
                             &[path, &[step.as_str()]].concat(),
-                            format!("{FORM}, and here is {}", found(other)),
+                            format!("{A_STEP}, and here is {}", found(other)),
                         );
                         None
                     }
@@ -311,7 +379,8 @@ impl Reader<'_> {
             }
             Value::Object(map) => {
                 let keys = list(map.keys().map(String::as_str));
-                let said = self.say(path, format!("{FORM}, and this has the keys {keys}"));
+                let said =
+                    self.say(&STEP_FORM, path, format!("{A_STEP}, and this has the keys {keys}"));
                 said.help = Some(
                     "indent the parameters below the step's name, or put them in braces".into(),
                 );
@@ -319,7 +388,7 @@ impl Reader<'_> {
             }
             Value::String(name) => Some(StepSpec { step: name.clone(), params: Map::new() }),
             other => {
-                self.say(path, format!("{FORM}, and this is {}", found(other)));
+                self.say(&STEP_FORM, path, format!("{A_STEP}, and this is {}", found(other)));
                 None
             }
         }

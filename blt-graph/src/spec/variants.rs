@@ -7,6 +7,14 @@ use crate::spec::given::Overrides;
 use crate::spec::grid::Edit;
 use crate::spec::{Ablation, BASE_VARIANT, PipelineSpec, Variant};
 
+crate::code! {
+    /// Two variants have one name.
+    ///
+    /// A variant's name is the name of its folder and of its row in the results. The variants of a
+    /// grid are named after their values: `stride=4,dim=64`. Rename the variant under `ablate`.
+    pub(crate) SAME_NAME = "BLT0505"
+}
+
 impl PipelineSpec {
     /// The variants in order: the named ones, then those of the grid. A pipeline without `ablate`
     /// has one, called [`BASE_VARIANT`]. Each has its own edits, and after them those of
@@ -15,7 +23,29 @@ impl PipelineSpec {
     /// # Errors
     /// A path that names nothing, or a value that does not fit there. A grid that is too large.
     pub fn variants(&self) -> Result<Vec<Variant>, Diagnostics> {
-        self.edited(self.all_edits()?)
+        let mut found = Vec::new();
+        let variants = self.variants_all(&mut found);
+        if found.is_empty() { Ok(variants) } else { Err(Diagnostics(found)) }
+    }
+
+    /// The variants whose edits are right. Adds the errors of the others to `found`.
+    pub(crate) fn variants_all(&self, found: &mut Vec<Diagnostic>) -> Vec<Variant> {
+        match self.all_edits() {
+            Ok(edits) => self.edited(edits, found),
+            Err(Diagnostics(new)) => {
+                found.extend(new);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The pipeline as written, without its variants.
+    pub(crate) fn base(&self) -> PipelineSpec {
+        // A variant needs no place of the others: with them, the memory would be quadratic.
+        let mut places = self.places.clone();
+        places.0.retain(|path, _| path.first().is_none_or(|key| key != "ablate"));
+        let (ablate, overrides) = (Ablation::default(), Overrides::default());
+        PipelineSpec { ablate, overrides, places, ..self.clone() }
     }
 
     /// The names of the variants, in the order of [`variants`](Self::variants).
@@ -30,7 +60,12 @@ impl PipelineSpec {
     pub(crate) fn edited_variant(&self, name: &str) -> Result<PipelineSpec, Diagnostics> {
         let mut edits = self.all_edits()?;
         edits.retain(|(other, _)| other == name);
-        Ok(self.edited(edits)?.pop().map_or_else(|| self.clone(), |variant| variant.spec))
+        let mut found = Vec::new();
+        let variant = self.edited(edits, &mut found).pop();
+        match found.is_empty() {
+            true => Ok(variant.map_or_else(|| self.clone(), |variant| variant.spec)),
+            false => Err(Diagnostics(found)),
+        }
     }
 
     /// Each variant's name and its own edits.
@@ -51,45 +86,55 @@ impl PipelineSpec {
         Ok(all)
     }
 
-    fn edited(&self, all: Vec<(String, Vec<Edit>)>) -> Result<Vec<Variant>, Diagnostics> {
-        // A variant needs no place of the others: with them, the memory would be quadratic.
-        let mut places = self.places.clone();
-        places.0.retain(|path, _| path.first().is_none_or(|key| key != "ablate"));
-        let (ablate, overrides) = (Ablation::default(), Overrides::default());
-        let base = PipelineSpec { ablate, overrides, places, ..self.clone() };
-        let (mut found, mut names) = (Vec::new(), HashSet::new());
+    fn edited(&self, all: Vec<(String, Vec<Edit>)>, found: &mut Vec<Diagnostic>) -> Vec<Variant> {
+        let base = self.base();
+        let mut names = HashSet::new();
         let mut variants: Vec<Variant> = Vec::new();
         for (name, edits) in all {
             if !names.insert(name.clone()) {
                 found.push(
-                    Diagnostic::error(format!("two variants are called `{name}`")).at(self
+                    SAME_NAME.error(format!("two variants are called `{name}`")).at(self
                         .places
                         .key(&["ablate", &name])
                         .or_else(|| self.places.key(&["ablate", "grid"]))),
                 );
                 continue;
             }
-            let mut spec = base.clone();
-            let mut note = |Diagnostics(new): Diagnostics| {
-                for diagnostic in new {
-                    // The variants of a grid share their paths.
+            match self.made(base.clone(), &name, edits) {
+                Ok(spec) => variants.push(Variant { name, spec }),
+                // The variants of a grid share their paths.
+                Err(Diagnostics(new)) => new.into_iter().for_each(|diagnostic| {
                     if !found.contains(&diagnostic) {
                         found.push(diagnostic);
                     }
-                }
-            };
-            for Edit { written, path, value } in edits {
-                match spec.edit(&path, value, &self.places, &written) {
-                    Ok(edited) => spec = edited,
-                    Err(new) => note(new),
-                }
-            }
-            match spec.overridden(&name, &self.overrides.given) {
-                Ok(spec) => variants.push(Variant { name, spec }),
-                Err(new) => note(new),
+                }),
             }
         }
-        if found.is_empty() { Ok(variants) } else { Err(Diagnostics(found)) }
+        variants
+    }
+
+    /// The variant that `edits` and overrides make of `spec`.
+    fn made(
+        &self,
+        mut spec: PipelineSpec,
+        name: &str,
+        edits: Vec<Edit>,
+    ) -> Result<PipelineSpec, Diagnostics> {
+        let mut found = Vec::new();
+        for Edit { written, path, value } in edits {
+            match spec.edit(&path, value, &self.places, &written) {
+                Ok(edited) => spec = edited,
+                Err(Diagnostics(new)) => found.extend(new),
+            }
+        }
+        match spec.overridden(name, &self.overrides.given) {
+            Ok(spec) if found.is_empty() => Ok(spec),
+            Ok(_) => Err(Diagnostics(found)),
+            Err(Diagnostics(new)) => {
+                found.extend(new);
+                Err(Diagnostics(found))
+            }
+        }
     }
 }
 

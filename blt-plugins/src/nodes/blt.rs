@@ -16,6 +16,7 @@ use blt_core::decoding::Wire;
 use blt_core::hf::{CONFIG_FILE, HfConfig, HfError, ModelShape, PatchingShape, Weights};
 use blt_core::model::{Head, next_byte_targets};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
+use blt_core::strict;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, GraphSpec, Node, NodeError, RunCx, StepError};
 use std::any::Any;
@@ -203,7 +204,7 @@ impl Node for Blt {
             )
         };
         let description =
-            blake3::hash(&std::fs::read(&stored.description).map_err(read)?).to_string();
+            blake3::hash(&strict::read(&stored.description).map_err(read)?).to_string();
         let files =
             stored.weights.files().map(of_file).collect::<Result<Vec<_>, _>>().map_err(read)?;
         Ok(std::iter::once(description).chain(files).collect())

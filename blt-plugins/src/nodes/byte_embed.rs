@@ -1,10 +1,13 @@
 use crate::facilities::provide_streaming;
 use crate::model::{session, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{ByteStates, ByteStatesInfo, ByteStatesValue, Bytes, BytesInfo};
 use blt_core::backend::{HASH_PRIMES, HashConfig};
 use blt_core::bytes::Batch;
 use blt_core::model;
+use blt_core::params::ParamMaker;
+use blt_core::sizes::{self, MAX_DIM, MAX_NGRAM, MAX_TABLE};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};
@@ -18,21 +21,25 @@ use std::rc::Rc;
 #[params]
 pub struct ByteEmbed {
     /// Width of the byte states.
+    #[range(1..=MAX_DIM)]
     pub dim: usize,
     /// n-gram sizes; an empty list has no hash tables.
     #[default((3..=8).collect())]
+    #[range(1..=MAX_NGRAM)]
     pub ngrams: Vec<usize>,
     /// Rows of each hash table.
     #[default(4096)]
+    #[range(1..=MAX_TABLE)]
     pub table: usize,
-    /// Hash functions for each n-gram size, 1 to 11.
+    /// Hash functions for each n-gram size.
     #[default(1)]
+    #[range(1..=HASH_PRIMES.len())]
     pub functions: usize,
     /// The numbers in the hash tables before training: `normal` (truncated, of deviation
     /// `dim^-0.5`, as the embeddings of bytes) or `zero`. With `normal`, a row that no n-gram of
     /// the training documents reached adds noise to the bytes that read it later.
     #[default(TableInit::Normal)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<TableInit>")]
     pub table_init: TableInit,
 }
 
@@ -52,6 +59,14 @@ impl ByteEmbed {
             vocab: self.table,
         })
     }
+
+    fn make(&self, maker: &mut ParamMaker) -> model::ByteEmbed {
+        let new = match self.table_init {
+            TableInit::Normal => model::ByteEmbed::new,
+            TableInit::Zero => model::ByteEmbed::with_zero_tables,
+        };
+        new(maker, self.dim, self.hash())
+    }
 }
 
 #[node(example = "in: docs, dim: 64, ngrams: [3, 4, 5], table: 4096")]
@@ -60,33 +75,16 @@ impl Node for ByteEmbed {
     type Out = ByteStates;
     type State = model::ByteEmbed;
 
-    fn check(&self, _: BytesInfo, _: &CheckCx) -> Result<ByteStatesInfo, NodeError> {
-        if self.dim == 0 {
-            return Err(NodeError::param("dim", "dim must be at least 1"));
+    fn check(&self, _: BytesInfo, cx: &CheckCx) -> Result<ByteStatesInfo, NodeError> {
+        let rows = sizes::product(&[self.functions, self.ngrams.len(), self.table]);
+        if rows.is_none_or(|rows| rows > MAX_TABLE as u64) {
+            let rows = rows.map_or("more than 2^64".into(), |rows| rows.to_string());
+            let msg = format!(
+                "the hash tables have {rows} rows in all, and at most {MAX_TABLE} are allowed"
+            );
+            return Err(NodeError::param("table", msg));
         }
-        if let Some(n) = self.ngrams.iter().find(|&&n| n == 0) {
-            return Err(NodeError::param(
-                "ngrams",
-                format!("an n-gram has at least one byte, not {n}"),
-            ));
-        }
-        if !self.ngrams.is_empty() && self.table == 0 {
-            return Err(NodeError::param("table", "a hash table has at least one row")
-                .help("for no tables: `ngrams: []`"));
-        }
-        if self.functions == 0 || self.functions > HASH_PRIMES.len() {
-            let msg =
-                format!("there are {} hash functions, not {}", HASH_PRIMES.len(), self.functions);
-            return Err(NodeError::param("functions", msg));
-        }
-        let rows =
-            self.functions.checked_mul(self.ngrams.len()).and_then(|t| t.checked_mul(self.table));
-        if rows.is_none_or(|rows| rows > u32::MAX as usize) {
-            return Err(NodeError::param(
-                "table",
-                "the hash tables have more than 2^32 rows in all",
-            ));
-        }
+        NodeSize::state(cx, self.dim, |maker| self.make(maker));
         Ok(ByteStatesInfo { dim: self.dim })
     }
 
@@ -95,11 +93,7 @@ impl Node for ByteEmbed {
     }
 
     fn build(&self, _: BytesInfo, cx: &mut BuildCx) -> Result<model::ByteEmbed, NodeError> {
-        let new = match self.table_init {
-            TableInit::Normal => model::ByteEmbed::new,
-            TableInit::Zero => model::ByteEmbed::with_zero_tables,
-        };
-        let part = with_params(cx, |maker| new(maker, self.dim, self.hash()))?;
+        let part = with_params(cx, |maker| self.make(maker))?;
         let decodes = part.clone();
         provide_streaming(cx, move |backend| decodes.streaming(backend));
         Ok(part)

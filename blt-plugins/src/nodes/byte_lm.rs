@@ -1,12 +1,14 @@
 use crate::facilities::provide_streaming;
 use crate::model::{byte_model_outputs, session, sizes, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
 use blt_core::backend::BlockConfig;
 use blt_core::bytes::Batch;
 use blt_core::hf::ByteLmShape;
 use blt_core::model;
 use blt_core::patch::newline_reset;
+use blt_core::sizes::MAX_DIM;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,7 @@ pub enum ContextReset {
 #[params]
 pub struct ByteLm {
     /// Width.
+    #[range(1..=MAX_DIM)]
     pub dim: usize,
     #[shared]
     pub layers: usize,
@@ -45,7 +48,7 @@ pub struct ByteLm {
     /// Where the context starts anew: `none`, or `newline` (at the byte after each newline, as
     /// after BOS).
     #[default(ContextReset::None)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<ContextReset>")]
     pub context_reset: ContextReset,
     #[shared]
     #[default(10_000.0)]
@@ -69,9 +72,11 @@ impl Node for ByteLm {
     fn check(
         &self,
         _: BytesInfo,
-        _: &CheckCx,
+        cx: &CheckCx,
     ) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
-        self.block()?;
+        let block = self.block()?;
+        let kept = self.layers * self.dim;
+        NodeSize::state(cx, kept, |maker| model::ByteLm::new(maker, self.layers, &block));
         Ok((Some(()), Some(()), Some(())))
     }
 

@@ -3,10 +3,12 @@ use crate::matched::{Pair, Rate, RuleOfRow};
 use crate::model_part::ModelPart;
 use crate::patcher::{check_max_patch_length, entropy_stream};
 use crate::ports::{Bytes, BytesInfo, Entropies, Patches, PatchesInfo};
+use crate::stop::Stop;
 use blt_core::bytes::Batch;
 use blt_core::patch::calibrate::{Calibrated, Calibration, TOLERANCE, Unknown};
 use blt_core::patch::stream::{EntropyStream, PatchStream};
 use blt_core::patch::{self, EntropyRule, Limits};
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -53,26 +55,32 @@ pub enum Align {
 pub struct EntropyPatch {
     /// Which comparison starts a patch: `global`, `relative`, `both` or `jump`.
     #[default(Rule::Global)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Rule>")]
     pub rule: Rule,
     /// Threshold of the entropy, in nats.
+    #[range(-1e6..=1e6)]
     pub threshold: Option<f64>,
     /// Threshold of the rise of the entropy, in nats: over the byte before, or with `rule: jump`
     /// over the running mean.
+    #[range(-1e6..=1e6)]
     pub relative_threshold: Option<f64>,
     /// With `rule: jump`, about how many bytes the running mean is over; 16 if left out.
+    #[range(1..=MAX_BYTES)]
     pub mean_bytes: Option<usize>,
     /// Wanted mean patch size in bytes, in place of a threshold.
+    #[range(1.0..=MAX_BYTES as f64)]
     pub bytes_per_patch: Option<f64>,
     #[shared]
     pub max_patch_length: Option<usize>,
     /// Shortest patch in bytes; a border that comes earlier is left out.
+    #[range(1..=MAX_BYTES)]
     pub min_patch_length: Option<usize>,
     /// `character`: a patch starts at a UTF-8 character, never inside one.
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "blt_graph::words::<Option<Align>>")]
     pub align: Option<Align>,
     /// Bytes of documents to find the threshold on, at most.
     #[default(1 << 20)]
+    #[range(1..=MAX_COUNT)]
     pub calibration_bytes: u64,
 }
 
@@ -143,28 +151,9 @@ impl EntropyPatch {
             );
             Err(NodeError::param("bytes_per_patch", msg))
         };
-        for (name, value) in
-            [("threshold", self.threshold), ("relative_threshold", self.relative_threshold)]
-        {
-            if value.is_some_and(|v| !v.is_finite()) {
-                return Err(NodeError::param(
-                    name,
-                    format!("{name} must be a finite number of nats"),
-                ));
-            }
-        }
-        if self.bytes_per_patch.is_some_and(|b| !(b >= 1.0 && b.is_finite())) {
-            return Err(NodeError::param(
-                "bytes_per_patch",
-                "a patch has at least one byte, bytes_per_patch: 1",
-            ));
-        }
         let unused = |name: &str| {
             Err(NodeError::param(name, format!("rule: {} does not use `{name}`", self.rule_name())))
         };
-        if self.mean_bytes == Some(0) {
-            return Err(NodeError::param("mean_bytes", "a mean is over at least 1 byte"));
-        }
         let mean_bytes = self.mean_bytes.unwrap_or(16);
         match (self.rule, self.threshold, self.relative_threshold, self.bytes_per_patch) {
             (Rule::Global | Rule::Relative | Rule::Both, ..) if self.mean_bytes.is_some() => {
@@ -226,6 +215,7 @@ pub struct Threshold {
     /// Bytes that the rule decided on so far, each of which started a patch; None once one did
     /// not.
     one_byte: Cell<Option<u64>>,
+    stop: Stop,
 }
 
 /// So many bytes that are all patches of their own are the threshold's doing, not the text's.
@@ -313,7 +303,9 @@ impl Prepare for Threshold {
         let (Some(unknown), Some(wanted)) = (self.unknown, self.params.bytes_per_patch) else {
             return Err(StepError::other(format!("node `{}` has no threshold to find", self.node)));
         };
-        let found = collected.find(unknown, wanted, self.params.limits()).map_err(|e| {
+        let limits = self.params.limits();
+        let find = move || collected.find(unknown, wanted, limits);
+        let found = self.stop.or_end_of(find)?.map_err(|e| {
             StepError::other(format!("node `{}`: {e}", self.node))
                 .help("ask for another `bytes_per_patch`, set aside more documents (`split.calibration`), or train the entropy model longer")
         })?;
@@ -378,13 +370,13 @@ impl Matching for Threshold {
         let (mut matched, mut pairs) = (RuleOfRow::default(), BTreeMap::new());
         for (at, name) in names.into_iter().enumerate() {
             let of_group = collected.of_rows(|row| groups.get(&row) == name);
-            let found = of_group.find_within(tolerance, unknown, bytes_per_patch, limits);
-            let found = found.map_err(|e| {
+            let trained = of_group.mean(rule, limits).unwrap_or(f64::NAN);
+            let find = move || of_group.find_within(tolerance, unknown, bytes_per_patch, limits);
+            let found = self.stop.or_end_of(find)?.map_err(|e| {
                 let group = name.map_or(String::new(), |name| format!(", documents of `{name}`"));
                 StepError::other(format!("node `{}`{group}: {e}", self.node))
                     .help("match another `bytes_per_patch`, or change the patcher's limits")
             })?;
-            let trained = of_group.mean(rule, limits).unwrap_or(f64::NAN);
             let rate = |rule, bytes_per_patch| Rate { rule: Some(rule), bytes_per_patch };
             let pair = Pair {
                 trained: rate(rule, trained),
@@ -445,6 +437,7 @@ impl Node for EntropyPatch {
             rule: RefCell::new(rule),
             collecting: RefCell::new(None),
             matched: RefCell::new(None),
+            stop: Stop::of_node(cx),
             one_byte: Cell::new(
                 (unknown.is_none() && self.max_patch_length != Some(1)).then_some(0),
             ),

@@ -1,8 +1,10 @@
 use crate::facilities::provide_streaming;
 use crate::model::{session, sizes, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{PatchStates, PatchStatesInfo, PatchStatesValue};
 use blt_core::model;
+use blt_core::sizes::MAX_DIM;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use std::any::Any;
@@ -12,6 +14,7 @@ use std::any::Any;
 #[params]
 pub struct Latent {
     /// Width; patch states of another width are projected to it.
+    #[range(1..=MAX_DIM)]
     pub dim: usize,
     #[shared]
     pub layers: usize,
@@ -40,8 +43,9 @@ impl Node for Latent {
     type Out = PatchStates;
     type State = model::Latent;
 
-    fn check(&self, input: PatchStatesInfo, _: &CheckCx) -> Result<PatchStatesInfo, NodeError> {
-        self.config(input.dim)?;
+    fn check(&self, input: PatchStatesInfo, cx: &CheckCx) -> Result<PatchStatesInfo, NodeError> {
+        let config = self.config(input.dim)?;
+        NodeSize::state(cx, 0, |maker| model::Latent::new(maker, &config));
         Ok(PatchStatesInfo { dim: self.dim, k: input.k })
     }
 

@@ -1,11 +1,13 @@
 use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, Logits, LogitsValue, PatchStates, PatchStatesInfo,
     PatchStatesValue,
 };
 use blt_core::model;
+use blt_core::sizes::MAX_DIM;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,7 @@ pub struct LocalDecoder {
     #[shared]
     pub layers: usize,
     /// Attention heads, of self- and cross-attention.
+    #[range(1..=MAX_DIM)]
     pub heads: usize,
     #[shared]
     pub kv_heads: Option<usize>,
@@ -38,7 +41,7 @@ pub struct LocalDecoder {
     pub window: Option<usize>,
     /// Layers before which bytes attend to the latents: `all` or `first`.
     #[default(DecoderCross::All)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<DecoderCross>")]
     pub cross: DecoderCross,
     #[shared]
     pub rope_theta: f64,
@@ -74,9 +77,12 @@ impl Node for LocalDecoder {
     fn check(
         &self,
         (bytes, patches): (ByteStatesInfo, PatchStatesInfo),
-        _: &CheckCx,
+        cx: &CheckCx,
     ) -> Result<(), NodeError> {
-        self.config(&bytes, &patches).map(drop)
+        let config = self.config(&bytes, &patches)?;
+        let kept = self.layers * bytes.dim;
+        NodeSize::state(cx, kept, |maker| model::LocalDecoder::new(maker, &config));
+        Ok(())
     }
 
     fn role(

@@ -1,12 +1,14 @@
 use crate::facilities::provide_streaming;
 use crate::model::{cross_of, session, sizes, with_params};
 use crate::model_part::ModelPart;
+use crate::node_size::NodeSize;
 use crate::ports::{
     ByteStates, ByteStatesInfo, ByteStatesValue, PatchStates, PatchStatesInfo, PatchStatesValue,
     Patches, PatchesInfo,
 };
 use blt_core::backend::Pooling;
 use blt_core::model::{self, CrossLayers};
+use blt_core::sizes::{MAX_DIM, MAX_ROWS};
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx};
 use std::any::Any;
@@ -24,6 +26,7 @@ pub struct LocalEncoder {
     #[default(1)]
     pub layers: usize,
     /// Attention heads, of self- and cross-attention.
+    #[range(1..=MAX_DIM)]
     pub heads: usize,
     #[shared]
     pub kv_heads: Option<usize>,
@@ -33,16 +36,17 @@ pub struct LocalEncoder {
     pub window: Option<usize>,
     /// Query rows for each patch; the patch states are k times the byte width.
     #[default(2)]
+    #[range(1..=MAX_ROWS)]
     pub k: usize,
     /// Layers in which patches attend to their bytes: `last`, `all` (the paper's: pooled once, then
     /// refined in each layer), or `all_repool` (pooled anew in each layer, so that only the last
     /// has an effect: `cross_attn_all_layers` of the Hugging Face layout).
     #[default(CrossLayers::Last)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<CrossLayers>")]
     pub cross: CrossLayers,
     /// How a patch's query is pooled from its byte states: `max`, `mean` or `min`.
     #[default(Pooling::Max)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Pooling>")]
     pub pooling: Pooling,
     #[shared]
     pub rope_theta: f64,
@@ -53,9 +57,6 @@ pub struct LocalEncoder {
 impl LocalEncoder {
     fn config(&self, dim: usize) -> Result<model::LocalEncoderConfig, NodeError> {
         let block = sizes!(self, dim: dim, window: self.window).resolve()?;
-        if self.k == 0 {
-            return Err(NodeError::param("k", "a patch has at least one query row, k: 1"));
-        }
         let cross = cross_of(&block);
         Ok(model::LocalEncoderConfig {
             layers: self.layers,
@@ -77,9 +78,11 @@ impl Node for LocalEncoder {
     fn check(
         &self,
         (bytes, _): (ByteStatesInfo, PatchesInfo),
-        _: &CheckCx,
+        cx: &CheckCx,
     ) -> Result<(ByteStatesInfo, PatchStatesInfo), NodeError> {
-        self.config(bytes.dim)?;
+        let config = self.config(bytes.dim)?;
+        let kept = self.layers * bytes.dim;
+        NodeSize::state(cx, kept, |maker| model::LocalEncoder::new(maker, &config));
         Ok((bytes.clone(), PatchStatesInfo { dim: self.k * bytes.dim, k: self.k }))
     }
 

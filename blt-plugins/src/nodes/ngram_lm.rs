@@ -3,10 +3,13 @@ use crate::facilities::{DecodeCx, Facilities, Prepare, provide};
 use crate::model::{byte_model_outputs, session};
 use crate::model_part::ModelPart;
 use crate::ports::{Bytes, BytesInfo, Entropies, Logits, LogitsValue, Loss, LossValue};
+use crate::stop::Stop;
 use blt_core::bytes::Batch;
-use blt_core::counts::{Counts, CountsConfig, CountsError, Fit};
+use blt_core::counts::{Counts, CountsConfig, Fit, MAX_ORDER};
 use blt_core::decoding::counts_streaming;
 use blt_core::model::Head;
+use blt_core::sizes::MAX_COUNT;
+use blt_core::strict;
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -35,13 +38,16 @@ use std::rc::Rc;
 /// so on. A model with an NgramLm can't be exported.
 #[params]
 pub struct NgramLm {
-    /// Bytes of the longest context, 1 to 8.
+    /// Bytes of the longest context.
     #[default(6)]
+    #[range(1..=MAX_ORDER)]
     pub order: usize,
     /// Most memory that the counts take, in MiB.
     #[default(512)]
+    #[range(1..=1 << 20)]
     pub memory_mb: usize,
     /// Bytes of training documents to count, at most; all of them by default.
+    #[range(1..=MAX_COUNT)]
     pub fit_bytes: Option<u64>,
 }
 
@@ -52,23 +58,15 @@ impl NgramLm {
     }
 
     fn config(&self) -> Result<CountsConfig, NodeError> {
-        let memory = self.memory_mb.checked_mul(1 << 20).ok_or_else(|| {
-            NodeError::param("memory_mb", format!("{} MiB are more than there are", self.memory_mb))
-        })?;
-        let config = CountsConfig { order: self.order, memory };
-        config.check().map_err(|e| match e {
-            CountsError::Memory { .. } => {
-                NodeError::param("memory_mb", "counts need at least 1 MiB of memory")
-            }
-            e => NodeError::param("order", e),
-        })?;
+        let config = CountsConfig { order: self.order, memory: self.memory_mb << 20 };
+        config.check().map_err(NodeError::other)?;
         Ok(config)
     }
 }
 
 /// Reads a file of counts. The error names the file.
 pub(super) fn read(path: &Path, config: CountsConfig) -> io::Result<Counts> {
-    let counts = std::fs::read(path)
+    let counts = strict::read(path)
         .and_then(|bytes| Counts::from_bytes(bytes, config).map_err(io::Error::other));
     counts.map_err(|e| {
         io::Error::new(e.kind(), format!("cannot read counts {}: {e}", path.display()))
@@ -94,6 +92,7 @@ pub struct State {
     config: CountsConfig,
     counts: RefCell<Option<Rc<Counts>>>,
     fit: RefCell<Option<Fit>>,
+    stop: Stop,
 }
 
 impl State {
@@ -142,7 +141,7 @@ impl Prepare for State {
     fn finish(&self) -> Result<serde_json::Value, StepError> {
         let fit = self.fit.borrow_mut().take();
         let fit = fit.ok_or_else(|| self.error("fitting has not begun"))?;
-        let counts = fit.finish().map_err(|e| self.error(e))?;
+        let counts = self.stop.or_end_of(move || fit.finish())?.map_err(|e| self.error(e))?;
         let NgramLm { order, memory_mb, fit_bytes } = self.params;
         let fitted = Fitted {
             order,
@@ -196,9 +195,6 @@ impl Node for NgramLm {
         _: &CheckCx,
     ) -> Result<(Option<()>, Option<()>, Option<()>), NodeError> {
         self.config()?;
-        if self.fit_bytes == Some(0) {
-            return Err(NodeError::param("fit_bytes", "0 bytes are nothing to count"));
-        }
         Ok((Some(()), Some(()), Some(())))
     }
 
@@ -213,6 +209,7 @@ impl Node for NgramLm {
             config: self.config()?,
             counts: RefCell::new(None),
             fit: RefCell::new(None),
+            stop: Stop::of_node(cx),
         };
         Ok(provide(cx, state))
     }

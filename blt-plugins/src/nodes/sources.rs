@@ -68,15 +68,6 @@ impl Common<'_> {
             }
         }
         self.condition()?;
-        if self.span_bytes == 0 {
-            return Err(NodeError::param("span_bytes", "a span has at least one byte"));
-        }
-        if self.shuffle_buffer == 0 {
-            return Err(NodeError::param(
-                "shuffle_buffer",
-                "the buffer holds at least one document",
-            ));
-        }
         Ok(BytesInfo { source: cx.node.to_owned() })
     }
 

@@ -3,6 +3,7 @@ use crate::ports::Bytes;
 use blt_core::bytes::Batch;
 use blt_core::patch::stream::{PatchStream, SpaceGridStream, StrideStream, stream_patches};
 use blt_core::patch::{self, Limits, Patches};
+use blt_core::sizes::MAX_BYTES;
 use blt_derive::{node, params};
 use blt_graph::NodeError;
 use serde::{Deserialize, Serialize, Serializer};
@@ -25,12 +26,13 @@ pub enum StrideAlign {
 /// it is in all of these.
 #[params]
 pub struct StridePatch {
-    /// Bytes in a patch: 1 or more, not always a whole number.
+    /// Bytes in a patch, not always a whole number.
     #[serde(serialize_with = "whole")]
+    #[range(1.0..=MAX_BYTES as f64)]
     pub stride: f64,
     /// `character`: a patch starts at a UTF-8 character, never inside one. `space`: after white
     /// space near each point of the grid.
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "blt_graph::words::<Option<StrideAlign>>")]
     pub align: Option<StrideAlign>,
     #[shared]
     pub max_patch_length: Option<usize>,
@@ -48,13 +50,6 @@ fn whole<S: Serializer>(stride: &f64, to: S) -> Result<S::Ok, S::Error> {
 impl StreamPatcher for StridePatch {
     type In = Bytes;
     type Stream = Box<dyn PatchStream>;
-
-    fn check(&self) -> Result<(), NodeError> {
-        match self.stride.is_finite() && self.stride >= 1.0 {
-            true => Ok(()),
-            false => Err(NodeError::param("stride", "a patch has at least one byte, stride: 1")),
-        }
-    }
 
     fn begin(&self, _: Option<f32>) -> Box<dyn PatchStream> {
         match self.align {

@@ -134,6 +134,13 @@ impl Columns {
             .collect()
     }
 
+    /// The columns of rows, and the scores in place of those of the same names.
+    pub(super) fn beside(&self, rows: &Schema) -> Schema {
+        let scores = self.fields();
+        let own = rows.fields().iter().filter(|f| scores.iter().all(|s| s.name() != f.name()));
+        Schema::new(own.cloned().chain(scores.iter().cloned().map(Arc::new)).collect::<Vec<_>>())
+    }
+
     /// The schema of rows with scores. `rows`: their schema without; `path`: their file, for
     /// errors.
     ///

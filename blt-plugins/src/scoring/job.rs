@@ -1,9 +1,10 @@
 //! A scoring job: input, model and settings, and how the input is divided into units.
 
 use super::columns::{Columns, ColumnsTaken};
+use super::kept::{KeptColumns, PartColumns, Unkept};
 use super::part_names::names;
 use super::units::{FORMAT, Manifest, Unit, Units};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, Schema};
 use blt_data::predicate::Predicate;
 use blt_data::{
     DataError, FileSlice, ListColumn, OnError, Packer, Portion, RowFile, RowRequest, RowShare,
@@ -35,6 +36,8 @@ pub struct JobConfig {
     pub keep: Option<Predicate>,
     /// What to do with rows that cannot be read or scored.
     pub on_error: OnError,
+    /// Which input columns are written; all if none are named.
+    pub kept: Option<KeptColumns>,
     /// The column by whose values histograms are made.
     pub by: Option<String>,
     /// The program and its arithmetic.
@@ -53,8 +56,8 @@ pub struct Job {
     pub files: Arc<[RowFile]>,
     /// Digests of the input files.
     fingerprints: Vec<String>,
-    /// For each input file, the schema of its parts.
-    pub(super) schemas: Vec<SchemaRef>,
+    /// For each input file, the columns of its parts.
+    pub(super) parts: Vec<PartColumns>,
 }
 
 /// Why a [`Job`] cannot be made.
@@ -64,6 +67,19 @@ pub enum JobError {
     Data(#[from] DataError),
     #[error(transparent)]
     Columns(#[from] ColumnsTaken),
+    #[error(transparent)]
+    Unkept(#[from] Unkept),
+}
+
+/// Checks that one of the files has a column.
+fn has_column(files: &[RowFile], column: &str) -> Result<(), DataError> {
+    if files.iter().any(|file| file.schema.index_of(column).is_ok()) {
+        return Ok(());
+    }
+    let (path, schema) = (files[0].path.clone(), &files[0].schema);
+    let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let column = column.to_owned();
+    Err(DataError::NoSuchColumn { column, parameter: None, path, nearest: None, columns })
 }
 
 impl Job {
@@ -81,31 +97,29 @@ impl Job {
             nullable: config.on_error == OnError::Null,
             ..config.columns
         };
-        let schemas = files
-            .iter()
-            .map(|f| columns.schema(&f.schema, &f.path))
-            .collect::<Result<Vec<_>, _>>()?;
+        for column in config.kept.iter().flat_map(KeptColumns::named) {
+            has_column(&files, column)?;
+        }
+        let part = |file: &RowFile| -> Result<PartColumns, JobError> {
+            let fields = file.schema.fields().iter();
+            let kept = |f: &&FieldRef| config.kept.as_ref().is_none_or(|kept| kept.has(f.name()));
+            let kept: Vec<FieldRef> = fields.filter(kept).cloned().collect();
+            let input = Schema::new_with_metadata(kept, file.schema.metadata().clone());
+            let schema = columns.schema(&input, &file.path)?;
+            Ok(PartColumns::new(&schema, file.types.as_ref(), &file.path)?)
+        };
+        let parts = files.iter().map(part).collect::<Result<Vec<_>, _>>()?;
         if let Some(keep) = &config.keep {
-            keep.check(schemas.iter().map(AsRef::as_ref)).map_err(|(at, error)| {
+            let schemas: Vec<Schema> = files.iter().map(|f| columns.beside(&f.schema)).collect();
+            keep.check(&schemas).map_err(|(at, error)| {
                 let (condition, path) = (keep.to_string(), files[at].path.clone());
                 DataError::Predicate { condition, path, error: error.into() }
             })?;
         }
-        if let Some(by) = &config.by
-            && files.iter().all(|f| f.schema.index_of(by).is_err())
-        {
-            let (path, schema) = (files[0].path.clone(), &files[0].schema);
-            let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-            return Err(DataError::NoSuchColumn {
-                column: by.clone(),
-                parameter: None,
-                path,
-                nearest: None,
-                columns,
-            }
-            .into());
+        if let Some(by) = &config.by {
+            has_column(&files, by)?;
         }
-        let job = Job { config, columns, files, fingerprints, schemas };
+        let job = Job { config, columns, files, fingerprints, parts };
         // Opening the rows checks the request.
         let whole = (0..job.files.len()).map(|file| job.whole(file)).collect();
         open_rows(job.config.source.clone(), job.request(whole))?;
@@ -117,7 +131,17 @@ impl Job {
     }
 
     pub(super) fn request(&self, slices: Vec<FileSlice>) -> RowRequest {
+        let config = &self.config;
+        // What is written, and what decides on it.
+        let columns = config.kept.as_ref().map(|kept| {
+            let schemas = self.files.iter().map(|f| &f.schema);
+            let names = schemas.clone().flat_map(|s| s.fields()).map(|f| f.name().clone());
+            let keep = schemas.flat_map(|s| config.keep.as_ref().map(|keep| keep.columns(s)));
+            let more = keep.flatten().chain(config.by.clone());
+            names.filter(|name| kept.has(name)).chain(more).collect()
+        });
         RowRequest {
+            columns,
             portion: self.config.portion,
             lists: self.config.lists.clone(),
             slices,
@@ -218,7 +242,7 @@ impl Job {
     /// the size of batches.
     fn settings(&self) -> Value {
         let config = &self.config;
-        json!({
+        let mut settings = json!({
             "columns": self.columns,
             "span_bytes": config.packer.span_bytes,
             "context_bytes": config.packer.context_bytes,
@@ -230,7 +254,11 @@ impl Job {
             "on_error": config.on_error,
             "by": config.by,
             "more": config.settings,
-        })
+        });
+        if let Some(kept) = &config.kept {
+            settings["input_columns"] = json!(kept);
+        }
+        settings
     }
 
     /// The manifest of the job.

@@ -18,6 +18,7 @@
 mod columns;
 mod footer;
 mod job;
+mod kept;
 mod outputs;
 mod part;
 mod part_names;
@@ -30,6 +31,7 @@ mod writing;
 pub use columns::{Columns, ColumnsTaken, RowScores, Scores};
 pub use footer::Footer;
 pub use job::{Job, JobConfig, JobError};
+pub use kept::{KeptColumns, Unkept};
 pub use outputs::{MANIFEST, Outputs, refusal};
 pub use remote::{RemoteStep, Scheduler, UnitDone};
 pub use scorer::{Scorer, Seen, Wires};

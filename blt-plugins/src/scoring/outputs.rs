@@ -101,7 +101,7 @@ impl Outputs {
     /// If a part is gone, or is not the one that `summaries` is of: another process has removed or
     /// replaced it.
     pub fn check(&self, units: &[Unit], summaries: &[Option<Summary>]) -> Result<(), StepError> {
-        let found = self.find_all(units)?;
+        let found = self.find_all(units, false)?;
         let other = found.iter().zip(summaries).position(|(found, written)| found != written);
         other.map_or(Ok(()), |at| {
             let path = self.path(&units[at]);
@@ -130,7 +130,7 @@ impl Outputs {
             return Ok(false);
         }
         // The run that follows reports what is wrong with a part.
-        let found = self.find_all(&manifest.units);
+        let found = self.find_all(&manifest.units, true);
         Ok(self.stranger(manifest)?.is_none()
             && found.is_ok_and(|found| found.iter().all(Option::is_some)))
     }
@@ -145,14 +145,16 @@ impl Outputs {
     /// # Errors
     /// If a file with the part's name exists that is not the part of this unit.
     pub fn find(&self, unit: &Unit) -> Result<Option<Summary>, StepError> {
-        self.path(unit).entry()?.map(|entry| self.summary(unit, &entry)).transpose()
+        self.path(unit).entry()?.map(|entry| self.summary(unit, &entry, true)).transpose()
     }
 
-    /// Reads the summaries of the parts of `units`; `None` for each unit that is not done.
+    /// Reads the summaries of the parts of `units`; `None` for each unit that is not done. Where
+    /// `all` is true, every byte of a part on a disk is held against the hash in its footer. (An
+    /// object store does so itself.)
     ///
     /// # Errors
     /// As [`Outputs::find`].
-    pub fn find_all(&self, units: &[Unit]) -> Result<Vec<Option<Summary>>, StepError> {
+    pub fn find_all(&self, units: &[Unit], all: bool) -> Result<Vec<Option<Summary>>, StepError> {
         // One listing finds them all.
         let there: HashMap<Location, Entry> =
             self.dir.list()?.into_iter().map(|e| (e.location.clone(), e)).collect();
@@ -163,7 +165,7 @@ impl Outputs {
                     true => self.find(unit),
                     false => there
                         .get(&self.path(unit))
-                        .map(|entry| self.summary(unit, entry))
+                        .map(|entry| self.summary(unit, entry, all))
                         .transpose(),
                 };
                 let threads: Vec<_> =
@@ -178,12 +180,13 @@ impl Outputs {
         Ok(found)
     }
 
-    fn summary(&self, unit: &Unit, entry: &Entry) -> Result<Summary, StepError> {
+    fn summary(&self, unit: &Unit, entry: &Entry, all: bool) -> Result<Summary, StepError> {
         let path = &entry.location;
-        let footer = Footer::read(entry)?.map_err(|e| {
+        let damaged = |e: String| {
             StepError::other(format!("{path} is not the part that an earlier run left: {e}"))
                 .help("remove it, and run again")
-        })?;
+        };
+        let footer = Footer::read(entry)?.map_err(damaged)?;
         if footer.key != unit.key {
             let Footer { version, model, input, .. } = footer;
             let msg = format!(
@@ -191,6 +194,11 @@ impl Outputs {
             );
             return Err(StepError::other(msg)
                 .help("another model, other settings or other input made it; remove it, or write elsewhere"));
+        }
+        if let (true, Location::Local(file)) = (all, path)
+            && !footer.stands(file)?
+        {
+            return Err(damaged("its bytes are not those that were written".into()));
         }
         Ok(footer.summary)
     }

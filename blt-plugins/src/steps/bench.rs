@@ -3,11 +3,13 @@ use crate::memory;
 use crate::plan_queries::patches_wire;
 use crate::ports::Loss;
 use crate::profile::{NodeCost, NodeProfile};
+use crate::size::{self, Training};
 use crate::sources::{check_sources, fingerprints};
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::flops::BACKWARD;
 use blt_core::optim::AdamWConfig;
+use blt_core::sizes::MAX_BYTES;
 use blt_data::Request;
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
@@ -30,28 +32,40 @@ pub struct Bench {
     pub train: bool,
     /// Most ids in a micro-batch of training.
     #[default(16 * 1024)]
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Micro-batches in each optimiser step.
     #[default(1)]
+    #[range(1..=1 << 20)]
     pub accumulate: usize,
     /// As in the step `train`.
     #[default(false)]
     pub recompute: bool,
     /// Most ids in a batch of evaluation and patching.
     #[default(32 * 1024)]
+    #[range(1..=MAX_BYTES)]
     pub evaluation_batch_bytes: usize,
     /// Timed repetitions of each phase.
     #[default(10)]
+    #[range(1..=1 << 20)]
     pub repeats: usize,
     /// Repetitions of each phase before the timed ones.
     #[default(3)]
+    #[range(0..=1 << 20)]
     pub warmup: usize,
     /// Number of different batches; the repetitions cycle through them.
     #[default(4)]
+    #[range(1..=1 << 20)]
     pub batches: usize,
 }
 
 impl Bench {
+    /// What it holds of batches at once.
+    pub(crate) fn memory(&self) -> Training {
+        let batch_bytes = self.batch_bytes.max(self.evaluation_batch_bytes);
+        Training { batch_bytes, accumulate: self.accumulate, trains: self.train }
+    }
+
     fn request(&self, cx: &StepCx, buffer: usize) -> Request {
         Request { exclude_calibration: true, ..Request::training(cx.seed(), buffer) }
     }
@@ -87,17 +101,7 @@ impl Step for Bench {
                 NodeError::param("goal", msg).help("`train: false` measures evaluation alone")
             );
         }
-        let sizes = [
-            ("batch_bytes", self.batch_bytes),
-            ("accumulate", self.accumulate),
-            ("evaluation_batch_bytes", self.evaluation_batch_bytes),
-            ("repeats", self.repeats),
-            ("batches", self.batches),
-        ];
-        match sizes.into_iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(NodeError::param(name, format!("{name} must be at least 1"))),
-            None => Ok(()),
-        }
+        size::check(plan, &[&self.goal], Some(self.memory()))
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {

@@ -10,11 +10,13 @@ use crate::ports::{Entropies, Loss, Metric, MetricValue, Patches};
 use crate::probe::{LatentWires, Probe};
 use crate::profile::NodeProfile;
 use crate::recognise::closed_form_flops;
+use crate::size;
 use crate::sources::{check_source, check_sources, fingerprints, sources};
 use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
 use blt_core::bytes::Batch;
 use blt_core::patch::PatchStats;
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::{Counts, DataError, ReadDocuments, Request};
 use blt_derive::{params, step};
 use blt_graph::{JsonLines, NodeError, Plan, Step, StepCx, StepError, write_atomic};
@@ -39,7 +41,7 @@ pub struct Evaluate {
     pub goal: String,
     /// Documents to read: `valid`, `train` or `all`.
     #[default(Split::Valid)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Split>")]
     pub split: Split,
     /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
@@ -47,6 +49,7 @@ pub struct Evaluate {
     pub by: Option<String>,
     /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Wires of metric nodes to compute as well.
     #[default]
@@ -58,6 +61,7 @@ pub struct Evaluate {
     #[serde(rename = "match")]
     pub matching: Option<Match>,
     /// Most documents to read, empty ones included.
+    #[range(0..=MAX_COUNT)]
     pub limit: Option<u64>,
     /// Also measure the worth of latents: `latents` reads the documents again with the latents
     /// replaced by the mean over training documents, by those of another document of the group
@@ -67,6 +71,7 @@ pub struct Evaluate {
     pub probe: Option<Probe>,
     /// Bytes of the first document of each group to keep as a sample for the report.
     #[default(400)]
+    #[range(0..=MAX_BYTES)]
     pub sample_bytes: usize,
 }
 
@@ -155,20 +160,11 @@ impl Step for Evaluate {
         if self.probe.is_some() {
             LatentWires::find(plan, &self.goal)?;
         }
-        if let Some(matching) = &self.matching {
-            let wanted = matching.bytes_per_patch;
-            if !(wanted >= 1.0 && wanted.is_finite()) {
-                return Err(NodeError::param("match", "a patch has at least one byte"));
-            }
-            if matching.groups && self.by.is_none() {
-                let what = "`groups: true` matches each value of the column `by`: give `by`";
-                return Err(NodeError::param("match", what));
-            }
+        if self.matching.as_ref().is_some_and(|matching| matching.groups) && self.by.is_none() {
+            let what = "`groups: true` matches each value of the column `by`: give `by`";
+            return Err(NodeError::param("match", what));
         }
-        if self.batch_bytes == 0 {
-            return Err(NodeError::param("batch_bytes", "batch_bytes must be at least 1"));
-        }
-        Ok(())
+        size::check(plan, &self.computed(), None)
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
@@ -336,8 +332,9 @@ impl Measuring<'_> {
             if span.last {
                 let done = self.open.remove(&span.row).unwrap_or_default();
                 if !done.nats.is_finite() {
+                    let first = self.graph.first_not_finite(batch, &self.step.goal)?;
                     return Err(StepError::other(format!(
-                        "the loss of the document in row {} is not finite",
+                        "the loss of the document in row {} is not finite{first}",
                         span.row
                     )));
                 }

@@ -10,6 +10,7 @@ use blt_core::blt::Blt;
 use blt_core::hf::{HfConfig, Unsupported, Weights, write_directory};
 use blt_core::model::next_byte_targets;
 use blt_core::params::ParamMaker;
+use blt_core::sizes::MAX_COUNT;
 use blt_data::{Portion, Request};
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
@@ -39,6 +40,7 @@ pub struct Export {
     /// Number of documents to verify the directory on: it is read back as a `Blt` node reads it,
     /// and both models score the documents. A byte whose scores differ by more than 1e-4 nats is an
     /// error.
+    #[range(0..=MAX_COUNT)]
     pub verify: Option<u64>,
 }
 

@@ -3,7 +3,9 @@
 use super::score::Score;
 use crate::scoring::Writes;
 use crate::split::Split;
+use blt_core::bytes::VOCAB;
 use blt_core::decoding::{Generate as Draw, Limits, Sampling, SamplingError};
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::OnError;
 use blt_derive::{params, step};
 use blt_graph::{NodeError, Plan, Step, StepCx, StepError};
@@ -25,14 +27,18 @@ pub struct Generate {
     pub goal: String,
     /// Most bytes to write after each document.
     #[default(256)]
+    #[range(0..=MAX_BYTES)]
     pub bytes: usize,
     /// Logits are divided by it; 0 takes the most likely byte each time.
     #[default(0.0)]
+    #[range(0.0..=1e6)]
     pub temperature: f64,
     /// Draws from so many of the most likely bytes alone.
+    #[range(1..=VOCAB)]
     pub top_k: Option<usize>,
     /// Draws from the most likely bytes alone that together have this probability.
     #[default(1.0)]
+    #[range(f64::MIN_POSITIVE..=1.0)]
     pub top_p: f64,
     /// Texts after which a row ends; they are part of what is written.
     #[default]
@@ -49,16 +55,20 @@ pub struct Generate {
     /// Most ids of documents in a batch, whose documents advance together. Results do not depend on
     /// it.
     #[default(4096)]
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Decoded bytes of input after which a new part begins, at the end of a row group.
     #[default(64 << 20)]
+    #[range(1..=MAX_COUNT)]
     pub part_bytes: u64,
     /// A condition on input columns, as in the step `score`.
     #[serde(rename = "where")]
     pub condition: Option<String>,
     /// The share of these rows to read, as in the step `score`.
+    #[range(0.0..=1.0)]
     pub sample: Option<f64>,
     /// Most of these rows to read; the first ones are taken.
+    #[range(1..=MAX_COUNT)]
     pub limit: Option<u64>,
     /// What to do with rows that cannot be read: `fail`, or `null`, as in the step `score`.
     #[default]

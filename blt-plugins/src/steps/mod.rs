@@ -1,6 +1,7 @@
 //! The built-in steps, a file each; they register themselves as nodes do.
 
 mod bench;
+mod certify;
 mod evaluate;
 mod export;
 mod generate;
@@ -12,6 +13,7 @@ mod train;
 pub use crate::probe::Probe;
 pub use crate::split::Split;
 pub use bench::Bench;
+pub use certify::Certify;
 pub use evaluate::Evaluate;
 pub use export::Export;
 pub use generate::Generate;

@@ -1,5 +1,6 @@
 //! [`TrainedGraph`]: the built graph that steps train, measure and score with.
 
+mod anomaly;
 mod decoding;
 mod learning;
 pub mod reading;
@@ -11,6 +12,7 @@ use crate::facilities::{self, Facilities};
 use crate::ports::{Bytes, Loss, LossValue};
 use crate::profile::NodeProfile;
 use crate::sources::{DocumentSource, source_nodes, source_of};
+use crate::stop::Stop;
 use blt_core::backend::{Backend, ParamId};
 use blt_core::bytes::Batch;
 use blt_core::model::Session;
@@ -87,6 +89,7 @@ impl TrainedGraph {
         let mut world = World::new();
         let session = world.insert(Session::new(backend(cx)?));
         world.insert(ErrorHelp(device::help));
+        world.insert(Stop::of_step(cx));
         let live = Live::build(cx.plan(), goals, world)?;
         let source = |node: &str| {
             source_of(&live, node).ok_or_else(|| {

@@ -9,6 +9,7 @@ use blt_core::backend::ParamId;
 use blt_core::checkpoint::{CheckpointError, FORMAT, MODEL_FILE};
 use blt_core::checkpoint::{load_moments, save_moments, save_params};
 use blt_core::params::NamedParam;
+use blt_core::strict;
 use blt_core::tensor_file::TensorFile;
 use blt_graph::{PlannedNode, StepError, write_atomic};
 use serde_json::Value;
@@ -95,7 +96,7 @@ impl TrainedGraph {
                 Some(files) => {
                     for path in files {
                         let mut of_file = blake3::Hasher::new();
-                        of_file.update_reader(std::fs::File::open(path)?)?;
+                        of_file.update_reader(strict::open(&path)?)?;
                         add(of_file.finalize().as_bytes());
                     }
                 }

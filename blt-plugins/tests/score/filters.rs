@@ -179,7 +179,7 @@ fn mistaken_conditions_point_at_their_parameter() {
         ("keep: bits_per_byte < '1.2'", "expected a number"),
         ("keep: (bits_per_byte < 1.2", "`)`"),
         ("by: land", "no column `land`"),
-        ("limit: 0", "at least 1 row"),
+        ("limit: 0", "is 0; expected integer from 1 to"),
     ] {
         let train = "  - train: {goal: lm.loss, steps: 1, batch_bytes: 100, lr: 1e-3}\n";
         let text = lm_graph("{node: ParquetBytes, path: in}")

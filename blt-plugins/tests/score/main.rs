@@ -5,6 +5,7 @@ mod bench;
 mod errors;
 mod filters;
 mod remote;
+mod types;
 mod units;
 
 use arrow::array::{

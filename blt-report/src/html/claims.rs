@@ -3,7 +3,7 @@
 
 use super::facts::{Difference, Facts, Variant};
 use super::text::{grouped, listed, mega};
-use crate::results::{Control, SEEN};
+use crate::results::{Control, SEEN, SPIKE};
 use crate::stats::FEWEST_CLUSTERS;
 
 impl Facts {
@@ -135,12 +135,25 @@ impl Facts {
             ));
         }
         notes.extend(self.online_note());
+        notes.extend(self.spikes());
         let apart: Vec<&str> =
             self.variants.iter().filter(|v| v.lookahead).map(|v| v.name.as_str()).collect();
         if !apart.is_empty() {
             notes.push(format!("Not ranked: {}. {LOOKAHEAD}", listed(&apart)));
         }
         notes
+    }
+
+    /// Variants whose training had loss spikes.
+    fn spikes(&self) -> Option<String> {
+        let of = self.variants.iter().filter(|v| v.spikes > 0);
+        let of: Vec<String> = of.map(|v| format!("{} {}", v.name, v.spikes)).collect();
+        (!of.is_empty()).then(|| {
+            format!(
+                "Warning: optimiser steps that were loss spikes ({SPIKE}): {}. `spikes` in metrics.jsonl lists them.",
+                of.join(", ")
+            )
+        })
     }
 
     /// Differences to the baseline on batches of the training.

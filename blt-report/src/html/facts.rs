@@ -90,6 +90,8 @@ pub struct Variant {
     pub train_rate: Option<f64>,
     pub evaluate_rate: Option<f64>,
     pub lookahead: bool,
+    /// Loss spikes of its trainings.
+    pub spikes: u64,
     /// The arm that it controls, where it is a control.
     pub controls: Option<String>,
     /// What latents are worth.
@@ -199,6 +201,10 @@ impl Variant {
             }
             _ => None,
         };
+        let spikes = |record: &StepRecord| match &record.result {
+            StepResult::Train(result) => result.spikes,
+            _ => None,
+        };
         let by = results.difference.iter().flat_map(|d| &d.by);
         let by = by.filter_map(|(group, d)| Some((group.clone(), Difference::of(d)?)));
         let other_goal = |record: &StepRecord| match &record.result {
@@ -234,6 +240,7 @@ impl Variant {
             difference_by: by.collect(),
             online: results.online_difference.as_ref().map(|d| (d.bpb, finite(Some(d.se)))),
             scores: results.steps.iter().filter_map(score).collect(),
+            spikes: results.steps.iter().filter_map(spikes).sum(),
             other_goals: results.evaluations.iter().filter_map(other_goal).collect(),
             reference: false,
         }

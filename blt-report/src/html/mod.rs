@@ -68,8 +68,10 @@ pub struct ReportInput {
     pub samples: BTreeMap<String, Vec<Sample>>,
     /// The pipeline as it was written.
     pub pipeline: String,
-    /// The pipeline with overrides made and defaults written out.
+    /// The pipeline with overrides made and defaults written out, and where each value came from.
     pub resolved: String,
+    /// The drawing of the graph, as SVG.
+    pub graph: String,
     /// Names and values: the machine, the version, when it ran.
     pub facts: Vec<(String, String)>,
 }
@@ -126,14 +128,19 @@ impl ReportInput {
             metrics: metrics.collect::<Result<_, _>>()?,
             samples: json(&dir.join(SAMPLES_FILE))?.unwrap_or_default(),
             pipeline: text(&dir.join("pipeline.yaml"))?.unwrap_or_default(),
-            resolved: text(&dir.join("resolved.yaml"))?.unwrap_or_default(),
+            // Runs of earlier versions do not say where a value came from.
+            resolved: match text(&dir.join("explained.yaml"))? {
+                Some(explained) => explained,
+                None => text(&dir.join("resolved.yaml"))?.unwrap_or_default(),
+            },
+            graph: text(&dir.join("graph.svg"))?.unwrap_or_default(),
             results,
             facts,
         })
     }
 }
 
-/// What [`MACHINE_FILE`] holds: version, operating system, processor and threads of this process.
+/// What [`MACHINE_FILE`] holds: version, command line, git revision, operating system, processor and threads of this process.
 ///
 /// It is written when a run ends, because a report may be rendered again on another machine.
 pub fn machine() -> Value {
@@ -149,10 +156,27 @@ pub fn machine() -> Value {
     if let Some((_, model)) = model {
         facts.insert("processor".to_owned(), model.trim().into());
     }
+    let command: Vec<String> =
+        std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    facts.insert("command".to_owned(), command.join(" ").into());
+    if let Some(revision) = revision() {
+        facts.insert("git revision".to_owned(), revision.into());
+    }
     if let Ok(threads) = std::thread::available_parallelism() {
         facts.insert("threads available".to_owned(), threads.get().to_string().into());
     }
     Value::Object(facts)
+}
+
+/// The git revision of the current folder, with `-dirty` if tracked files were changed; None if there
+/// is none, or no git.
+fn revision() -> Option<String> {
+    let git = std::process::Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&git.stdout).trim().to_owned())
 }
 
 /// Reads what fits the type; what is no object fits none.

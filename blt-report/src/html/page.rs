@@ -49,6 +49,7 @@ pub fn html(input: &ReportInput) -> Result<String, ReportError> {
         flops => flops(&results),
         prepared => prepared(&results),
         facts => input.facts.iter().map(|(name, value)| context! { name => name, value => value }).collect::<Vec<_>>(),
+        graph => safe(input.graph.clone()),
         written => input.pipeline.as_str(),
         resolved => input.resolved.as_str(),
     };

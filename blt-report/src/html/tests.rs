@@ -91,6 +91,7 @@ fn input() -> ReportInput {
         },
     );
     ReportInput {
+        graph: String::new(),
         results: read(results()),
         metrics,
         samples: samples.into_iter().collect(),

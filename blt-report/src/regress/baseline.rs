@@ -74,6 +74,8 @@ pub enum BaselineError {
 pub enum Tolerance {
     /// Not at all.
     Exact,
+    /// As far as it likes, and either side may lack it.
+    Ignore,
     /// So much.
     Absolute(f64),
     /// This share of the baseline's number.
@@ -86,6 +88,7 @@ impl fmt::Display for Tolerance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Tolerance::Exact => write!(f, "exact"),
+            Tolerance::Ignore => write!(f, "ignore"),
             Tolerance::Absolute(x) => write!(f, "absolute {x:?}"),
             Tolerance::Relative(x) => write!(f, "relative {x:?}"),
             Tolerance::StandardErrors(x) => write!(f, "standard_errors {x:?}"),
@@ -99,7 +102,7 @@ impl FromStr for Tolerance {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is no tolerance; write `exact`, `absolute X`, `relative X` or `standard_errors X`"
+                "`{text}` is no tolerance; write `exact`, `ignore`, `absolute X`, `relative X` or `standard_errors X`"
             )
         };
         let mut words = text.split_whitespace();
@@ -111,6 +114,7 @@ impl FromStr for Tolerance {
         };
         match (kind, size, more) {
             (Some("exact"), None, None) => Ok(Tolerance::Exact),
+            (Some("ignore"), None, None) => Ok(Tolerance::Ignore),
             (Some("absolute"), Some(x), None) => Ok(Tolerance::Absolute(x)),
             (Some("relative"), Some(x), None) => Ok(Tolerance::Relative(x)),
             (Some("standard_errors"), Some(x), None) => Ok(Tolerance::StandardErrors(x)),

@@ -2,7 +2,7 @@
 
 use super::baseline::{Baseline, Better, Rule, Tolerance};
 use super::fingerprint::{Case, Difference};
-use super::measure::{Measured, Number};
+use super::measure::{Measured, Number, Numbers};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,8 +15,15 @@ pub enum Verdict {
     Same,
     /// Within its tolerance.
     Within,
-    /// Further away than that, in the direction that is better.
+    /// Further away than that, in the direction that the baseline calls better.
     Improved,
+    /// Further away than that, in the direction that is better for such a number; the baseline does
+    /// not say that it may.
+    ImprovedUnasked,
+    /// Not compared: its tolerance is `ignore`.
+    Ignored,
+    /// All numbers of a variant are those of one that is not there any more.
+    Renamed,
     /// Further away than that.
     Regressed,
     /// The baseline has it, the run does not.
@@ -27,7 +34,7 @@ pub enum Verdict {
 
 impl Verdict {
     pub fn passes(self) -> bool {
-        matches!(self, Verdict::Same | Verdict::Within | Verdict::Improved)
+        matches!(self, Verdict::Same | Verdict::Within | Verdict::Improved | Verdict::Ignored)
     }
 }
 
@@ -37,6 +44,9 @@ impl fmt::Display for Verdict {
             Verdict::Same => "same",
             Verdict::Within => "within",
             Verdict::Improved => "improved",
+            Verdict::ImprovedUnasked => "IMPROVED",
+            Verdict::Ignored => "ignored",
+            Verdict::Renamed => "RENAMED",
             Verdict::Regressed => "REGRESSED",
             Verdict::NotMeasured => "NOT MEASURED",
             Verdict::NotInBaseline => "NOT IN BASELINE",
@@ -76,8 +86,22 @@ impl Comparison {
         let cases: Vec<Case> = differences.iter().map(|difference| difference.case).collect();
         let mut rows = Vec::new();
         let none = BTreeMap::new();
-        let variants: BTreeSet<&String> =
+        let renamed = renamed(&baseline.variants, &measured.variants);
+        let mut variants: BTreeSet<&String> =
             baseline.variants.keys().chain(measured.variants.keys()).collect();
+        for (old, new) in renamed {
+            variants.remove(old);
+            variants.remove(new);
+            rows.push(Row {
+                variant: new.clone(),
+                metric: format!("all, as `{old}` had them"),
+                old: None,
+                new: None,
+                delta: None,
+                allowed: String::new(),
+                verdict: Verdict::Renamed,
+            });
+        }
         for variant in variants {
             let (old, new) = (baseline.variants.get(variant), measured.variants.get(variant));
             let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
@@ -116,6 +140,18 @@ impl Comparison {
     }
 }
 
+/// Variants of one side alone whose numbers are the same: the name before, and the one now.
+fn renamed<'a>(old: &'a Numbers, new: &'a Numbers) -> Vec<(&'a String, &'a String)> {
+    let mut added: Vec<(&String, _)> =
+        new.iter().filter(|(name, _)| !old.contains_key(*name)).collect();
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    gone.filter_map(|(name, numbers)| {
+        let same = added.iter().position(|(_, others)| *others == numbers)?;
+        Some((name, added.remove(same).0))
+    })
+    .collect()
+}
+
 fn row(
     variant: &str,
     metric: &str,
@@ -125,7 +161,8 @@ fn row(
     cases: &[Case],
 ) -> Row {
     let (verdict, allowed) = match (old, new) {
-        (Some(old), Some(new)) => judge(old, new, rule, cases),
+        _ if rule.same == Tolerance::Ignore => (Verdict::Ignored, String::new()),
+        (Some(old), Some(new)) => judge(metric, old, new, rule, cases),
         (Some(_), None) => (Verdict::NotMeasured, String::new()),
         (None, _) => (Verdict::NotInBaseline, String::new()),
     };
@@ -141,7 +178,13 @@ fn row(
     }
 }
 
-fn judge(old: &Number, new: &Number, rule: &Rule, cases: &[Case]) -> (Verdict, String) {
+fn judge(
+    metric: &str,
+    old: &Number,
+    new: &Number,
+    rule: &Rule,
+    cases: &[Case],
+) -> (Verdict, String) {
     let delta = new.value - old.value;
     // `same` applies in any case; an input that differs may allow more.
     let written = cases.iter().filter_map(|case| Some((Some(*case), rule.cases.get(case)?)));
@@ -163,14 +206,21 @@ fn judge(old: &Number, new: &Number, rule: &Rule, cases: &[Case]) -> (Verdict, S
     match rule.better {
         Some(Better::Lower) if delta < 0.0 => (Verdict::Improved, all()),
         Some(Better::Higher) if delta > 0.0 => (Verdict::Improved, all()),
+        None if delta < 0.0 && is_a_loss(metric) => (Verdict::ImprovedUnasked, all()),
         _ => (Verdict::Regressed, all()),
     }
+}
+
+/// Whether less of a number is better, whatever else is asked of it. It may also be a leak.
+fn is_a_loss(metric: &str) -> bool {
+    ["bpb", "nats"].iter().any(|name| metric.contains(name))
 }
 
 /// The largest difference that passes.
 fn width(tolerance: &Tolerance, old: &Number, new: &Number) -> f64 {
     match tolerance {
         Tolerance::Exact => 0.0,
+        Tolerance::Ignore => f64::INFINITY,
         Tolerance::Absolute(x) => *x,
         Tolerance::Relative(x) => x * old.value.abs(),
         // Without an error there is nothing to be away by: one seed allows no difference.
@@ -185,6 +235,7 @@ fn standard_error(old: &Number, new: &Number) -> Option<f64> {
 fn in_numbers(tolerance: &Tolerance, old: &Number, new: &Number) -> String {
     match tolerance {
         Tolerance::Exact => "exact".to_owned(),
+        Tolerance::Ignore => "anything".to_owned(),
         Tolerance::Absolute(x) => format!("±{x:?}"),
         Tolerance::Relative(x) => format!("±{:?} %", (x * 100.0 * 1e9).round() / 1e9),
         Tolerance::StandardErrors(n) => match standard_error(old, new) {
@@ -197,7 +248,7 @@ fn in_numbers(tolerance: &Tolerance, old: &Number, new: &Number) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::regress::{Fingerprint, Numbers};
+    use crate::regress::Fingerprint;
     use std::path::Path;
 
     fn number(value: f64) -> Number {
@@ -226,6 +277,33 @@ mod tests {
         )
         .unwrap();
         Baseline::read(Path::new(&path)).unwrap()
+    }
+
+    #[test]
+    fn a_loss_that_falls_is_an_improvement_and_passes_only_where_it_may() {
+        let of = |tolerances: &str, new: f64| {
+            let baseline = baseline(tolerances, &[("bpb", 2.0)]);
+            Comparison::of(&baseline, &measured(&[("bpb", new)])).rows[0].verdict
+        };
+        let verdict = of("{'*': {same: exact}}", 1.5);
+        assert_eq!((verdict, verdict.passes()), (Verdict::ImprovedUnasked, false));
+        assert_eq!(of("{'*': {same: exact}}", 2.5), Verdict::Regressed);
+        assert!(of("{'*': {same: exact, better: lower}}", 1.5).passes());
+        assert_eq!(of("{'*': {same: exact, better: higher}}", 1.5), Verdict::Regressed);
+    }
+
+    #[test]
+    fn what_is_ignored_passes_on_either_side_and_a_renamed_variant_is_one_row() {
+        let rules = "{gone: {same: ignore}, new: {same: ignore}, '*': {same: exact}}";
+        let baseline = baseline(rules, &[("m", 2.0), ("gone", 1.0)]);
+        let mut now = measured(&[("m", 2.0), ("new", 1.0)]);
+        let comparison = Comparison::of(&baseline, &now);
+        assert_eq!((comparison.passed(), comparison.count(Verdict::Ignored)), (true, 2));
+        now.variants = [("w".to_owned(), baseline.variants["v"].clone())].into();
+        let comparison = Comparison::of(&baseline, &now);
+        let [row] = &comparison.rows[..] else { panic!("{:?}", comparison.rows) };
+        assert_eq!((row.verdict, row.variant.as_str()), (Verdict::Renamed, "w"));
+        assert!(row.metric.contains("`v`") && !comparison.passed());
     }
 
     fn verdict(tolerances: &str, old: f64, new: f64) -> Verdict {
@@ -268,7 +346,7 @@ mod tests {
         };
         assert_eq!(
             (of(2.001), of(1.999), of(2.000_001)),
-            (Verdict::Regressed, Verdict::Regressed, Verdict::Within)
+            (Verdict::Regressed, Verdict::ImprovedUnasked, Verdict::Within)
         );
     }
 
@@ -277,9 +355,9 @@ mod tests {
         let rule = baseline("{m: {same: standard_errors 2}}", &[("m", 0.0)]).rule("m");
         let (old, new) =
             (Number { value: 1.0, se: Some(0.3) }, |value| Number { value, se: Some(0.4) });
-        assert_eq!(judge(&old, &new(2.0), &rule, &[]).0, Verdict::Within);
-        assert_eq!(judge(&old, &new(2.01), &rule, &[]).0, Verdict::Regressed);
-        let (verdict, words) = judge(&number(1.0), &new(1.01), &rule, &[]);
+        assert_eq!(judge("m", &old, &new(2.0), &rule, &[]).0, Verdict::Within);
+        assert_eq!(judge("m", &old, &new(2.01), &rule, &[]).0, Verdict::Regressed);
+        let (verdict, words) = judge("m", &number(1.0), &new(1.01), &rule, &[]);
         assert_eq!(
             (verdict, words.as_str()),
             (Verdict::Regressed, "2.0 s.e. of one seed, which has none: exact")

@@ -65,7 +65,10 @@ fn verdict(comparison: &Comparison) -> String {
         (Verdict::Regressed, "regressed"),
         (Verdict::NotMeasured, "not measured"),
         (Verdict::NotInBaseline, "not in the baseline"),
+        (Verdict::Renamed, "renamed"),
+        (Verdict::ImprovedUnasked, "improved beyond tolerance"),
         (Verdict::Improved, "improved"),
+        (Verdict::Ignored, "ignored"),
         (Verdict::Within, "within tolerance"),
         (Verdict::Same, "the same to the bit"),
     ];
@@ -83,7 +86,12 @@ fn verdict(comparison: &Comparison) -> String {
 /// What to do about it, for a run that does not write the baseline anyway.
 pub fn advice(comparison: &Comparison) -> Option<&'static str> {
     let improved = comparison.count(Verdict::Improved) > 0;
+    let unasked = comparison.count(Verdict::ImprovedUnasked);
     match comparison.passed() {
+        false if comparison.failures().count() == unasked => Some(
+            "better than the baseline allows: find out why first, since a leak looks the same; to keep it, run with `--update` and \
+             commit the baseline",
+        ),
         false => {
             Some("if the change is meant, run it again with `--update` and commit the baseline")
         }

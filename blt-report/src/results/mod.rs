@@ -35,7 +35,7 @@ pub use score::{
     ScoreSums, ScoredPart, UnreadableRows,
 };
 pub use step::{
-    EvaluateResult, ExportResult, MetricsLine, ReadBack, StepResult, Timing, TrainResult,
+    EvaluateResult, ExportResult, MetricsLine, ReadBack, SPIKE, StepResult, Timing, TrainResult,
 };
 pub(crate) use step::{compared, lenient, parse, read_text};
 

@@ -47,7 +47,13 @@ pub struct TrainResult {
     pub parameters: u64,
     /// What nodes found on the data before training, by node: thresholds, vocabularies.
     pub prepared: BTreeMap<String, Value>,
+    /// Loss spikes: optimiser steps whose loss was more than 1.5 times the median of the 32 before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spikes: Option<u64>,
 }
+
+/// What a loss spike is, in words.
+pub const SPIKE: &str = "a loss of more than 1.5 times the median of the 32 steps before";
 
 /// What `evaluate` measured.
 ///
@@ -188,6 +194,9 @@ pub struct MetricsLine {
     /// Bytes trained on so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Optimiser steps since the line before that were loss spikes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spikes: Option<Vec<u64>>,
 }
 
 /// Keys whose values are not compared with a baseline: breakdowns whose sums are, settings of the

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::diagnostic::Diagnostic;
 use crate::node::AnyNode;
 use crate::plan::find::{Named, PortId};
-use crate::plan::params::{check_params, param_diagnostic};
+use crate::plan::params::{check_params, parsed};
 use crate::registry::{NodeEntry, find, unknown};
 use crate::spec::{NodeSpec, PipelineSpec};
 
@@ -42,6 +42,10 @@ impl<'a> Candidate<'a> {
         let places = &spec.places;
         let path = ["graph", node.name.as_str()];
         let Some(entry) = find(&node.node) else {
+            if node.node.is_empty() {
+                // It has no kind, which its form was refused for.
+                return None;
+            }
             let path = ["graph", &node.name, "node"];
             let mut diagnostic = unknown("node", &node.node).at(places.value(&path));
             diagnostic.path = path.join(".");
@@ -50,14 +54,14 @@ impl<'a> Candidate<'a> {
         };
         let what = format!("`{}` ({})", node.name, entry.name);
         let schema = entry.schema();
-        let mut parsed = None;
-        if check_params(&schema, &node.params, places, &path, &what, found) {
-            match entry.parse(&Value::Object(node.params.clone())) {
-                Ok(node) => parsed = Some((node.node, node.params)),
-                Err(error) => found.push(param_diagnostic(&schema, places, &path, &what, &error)),
-            }
+        let mut kept = None;
+        if check_params(schema, &node.params, places, &path, &what, found) {
+            let read = |params: &Value| entry.parse(params);
+            let at = (places, &path[..]);
+            kept = parsed(schema, &node.params, at, &what, found, read)
+                .map(|node| (node.node, node.params));
         }
         let inputs = vec![None; entry.inputs.len()];
-        Some(Candidate { spec: node, entry, node: parsed, inputs, wired: false })
+        Some(Candidate { spec: node, entry, node: kept, inputs, wired: false })
     }
 }

@@ -3,8 +3,11 @@
 
 mod all;
 mod candidate;
+mod repair;
+mod source;
 mod steps;
 mod variant;
 mod wires;
 
 pub use all::check_all;
+pub use source::{Checked, check_source};

@@ -6,7 +6,7 @@ use crate::diagnostic::Diagnostic;
 use crate::plan::PlannedStep;
 use crate::plan::check::candidate::Candidate;
 use crate::plan::find::find_port;
-use crate::plan::params::{check_params, param_diagnostic};
+use crate::plan::params::{check_params, parsed};
 use crate::registry::{find_step, unknown};
 use crate::spec::{PipelineSpec, StepSpec};
 
@@ -70,22 +70,18 @@ fn planned(
     };
     let what = format!("step `{}`", path.join("."));
     let schema = entry.schema();
-    if !check_params(&schema, &step.params, places, path, &what, found) {
+    if !check_params(schema, &step.params, places, path, &what, found) {
         return None;
     }
-    match entry.parse(&Value::Object(step.params.clone())) {
-        Ok(parsed) => Some(PlannedStep {
-            entry,
-            params: parsed.params,
-            goals: parsed.goals,
-            feeds_later_steps: parsed.feeds_later_steps,
-            step: parsed.step,
-        }),
-        Err(error) => {
-            found.push(param_diagnostic(&schema, places, path, &what, &error));
-            None
-        }
-    }
+    let read = |params: &Value| entry.parse(params);
+    let parsed = parsed(schema, &step.params, (places, path), &what, found, read)?;
+    Some(PlannedStep {
+        entry,
+        params: parsed.params,
+        goals: parsed.goals,
+        feeds_later_steps: parsed.feeds_later_steps,
+        step: parsed.step,
+    })
 }
 
 /// The parameter whose value is `goal`, or a list with `goal` in it.

@@ -1,6 +1,8 @@
 //! [`Plan::check`]: one variant of a pipeline.
 
+use std::any::Any;
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -15,10 +17,12 @@ use crate::plan::find::{PortId, not_given};
 use crate::plan::{Plan, PlannedNode};
 use crate::port::AnyInfo;
 use crate::registry::duplicates;
-use crate::spec::{Ablation, ComputePath, PipelineSpec, is_name};
+use crate::spec::{ComputePath, NAME, PipelineSpec, is_name};
 
 /// What is known of a node's outputs, by port; `None` if its check was not called or failed.
 type Infos = Option<Vec<Option<AnyInfo>>>;
+/// What a node's check stated.
+type Facts = Vec<Rc<dyn Any>>;
 
 impl Plan {
     /// Checks one variant of a pipeline: one without `ablate`, or one of
@@ -63,10 +67,11 @@ fn planned(
     }
     let some_unknown = found.len() > before && nodes.len() < spec.graph.nodes.len();
     wire(spec, &mut nodes, some_unknown, found);
-    let order = order(spec, &nodes, found)?;
+    let order = order(spec, &nodes, found);
     let steps = check_steps(spec, &nodes, some_unknown, found);
+    let order = order?;
     let used = used(&nodes, &steps, spec.run.is_empty());
-    let (infos, warnings) = check_nodes(spec, base_dir, &nodes, &order, &used, found);
+    let (checked, warnings) = check_nodes(spec, base_dir, &nodes, &order, &used, found);
     if !found.is_empty() {
         return None;
     }
@@ -83,7 +88,8 @@ fn planned(
             entry,
             params,
             used: used[*old],
-            infos: infos[*old].clone().unwrap_or_default(),
+            infos: checked[*old].0.clone().unwrap_or_default(),
+            facts: checked[*old].1.clone(),
             inputs: inputs.iter().map(|id| id.as_ref().map(renumber)).collect(),
             node,
         })
@@ -96,7 +102,7 @@ fn planned(
         base_dir: base_dir.to_path_buf(),
         compute_path: spec.compute_path.unwrap_or_else(|| ComputePath::on(&device)),
         device,
-        spec: Rc::new(PipelineSpec { ablate: Ablation::default(), ..spec.clone() }),
+        spec: Rc::new(PipelineSpec { ablate: Default::default(), ..spec.clone() }),
         warnings,
         nodes: planned.collect(),
         steps: steps.into_iter().map(|checked| checked.step).collect(),
@@ -104,18 +110,18 @@ fn planned(
 }
 
 fn check_names(spec: &PipelineSpec, found: &mut Vec<Diagnostic>) {
-    let mut names: Vec<&str> = Vec::new();
+    // YAML cannot say these; Rust can.
+    let mut names = HashSet::new();
     for node in &spec.graph.nodes {
-        if names.contains(&node.name.as_str()) {
-            found.push(Diagnostic::error(format!("two nodes are called `{}`", node.name)));
+        if !names.insert(&node.name) {
+            found.push(NAME.error(format!("two nodes are called `{}`", node.name)));
         }
         if !is_name(&node.name) {
             found.push(
-                Diagnostic::error(format!("`{}` cannot name a node", node.name))
+                NAME.error(format!("`{}` cannot name a node", node.name))
                     .help(Some("use letters, digits, `_` and `-`")),
             );
         }
-        names.push(&node.name);
     }
 }
 
@@ -132,7 +138,7 @@ fn used(nodes: &[Candidate], steps: &[CheckedStep], all: bool) -> Vec<bool> {
 }
 
 /// Calls the check of every used node, in order. A node whose inputs are not known is left out.
-/// Returns what is known of the outputs, and warnings.
+/// Returns what is known of each, and warnings.
 fn check_nodes(
     spec: &PipelineSpec,
     base_dir: &Path,
@@ -140,8 +146,8 @@ fn check_nodes(
     order: &[usize],
     used: &[bool],
     found: &mut Vec<Diagnostic>,
-) -> (Vec<Infos>, Vec<Diagnostic>) {
-    let mut infos: Vec<Infos> = vec![None; nodes.len()];
+) -> (Vec<(Infos, Facts)>, Vec<Diagnostic>) {
+    let mut checked: Vec<(Infos, Facts)> = vec![(None, Vec::new()); nodes.len()];
     let mut warnings = Vec::new();
     for &index in order {
         let candidate = &nodes[index];
@@ -157,7 +163,7 @@ fn check_nodes(
                 inputs.push(None);
                 continue;
             };
-            match infos[id.node].as_ref().map(|infos| infos[id.port].clone()) {
+            match checked[id.node].0.as_ref().map(|infos| infos[id.port].clone()) {
                 Some(Some(info)) => inputs.push(Some(info)),
                 Some(None) => {
                     complete = false;
@@ -170,16 +176,17 @@ fn check_nodes(
         if !complete {
             continue;
         }
-        let warned = RefCell::new(Vec::new());
-        match node.check(&inputs, &CheckCx { node: name, base_dir, warnings: &warned }) {
-            Ok(known) => infos[index] = Some(known),
+        let (warned, facts) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let cx = CheckCx { node: name, base_dir, warnings: &warned, facts: &facts };
+        match node.check(&inputs, &cx) {
+            Ok(known) => checked[index] = (Some(known), facts.take()),
             Err(error) => found.push(diagnose(&error)),
         }
         for warning in warned.take() {
             warnings.push(Diagnostic { severity: Severity::Warning, ..diagnose(&warning) });
         }
     }
-    (infos, warnings)
+    (checked, warnings)
 }
 
 /// Checks that the plan has each step's goals, and calls the step's own check.

@@ -1,10 +1,50 @@
 //! Wires: where each one leads, whether its type fits, and the order that they put nodes in.
 
-use crate::diagnostic::{Diagnostic, list, nearest};
+use std::collections::BTreeSet;
+
+use crate::diagnostic::{Diagnostic, Place, list, nearest};
 use crate::plan::check::candidate::Candidate;
 use crate::plan::find::{PortId, find_port};
 use crate::port::SlotType;
 use crate::spec::{Inputs, PipelineSpec};
+
+crate::code! {
+    /// A wire carries another type than the input takes.
+    ///
+    /// Wires are typed: `Bytes`, `Patches`, `Entropies`, `ByteStates`, `PatchStates`, `Logits`,
+    /// `Loss`, `Metric`. `blt-run nodes NAME` has the types of a node's inputs and outputs.
+    pub(crate) WRONG_TYPE = "BLT0302"
+}
+
+crate::code! {
+    /// A node has no such input.
+    ///
+    /// `blt-run nodes NAME` names the inputs of a node. A source has none.
+    pub(crate) NO_INPUT = "BLT0303"
+}
+
+crate::code! {
+    /// An input has no wire.
+    ///
+    /// Each input that is not marked as one that may be left out needs a wire: `in: docs`, or
+    /// `in: {bytes: docs, patches: patches}` for a node of several inputs.
+    pub(crate) MISSING_WIRE = "BLT0304"
+}
+
+crate::code! {
+    /// A node of several inputs has one wire without a port.
+    ///
+    /// Say which input it feeds: `in: {bytes: docs, patches: patches}` in place of `in: docs`.
+    pub(crate) WHICH_INPUT = "BLT0305"
+}
+
+crate::code! {
+    /// Wires go in a circle.
+    ///
+    /// A node cannot read what is computed from its own output. The message names the nodes of the
+    /// circle; let one of them read from another source.
+    pub(crate) CYCLE = "BLT0307"
+}
 
 /// A wire as written.
 struct Written<'a> {
@@ -26,7 +66,7 @@ pub(super) fn wire(
 ) {
     for index in 0..nodes.len() {
         let before = found.len();
-        let written = written(spec, &nodes[index], found);
+        let written = written(spec, nodes, index, found);
         let mut complete = true;
         for Written { input, wire, path } in written {
             match find_port(wire, nodes) {
@@ -64,9 +104,11 @@ pub(super) fn wire(
 /// without a wire.
 fn written<'a>(
     spec: &PipelineSpec,
-    node: &Candidate<'a>,
+    nodes: &[Candidate<'a>],
+    index: usize,
     found: &mut Vec<Diagnostic>,
 ) -> Vec<Written<'a>> {
+    let node = &nodes[index];
     let (name, entry, places) = (node.spec.name.as_str(), node.entry, &spec.places);
     let what = format!("`{name}` ({})", entry.name);
     let slots = entry.in_slots();
@@ -75,7 +117,8 @@ fn written<'a>(
     match &node.spec.inputs {
         Inputs::None => {}
         Inputs::One(_) if entry.inputs.is_empty() => found.push(
-            Diagnostic::error(format!("{what} takes no input"))
+            NO_INPUT
+                .error(format!("{what} takes no input"))
                 .at(places.value(&["graph", name, "in"])),
         ),
         Inputs::One(wire) => match entry.bare_input() {
@@ -84,13 +127,14 @@ fn written<'a>(
                 let names: Vec<String> =
                     entry.inputs.iter().map(|name| format!("{name}: ...")).collect();
                 found.push(
-                    Diagnostic::error(format!(
-                        "{what} has {} inputs, and `in` names none of them",
-                        entry.inputs.len()
-                    ))
-                    .at(places.value(&["graph", name, "in"]))
-                    .note(list_inputs(node, &slots))
-                    .help(Some(format!("write `in: {{{}}}`", names.join(", ")))),
+                    WHICH_INPUT
+                        .error(format!(
+                            "{what} has {} inputs, and `in` names none of them",
+                            entry.inputs.len()
+                        ))
+                        .at(places.value(&["graph", name, "in"]))
+                        .note(list_inputs(node, &slots))
+                        .help(Some(format!("write `in: {{{}}}`", names.join(", ")))),
                 );
             }
         },
@@ -100,7 +144,8 @@ fn written<'a>(
                 match entry.inputs.iter().position(|input| input == port) {
                     Some(input) => written.push(Written { input, wire, path }),
                     None => found.push(
-                        Diagnostic::error(format!("{what} has no input `{port}`"))
+                        NO_INPUT
+                            .error(format!("{what} has no input `{port}`"))
                             .at(places.key(&path))
                             .note(list_inputs(node, &slots))
                             .suggest(nearest(port, entry.inputs.iter().copied())),
@@ -111,23 +156,91 @@ fn written<'a>(
     }
     if found.len() == before {
         let given = |input: usize| written.iter().any(|written| written.input == input);
-        let missing: Vec<&str> = (0..slots.len())
-            .filter(|input| !slots[*input].optional && !given(*input))
-            .map(|input| entry.inputs[input])
-            .collect();
+        let missing: Vec<usize> =
+            (0..slots.len()).filter(|input| !slots[*input].optional && !given(*input)).collect();
         if !missing.is_empty() {
+            let fix = fix(spec, nodes, index, &missing);
+            let missing: Vec<&str> = missing.into_iter().map(|input| entry.inputs[input]).collect();
             let plural = if missing.len() > 1 { "s" } else { "" };
-            found.push(
-                Diagnostic::error(format!(
-                    "{what} has nothing on its input{plural} {}",
-                    list(missing)
-                ))
+            let mut diagnostic = MISSING_WIRE
+                .error(format!("{what} has nothing on its input{plural} {}", list(missing)))
                 .at(places.key(&["graph", name, "in"]).or_else(|| places.key(&["graph", name])))
-                .note(list_inputs(node, &slots)),
-            );
+                .note(list_inputs(node, &slots));
+            if let Some((place, text)) = fix {
+                diagnostic = diagnostic.fix(place, text);
+            }
+            found.push(diagnostic);
         }
     }
     written
+}
+
+/// What to write, and where, so that the inputs `missing` have wires; `None` unless one node alone
+/// fits each.
+fn fix(
+    spec: &PipelineSpec,
+    nodes: &[Candidate],
+    index: usize,
+    missing: &[usize],
+) -> Option<(Place, String)> {
+    let node = &nodes[index];
+    let (name, slots) = (node.spec.name.as_str(), node.entry.in_slots());
+    let mut wires = Vec::new();
+    for &input in missing {
+        wires.push(format!(
+            "{}: {}",
+            node.entry.inputs[input],
+            the_giver(nodes, index, slots[input])?
+        ));
+    }
+    if let Inputs::Map(written) = &node.spec.inputs
+        && let Some((last, _)) = written.last()
+    {
+        let place = spec.places.value(&["graph", name, "in", last])?.end();
+        return Some((place, format!(", {}", wires.join(", "))));
+    }
+    let bare = node.entry.bare_input().filter(|_| wires.len() == 1);
+    let value = match bare {
+        Some(_) => wires[0].split_once(": ")?.1.to_string(),
+        None => format!("{{{}}}", wires.join(", ")),
+    };
+    let kind = spec.places.value(&["graph", name, "node"])?;
+    let key = spec.places.key(&["graph", name, "node"])?;
+    let begin = key.source.text[..key.span.start].trim_end().ends_with(['{', ',']);
+    // In braces, or on a line of its own that is indented as that of `node`.
+    let parted = if begin { ", ".into() } else { format!("\n{}", " ".repeat(key.column() - 1)) };
+    Some((kind.end(), format!("{parted}in: {value}")))
+}
+
+/// The wire of the one node upstream of `index` that gives such a type.
+fn the_giver(nodes: &[Candidate], index: usize, wanted: SlotType) -> Option<String> {
+    // What reads from the node, by names, since wires are not resolved yet.
+    let mut downstream = vec![nodes[index].spec.name.as_str()];
+    let mut at = 0;
+    while at < downstream.len() {
+        for node in nodes {
+            let reads = |wire: &str| wire.split('.').next() == Some(downstream[at]);
+            let reads = match &node.spec.inputs {
+                Inputs::None => false,
+                Inputs::One(wire) => reads(wire),
+                Inputs::Map(wires) => wires.iter().any(|(_, wire)| reads(wire)),
+            };
+            if reads && !downstream.contains(&node.spec.name.as_str()) {
+                downstream.push(&node.spec.name);
+            }
+        }
+        at += 1;
+    }
+    let mut givers =
+        nodes.iter().filter(|node| !downstream.contains(&&*node.spec.name)).filter_map(|node| {
+            let output = node.entry.out_slots().iter().position(|slot| slot.id == wanted.id)?;
+            Some(match output {
+                0 => node.spec.name.clone(),
+                _ => format!("{}.{}", node.spec.name, node.entry.outputs[output]),
+            })
+        });
+    let giver = givers.next()?;
+    givers.next().is_none().then_some(giver)
 }
 
 fn list_inputs(node: &Candidate, slots: &[SlotType]) -> String {
@@ -162,7 +275,7 @@ fn mismatch(
         node.spec.name, node.entry.name, wanted.name, node.entry.inputs[input],
     );
     let mut diagnostic =
-        Diagnostic::error(message).label(format!("expected {}, found {given}", wanted.name));
+        WRONG_TYPE.error(message).label(format!("expected {}, found {given}", wanted.name));
     if fitting.is_none() {
         let giving: Vec<&str> = nodes
             .iter()
@@ -173,7 +286,7 @@ fn mismatch(
             diagnostic = diagnostic.note(format!("{} is given by {}", wanted.name, list(giving)));
         }
     }
-    Some(diagnostic.suggest(fitting))
+    Some(diagnostic.suggest(fitting.or_else(|| the_giver(nodes, index, wanted))))
 }
 
 /// The nodes, each after those that it reads from, otherwise in the order written. `None` if the
@@ -183,18 +296,25 @@ pub(super) fn order(
     nodes: &[Candidate],
     found: &mut Vec<Diagnostic>,
 ) -> Option<Vec<usize>> {
-    let mut order: Vec<usize> = Vec::new();
-    while order.len() < nodes.len() {
-        let ready = |index: &usize| {
-            !order.contains(index)
-                && nodes[*index].inputs.iter().flatten().all(|id| order.contains(&id.node))
-        };
-        match (0..nodes.len()).find(ready) {
-            Some(index) => order.push(index),
-            None => break,
+    let mut order: Vec<usize> = Vec::with_capacity(nodes.len());
+    let mut waits: Vec<usize> = Vec::with_capacity(nodes.len());
+    let mut feeds: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
+    for (index, node) in nodes.iter().enumerate() {
+        let from: BTreeSet<usize> = node.inputs.iter().flatten().map(|id| id.node).collect();
+        waits.push(from.len());
+        from.into_iter().for_each(|from| feeds[from].push(index));
+    }
+    let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|index| waits[*index] == 0).collect();
+    while let Some(index) = ready.pop_first() {
+        order.push(index);
+        for &next in &feeds[index] {
+            waits[next] -= 1;
+            if waits[next] == 0 {
+                ready.insert(next);
+            }
         }
     }
-    let start = match (0..nodes.len()).find(|index| !order.contains(index)) {
+    let start = match (0..nodes.len()).find(|index| waits[*index] > 0) {
         None => return Some(order),
         Some(start) => start,
     };
@@ -203,12 +323,8 @@ pub(super) fn order(
     let mut trail = vec![start];
     let cycle = loop {
         let last = trail[trail.len() - 1];
-        let upstream = nodes[last]
-            .inputs
-            .iter()
-            .flatten()
-            .map(|id| id.node)
-            .find(|node| !order.contains(node))?;
+        let upstream =
+            nodes[last].inputs.iter().flatten().map(|id| id.node).find(|node| waits[*node] > 0)?;
         if let Some(at) = trail.iter().position(|node| *node == upstream) {
             break trail[at..].to_vec();
         }
@@ -224,7 +340,8 @@ pub(super) fn order(
     let name = &first.spec.name;
     let port = first.inputs.iter().position(|id| id.is_some_and(|id| id.node == before));
     let port = port.map_or("", |port| first.entry.inputs[port]);
-    let mut diagnostic = Diagnostic::error(format!("the graph has a cycle: {}", text.join(" -> ")))
+    let mut diagnostic = CYCLE
+        .error(format!("the graph has a cycle: {}", text.join(" -> ")))
         .at(spec.places.value(&["graph", name, "in", port]))
         .label("this wire comes back to its own node")
         .help(Some("data flows one way; let one of these nodes read from another source"));

@@ -1,9 +1,11 @@
 //! What the store holds, and what is removed from it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::files::FileError;
@@ -32,6 +34,44 @@ pub struct StoreEntry {
     pub partial: bool,
     /// Its directory.
     pub dir: PathBuf,
+}
+
+impl StoreEntry {
+    /// Whether the step finished, or what an interrupted one left was last written, longer ago.
+    pub fn is_older_than(&self, age: chrono::Duration) -> bool {
+        let created =
+            DateTime::parse_from_rfc3339(&self.created).map(|time| time.with_timezone(&Utc));
+        // An interrupted step has no record of its end.
+        let written =
+            || fs::metadata(&self.dir).and_then(|meta| meta.modified()).map(DateTime::<Utc>::from);
+        created.ok().or_else(|| written().ok()).is_some_and(|time| Utc::now() - time > age)
+    }
+}
+
+/// The keys of the steps that a run in the folder `runs` names in its `steps.json`.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn named(runs: &Path) -> Result<BTreeSet<String>, FileError> {
+    let folders = |folder: &Path| -> Result<Vec<PathBuf>, FileError> {
+        match fs::read_dir(folder) {
+            Ok(items) => items
+                .map(|item| Ok(item.map_err(FileError::on("read", folder))?.path()))
+                .filter(|path| path.as_ref().is_ok_and(|path| path.is_dir()) || path.is_err())
+                .collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(FileError::on("read", folder)(error)),
+        }
+    };
+    let mut keys = BTreeSet::new();
+    for pipeline in folders(runs)? {
+        for run in folders(&pipeline)? {
+            if let Ok(text) = fs::read(run.join("steps.json")) {
+                keys.extend(serde_json::from_slice::<Vec<String>>(&text).unwrap_or_default());
+            }
+        }
+    }
+    Ok(keys)
 }
 
 /// The result of [`Store::clean`].

@@ -23,6 +23,6 @@ mod seal;
 pub use claim::{Claim, Finished, Work};
 pub use folder::Store;
 pub use key::{STORE_FORMAT, key_of};
-pub use listing::{Cleaned, StoreEntry};
+pub use listing::{Cleaned, StoreEntry, named};
 pub use record::StepRecord;
 pub use seal::{Damage, Seal};

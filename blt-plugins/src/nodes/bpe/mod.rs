@@ -4,8 +4,10 @@ use self::patcher::BpePatcher;
 use crate::facilities::{Facilities, Prepare, provide};
 use crate::patcher::check_max_patch_length;
 use crate::ports::{Bytes, BytesInfo, Patches, PatchesInfo};
+use crate::stop::Stop;
 use blt_core::bytes::Batch;
 use blt_core::patch;
+use blt_core::sizes::MAX_COUNT;
 use blt_data::Portion;
 use blt_derive::{node, params};
 use blt_graph::{BuildCx, CheckCx, Node, NodeError, RunCx, StepError};
@@ -23,10 +25,12 @@ use std::rc::Rc;
 pub struct BpePatch {
     /// A tokenizer.json; relative to the pipeline's file.
     pub tokenizer: Option<PathBuf>,
-    /// Entries of a tokenizer that is trained here, at least 257.
+    /// Entries of a tokenizer that is trained here: the 256 bytes, and a merge for each one more.
+    #[range(257..=1 << 24)]
     pub vocab: Option<usize>,
     /// Bytes of training documents to train the tokenizer on, at most.
     #[default(8 << 20)]
+    #[range(1..=MAX_COUNT)]
     pub train_bytes: u64,
     #[shared]
     pub max_patch_length: Option<usize>,
@@ -38,6 +42,7 @@ pub struct Tokenizer {
     node: String,
     patcher: RefCell<Option<BpePatcher>>,
     collecting: RefCell<Option<Vec<Vec<u8>>>>,
+    stop: Stop,
 }
 
 impl Facilities for Tokenizer {
@@ -62,7 +67,9 @@ impl Prepare for Tokenizer {
     fn finish(&self) -> Result<serde_json::Value, StepError> {
         let documents = self.collecting.borrow_mut().take().unwrap_or_default();
         let vocab = self.params.vocab.unwrap_or_default();
-        let trained = BpePatcher::train(documents.iter().map(Vec::as_slice), vocab)
+        let trained = self
+            .stop
+            .or_end_of(move || BpePatcher::train(documents, vocab))?
             .map_err(|e| StepError::other(format!("node `{}`: {e}", self.node)))?;
         let json = trained
             .to_json()
@@ -102,12 +109,6 @@ impl Node for BpePatch {
                 "vocab",
                 "give `vocab` to train a tokenizer, or `tokenizer` to read one",
             )),
-            (None, Some(vocab)) if vocab < 257 => Err(NodeError::param(
-                "vocab",
-                format!(
-                    "256 entries are the bytes, and a merge is one more: at least 257, not {vocab}"
-                ),
-            )),
             _ => Ok(PatchesInfo::looks_ahead()),
         }
     }
@@ -134,6 +135,7 @@ impl Node for BpePatch {
             node: cx.node.to_owned(),
             patcher: RefCell::new(patcher),
             collecting: RefCell::new(None),
+            stop: Stop::of_node(cx),
         };
         Ok(provide(cx, tokenizer))
     }

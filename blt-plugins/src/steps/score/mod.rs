@@ -8,12 +8,14 @@ use self::wires::wires;
 use crate::facilities::SourceHandle;
 use crate::plan_queries::logits_wire;
 use crate::scoring::{
-    Columns, Job, JobConfig, JobError, Manifest, Outputs, RemoteStep, Scheduler, Scorer, Seen,
-    Summary, Units, Wires, Writer, Writes, refusal,
+    Columns, Job, JobConfig, JobError, KeptColumns, Manifest, Outputs, RemoteStep, Scheduler,
+    Scorer, Seen, Summary, Units, Wires, Writer, Writes, refusal,
 };
+use crate::size;
 use crate::sources::{check_source, fingerprints, sources};
 use crate::split::Split;
 use crate::trained_graph::TrainedGraph;
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::predicate::Predicate;
 use blt_data::storage::{Location, StorageError};
 use blt_data::{DataError, ListColumn, OnError, Packer, Packing, RowShare};
@@ -47,7 +49,7 @@ pub struct Score {
     pub goal: String,
     /// Lists to write as well: `log_probs`, `entropies`, `patch_lengths`.
     #[default]
-    #[schemars(with = "Vec<String>")]
+    #[schemars(schema_with = "blt_graph::list_of_words::<Emit>")]
     pub emit: Vec<Emit>,
     /// Where to write the parts, and a `_manifest.json` that lists them: a folder, relative to the
     /// pipeline's file, or a URL (`s3://`, `gs://`, `az://`) to which names are appended. It may
@@ -57,19 +59,27 @@ pub struct Score {
     pub output: Option<String>,
     /// Rows to read and write: `all`, `train` or `valid`.
     #[default(Split::All)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Split>")]
     pub split: Split,
+    /// The input columns to write beside the scores, `[id, lang]`, or those to leave out, `{except:
+    /// [image]}`; all are written by default. Each keeps its values and type exactly; one of a type
+    /// that Parquet does not have is an error before anything is scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<KeptColumns>,
     /// The source node to read documents from; the goal's own by default.
     pub source: Option<String>,
     /// Most ids in a batch. Results do not depend on it.
     #[default(32 * 1024)]
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Documents longer than the source's `span_bytes` are scored in spans. Each span after the
     /// first sees this many bytes before it, which are not counted again.
     #[default(0)]
+    #[range(0..=MAX_BYTES)]
     pub context_bytes: usize,
     /// Decoded bytes of input after which a new part begins, at the end of a row group.
     #[default(64 << 20)]
+    #[range(1..=MAX_COUNT)]
     pub part_bytes: u64,
     /// A condition on input columns, such as `lang = 'en' and (n >= 100 or id in (1, 2))`. Only
     /// rows for which it is true are read. Row groups whose statistics rule it out are skipped.
@@ -77,8 +87,10 @@ pub struct Score {
     pub condition: Option<String>,
     /// The share of these rows to score, above 0 and at most 1. Rows are drawn by file name, row
     /// number and the pipeline's seed.
+    #[range(0.0..=1.0)]
     pub sample: Option<f64>,
     /// Most of these rows to score; the first ones are taken.
+    #[range(1..=MAX_COUNT)]
     pub limit: Option<u64>,
     /// A condition on input columns and scores, such as `bits_per_byte < 1.2`. Only rows for which
     /// it is true are written. All rows are counted.
@@ -87,7 +99,7 @@ pub struct Score {
     /// file without the column, a loss that is not finite): `fail`, or `null`, which writes them
     /// with null scores and counts them by cause in `result.json`.
     #[default]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "blt_graph::words::<OnError>")]
     pub on_error: OnError,
     /// An input column; the results show how scores are distributed for each of its values.
     pub by: Option<String>,
@@ -202,12 +214,17 @@ impl Score {
             row_share: self.sample.map(|share| RowShare { share, seed: cx.seed() }),
             keep,
             on_error: self.on_error,
+            kept: self.columns.clone(),
             by: self.by.clone(),
             program: cx.program().to_owned(),
             settings: self.settings(cx, settings),
         };
         Job::new(config).map_err(|error| match error {
             JobError::Columns(taken) => taken.into_step_error(),
+            JobError::Unkept(column) => {
+                let help = format!("leave it out: `columns: {{except: [{}]}}`", column.column);
+                StepError::other(column).help(help)
+            }
             JobError::Data(error) => match self.parameter(&error) {
                 Some(name) => cx.refuse(&NodeError::param(name, error.to_string())),
                 None => of_source(error),
@@ -256,6 +273,11 @@ impl Score {
             DataError::NoSuchColumn { column, .. } if self.by.as_ref() == Some(column) => {
                 Some("by")
             }
+            DataError::NoSuchColumn { column, .. }
+                if self.columns.as_ref().is_some_and(|c| c.named().contains(column)) =>
+            {
+                Some("columns")
+            }
             _ => None,
         }
     }
@@ -282,12 +304,6 @@ impl Step for Score {
         self.wires(plan)?;
         check_source(plan, self.source.as_deref())?;
         let param = |name: &str, msg: String| Err(NodeError::param(name, msg));
-        if self.batch_bytes == 0 {
-            return param("batch_bytes", "batch_bytes must be at least 1".into());
-        }
-        if self.part_bytes == 0 {
-            return param("part_bytes", "part_bytes must be at least 1".into());
-        }
         if let Some(twice) =
             self.emit.iter().enumerate().find(|(i, list)| self.emit[..*i].contains(list))
         {
@@ -303,12 +319,9 @@ impl Step for Score {
             return param("output", "an output is a folder or a URL, and not empty".into());
         }
         self.elsewhere(Path::new("")).map_err(|e| NodeError::param("output", e))?;
-        if self.limit == Some(0) {
-            return param("limit", "a limit is at least 1 row".into());
-        }
         predicate("where", &self.condition)?;
         predicate("keep", &self.keep)?;
-        Ok(())
+        size::check(plan, &[&self.goal], None)
     }
 
     fn depends(&self, cx: &StepCx) -> Result<Vec<String>, StepError> {
@@ -363,7 +376,7 @@ impl Step for Score {
             outputs.claim(&manifest)?;
         }
         write_atomic(cx.dir().join("manifest.json"), serde_json::to_string_pretty(&manifest)?)?;
-        let mut summaries = outputs.find_all(&units.units)?;
+        let mut summaries = outputs.find_all(&units.units, true)?;
         let to_do: Vec<usize> = (0..summaries.len()).filter(|&i| summaries[i].is_none()).collect();
 
         let rows = to_do.iter().map(|&i| units.units[i].rows).sum();

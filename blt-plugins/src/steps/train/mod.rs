@@ -2,14 +2,16 @@ mod average;
 mod held_out;
 mod params;
 mod rates;
+mod spikes;
 mod training;
 
 pub use params::{Average, HeldOut, Train};
 
-use crate::checkpoint::{self, ResumeFolder};
+use crate::checkpoint::{self, CheckpointState, ResumeFolder, StateError};
 use crate::device::backend;
 use crate::lint::warn_untrained;
 use crate::ports::Loss;
+use crate::size;
 use crate::sources::{check_sources, fingerprints};
 use crate::trained_graph::TrainedGraph;
 use average::Averaging;
@@ -34,6 +36,7 @@ impl Step for Train {
             ));
         }
         rates::check(&self.lr_by, plan, &self.goal)?;
+        size::check(plan, &[&self.goal], Some(self.memory()))?;
         self.check_values()
     }
 
@@ -72,15 +75,25 @@ impl Step for Train {
             restore(&mut graph, &from).map_err(|e| at_from(cx, e))?;
         }
         let resume = ResumeFolder::of(cx.dir());
-        let latest =
+        let mut latest =
             if cx.resumed() { resume.latest(|line| cx.progress().message(line))? } else { None };
-        let state: Option<Progress> = match &latest {
+        let mut state: Option<Progress> = match &latest {
             Some(path) => {
-                let training = restore(&mut graph, path)?;
-                Some(serde_json::from_value(training.unwrap_or_default())?)
+                let of = CheckpointState::read(path).map_err(StateError::into_step_error)?;
+                Some(serde_json::from_value(of.training.unwrap_or_default())?)
             }
             None => None,
         };
+        if let Some(file) = state.as_ref().and_then(|state| state.changed_log(cx.dir())) {
+            cx.progress().message(&format!(
+                "warning: `{file}` is not what the stopped step wrote; the step begins anew"
+            ));
+            resume.remove()?;
+            (latest, state) = (None, None);
+        }
+        if let Some(path) = &latest {
+            restore(&mut graph, path)?;
+        }
         let rates = rates::of(&self.lr_by, graph.params()).map_err(|e| cx.refuse(&e))?;
         graph.prepare(cx)?;
         let averaging = self.average.as_ref().map(|average| {
@@ -111,11 +124,10 @@ impl Step for Train {
     }
 }
 
-/// Reads parameters and moments from a checkpoint, and returns the state of the training loop.
-fn restore(graph: &mut TrainedGraph, dir: &Path) -> Result<Option<serde_json::Value>, StepError> {
-    let training = graph.restore(dir, true)?;
-    graph.restore_moments(dir)?;
-    Ok(training)
+/// Reads parameters and moments from a checkpoint.
+fn restore(graph: &mut TrainedGraph, dir: &Path) -> Result<(), StepError> {
+    graph.restore(dir, true)?;
+    graph.restore_moments(dir)
 }
 
 /// Points an error of the checkpoint that `from` names at `from`.

@@ -1,6 +1,8 @@
 //! The parameters of `train`, and what their values may be.
 
+use crate::size::Training;
 use blt_core::optim::{AdamWConfig, Decay};
+use blt_core::sizes::{MAX_BYTES, MAX_COUNT};
 use blt_data::Packing;
 use blt_derive::params;
 use blt_graph::NodeError;
@@ -18,53 +20,66 @@ pub struct Train {
     /// The wire of the loss to minimise.
     pub goal: String,
     /// Number of optimiser steps.
+    #[range(1..=MAX_COUNT)]
     pub steps: u64,
     /// Most ids in a micro-batch (the bytes, and one BOS for each span). A longer span becomes a
     /// micro-batch of its own, so the source's `span_bytes` should be smaller.
+    #[range(1..=MAX_BYTES)]
     pub batch_bytes: usize,
     /// Micro-batches in each optimiser step.
     #[default(1)]
+    #[range(1..=1 << 20)]
     pub accumulate: usize,
     /// How documents become micro-batches: `next_fit` (in the order of reading; a span that does
     /// not fit begins the next micro-batch) or `best_fit` (of 64 documents at a time, first the
     /// oldest one's span, and then the longest spans that fit). `best_fit` leaves few ids unused
     /// where `batch_bytes` holds few spans.
     #[default(Packing::NextFit)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Packing>")]
     pub packing: Packing,
     /// Peak learning rate.
+    #[range(0.0..=1e30)]
     pub lr: f64,
     /// Optimiser steps of linear warm-up; a tenth of `steps` by default.
+    #[range(0..=MAX_COUNT)]
     pub warmup: Option<u64>,
     /// After warm-up: `cosine` (down to `min_lr`) or `constant`.
     #[default(Decay::Cosine)]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "blt_graph::words::<Decay>")]
     pub decay: Decay,
     /// Learning rate at the end of the cosine, as a share of `lr`.
     #[default(0.1)]
+    #[range(0.0..=1.0)]
     pub min_lr: f64,
     /// Factors of the learning rate, by part: a node (`latent: 0.5`), or the beginning of
     /// parameters' names (`model.encoder_hash_tok_embedding: 3`). Where both name a parameter, its
     /// own name wins, and of several names the longest.
     #[default]
+    #[range(0.0..=1e6)]
     pub lr_by: BTreeMap<String, f64>,
     /// AdamW's decoupled weight decay.
     #[default(0.1)]
+    #[range(0.0..=1e30)]
     pub weight_decay: f64,
     /// AdamW's beta1 and beta2.
     #[default((0.9, 0.95))]
+    #[range(0.0..=1.0 - 1e-12)]
     pub betas: (f64, f64),
     /// AdamW's epsilon.
     #[default(1e-8)]
+    #[range(1e-30..=1e6)]
     pub eps: f64,
     /// Largest global norm of the gradient; null turns clipping off.
     #[default(Some(1.0))]
+    #[range(1e-30..=1e30)]
     pub clip: Option<f64>,
     /// Optimiser steps between checkpoints, the most that a killed run loses.
     #[default(100)]
+    #[range(1..=MAX_COUNT)]
     pub checkpoint_every: u64,
     /// Optimiser steps between lines of metrics.jsonl.
     #[default(10)]
+    #[range(1..=MAX_COUNT)]
     pub log_every: u64,
     /// Leave the mean of the weights over training in place of the last ones: `{last: 0.2}` (an
     /// even mean over the last fifth of the optimiser steps) or `{ema: 0.999}` (an exponential
@@ -90,12 +105,15 @@ pub struct Train {
 #[params]
 pub struct HeldOut {
     /// Optimiser steps from one measurement to the next.
+    #[range(1..=MAX_COUNT)]
     pub every: u64,
     /// Bytes of documents to read, about: the same ones each time and in every variant, drawn with
     /// the pipeline's seed. They stay in memory.
     #[default(64 * 1024)]
+    #[range(1..=MAX_COUNT)]
     pub bytes: u64,
     /// Most documents to read.
+    #[range(1..=MAX_COUNT)]
     pub documents: Option<u64>,
 }
 
@@ -103,9 +121,9 @@ pub struct HeldOut {
 #[params]
 pub enum Average {
     /// Exponential, with this factor from one optimiser step to the next.
-    Ema(f64),
+    Ema(#[schemars(range(min = 0, max = 1))] f64),
     /// Even, over this share of the optimiser steps, the last ones.
-    Last(f64),
+    Last(#[schemars(range(min = 0, max = 1))] f64),
 }
 
 impl Train {
@@ -124,56 +142,18 @@ impl Train {
         }
     }
 
-    /// Whether each number is in its range.
+    /// What it holds of batches at once.
+    pub(crate) fn memory(&self) -> Training {
+        Training { batch_bytes: self.batch_bytes, accumulate: self.accumulate, trains: true }
+    }
+
+    /// Whether the values fit together.
     pub(super) fn check_values(&self) -> Result<(), NodeError> {
-        for (name, value) in [
-            ("steps", self.steps),
-            ("batch_bytes", self.batch_bytes as u64),
-            ("accumulate", self.accumulate as u64),
-        ] {
-            if value == 0 {
-                return Err(NodeError::param(name, format!("{name} must be at least 1")));
-            }
-        }
-        if self.checkpoint_every == 0 || self.log_every == 0 {
-            let name = if self.log_every == 0 { "log_every" } else { "checkpoint_every" };
-            return Err(NodeError::param(name, format!("{name} must be at least 1")));
-        }
-        for (name, value, low, high) in [
-            ("lr", self.lr, 0.0, f64::MAX),
-            ("min_lr", self.min_lr, 0.0, 1.0),
-            ("weight_decay", self.weight_decay, 0.0, f64::MAX),
-            ("betas", self.betas.0, 0.0, 1.0 - 1e-12),
-            ("betas", self.betas.1, 0.0, 1.0 - 1e-12),
-            ("eps", self.eps, f64::MIN_POSITIVE, f64::MAX),
-            ("clip", self.clip.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX),
-        ] {
-            if !(low..=high).contains(&value) {
-                let range = if high == f64::MAX {
-                    format!("at least {low}")
-                } else {
-                    format!("from {low} to {high}")
-                };
-                return Err(NodeError::param(name, format!("{name} is {value}; expected {range}")));
-            }
-        }
         if self.warmup.is_some_and(|w| w > self.steps) {
             return Err(NodeError::param(
                 "warmup",
                 format!("warm-up is longer than the {} steps", self.steps),
             ));
-        }
-        if let Some((part, rate)) =
-            self.lr_by.iter().find(|(_, rate)| !(0.0..f64::MAX).contains(*rate))
-        {
-            let msg = format!("the factor for `{part}` is {rate}; expected a number of at least 0");
-            return Err(NodeError::param("lr_by", msg));
-        }
-        if let Some(HeldOut { every, bytes, documents }) = self.evaluate
-            && (every == 0 || bytes == 0 || documents == Some(0))
-        {
-            let msg = "every, bytes and documents of `evaluate` must be at least 1";
-            return Err(NodeError::param("evaluate", msg));
         }
         match self.average {
             Some(Average::Ema(factor)) if !(factor > 0.0 && factor < 1.0) => {

@@ -3,6 +3,7 @@
 use super::average::Averaging;
 use super::held_out::Curve;
 use super::params::Train;
+use super::spikes::Spikes;
 use crate::checkpoint::{CHECKPOINT_DIR, ResumeFolder};
 use crate::trained_graph::TrainedGraph;
 use crate::trained_graph::reading::Batches;
@@ -10,7 +11,7 @@ use blt_core::bytes::Batch;
 use blt_core::optim::AdamWConfig;
 use blt_data::{BatchState, Packing};
 use blt_graph::{JsonLines, StepCx, StepError};
-use blt_report::results::{MetricsLine, ONLINE_FILE, StepResult, Timing, TrainResult};
+use blt_report::results::{MetricsLine, ONLINE_FILE, SPIKE, StepResult, Timing, TrainResult};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -35,6 +36,26 @@ pub struct Progress {
     timings_lines: u64,
     /// Lines of online.jsonl.
     online_lines: u64,
+    #[serde(default)]
+    spikes: Spikes,
+    /// The hashes of the logs' lines up to this state, in the order of [`LOGS`].
+    #[serde(default)]
+    logs: Vec<String>,
+}
+
+/// The logs of a training, of which a stopped step keeps the lines up to its checkpoint.
+const LOGS: [&str; 3] = ["metrics.jsonl", "timings.jsonl", ONLINE_FILE];
+
+impl Progress {
+    /// The first log in the step's directory `dir` that is not as the checkpoint left it.
+    pub fn changed_log(&self, dir: &Path) -> Option<&'static str> {
+        let lines = [self.metrics_lines, self.timings_lines, self.online_lines];
+        let same = |(file, lines, hash): &(&str, u64, &String)| {
+            JsonLines::open(dir.join(file), *lines).is_ok_and(|log| log.hash() == **hash)
+        };
+        let mut logs = LOGS.iter().zip(lines).zip(&self.logs).map(|((f, l), h)| (*f, l, h));
+        logs.find(|log| !same(log)).map(|(file, ..)| file)
+    }
 }
 
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
@@ -93,12 +114,14 @@ impl<'a> Training<'a> {
             metrics_lines: 0,
             timings_lines: 0,
             online_lines: 0,
+            spikes: Spikes::default(),
+            logs: Vec::new(),
         });
         let lines = |name, lines| JsonLines::open(cx.dir().join(name), lines);
         Ok(Training {
-            metrics: lines("metrics.jsonl", state.metrics_lines)?,
-            timings: lines("timings.jsonl", state.timings_lines)?,
-            online: lines(ONLINE_FILE, state.online_lines)?,
+            metrics: lines(LOGS[0], state.metrics_lines)?,
+            timings: lines(LOGS[1], state.timings_lines)?,
+            online: lines(LOGS[2], state.online_lines)?,
             norms: BTreeMap::new(),
             optimiser: train.optimiser(),
             t0: graph.t() - state.step,
@@ -122,7 +145,14 @@ impl<'a> Training<'a> {
     pub fn run(&mut self, resume: &ResumeFolder) -> Result<(), StepError> {
         let Train { steps, checkpoint_every, log_every, .. } = *self.train;
         while self.state.step < steps {
-            self.step()?;
+            if !self.step()? {
+                // Before the first step there is nothing to keep, and a checkpoint of this step may
+                // be there already.
+                if self.state.step > 0 && !resume.at(self.state.step).exists() {
+                    self.write(resume)?;
+                }
+                return Err(StepError::Interrupted);
+            }
             let step = self.state.step;
             if let Some(averaging) = &mut self.parts.averaging {
                 averaging.after(step)?;
@@ -147,33 +177,53 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Makes one optimiser step.
-    fn step(&mut self) -> Result<(), StepError> {
+    /// Makes one optimiser step. Returns false, and leaves everything as it was before, if the user
+    /// wants to stop meanwhile.
+    fn step(&mut self) -> Result<bool, StepError> {
         let (goal, step) = (&self.train.goal, self.state.step + 1);
-        let not_finite = |what: &str| {
-            StepError::other(format!("the {what} of `{goal}` is not finite at step {step}"))
+        let not_finite = |what: &str, first: String| {
+            StepError::other(format!("the {what} of `{goal}` is not finite at step {step}{first}"))
                 .help("lower `lr`, or lengthen `warmup`")
         };
-        let micro: Vec<Rc<Batch>> = (0..self.train.accumulate)
-            .map(|_| self.batches.next_or_end())
-            .collect::<Result<_, _>>()?;
+        self.state.data = self.batches.state().clone();
+        let mut micro: Vec<Rc<Batch>> = Vec::new();
+        while micro.len() < self.train.accumulate {
+            if self.cx.interrupted() {
+                return Ok(false);
+            }
+            micro.push(self.batches.next_or_end()?);
+        }
         let first_pass = self.batches.state().cursor.epoch == 0;
-        let (mut step_nats, mut step_bytes) = (0.0, 0);
+        let (mut step_nats, mut step_bytes, mut step_ids) = (0.0, 0, 0);
         let targets = |batch: &Rc<Batch>| self.graph.n_targets(batch, goal);
         let total: usize = micro.iter().map(targets).sum();
+        let mut window = self.state.window;
         for batch in &micro {
+            if self.cx.interrupted() {
+                self.graph.forget_gradients();
+                return Ok(false);
+            }
             let bytes = batch.n_counted_bytes();
             let share = targets(batch) as f64 / total as f64;
+            if self.cx.detect_anomaly()
+                && let Some(found) = self.graph.output_not_finite(batch, goal)?
+            {
+                return Err(not_finite("forward pass", format!(": {found}")));
+            }
             let loss = self.graph.gradients(batch, goal, share)?;
             let nats = loss.total_nats();
             if !nats.is_finite() {
-                return Err(not_finite("loss"));
+                return Err(not_finite("loss", self.graph.first_not_finite(batch, goal)?));
+            }
+            if self.cx.detect_anomaly()
+                && let Some(found) = self.graph.gradient_not_finite()?
+            {
+                return Err(not_finite("gradient", format!(": {found}")));
             }
             (step_nats, step_bytes) = (step_nats + nats, step_bytes + bytes as u64);
-            self.state.window.nats += nats;
-            self.state.window.bytes += bytes as u64;
-            self.state.bytes += bytes as u64;
-            self.state.ids += batch.len() as u64;
+            step_ids += batch.len() as u64;
+            window.nats += nats;
+            window.bytes += bytes as u64;
         }
         let logs = step.is_multiple_of(self.train.log_every) || step == self.train.steps;
         if self.train.log_parts && logs {
@@ -182,15 +232,26 @@ impl<'a> Training<'a> {
         let norm =
             self.graph.update_by(&self.optimiser, &self.parts.rates, step, self.t0 + step)?;
         if !norm.is_finite() {
-            return Err(not_finite("gradient"));
+            let found = self.graph.gradient_not_finite()?;
+            let found = found.map_or_else(String::new, |found| format!(": {found}"));
+            return Err(not_finite("gradient", found));
+        }
+        // The next step would see them in its loss; after the last step nobody would.
+        if (step == self.train.steps || self.cx.detect_anomaly())
+            && let Some(found) = self.graph.parameter_not_finite()?
+        {
+            return Err(not_finite("model", format!(": {found}")));
         }
         if first_pass {
             self.online.push(&(step_bytes, step_nats))?;
             self.state.online_lines += 1;
         }
-        self.state.window.norm = norm;
+        self.state.spikes.see(step, step_nats / step_bytes.max(1) as f64);
+        self.state.bytes += step_bytes;
+        self.state.ids += step_ids;
+        self.state.window = Window { norm, ..window };
         self.state.step = step;
-        Ok(())
+        Ok(true)
     }
 
     /// Writes a line of metrics.jsonl with the loss on held-out documents.
@@ -221,6 +282,7 @@ impl<'a> Training<'a> {
             grad_norm: Some(window.norm),
             grad_norm_by: self.train.log_parts.then(|| std::mem::take(&mut self.norms)),
             bytes: Some(bytes),
+            spikes: self.state.spikes.take_new(),
             ..MetricsLine::default()
         })?;
         let (since, before) = self.clock;
@@ -236,12 +298,19 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Writes a checkpoint to resume from, and removes older ones.
+    /// Writes a checkpoint to resume from after the step made last, and removes older ones.
     fn save(&mut self, resume: &ResumeFolder) -> Result<(), StepError> {
+        self.state.data = self.batches.state().clone();
+        self.write(resume)
+    }
+
+    /// As `save`, to resume from where `data` of the state is.
+    fn write(&mut self, resume: &ResumeFolder) -> Result<(), StepError> {
         self.metrics.sync()?;
         self.timings.sync()?;
         self.online.sync()?;
-        self.state.data = self.batches.state().clone();
+        self.state.logs =
+            [&self.metrics, &self.timings, &self.online].map(JsonLines::hash).to_vec();
         let step = self.state.step;
         let training = serde_json::to_value(&self.state)?;
         let average = |dir: &Path| match &self.parts.averaging {
@@ -282,10 +351,14 @@ impl<'a> Training<'a> {
             fill: Some(fill),
             parameters: self.graph.n_parameters() as u64,
             prepared: self.graph.prepared_summary(),
+            spikes: self.state.spikes.count(),
         };
         StepResult::Train(result).write(dir)?;
         let rate = (bytes - self.first_bytes) as f64 / seconds;
         Timing { train_bytes_per_second: Some(rate), ..Timing::default() }.write(dir)?;
+        if let Some(spikes) = self.state.spikes.count() {
+            self.cx.progress().message(&format!("warning: {spikes} optimiser steps were loss spikes ({SPIKE}); `spikes` in metrics.jsonl lists them"));
+        }
         self.cx.progress().finish(&format!(
             "{bytes} bytes in {seconds:.1} s, batches {:.0} % full",
             100.0 * fill

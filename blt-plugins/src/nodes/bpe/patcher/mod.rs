@@ -2,7 +2,7 @@
 //!
 //! The tokenizer is Hugging Face's, read from a tokenizer.json or trained here. Only one whose
 //! tokens lay out the very bytes of the text will do: BPE, without normaliser, with pre-tokenizers
-//! that split and drop nothing.
+//! that split and drop nothing and one, ByteLevel, that has a character for each byte.
 //!
 //! Where a token ends depends on the text after it, so this patcher looks ahead.
 
@@ -11,6 +11,8 @@ mod tests;
 
 use blt_core::bytes::{Batch, OFFSET};
 use blt_core::patch::{PatchError, Patches};
+use blt_core::strict;
+use blt_data::caught;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,10 @@ pub enum BpeError {
         "the tokenizer's pre-tokenizer {pre_tokenizer} {effect}; expected one that only splits, such as ByteLevel without add_prefix_space"
     )]
     PreTokenizer { pre_tokenizer: String, effect: &'static str },
+    #[error(
+        "the tokenizer's pre-tokenizer is {found}, so its vocabulary is of characters and some text has none; expected ByteLevel"
+    )]
+    NotByteLevel { found: String },
     #[error("the tokenizer drops merges at random (dropout {0}); expected none")]
     Dropout(f32),
     #[error(
@@ -50,7 +56,7 @@ pub enum BpeError {
     )]
     ModelOption { option: &'static str },
     #[error(
-        "the tokenizer's vocabulary lacks {missing} of the 256 single bytes; expected all, since any byte may occur"
+        "the tokenizer's vocabulary lacks {missing} of the single bytes that UTF-8 has; expected all, since each may occur"
     )]
     MissingBytes { missing: usize },
     #[error("a vocabulary of {0} tokens; expected at least 256, one for each byte")]
@@ -74,8 +80,6 @@ pub enum BpeError {
 /// an unknown character, those after it move.
 pub struct BpePatcher {
     tokenizer: Tokenizer,
-    /// The vocabulary is byte-level: one character for each byte, and every byte has one.
-    byte_level: bool,
     /// Bytes of each token, `[ids]`; 0 for added tokens, which lie where the crate says.
     lengths: Vec<u32>,
 }
@@ -129,7 +133,7 @@ impl BpePatcher {
     /// Reads a tokenizer.json. Errors: it can't be read, or its tokens are not the text's own bytes
     /// (see the module).
     pub fn load(path: &Path) -> Result<Self, BpeError> {
-        let text = std::fs::read_to_string(path)
+        let text = strict::read_to_string(path)
             .map_err(|source| BpeError::Io { path: path.to_owned(), source })?;
         Self::from_json(&text)
             .map_err(|source| BpeError::InFile { path: path.to_owned(), source: Box::new(source) })
@@ -137,7 +141,17 @@ impl BpePatcher {
 
     /// As [`BpePatcher::load`], from the file's text.
     pub fn from_json(json: &str) -> Result<Self, BpeError> {
-        Self::new(json.parse().map_err(|e: tokenizers::Error| BpeError::Parse(e.to_string()))?)
+        // The crate panics at a vocabulary whose tokens lack the prefix.
+        let parse = |e: serde_json::Error| BpeError::Parse(e.to_string());
+        let value: serde_json::Value = serde_json::from_str(json).map_err(parse)?;
+        for option in ["continuing_subword_prefix", "end_of_word_suffix"] {
+            // An empty string is what older files write for none.
+            if value["model"][option].as_str().is_some_and(|affix| !affix.is_empty()) {
+                return Err(BpeError::ModelOption { option });
+            }
+        }
+        let parse = || json.parse().map_err(|e: tokenizers::Error| e.to_string());
+        Self::new(caught(parse).map_err(BpeError::Parse)?)
     }
 
     /// The tokenizer.json of the tokenizer in use.
@@ -163,35 +177,33 @@ impl BpePatcher {
         if let Some(dropout) = model.dropout.filter(|&dropout| dropout > 0.0) {
             return Err(BpeError::Dropout(dropout));
         }
-        // An empty string is what older files write for none.
-        let affix = |affix: &Option<String>| affix.as_ref().is_some_and(|a| !a.is_empty());
-        for (present, option) in [
-            (affix(&model.continuing_subword_prefix), "continuing_subword_prefix"),
-            (affix(&model.end_of_word_suffix), "end_of_word_suffix"),
-            (model.byte_fallback, "byte_fallback"),
-        ] {
-            if present {
-                return Err(BpeError::ModelOption { option });
-            }
+        if model.byte_fallback {
+            return Err(BpeError::ModelOption { option: "byte_fallback" });
         }
         let mut byte_level = false;
-        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+        let pre_tokenizer = tokenizer.get_pre_tokenizer();
+        if let Some(pre_tokenizer) = pre_tokenizer {
             check_pre_tokenizer(pre_tokenizer, &mut byte_level)?;
         }
-        if byte_level {
-            let lacks =
-                |c: &char| tokenizer.get_model().token_to_id(c.encode_utf8(&mut [0; 4])).is_none();
-            let missing = ByteLevel::alphabet().iter().filter(|c| lacks(c)).count();
-            if missing > 0 {
-                return Err(BpeError::MissingBytes { missing });
-            }
+        if !byte_level {
+            let found = pre_tokenizer.map_or("none".into(), |p| names(p, "pretokenizers"));
+            return Err(BpeError::NotByteLevel { found });
         }
-        let lengths = token_lengths(&tokenizer, byte_level);
+        let lacks =
+            |c: &char| tokenizer.get_model().token_to_id(c.encode_utf8(&mut [0; 4])).is_none();
+        // Bytes that UTF-8 never has are patches without the tokenizer. Their characters are those
+        // of their numbers.
+        let occurs = |c: &char| !matches!(c, '\u{c0}' | '\u{c1}' | '\u{f5}'..='\u{ff}');
+        let missing = ByteLevel::alphabet().iter().filter(|c| occurs(c) && lacks(c)).count();
+        if missing > 0 {
+            return Err(BpeError::MissingBytes { missing });
+        }
+        let lengths = token_lengths(&tokenizer);
         // These cut, add or move tokens after the encoding; patches want them as they were found.
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| BpeError::Parse(e.to_string()))?;
-        Ok(BpePatcher { tokenizer, byte_level, lengths })
+        Ok(BpePatcher { tokenizer, lengths })
     }
 
     /// Cuts each span into its tokens; spans are tokenised alone. A byte that is not part of valid
@@ -236,34 +248,19 @@ impl BpePatcher {
         starts: &mut Vec<usize>,
     ) -> Result<(), BpeError> {
         let failed = |e: tokenizers::Error| BpeError::Tokenize { row, reason: e.to_string() };
-        // The fast form has ids alone; only added tokens need offsets, and a vocabulary of
-        // characters its tokens.
-        let encoding = match self.byte_level && self.tokenizer.get_added_vocabulary().is_empty() {
+        // The fast form has ids alone; only added tokens need offsets.
+        let encoding = match self.tokenizer.get_added_vocabulary().is_empty() {
             true => self.tokenizer.encode_fast(text, false),
             false => self.tokenizer.encode(text, false),
         }
         .map_err(failed)?;
         let mut at = 0;
         for (i, &id) in encoding.get_ids().iter().enumerate() {
-            let (start, end, spells) = match self.lengths.get(id as usize) {
-                Some(&length) if length > 0 => {
-                    let end = at + length as usize;
-                    // A vocabulary of characters may lack some; what then stands for one, if
-                    // anything, does not spell the text.
-                    (
-                        at,
-                        end,
-                        self.byte_level
-                            || text.get(at..end)
-                                == encoding.get_tokens().get(i).map(String::as_str),
-                    )
-                }
-                _ => {
-                    let (start, end) = encoding.get_offsets().get(i).copied().unwrap_or_default();
-                    (start, end, true)
-                }
+            let (start, end) = match self.lengths.get(id as usize) {
+                Some(&length) if length > 0 => (at, at + length as usize),
+                _ => encoding.get_offsets().get(i).copied().unwrap_or_default(),
             };
-            if start != at || end <= start || !spells {
+            if start != at || end <= start {
                 return Err(BpeError::NotCovered { row, byte: base + at });
             }
             starts.push(base + start);
@@ -323,11 +320,11 @@ fn check_pre_tokenizer(
 }
 
 /// Bytes of each token, by id; 0 for added tokens.
-fn token_lengths(tokenizer: &Tokenizer, byte_level: bool) -> Vec<u32> {
+fn token_lengths(tokenizer: &Tokenizer) -> Vec<u32> {
     let vocab = tokenizer.get_vocab(false);
     let mut lengths = vec![0; vocab.values().max().map_or(0, |&id| id as usize + 1)];
     for (token, id) in vocab {
-        lengths[id as usize] = if byte_level { token.chars().count() } else { token.len() } as u32;
+        lengths[id as usize] = token.chars().count() as u32;
     }
     for &id in tokenizer.get_added_tokens_decoder().keys() {
         if let Some(length) = lengths.get_mut(id as usize) {

@@ -207,26 +207,27 @@ fn truncation_padding_and_templates_are_taken_off() {
 }
 
 #[test]
-fn a_vocabulary_of_characters_must_spell_the_text() {
-    let characters = |pre_tokenizer: Value| {
-        file(|t| {
-            t["pre_tokenizer"] = pre_tokenizer;
-            t["model"]["vocab"] = json!({"가": 0, "나": 1, "가나": 2, " ": 3, "x": 4});
-            t["model"]["merges"] = json!(["가 나"]);
-        })
-    };
-    let patcher = BpePatcher::from_json(&characters(Value::Null)).unwrap();
-    assert_eq!(pieces(&patcher, "가나 x가"), ["가나", " ", "x", "가"]);
-    // A character it does not know is dropped by the model: told, not skipped.
-    let batch = Batch::from_documents(["x".as_bytes(), "가나y가".as_bytes()]);
-    let error = patcher.patches(&batch).unwrap_err();
-    assert_eq!(error.to_string(), "row 1: the tokenizer's tokens do not cover the text at byte 6");
-    let unknown = characters(Value::Null).replace(r#""unk_token":null"#, r#""unk_token":"x""#);
-    let error = BpePatcher::from_json(&unknown).unwrap().patches(&batch).unwrap_err();
-    assert_eq!(error.to_string(), "row 1: the tokenizer's tokens do not cover the text at byte 6");
+fn a_vocabulary_of_characters_is_refused() {
     let split = json!({"type": "Split", "pattern": {"String": "나"}, "behavior": "Isolated", "invert": false});
-    let patcher = BpePatcher::from_json(&characters(split)).unwrap();
-    assert_eq!(pieces(&patcher, "가나 x가"), ["가", "나", " ", "x", "가"]);
+    for (pre_tokenizer, said) in [(Value::Null, "is none"), (split, "is Split")] {
+        let error = refusal(|t| t["pre_tokenizer"] = pre_tokenizer);
+        assert!(error.contains(said) && error.contains("expected ByteLevel"), "{error}");
+    }
+}
+
+/// As vocabularies are that were trained on text: they lack 0xC0, 0xC1 and 0xF5 to 0xFF.
+#[test]
+fn a_vocabulary_may_lack_the_bytes_that_utf8_never_has() {
+    let patcher = BpePatcher::from_json(&file(|t| {
+        let vocab = t["model"]["vocab"].as_object_mut().unwrap();
+        vocab.retain(|token, _| {
+            token.chars().all(|c| !matches!(c as u32, 0xC0 | 0xC1 | 0xF5..=0xFF))
+        });
+    }))
+    .unwrap();
+    let any: Vec<u8> = (0..=255).collect();
+    assert_eq!(starts(&patcher, &any), (0..256).collect::<Vec<_>>());
+    assert_eq!(starts(&patcher, b"the\xC0the\xFF"), [0, 3, 4, 7]);
 }
 
 #[test]
@@ -267,11 +268,14 @@ fn tokenizers_that_change_the_text_are_refused_by_name() {
         refusal(|t| t["model"]["end_of_word_suffix"] = json!("</w>"))
             .contains("end_of_word_suffix")
     );
+    // Tokens without the prefix make the crate panic.
+    let prefix = refusal(|t| t["model"]["continuing_subword_prefix"] = json!("##"));
+    assert!(prefix.contains("continuing_subword_prefix"), "{prefix}");
     assert!(refusal(|t| t["model"]["byte_fallback"] = json!(true)).contains("byte_fallback"));
     let lacks = refusal(|t| {
         t["model"]["vocab"].as_object_mut().unwrap().remove("Z");
     });
-    assert!(lacks.contains("lacks 1 of the 256"), "{lacks}");
+    assert!(lacks.contains("lacks 1 of the single bytes"), "{lacks}");
     let unigram =
         json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]], "byte_fallback": false});
     assert!(refusal(|t| t["model"] = unigram).contains("model is Unigram; expected BPE"));
