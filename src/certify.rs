@@ -4,12 +4,13 @@ use crate::engine::{Engine, Pipeline, Variants};
 use crate::output::{Failure, say};
 use blt_graph::run::choose_variants;
 use blt_graph::spec::StepSpec;
-use blt_graph::{PipelineSpec, StepError, check_all};
+use blt_graph::{PipelineSpec, Plan, StepError, check_all};
 use blt_plugins::Certificate;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The exit code if a verdict is that something failed.
@@ -53,6 +54,7 @@ pub fn certify(args: &Certify) -> ExitCode {
 /// Certifies every variant, and prints; whether everything passed.
 fn certified(args: &Certify) -> Result<bool, Failure> {
     let (spec, dir) = args.engine.apply(args.pipeline.read()?)?;
+    let plans = check_all(&spec, &dir).map_err(StepError::Document)?;
     let variants = choose_variants(spec.variants()?, &args.variants.names, |v| &v.name)?;
     let place = tempfile::tempdir()
         .map_err(|e| Failure::other(format!("cannot make a folder for the run: {e}")))?;
@@ -63,7 +65,13 @@ fn certified(args: &Certify) -> Result<bool, Failure> {
     let mut all = Vec::new();
     for variant in variants {
         let mut spec = variant.spec;
-        spec.run = steps(&spec, &dir, args.goal.as_deref())?;
+        let plan = plans.iter().find(|plan| plan.variant == variant.name);
+        spec.run = steps(&spec, plan, args.goal.as_deref())?;
+        // What only other steps and other variants use is no mistake here.
+        if let Some(plan) = plan {
+            let needed = needed(plan, &spec.run)?;
+            spec.graph.nodes.retain(|node| needed.contains(&node.name));
+        }
         let mut found: Vec<(u64, Certificate)> = Vec::new();
         args.engine.run(&spec, dir.clone(), options.clone(), |report| {
             for run in &report.plans {
@@ -95,9 +103,12 @@ fn certified(args: &Certify) -> Result<bool, Failure> {
 }
 
 /// The steps that the model depends on, and a `certify` step for each `evaluate` step.
-fn steps(spec: &PipelineSpec, dir: &Path, goal: Option<&str>) -> Result<Vec<StepSpec>, StepError> {
-    let plans = check_all(spec, dir).map_err(StepError::Document)?;
-    let planned = plans.first().map_or(&[][..], |plan| plan.steps());
+fn steps(
+    spec: &PipelineSpec,
+    plan: Option<&Plan>,
+    goal: Option<&str>,
+) -> Result<Vec<StepSpec>, StepError> {
+    let planned = plan.map_or(&[][..], |plan| plan.steps());
     let trains = spec.run.iter().zip(planned).filter(|(_, step)| step.feeds_later_steps());
     let mut steps: Vec<StepSpec> = trains.map(|(step, _)| step.clone()).collect();
     let mut claims: Vec<Map<String, Value>> = Vec::new();
@@ -120,6 +131,17 @@ fn steps(spec: &PipelineSpec, dir: &Path, goal: Option<&str>) -> Result<Vec<Step
     }
     steps.extend(claims.into_iter().map(|params| StepSpec { step: "certify".to_owned(), params }));
     Ok(steps)
+}
+
+/// The nodes that `run` needs of the variant's. A wire that is wrong is an error of the run.
+fn needed(plan: &Plan, run: &[StepSpec]) -> Result<BTreeSet<String>, StepError> {
+    let goals = plan.steps().iter().filter(|step| step.feeds_later_steps()).flat_map(|s| &s.goals);
+    let of_claims = run.iter().filter(|step| step.step == "certify");
+    let of_claims =
+        of_claims.flat_map(|step| ["goal", "source"].map(|key| step.params.get(key)?.as_str()));
+    let goals: Vec<&str> = goals.map(String::as_str).chain(of_claims.flatten()).collect();
+    let known: Vec<&str> = goals.into_iter().filter(|goal| plan.goal(goal).is_ok()).collect();
+    Ok(plan.needs(&known)?.into_iter().map(|node| node.name.clone()).collect())
 }
 
 fn text(variant: &str, seed: u64, certificate: &Certificate) -> String {

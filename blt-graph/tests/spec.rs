@@ -273,8 +273,8 @@ graph
              .scaled: Number
 
 run
-  0  sum {goal: \"columns\", steps: 10, fail_after: null, file: null}
-  1  look {goal: \"long\", note: \"\"}
+  0  sum {goal: columns, steps: 10, fail_after: null, file: null}
+  1  look {goal: long, note: \"\"}
 ";
     assert_eq!(describe(plan), expected);
 }

@@ -272,6 +272,19 @@ fn the_claim_is_the_figure_that_is_evaluated() {
 }
 
 #[test]
+fn nodes_that_other_variants_and_steps_use_are_no_mistake() {
+    let place = place(&documents());
+    let ablate =
+        "ablate: {tables: {}, other: {graph.embed: {node: ByteEmbed, in: docs, dim: 16}}}\n";
+    let lone =
+        "  lone: {node: NgramLm, in: docs, order: 2}\nrun:\n  - evaluate: {goal: lone.loss}\n";
+    let yaml = place.yaml.replacen("run:\n", lone, 1) + ablate;
+    let place = place.with(&yaml);
+    let (code, said) = certify(&place, &["--goal", "loss", "--variant", "other"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn a_pipeline_that_evaluates_nothing_is_one_clear_error() {
     let place = place(&documents()).edit("  - evaluate: {goal: loss, by: domain}\n", "");
     let (code, said) = certify(&place, &[]);

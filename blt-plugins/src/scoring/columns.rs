@@ -280,6 +280,7 @@ mod tests {
                 n_bytes: n,
                 starts: (0..=n).collect(),
                 log_probs: vec![-1.0; n as usize],
+                generated: Some(Text { bytes: vec![b'x'], stopped: Some(Stopped::Bytes) }),
                 ..Scores::default()
             })
         };

@@ -137,7 +137,9 @@ fn a_sample_is_the_same_rows_however_they_are_divided() {
     let other = Scored { dir: bench.run(&format!("seed: 9\n{}", text("sample: 0.4"))) };
     assert_ne!(other.ids(), sample);
     let error = bench.fails(&text("sample: 1.5"));
-    assert!(error.contains("a share of the rows, above 0 and up to 1, not 1.5"), "{error}");
+    assert!(error.contains("`sample` of step `run.0.score` is 1.5; expected number"), "{error}");
+    let error = bench.fails(&text("sample: 0"));
+    assert!(error.contains("a share of the rows, above 0 and up to 1, not 0"), "{error}");
 }
 
 #[test]
