@@ -197,7 +197,12 @@ fn plain_kinds(root: &Value, schema: &Value, depth: usize) -> Vec<String> {
                     (_, Some(items)) => {
                         let items: Vec<String> =
                             items.iter().map(|item| kind(root, item, depth + 1)).collect();
-                        format!("[{}]", items.join(", "))
+                        match items.as_slice() {
+                            [first, rest @ ..] if rest.iter().all(|item| item == first) => {
+                                format!("list of {} of {first}", items.len())
+                            }
+                            items => format!("[{}]", items.join(", ")),
+                        }
                     }
                     (Some(items), None) => format!("list of {}", kind(root, items, depth + 1)),
                     (None, None) => "list".to_string(),
