@@ -1,21 +1,21 @@
 //! `blt-run generate`: text from a model, shown as it is written.
 
+use crate::model::Model;
 use crate::output::{Failure, show};
 use blt_core::decoding::{
     Characters, Drafter, Generation, Limits, MAX_REWIND, Sampling, Stopped, Text,
 };
-use blt_plugins::{Generator, ModelFiles};
+use blt_plugins::Generator;
 use blt_report::progress;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
 #[derive(Args)]
 pub struct Generate {
-    /// A Hugging Face BLT directory, a run's checkpoint directory, or a pipeline's YAML file.
-    model: PathBuf,
+    #[command(flatten)]
+    model: Model,
     /// The text to go on from. Without one, the model begins a document.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<OsString>,
@@ -49,19 +49,6 @@ pub struct Generate {
     /// What guesses.
     #[arg(long, value_enum, default_value_t = Draft::Decoder)]
     draft: Draft,
-    /// For a pipeline: the checkpoint with its parameters.
-    #[arg(long, value_name = "DIR")]
-    checkpoint: Option<PathBuf>,
-    /// For a pipeline: logits, or a loss of them; by default those of the last step that has such
-    /// a goal.
-    #[arg(long, value_name = "WIRE")]
-    goal: Option<String>,
-    /// For a pipeline with several variants: which one.
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
-    /// Threads; changes no byte. All processors if left out.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,17 +103,7 @@ impl Generate {
 
 pub fn generate(args: &Generate) -> Result<(), Failure> {
     let (options, prompt) = (args.options()?, args.prompt()?);
-    let threads = args.threads.or(std::thread::available_parallelism().ok());
-    let threads = threads.map_or(1, NonZeroUsize::get);
-    // Fails where the process already has a pool (in a test); results do not depend on it.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    let files = ModelFiles {
-        model: args.model.clone(),
-        checkpoint: args.checkpoint.clone(),
-        goal: args.goal.clone(),
-        variant: args.variant.clone(),
-    };
-    let generator = Generator::open(&files, threads)?;
+    let generator = args.model.open()?;
     let read = Instant::now();
     let mut generation = generator.start(options, &prompt, 0)?;
     let read = read.elapsed().as_secs_f64();

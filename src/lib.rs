@@ -17,6 +17,7 @@ mod compress;
 mod engine;
 mod findings;
 mod generate;
+mod model;
 mod output;
 pub mod prelude;
 mod regress;
